@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all the set-up there is: both make the environment when it is missing.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test check format clean
+
+help:
+	@echo "make demo    run the main job on a synthetic contaminated set (about a minute)"
+	@echo "make test    run the tests"
+	@echo "make check   lint, format check, strict types"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make clean   remove the environment and the demo run"
+
+# --prefer-binary: never compile a dependency.  The second line of defence against another torch is
+# constraints.txt, which pins every version the tests ran with.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "llb_ray needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs

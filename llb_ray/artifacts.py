@@ -1,0 +1,171 @@
+"""Immutable, content-addressed stage outputs: resume, reuse and the audit trail are this one mechanism.
+
+A `Recipe` names what makes an artifact: stage, settings, and the *contents* of its inputs.  Its key is the
+folder's name, ``<root>/<stage>/<key>/``.  A folder is built under a temporary name, sealed with a completion
+record (``record.json``, written last) and moved into place in one rename: it is either complete or absent.
+
+Inputs enter a key by content, not by the key of what made them, so an artifact that comes out the same (a
+manifest read again from a copied folder, say) leaves everything after it finished.  Nothing that differs between
+two undisturbed runs (a time, a host, a path) may be written inside an artifact; such facts go to the event log.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llb_ray.errors import ArtifactError
+
+FORMAT_VERSION = 1
+RECORD = "record.json"
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+def digest(value: Any) -> str:
+    """The sha256 (64 hex digits) of `value` as canonical JSON; raises TypeError for what JSON cannot say."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 (64 hex digits) of a file's bytes, read in bounded memory."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically and always with the same bytes for the same value."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What makes an artifact; two recipes with the same `key` give the same bytes."""
+
+    stage: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits; the name of the artifact's folder."""
+        made_of = [FORMAT_VERSION, self.stage, dict(self.settings), dict(self.inputs)]
+        return digest(made_of)[:16]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage output: the folder and the sha256 of each file in it."""
+
+    path: Path
+    files: Mapping[str, str]
+
+    @property
+    def content(self) -> str:
+        """One digest for all the files; what later recipes name as their input."""
+        return digest(dict(self.files))
+
+    def verify(self) -> None:
+        """Re-hash every file; raises ArtifactError naming the first one that changed, is missing or is extra."""
+        found = _hash_files(self.path)
+        for name in sorted(found.keys() | self.files.keys()):
+            if found.get(name) != self.files.get(name):
+                raise ArtifactError(
+                    f"{self.path / name}: the file is not the one its completion record describes; "
+                    "delete the folder and run the same command again to rebuild it"
+                )
+
+
+class Store:
+    """A folder of artifacts; any number of processes may read and build in it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def path(self, recipe: Recipe) -> Path:
+        return self.root / recipe.stage / recipe.key
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The finished artifact, or None; raises ArtifactError for a record that cannot be read."""
+        path = self.path(recipe)
+        return load(path) if (path / RECORD).exists() else None
+
+    def get(self, recipe: Recipe) -> Artifact:
+        """The finished artifact; raises ArtifactError where there is none."""
+        found = self.find(recipe)
+        if found is None:
+            raise ArtifactError(f"{self.path(recipe)}: no finished artifact; run the same command again to make it")
+        return found
+
+    def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
+        """The finished artifact; `build(folder)` fills a temporary folder only where there is none yet."""
+        found = self.find(recipe)
+        if found is not None:
+            return found
+        temporary = self.root / ".building" / f"{recipe.stage}-{recipe.key}-{uuid.uuid4().hex}"
+        temporary.mkdir(parents=True)
+        try:
+            build(temporary)
+            _seal(temporary, recipe)
+            self._move_into_place(temporary, self.path(recipe))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return self.get(recipe)
+
+    @staticmethod
+    def _move_into_place(temporary: Path, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            # Another process finished the same artifact first: its bytes are as good as ours.
+            if not (path / RECORD).exists():
+                raise
+
+
+def load(path: Path) -> Artifact:
+    """The artifact whose completion record lies in `path`; raises ArtifactError if the record is unreadable."""
+    try:
+        record = json.loads((path / RECORD).read_text())
+        version, files = record["format_version"], record["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path / RECORD}: unreadable completion record ({error}); delete {path}") from error
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
+        )
+    return Artifact(path, files)
+
+
+def _seal(path: Path, recipe: Recipe) -> None:
+    record = {
+        "format_version": FORMAT_VERSION,
+        "stage": recipe.stage,
+        "key": recipe.key,
+        "settings": dict(recipe.settings),
+        "inputs": dict(recipe.inputs),
+        "files": _hash_files(path),
+    }
+    write_json(path / RECORD, record)
+
+
+def _hash_files(path: Path) -> dict[str, str]:
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != RECORD)
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in sorted(files)}

@@ -1,0 +1,264 @@
+"""The configuration: a tree of frozen models, read from YAML, overridden by ``section.key=value``.
+
+Every setting has one home, and unknown keys are refused with their dotted path and the nearest known one.
+Neither torch nor ray is imported here: reading a configuration is instant.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from llb_ray.errors import ConfigError
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(_Settings):
+    """How a folder becomes a manifest."""
+
+    category: str | None = Field(None, description="name in the tables; default: the folder's name")
+    group_pattern: str | None = Field(
+        None, description="regular expression searched in the relative path; its first group names the object"
+    )
+    max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
+
+
+class BackboneConfig(_Settings):
+    """A frozen timm network; its weights are never random unless `weights: random` is typed."""
+
+    name: str = Field("mobilenetv2_100", description="timm model name")
+    weights: str = Field(
+        "hub",
+        description="a .safetensors or .pth file, 'hub' (download by timm name) or 'random' (for tests)",
+    )
+    layers: tuple[int, ...] = Field(
+        (2, 3), description="timm feature indices, shallow to deep; the first sets the map's resolution"
+    )
+
+
+class AutoencoderConfig(_Settings):
+    """A small convolutional autoencoder trained from scratch: needs no weights, suits regular textures."""
+
+    name: Literal["autoencoder"] = "autoencoder"
+    image_size_px: PositiveInt = Field(64, multiple_of=16)
+    channels: PositiveInt = Field(16, description="width of the first layer; doubles at each of three strides")
+    latent_channels: PositiveInt = Field(8, description="width of the bottleneck")
+    member_steps: PositiveInt = Field(300, description="optimiser steps of a sub-model: few, that is the learning bias")
+    final_steps: PositiveInt = Field(900, description="optimiser steps of the final detector")
+    batch_size: PositiveInt = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+
+
+class MemoryBankConfig(_Settings):
+    """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
+
+    name: Literal["memory_bank"] = "memory_bank"
+    image_size_px: PositiveInt = Field(224, multiple_of=32)
+    backbone: BackboneConfig = BackboneConfig()
+    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
+    standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
+    coreset: Literal["k_center", "random"] = "k_center"
+    coreset_size: PositiveInt = Field(4000, description="patches kept in the memory")
+    candidates: PositiveInt = Field(40_000, description="patches the coreset is chosen from (bounds memory)")
+    projection_dim: PositiveInt = Field(32, description="dimensions of the random projection that k_center works in")
+
+
+DetectorConfig = Annotated[AutoencoderConfig | MemoryBankConfig, Field(discriminator="name")]
+
+
+class MembersConfig(_Settings):
+    """The ensemble of sub-models."""
+
+    count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
+
+
+Filter = Literal["llb", "none", "random", "oracle"]
+Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
+
+
+class PurifyConfig(_Settings):
+    """Which images the final detector is trained on."""
+
+    filter: Filter = Field("llb", description="controls: none keeps all, random drops blindly, oracle reads labels")
+    keep_ratio: Share = Field(0.8, description="share of the images kept (llb and random)")
+    aggregate: Aggregate = "mean"
+    members: Literal["held_out", "all"] = Field(
+        "held_out", description="held_out ignores the score of the member that trained on the image"
+    )
+    normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
+    trim: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.2, description="share cut at each end (trimmed_mean)")
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle: list[str] = []
+        if self.filter != "llb":
+            idle += ["aggregate", "members", "normalize", "trim"]
+        elif self.aggregate != "trimmed_mean":
+            idle += ["trim"]
+        if self.filter in ("none", "oracle"):
+            idle += ["keep_ratio"]
+        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        return [
+            f"purify.{name} has no effect with filter {self.filter}, aggregate {self.aggregate}" for name in changed
+        ]
+
+
+class ResourcesConfig(_Settings):
+    """What one member (or the final detector) owns while it works, on either executor."""
+
+    num_cpus: PositiveInt = Field(1, description="CPU cores, and torch threads, per member")
+    num_gpus: Annotated[float, Field(ge=0)] = Field(0, description="GPUs per member; a fraction 1/n shares one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
+    batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
+    max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
+
+    @model_validator(mode="after")
+    def _whole_or_one_nth(self) -> "ResourcesConfig":
+        gpus = self.num_gpus
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("more than one GPU must be a whole number")
+        if 0 < gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 1e-6:
+            raise ValueError("a fraction of a GPU must be 1/n (0.5, 0.25, ...)")
+        return self
+
+
+class EvaluationConfig(_Settings):
+    """How the final detector is measured where labels exist."""
+
+    fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
+    sigma_px: Annotated[float, Field(ge=0)] = Field(4.0, description="Gaussian that smooths upsampled maps")
+
+
+class RunConfig(_Settings):
+    """Everything a run depends on besides the images."""
+
+    seed: int = Field(0, ge=0)
+    data: DataConfig = DataConfig()
+    detector: DetectorConfig = AutoencoderConfig()
+    members: MembersConfig = MembersConfig()
+    purify: PurifyConfig = PurifyConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_detector(cls, tree: Any) -> Any:
+        """`detector.channels=8` alone means the default detector, which a tagged union cannot say by itself."""
+        detector = tree.get("detector") if isinstance(tree, dict) else None
+        if isinstance(detector, dict) and "name" not in detector:
+            return {**tree, "detector": {"name": AutoencoderConfig().name, **detector}}
+        return tree
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, complete; `load` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file (or the defaults) with ``section.key=value`` overrides applied.
+
+    Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
+    """
+    tree = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree, str(path) if path else "--set")
+
+
+def parse(tree: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """The configuration of a plain dictionary; `origin` is named in error messages."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_sentence(error.errors()[0])}") from error
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A copy of `config` with ``section.key=value`` applied and checked."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree, "--set")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration cannot be read ({error}); give an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path}: expected `section: ...` lines, found a {type(tree).__name__}; see configs/")
+    return tree or {}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override}: expected section.key=value, for example purify.keep_ratio=0.9")
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is a value, not a section")
+        tree = child
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    names = [str(part) for part in problem["loc"]]
+    detector = names[1] if names[0] == "detector" and len(names) > 1 else None
+    if detector in _DETECTORS:
+        names.pop(1)  # pydantic names the union's branch, which a user never typed
+    dotted = ".".join(names)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}{_hint(dotted, detector)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{dotted} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _hint(dotted: str, detector: str | None) -> str:
+    """The known key that was probably meant: the same last name elsewhere, else the nearest spelling."""
+    known = list(known_keys(RunConfig, detector))
+    same_leaf = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    nearest = [*same_leaf, *difflib.get_close_matches(dotted, known, n=1)]
+    return f"; did you mean {nearest[0]!r}?" if nearest else "; `llb-ray config` prints every known key"
+
+
+def known_keys(model: type[BaseModel], detector: str | None = None, prefix: str = "") -> Iterator[str]:
+    """Every dotted key; those of one detector only if it is named."""
+    for name, spec in model.model_fields.items():
+        nested = [
+            child
+            for child in _models(spec.annotation)
+            if _DETECTORS.get(detector or "", child) is child or child not in _DETECTORS.values()
+        ]
+        if not nested:
+            yield prefix + name
+        for child in nested:
+            yield from known_keys(child, detector, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _models(argument)
+
+
+_DETECTORS = {model.model_fields["name"].default: model for model in _models(DetectorConfig)}

@@ -1,0 +1,1 @@
+"""Images and their identity: manifests, adapters, decoding, and synthetic sets."""

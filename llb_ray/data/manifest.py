@@ -1,0 +1,122 @@
+"""The manifest: which images there are, who they are, and what was put aside.
+
+An `image_id` is the first 128 bits of the sha256 of the file's bytes, in hex.  Rows are kept in `image_id`
+order, which neither the names nor the labels of the files can influence.  Labels, defect types and masks live in
+the same table for the user's convenience, but everything before evaluation is handed `unlabelled()`.
+
+Paths are POSIX and relative to the root.  A byte of a name that is not UTF-8 is written ``\\xNN`` and a literal
+backslash ``\\\\``, so every name survives the trip through Arrow, CSV and HTML (`path_text`, `path_from_text`).
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.feather as feather
+
+from llb_ray.errors import DataError
+
+TRAIN, TEST = "train", "test"
+
+IMAGES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),  # one photographed object; never split over members
+        pa.field("split", pa.string(), nullable=False),  # "train" or "test"
+    ]
+)
+LABELS = pa.schema(
+    [
+        pa.field("label", pa.int8()),  # 0 normal, 1 anomalous, null unknown
+        pa.field("defect_type", pa.string()),
+        pa.field("mask_path", pa.string()),
+    ]
+)
+MANIFEST = pa.schema([*IMAGES, *LABELS])
+QUARANTINE = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def path_text(path: str) -> str:
+    r"""The path as Arrow text: bytes that are not UTF-8 become ``\xNN``, a backslash becomes two.
+
+    >>> path_text("a\\b") == "a\\\\b" and path_text("caf\udce9.png") == "caf\\xe9.png"
+    True
+    """
+    escaped = path.replace("\\", "\\\\")
+    return os.fsencode(escaped).decode("utf-8", "backslashreplace")
+
+
+def path_from_text(text: str) -> str:
+    """The file-system path that `path_text` wrote as `text`."""
+    return re.sub(
+        r"\\(\\|x([0-9a-f]{2}))",
+        lambda match: "\\" if match[2] is None else chr(0xDC00 + int(match[2], 16)),
+        text,
+    )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images under `root` (schema `MANIFEST`, in image_id order) and what was put aside (`QUARANTINE`)."""
+
+    root: Path
+    table: pa.Table
+    quarantine: pa.Table
+
+    @classmethod
+    def of(cls, root: Path, table: pa.Table, quarantine: pa.Table | None = None) -> "Manifest":
+        """A checked manifest in canonical order; raises DataError for duplicate ids or unknown splits."""
+        table = table.select(MANIFEST.names).cast(MANIFEST).sort_by("image_id").combine_chunks()
+        ids = table["image_id"]
+        if pc.count_distinct(ids).as_py() != len(ids):
+            raise DataError(f"{root}: the manifest names an image_id twice; keep one row per distinct content")
+        unknown = set(table["split"].to_pylist()) - {TRAIN, TEST}
+        if unknown:
+            raise DataError(f"{root}: unknown split {sorted(unknown)[0]!r} in the manifest; use 'train' or 'test'")
+        aside = QUARANTINE.empty_table() if quarantine is None else quarantine.cast(QUARANTINE)
+        return cls(Path(root), table, aside.sort_by([("split", "ascending"), ("path", "ascending")]))
+
+    def split(self, name: str) -> pa.Table:
+        """The rows of one split, labels and all."""
+        return self.table.filter(pc.equal(self.table["split"], name))
+
+    def image_ids(self, split: str) -> list[str]:
+        """The ids of one split, in canonical order."""
+        ids: list[str] = self.split(split)["image_id"].to_pylist()
+        return ids
+
+    def unlabelled(self) -> pa.Table:
+        """The table that purification and training may see: no label, no defect type, no mask."""
+        return self.table.select(IMAGES.names)
+
+    def select(self, image_ids: Sequence[str]) -> "Manifest":
+        """The manifest of these images only; the quarantine stays."""
+        keep = pc.is_in(self.table["image_id"], pa.array(image_ids, pa.string()))
+        return Manifest(self.root, self.table.filter(keep), self.quarantine)
+
+    def save(self, path: Path) -> None:
+        """Write the images table (with the quarantine beside it) as Arrow files any tool can open."""
+        feather.write_feather(self.table, path, compression="uncompressed")
+        feather.write_feather(self.quarantine, path.with_suffix(".quarantine.arrow"), compression="uncompressed")
+
+    @classmethod
+    def load(cls, path: Path, root: Path) -> "Manifest":
+        """The manifest that `save` wrote; raises DataError if the file is not one."""
+        try:
+            table = feather.read_table(path)
+            quarantine = feather.read_table(path.with_suffix(".quarantine.arrow"))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path}: not a readable manifest ({error})") from error
+        return cls.of(root, table, quarantine)

@@ -1,0 +1,1 @@
+"""Anomaly detectors behind one protocol; each learns from unlabelled inputs and scores rise with abnormality."""

@@ -1,0 +1,101 @@
+"""What a detector is: the protocol, the orientation of scores, the names of shapes.
+
+Orientation: **anomaly scores and maps rise with abnormality, everywhere in llb_ray.**
+
+Shape suffixes: N images, B batch, C channels, H x W cells of a layer or map, P patches, D patch dimensions,
+M memory entries, K members.  ``layer_BCHW`` is one tensor of frozen encoder output, ``map_NHW`` an anomaly map.
+
+A picture reaches a detector as `Layers`: the frozen encoder's outputs.  The encoder of a detector that learns
+from pixels is the identity; that of a memory bank is a pretrained backbone.  Encoders run once per image and
+their output is cached, so a detector never sees a path, a label or a file.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+Layers = tuple[torch.Tensor, ...]  # one BCHW tensor per layer, float32, on the detector's device
+State = dict[str, torch.Tensor]
+Report = Callable[[int, int, str], None]  # (done, total, unit), called as fitting goes on
+
+
+def silent(done: int, total: int, unit: str) -> None:
+    """The report nobody reads."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Anomaly scores of a batch: one per image and one per map cell, float32 on the CPU."""
+
+    score_N: npt.NDArray[np.float32]
+    map_NHW: npt.NDArray[np.float32]  # at the detector's own resolution; `upsample` brings it to pixels
+
+
+class Encoder(Protocol):
+    """The frozen part in front of a detector; runs once per image."""
+
+    image_size_px: int
+    cache_dtypes: tuple[torch.dtype, ...]  # what each layer is stored as: uint8 pixels, float16 features
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What its output depends on, JSON-ready: settings and the digest of the weights."""
+
+    def encode(self, image_B3HW: torch.Tensor) -> Layers:
+        """Layers for uint8 RGB images; the same image gives the same layers in any batch, within float noise."""
+
+
+class Source(Protocol):
+    """Random access to the layers of a fixed list of images."""
+
+    @property
+    def image_ids(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+        """Layers of the images at `rows`, float32, in that order."""
+
+
+class Detector(Protocol):
+    """Learns what is normal from a `Source`; construct with settings, `fit` or `load_state`, then `score`."""
+
+    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
+        """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count)."""
+
+    def score(self, layers: Layers) -> Scores:
+        """Scores of a batch; does not change the detector, and does not depend on batch size or order."""
+
+    def state(self) -> State:
+        """Everything learnt, as named CPU tensors (safetensors-ready)."""
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """Itself, as it was when `state` was taken."""
+
+
+def row_batches(num_rows: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Consecutive row numbers in chunks of at most `batch_size`."""
+    for start in range(0, num_rows, batch_size):
+        yield np.arange(start, min(start + batch_size, num_rows))
+
+
+def upsample(map_NHW: npt.NDArray[np.float32], size_px: int, sigma_px: float) -> npt.NDArray[np.float32]:
+    """Anomaly maps at `size_px` x `size_px`: bilinear, then a Gaussian of `sigma_px` (LLBNAD and PatchCore: 4)."""
+    from scipy.ndimage import gaussian_filter
+
+    map_N1HW = torch.from_numpy(np.ascontiguousarray(map_NHW))[:, None]
+    size = (size_px, size_px)
+    large_NHW = functional.interpolate(map_N1HW, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+    smooth: npt.NDArray[np.float32] = gaussian_filter(large_NHW, sigma=(0, sigma_px, sigma_px))
+    return smooth
+
+
+def top_mean(map_NHW: torch.Tensor, share: float = 0.01) -> torch.Tensor:
+    """Image scores [N]: the mean of the highest `share` of each map's cells, at least one cell (LLBNAD stage 1)."""
+    flat = map_NHW.flatten(1)
+    count = max(1, round(share * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(dim=1)
