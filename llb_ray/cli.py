@@ -1,1 +1,144 @@
-def main() -> None: ...
+"""The command line: each command is one call to the function of the same name in `llb_ray.api`.
+
+Exit status: 0 done, 1 refused with one sentence, 2 misused.  Nothing heavy is imported until a command needs it.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llb_ray import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FOLDER = click.Path(path_type=Path)
+_executor = click.option(
+    "--executor", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="Who runs the members."
+)
+_address = click.option("--ray-address", help="host:port or 'auto' of a running cluster; default: start a local one.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llb-ray")
+def main() -> None:
+    """Train an image anomaly detector on photographs some of which show defects, without labels.
+
+    \b
+    llb-ray synth photos --alpha 0.2
+    llb-ray run --config configs/demo.yaml --data photos/gear --out runs/gear
+    llb-ray predict runs/gear --data photos/gear/test --out runs/gear-test
+    """
+
+
+@main.command()
+@click.option("--config", "config_path", type=_FOLDER, help="YAML file; default: the built-in defaults.")
+@click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--out", type=_FOLDER, required=True, help="Where everything goes; an unfinished run is resumed.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
+@_executor
+@_address
+def run(
+    config_path: Path | None, data: Path, out: Path, overrides: tuple[str, ...], executor: str, ray_address: str | None
+) -> None:
+    """Purify a folder of contaminated photographs and train the final detector.
+
+    \b
+    llb-ray run --data photos --out runs/photos
+    llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
+    """
+    with _refusals() as console:
+        from llb_ray import api, config
+        from llb_ray.report.console import closing_table, watching
+
+        settings = config.load(config_path, overrides)
+        with watching(console, out / "progress") as tell:
+            tell(f"reading {data}")
+            manifest = api.read_folder(data, settings)
+            with api.make_executor(executor, ray_address) as workers:
+                result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
+        console.print(closing_table(result))
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@click.option("--category", "categories", multiple=True, help="Repeat for several; default: all.")
+@click.option("--alpha", type=float, default=0.2, show_default=True, help="Anomalous share of the training objects.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def synth(folder: Path, categories: tuple[str, ...], alpha: float, seed: int) -> None:
+    """Write a contaminated synthetic data set with known truth.
+
+    \b
+    llb-ray synth photos --category gear --alpha 0.2
+    """
+    with _refusals() as console:
+        from llb_ray import api
+
+        for root in api.synth(folder, categories=categories, alpha=alpha, seed=seed):
+            console.print(str(root), soft_wrap=True)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=_FOLDER)
+@click.option("--data", type=_FOLDER, help="Where the images are now, if they have moved.")
+def audit(run_folder: Path, data: Path | None) -> None:
+    """Derive the kept set again from the raw scores; exit 1 naming the first mismatch.
+
+    \b
+    llb-ray audit runs/photos
+    """
+    with _refusals() as console:
+        from llb_ray import api
+
+        for passed in api.audit(run_folder, data=data):
+            console.print(f"ok  {passed}", soft_wrap=True, highlight=False, markup=False)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=_FOLDER)
+@click.option("--data", type=_FOLDER, required=True, help="A folder of new images.")
+@click.option("--out", type=_FOLDER, required=True, help="Where scores and overlays go.")
+def predict(run_folder: Path, data: Path, out: Path) -> None:
+    """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
+
+    \b
+    llb-ray predict runs/photos --data new_photos --out predictions
+    """
+    with _refusals() as console:
+        from llb_ray import api
+
+        prediction = api.predict(run_folder, data, out=out)
+        console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
+
+
+@main.command()
+@click.option("--config", "config_path", type=_FOLDER, help="YAML file to resolve.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
+def config(config_path: Path | None, overrides: tuple[str, ...]) -> None:
+    """Print the complete resolved configuration as YAML.
+
+    \b
+    llb-ray config --set detector.name=memory_bank
+    """
+    with _refusals():
+        from llb_ray import config as settings
+
+        click.echo(settings.load(config_path, overrides).to_yaml(), nl=False)
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator["Console"]:
+    """Inside, a `LlbError` becomes one sentence on stderr and exit status 1; gives the console to print on."""
+    from rich.console import Console
+
+    from llb_ray.errors import LlbError
+
+    try:
+        yield Console()
+    except LlbError as error:
+        click.echo(f"llb-ray: {error}", err=True)
+        sys.exit(1)

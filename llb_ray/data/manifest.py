@@ -119,4 +119,6 @@ class Manifest:
             quarantine = feather.read_table(path.with_suffix(".quarantine.arrow"))
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path}: not a readable manifest ({error})") from error
+        if table.schema != MANIFEST or quarantine.schema != QUARANTINE:
+            raise DataError(f"{path}: not a manifest of this version (its columns differ); build it again")
         return cls.of(root, table, quarantine)

@@ -1,0 +1,48 @@
+"""From a configuration to the detector and the encoder it names: the one place that knows them all."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, assert_never
+
+import torch
+
+from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.detectors.autoencoder import Autoencoder, Pixels
+from llb_ray.detectors.base import Detector, Encoder
+from llb_ray.detectors.memory_bank import MemoryBank
+
+Role = Literal["member", "final"]
+
+
+def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
+    """The frozen encoder in front of the detector; raises WeightsError if its weights cannot be had."""
+    if isinstance(config, MemoryBankConfig):
+        # timm takes seconds to import: only those who need a backbone wait for it.
+        from llb_ray.detectors.backbones import Backbone
+
+        return Backbone(config.backbone, config.image_size_px, device)
+    return Pixels(config.image_size_px, device)
+
+
+def build_detector(config: DetectorConfig, role: Role, device: torch.device) -> Detector:
+    """An unfitted detector with the training budget of a sub-model or of the final detector."""
+    if isinstance(config, MemoryBankConfig):
+        return MemoryBank(config, device)
+    if isinstance(config, AutoencoderConfig):
+        steps = config.member_steps if role == "member" else config.final_steps
+        return Autoencoder(config, steps, device)
+    assert_never(config)
+
+
+def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
+    """What the encoder's output depends on, without building it; raises WeightsError for a missing weights file."""
+    if isinstance(config, MemoryBankConfig):
+        from llb_ray.detectors.backbones import fingerprint
+
+        return fingerprint(config.backbone, config.image_size_px)
+    return Pixels(config.image_size_px, torch.device("cpu")).fingerprint()
+
+
+def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
+    """What the fitted detector depends on besides its encoder and images: the other role's budget is left out."""
+    unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
+    return config.model_dump(mode="json", exclude=unused)

@@ -1,0 +1,118 @@
+"""A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
+
+Shapes: N and B images, C channels and H x W cells of a layer, D patch dimensions, P candidate patches, Q cells of
+one image, M memory entries.
+"""
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from llb_ray.config import MemoryBankConfig
+from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.coreset import k_center, random_subset
+from llb_ray.seeding import stream
+
+_FIT_BATCH = 32  # images read at once while fitting
+_CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
+
+
+class MemoryBank:
+    """A `Detector`: a patch is as anomalous as it is far from the nearest patch kept from the training images.
+
+    Memory is bounded by `candidates` patches, `coreset_size` entries and one batch, whatever the number of images.
+    """
+
+    def __init__(self, config: MemoryBankConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self._state: State = {}
+
+    def patches(self, layers: Layers) -> torch.Tensor:
+        """Patch descriptors [B, D, H, W] on the first layer's grid: each layer averaged over the neighbourhood of
+        each cell, brought to that grid, and all of them concatenated."""
+        side = self.config.neighbourhood
+        pooled = [
+            functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers
+        ]
+        grid = pooled[0].shape[-2:]
+        resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
+        return torch.cat(resized, dim=1)
+
+    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
+        candidate_PD = self._candidates(source, seed, report)
+        mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
+        candidate_PD = (candidate_PD - mean_D) / scale_D
+        rows = self._coreset(candidate_PD, seed)
+        return self.load_state({"memory_MD": candidate_PD[rows], "mean_D": mean_D, "scale_D": scale_D})
+
+    @torch.inference_mode()
+    def score(self, layers: Layers) -> Scores:
+        """Distances to the nearest memory entry, per root of D so that layers of any width compare; the score of an
+        image is TO_BE_DECIDED."""
+        # Image by image, so that every product has the same shape, and rounding, in any batch.
+        map_BHW = torch.stack([self._map(patch_DHW) for patch_DHW in self.patches(layers)])
+        return Scores(top_mean(map_BHW).cpu().numpy(), map_BHW.cpu().numpy())
+
+    def state(self) -> State:
+        return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
+        names = ("memory_MD", "mean_D", "scale_D")
+        self._state = {name: state[name].to(self.device, torch.float32) for name in names}
+        return self
+
+    def _candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
+        """At most `candidates` patches [P, D], the same number from each image (give or take one)."""
+        quota_N = _quotas(len(source), self.config.candidates, seed)
+        chosen = []
+        for rows in row_batches(len(source), _FIT_BATCH):
+            patch_BDHW = self.patches(source.batch(rows))
+            for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
+                chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[row]))
+            report(int(rows[-1]) + 1, len(source), "images")
+        return torch.cat(chosen)
+
+    def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
+        """What each channel is divided by [D]: its spread, or one for a channel that is all but constant."""
+        spread_D = candidate_PD.std(dim=0, correction=0)
+        usable_D = spread_D > 1e-3 * spread_D.mean()
+        return torch.where(usable_D & self.config.standardize, spread_D, torch.ones_like(spread_D))
+
+    def _coreset(self, point_PD: torch.Tensor, seed: int) -> torch.Tensor:
+        count = self.config.coreset_size
+        if self.config.coreset == "random":
+            return random_subset(len(point_PD), count, seed).to(point_PD.device)
+        return k_center(point_PD, count, seed, self.config.projection_dim)
+
+    def _map(self, patch_DHW: torch.Tensor) -> torch.Tensor:
+        """Distances [H, W] of one image's patches to the memory."""
+        patch_QD = (patch_DHW.flatten(1).T - self._state["mean_D"]) / self._state["scale_D"]
+        memory_MD = self._state["memory_MD"]
+        distance_Q = torch.cat([nearest_distance(chunk, memory_MD) for chunk in torch.split(patch_QD, _CHUNK_CELLS)])
+        return distance_Q.view(patch_DHW.shape[1:]) / memory_MD.shape[1] ** 0.5
+
+
+def nearest_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance [Q] from each patch to its nearest memory entry; exact, in Q x M memory."""
+    square_M = memory_MD.square().sum(dim=1)
+    nearest_Q = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2).argmin(dim=1)
+    # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
+    return torch.linalg.vector_norm(patch_QD - memory_MD[nearest_Q], dim=1)
+
+
+def _quotas(num_images: int, candidates: int, seed: int) -> np.ndarray:
+    """How many patches to take from each image [N]: equal shares, what remains to images drawn at random."""
+    quota_N = np.full(num_images, candidates // num_images)
+    quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
+    return quota_N
+
+
+def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str) -> torch.Tensor:
+    """`quota` patches [quota, D] of one image, or all where there are fewer."""
+    patch_QD = patch_DHW.flatten(1).T
+    rows = stream(seed, "candidates", image_id).permutation(len(patch_QD))[:quota]
+    return patch_QD[torch.from_numpy(rows).to(patch_QD.device)]

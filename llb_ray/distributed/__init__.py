@@ -1,0 +1,1 @@
+"""The only package that imports ray: it wraps the plain workers of `llb_ray.engine` from outside."""

@@ -1,0 +1,61 @@
+"""Finding or starting a Ray cluster, and asking what it has."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import ray
+
+from llb_ray.config import ResourcesConfig
+from llb_ray.errors import ResourceError
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Inside, Ray is initialised; a cluster that was started here is stopped at the end, any other is left alone.
+
+    `address` is ``local`` (start one on this machine), ``auto``, or ``host:port``; None means the cluster that this
+    process is part of (RAY_ADDRESS, as in a submitted job), else ``local``.
+    Raises ResourceError if the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
+    try:
+        # A dashboard costs about 1 GB and is no use on a cluster that lives as long as one run.
+        dashboard = False if address == "local" else None
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"Ray address {address!r}: no cluster answers there; start one with `ray start --head`, or drop "
+            "--ray-address to use this machine only"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(resources: ResourcesConfig) -> int:
+    """How many workers with these resources the whole cluster can hold at once.
+
+    Raises ResourceError when not even one fits on any node: Ray itself would wait for ever.
+    """
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    fitting = sum(_fits(node, resources) for node in nodes)
+    if not fitting:
+        largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
+        raise ResourceError(
+            f"a worker asks for {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs on one node, and the largest "
+            f"of {len(nodes)} has {largest.get('CPU', 0):g} CPUs and {largest.get('GPU', 0):g} GPUs; "
+            "lower resources.num_cpus or resources.num_gpus, or join nodes that have them"
+        )
+    return fitting
+
+
+def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
+    by_cpu = node.get("CPU", 0) // resources.num_cpus
+    by_gpu = node.get("GPU", 0) // resources.num_gpus if resources.num_gpus else by_cpu
+    return int(min(by_cpu, by_gpu))

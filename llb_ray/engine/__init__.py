@@ -1,0 +1,1 @@
+"""The run: stages, workers and executors, with Ray nowhere in sight."""

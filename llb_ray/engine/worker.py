@@ -1,0 +1,117 @@
+"""What an executor runs: plain objects with named steps, told where to work and what they own.
+
+A worker's steps are idempotent: each one's result is an artifact, and a step whose artifact exists returns at
+once.  So an executor may kill, move or repeat a worker at any time and nothing changes in the result.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from llb_ray.artifacts import write_json
+from llb_ray.config import ResourcesConfig
+from llb_ray.detectors.base import Report
+from llb_ray.errors import ResourceError
+
+_BEAT_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds and leaves things, and what it owns while it works."""
+
+    store: Path
+    progress: Path
+    resources: ResourcesConfig
+
+
+class Worker(Protocol):
+    """Made from a picklable spec; construction must not fail and must not work (Ray would lose the error's type)."""
+
+    STEPS: ClassVar[tuple[str, ...]]  # methods without arguments, called in this order
+
+    def __init__(self, spec: Any) -> None: ...
+
+
+class Spec(Protocol):
+    """What a worker is made from: picklable, named, and placed."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def place(self) -> Place: ...
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The last sign of life of a worker."""
+
+    name: str
+    step: str
+    done: int
+    total: int
+    unit: str
+    pid: int
+    time_s: float  # seconds since the epoch
+
+
+class Heartbeat:
+    """Writes a worker's progress where any process can read it, at most twice a second."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self._path = place.progress / f"{name}.json"
+        self._name = name
+        self._last_s = 0.0
+
+    def report(self, step: str) -> Report:
+        """A function to be called with (done, total, unit) as often as one likes."""
+
+        def beat(done: int, total: int, unit: str) -> None:
+            now_s = time.time()
+            if done in (0, total) or now_s - self._last_s >= _BEAT_INTERVAL_S:
+                self._last_s = now_s
+                write_json(self._path, asdict(Beat(self._name, step, done, total, unit, os.getpid(), now_s)))
+
+        return beat
+
+
+def read_beats(progress: Path) -> list[Beat]:
+    """The last beat of every worker of a run, by name."""
+    return [Beat(**json.loads(path.read_text())) for path in sorted(progress.glob("[!.]*.json"))]
+
+
+def device_for(resources: ResourcesConfig) -> torch.device:
+    """The device a worker computes on; Ray has already narrowed CUDA to the GPUs it assigned.
+
+    Raises ResourceError when a GPU is asked for and torch finds none: falling back to the CPU would hide it.
+    """
+    wants_cuda = resources.device == "cuda" or (resources.device == "auto" and resources.num_gpus > 0)
+    if wants_cuda and not torch.cuda.is_available():
+        raise ResourceError(
+            f"resources.num_gpus={resources.num_gpus:g}, resources.device={resources.device} ask for a GPU and torch "
+            "finds none here; set resources.num_gpus=0, or resources.device=cpu where the GPUs are only logical"
+        )
+    return torch.device("cuda" if wants_cuda else "cpu")
+
+
+@contextlib.contextmanager
+def owned_threads(resources: ResourcesConfig) -> Iterator[None]:
+    """Inside, torch uses as many threads as the worker owns cores.
+
+    The sums of a parallel reduction depend on the number of threads: this is also what makes the serial executor
+    and the Ray executor agree to the last bit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(resources.num_cpus)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

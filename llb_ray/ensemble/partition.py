@@ -1,0 +1,56 @@
+"""Dealing the images to K members: disjoint, balanced, and never splitting a photographed object."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from llb_ray.errors import DataError
+from llb_ray.seeding import stream
+
+PARTITION = pa.schema(
+    [pa.field("image_id", pa.string(), nullable=False), pa.field("member", pa.int16(), nullable=False)]
+)
+
+
+def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int, seed: int) -> pa.Table:
+    """Each image's member (schema `PARTITION`, in image_id order); arXiv 2508.07441, stage 1, step 1.
+
+    Every image has exactly one member and a group stays together.  Without groups the shares differ by at most
+    one image; with groups, by at most the size of one group.  A pure function of ids, groups, K and seed: neither
+    the order of the rows nor the spelling of the group names matters.
+    Raises DataError when there are fewer groups than members.
+    """
+    members = defaultdict[str, list[str]](list)
+    for image_id, group in sorted(zip(image_ids, groups, strict=True)):
+        members[group].append(image_id)
+    if len(members) < num_members:
+        raise DataError(
+            f"{len(image_ids)} training images in {len(members)} groups cannot be dealt to {num_members} members; "
+            "lower members.count or add images"
+        )
+    owner = {
+        image_id: member
+        for member, share in enumerate(_deal(list(members.values()), num_members, seed))
+        for image_id in share
+    }
+    ordered = sorted(owner)
+    return pa.table([ordered, [owner[image_id] for image_id in ordered]], schema=PARTITION)
+
+
+def _deal(groups: list[list[str]], num_members: int, seed: int) -> list[list[str]]:
+    """Groups dealt largest first, each to the emptiest share; groups of one size are in random order."""
+    groups = sorted(groups, key=lambda group: group[0])
+    shuffled = [groups[row] for row in stream(seed, "partition").permutation(len(groups))]
+    shares: list[list[str]] = [[] for _ in range(num_members)]
+    for group in sorted(shuffled, key=len, reverse=True):
+        min(shares, key=len).extend(group)
+    return shares
+
+
+def shares(table: pa.Table) -> list[list[str]]:
+    """The image ids of member 0, 1, ..., each in image_id order."""
+    owned = defaultdict[int, list[str]](list)
+    for image_id, member in zip(table["image_id"].to_pylist(), table["member"].to_pylist(), strict=True):
+        owned[member].append(image_id)
+    return [sorted(owned[member]) for member in sorted(owned)]

@@ -1,0 +1,157 @@
+"""From score matrix to purified set: normalise, aggregate, cut (arXiv 2508.07441, stage 1, steps 4 and 5).
+
+The published rule is ``members=all, normalize=none, aggregate=mean``.  The defaults depart from it in two places,
+because a sub-model has memorised the anomalies of its own share, and because the sub-model with the largest scale
+would otherwise outvote the rest: ``members=held_out, normalize=rank``.
+
+Everything here works by image_id: shuffling the rows of the score table or renaming members changes nothing.
+Shapes: N images, K members, M members used per image (K, or K - 1 held out).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy import stats
+
+from llb_ray.config import PurifyConfig
+from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.errors import DataError
+from llb_ray.seeding import stream
+
+KEPT, REJECTED = "kept", "rejected"
+DECISIONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("aggregate", pa.float64()),  # null where the filter looks at no score
+        pa.field("rank", pa.int64()),  # 1 = most normal; ties are broken by image_id
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+Floats = npt.NDArray[np.float64]
+Decide = Callable[[str], tuple[str, str]]  # image_id -> (decision, reason)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a filter may look at; `labels` is given to the oracle only."""
+
+    image_ids: Sequence[str]
+    seed: int
+    matrix: ScoreMatrix | None = None
+    labels: Mapping[str, int | None] | None = None
+
+
+def purify(config: PurifyConfig, evidence: Evidence) -> pa.Table:
+    """Every image's decision and its reason (schema `DECISIONS`, in image_id order).
+
+    Raises DataError when the evidence that the filter needs is missing or the rule is undefined on it.
+    """
+    if config.filter == "llb":
+        return _purify_llb(config, evidence)
+    if config.filter == "random":
+        return _purify_random(config, evidence)
+    if config.filter == "oracle":
+        return _purify_oracle(evidence)
+    return _table(sorted(evidence.image_ids), lambda image_id: (KEPT, "filter none keeps every image"))
+
+
+def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
+    """One number per image [N], rising with abnormality, by the rule in `config`.
+
+    The in-fold scores that ``members=held_out`` leaves out have no influence, not even on ranks.
+    """
+    used_NK = ~matrix.in_fold_NK if config.members == "held_out" else np.ones_like(matrix.in_fold_NK)
+    score_NK = _normalize(config.normalize, np.where(used_NK, matrix.score_NK, np.nan), matrix.members)
+    score_NM = score_NK[used_NK].reshape(len(score_NK), -1)
+    return _combine(config, score_NM)
+
+
+def num_kept(keep_ratio: float, num_images: int) -> int:
+    """floor(t N), at least 1; rounded first, so that 0.29 of 100 is 29 in spite of binary fractions."""
+    return max(1, int(np.floor(round(keep_ratio * num_images, 9))))
+
+
+def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
+    matrix = evidence.matrix
+    if matrix is None or set(matrix.image_ids) != set(evidence.image_ids):
+        raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
+    value_N = aggregate(config, matrix)
+    order = np.lexsort((np.asarray(matrix.image_ids), value_N))
+    keep = num_kept(config.keep_ratio, len(order))
+    rank_N = np.empty(len(order), dtype=np.int64)
+    rank_N[order] = np.arange(1, len(order) + 1)
+    rule = f"{config.members} {config.aggregate} of {config.normalize} scores"
+    cut = f"the {keep} most normal of {len(order)} are kept"
+    rows = [
+        (KEPT if rank <= keep else REJECTED, f"{rule} is {value:.4g}, rank {rank}; {cut}")
+        for value, rank in zip(value_N, rank_N, strict=True)
+    ]
+    return pa.table([matrix.image_ids, value_N, rank_N, *zip(*rows, strict=True)], schema=DECISIONS)
+
+
+def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
+    image_ids = sorted(evidence.image_ids)
+    keep = num_kept(config.keep_ratio, len(image_ids))
+    drawn = stream(evidence.seed, "purify", "random").permutation(len(image_ids))[:keep]
+    kept = {image_ids[row] for row in drawn}
+    reason = f"filter random keeps {keep} of {len(image_ids)}"
+    return _table(image_ids, lambda image_id: (KEPT if image_id in kept else REJECTED, reason))
+
+
+def _purify_oracle(evidence: Evidence) -> pa.Table:
+    labels = evidence.labels or {}
+    unknown = [image_id for image_id in evidence.image_ids if labels.get(image_id) is None]
+    if unknown:
+        raise DataError(
+            f"purify.filter=oracle reads labels, and {len(unknown)} of {len(evidence.image_ids)} training images "
+            "have none; lay the folder out as train/good, train/<defect> or choose another filter"
+        )
+    decision = {0: (KEPT, "oracle: labelled normal"), 1: (REJECTED, "oracle: labelled anomalous")}
+    return _table(sorted(evidence.image_ids), lambda image_id: decision[labels[image_id] or 0])
+
+
+def _table(image_ids: Sequence[str], decide: Decide) -> pa.Table:
+    rows = [decide(image_id) for image_id in image_ids]
+    nothing = [None] * len(image_ids)
+    return pa.table([image_ids, nothing, nothing, *zip(*rows, strict=True)], schema=DECISIONS)
+
+
+def _normalize(how: str, score_NK: Floats, members: Sequence[int]) -> Floats:
+    """Each member's used scores (NaN: not used) on a scale of their own."""
+    if how == "rank":
+        rank_NK = stats.rankdata(score_NK, axis=0, nan_policy="omit")
+        ranks: Floats = rank_NK / np.isfinite(score_NK).sum(axis=0)
+        return ranks
+    if how == "robust_z":
+        median_K = np.nanmedian(score_NK, axis=0)
+        mad_K = stats.median_abs_deviation(score_NK, axis=0, scale="normal", nan_policy="omit")
+        _refuse_flat(mad_K, members)
+        z_NK: Floats = (score_NK - median_K) / mad_K
+        return z_NK
+    return score_NK
+
+
+def _refuse_flat(mad_K: Floats, members: Sequence[int]) -> None:
+    flat = np.flatnonzero(mad_K == 0)
+    if len(flat):
+        raise DataError(
+            f"purify.normalize=robust_z is undefined: member {members[flat[0]]} gives more than half of the images "
+            "the same score; use purify.normalize=rank"
+        )
+
+
+def _combine(config: PurifyConfig, score_NM: Floats) -> Floats:
+    rule = config.aggregate
+    if rule == "trimmed_mean":
+        trimmed: Floats = stats.trim_mean(score_NM, config.trim, axis=1)
+        return trimmed
+    if rule == "max_var":
+        # The authors' third rule: a high score that the members disagree on counts most.
+        product: Floats = score_NM.max(axis=1) * score_NM.var(axis=1)
+        return product
+    combine: dict[str, Callable[..., Floats]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}
+    return combine[rule](score_NM, axis=1)

@@ -1,0 +1,90 @@
+"""The terminal: live progress on a TTY, plain lines in a log, and one closing table."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from llb_ray.engine.executor import Tell
+from llb_ray.engine.pipeline import Result
+from llb_ray.engine.worker import read_beats
+
+_SHOWN = {  # metrics.json key -> what people call it
+    "contamination": "contamination before",
+    "residual_contamination": "residual contamination",
+    "normals_lost": "normals lost",
+    "i_auroc": "I-AUROC",
+    "i_ap": "I-AP",
+    "i_f1_max": "I-F1-max",
+    "p_auroc": "P-AUROC",
+    "p_ap": "P-AP",
+    "aupro": "AUPRO",
+}
+
+
+@contextlib.contextmanager
+def watching(console: Console, progress: Path) -> Iterator[Tell]:
+    """Gives a `tell`; on a terminal, bars follow the heartbeats in `progress` meanwhile."""
+    if not console.is_terminal:
+        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return
+    bars = _Bars(console, progress)
+    with Live(get_renderable=bars.refreshed, console=console, refresh_per_second=4, transient=True):
+        yield lambda line: console.print(line, markup=False, highlight=False)
+
+
+class _Bars:
+    """One bar per worker and step, fed from the heartbeat files: the same for every executor."""
+
+    def __init__(self, console: Console, progress: Path) -> None:
+        self._progress = progress
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        rate = TextColumn("{task.fields[rate]}")
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
+        self._bars = Progress(*columns, console=console, auto_refresh=False)
+
+    def refreshed(self) -> Progress:
+        for beat in read_beats(self._progress):
+            key = (beat.name, beat.step)
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(f"{beat.name} {beat.step}", total=beat.total, rate="")
+            task = self._tasks[key]
+            speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
+            rate = f"{speed:.0f} {beat.unit}/s" if speed else beat.unit
+            # A finished step makes room: a run of 200 members must not fill the screen.
+            self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
+        return self._bars
+
+
+def closing_table(result: Result) -> Table:
+    """Images, metrics, seconds per stage, and where the files are."""
+    table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row("training images", f"{result.num_input}")
+    table.add_row("  kept", f"{result.num_kept}")
+    table.add_row("  rejected", f"{result.num_rejected}")
+    table.add_row("  quarantined", f"{result.num_quarantined}")
+    for name, value in _metric_rows(result.metrics):
+        table.add_row(name, value)
+    for time in result.times:
+        table.add_row(f"stage {time.stage}", "found finished" if time.reused else f"{time.seconds:.1f} s")
+    table.add_row("purified dataset", str(result.path / "purified"))
+    table.add_row("everything else", str(result.path))
+    return table
+
+
+def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    known = [(title, metrics[name]) for name, title in _SHOWN.items() if name in metrics]
+    if not known:
+        yield "metrics", "skipped: no labels"
+    for title, value in known:
+        yield title, "undefined here" if value is None else f"{value:.3f}"
+    left_out = metrics.get("num_left_out_of_pixel_metrics")
+    if left_out:
+        yield "left out of pixel metrics", f"{left_out} anomalous test images without a usable mask"

@@ -1,0 +1,72 @@
+"""Shared fixtures: a quiet private Ray, a tiny contaminated data set, and a configuration that runs in seconds."""
+
+import os
+
+# Before ray is imported anywhere: tests must neither use nor touch the user's own cluster and token.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.pop("RAY_ADDRESS", None)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import parse
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray for the whole session, with four logical CPUs and GPUs whatever the machine has."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=4,
+        include_dashboard=False,
+        object_store_memory=150 * 2**20,
+        log_to_driver=False,
+        logging_level="error",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A contaminated synthetic tree of 48 training and 24 test images, made once."""
+    from llb_ray.data.synthetic import Recipe, write_synthetic
+
+    root = tmp_path_factory.mktemp("photos")
+    write_synthetic(root, Recipe(("weave",), train_objects=24, test_objects=12, alpha=0.25, size_px=48, views=2))
+    return root / "weave"
+
+
+@pytest.fixture(scope="session")
+def tiny() -> RunConfig:
+    """Three members, a few steps each."""
+    return parse(
+        {
+            "data": {"group_pattern": r"(obj\d+)"},
+            "detector": {
+                "name": "autoencoder",
+                "image_size_px": 32,
+                "channels": 4,
+                "member_steps": 12,
+                "final_steps": 20,
+            },
+            "members": {"count": 3},
+            "purify": {"keep_ratio": 0.75},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(photos: Path, tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished serial run; tests that damage it work on a copy."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=out, executor="serial")
+    return out

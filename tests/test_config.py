@@ -1,0 +1,88 @@
+"""Configuration: round trips, refusals that name the key, and notices."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llb_ray.config import RunConfig, known_keys, load, parse
+from llb_ray.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(2, 64),
+    keep=st.floats(0.01, 1),
+    name=st.sampled_from(["autoencoder", "memory_bank"]),
+)
+def test_a_resolved_configuration_survives_yaml(seed: int, count: int, keep: float, name: str) -> None:
+    tree = {"seed": seed, "members": {"count": count}, "purify": {"keep_ratio": keep}, "detector": {"name": name}}
+    config = parse(tree)
+    assert parse(yaml.safe_load(config.to_yaml())) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    assert isinstance(load(path), RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("purify.keep_rato=0.9", r"unknown key 'purify.keep_rato'; did you mean 'purify.keep_ratio'\?"),
+        ("keep_ratio=0.9", r"unknown key 'keep_ratio'; did you mean 'purify.keep_ratio'\?"),
+        ("detector.coreset=random", "unknown key 'detector.coreset'"),
+        ("purify.keep_ratio=0", "purify.keep_ratio = 0: input should be greater than 0"),
+        ("purify.keep_ratio=1.01", "purify.keep_ratio = 1.01"),
+        ("members.count=1", "members.count = 1"),
+        ("detector.name=magic", "does not match any of the expected tags"),
+        ("purify.aggregate=average", "purify.aggregate = 'average'"),
+        ("resources.num_gpus=0.3", "must be 1/n"),
+        ("resources.num_gpus=1.5", "whole number"),
+        ("seed", "expected section.key=value"),
+        ("seed.x.y=1", "seed"),
+        ("seed=[", "not a YAML value"),
+    ],
+)
+def test_a_bad_override_is_refused_in_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "seed: [1", "seed: 1\nnonsense: 2\n"])
+def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load(tmp_path / "none.yaml")
+
+
+def test_the_file_comes_first_then_the_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("seed: 3\npurify: {keep_ratio: 0.5}\n")
+    config = load(path, ["purify.keep_ratio=0.6", "detector.channels=8"])
+    assert (config.seed, config.purify.keep_ratio) == (3, 0.6)
+    assert config.detector.name == "autoencoder"
+
+
+def test_settings_without_effect_are_said_aloud() -> None:
+    assert parse({}).purify.notices() == []
+    none = parse({"purify": {"filter": "none", "keep_ratio": 0.5, "normalize": "none"}}).purify
+    assert len(none.notices()) == 2
+    trim = parse({"purify": {"trim": 0.1}}).purify
+    assert "purify.trim" in trim.notices()[0]
+
+
+def test_known_keys_can_be_those_of_one_detector() -> None:
+    assert "detector.coreset" in set(known_keys(RunConfig))
+    assert "detector.coreset" not in set(known_keys(RunConfig, "autoencoder"))

@@ -1,0 +1,100 @@
+"""Imports point down, ray stays in one package, and the doorway is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+
+PACKAGE = Path(llb_ray.__file__).parent
+LAYERS = {
+    "errors": 0,
+    "seeding": 0,
+    "artifacts": 0,
+    "config": 1,
+    "data": 2,
+    "ensemble": 3,
+    "metrics": 3,
+    "detectors": 4,
+    "engine": 5,
+    "distributed": 6,
+    "report": 6,
+    "api": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _part(module: str) -> str:
+    """The top-level part a dotted module of ours belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def _imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [node.module or ""]
+            if node.module == "llb_ray":
+                found += [f"llb_ray.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_its_own_part_and_lower_layers(path: Path) -> None:
+    own = _part("llb_ray." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+    for name in _imports(path):
+        if name.startswith("llb_ray."):
+            part = _part(name)
+            if part in LAYERS:
+                assert part == own or LAYERS[part] < LAYERS[own], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("ray", "distributed"), ("timm", "detectors/backbones.py"), ("click", "cli.py")]
+)
+def test_a_library_has_one_home(library: str, home: str) -> None:
+    users = [path for path in MODULES if any(name.split(".")[0] == library for name in _imports(path))]
+    assert users
+    for path in users:
+        assert path.relative_to(PACKAGE).as_posix().startswith(home)
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {_part("llb_ray." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)) for path in MODULES}
+    assert parts == set(LAYERS)
+
+
+@pytest.mark.parametrize("code", ["import llb_ray", "import llb_ray.cli"])
+def test_the_doorway_loads_nothing_heavy(code: str) -> None:
+    heavy = {"torch", "ray", "timm", "pyarrow"}
+    script = f"{code}\nimport sys; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_help_loads_nothing_heavy_and_names_every_command() -> None:
+    script = (
+        "import sys, click.testing, llb_ray.cli as cli\n"
+        "result = click.testing.CliRunner().invoke(cli.main, ['--help'])\n"
+        "print(result.output, sorted({'torch', 'ray', 'timm', 'pyarrow', 'pydantic', 'rich'} & set(sys.modules)))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert output.strip().endswith("[]")
+    for command in ("run", "synth", "audit", "predict", "config"):
+        assert command in output
+
+
+def test_public_names_resolve() -> None:
+    for name in llb_ray.__all__:
+        assert getattr(llb_ray, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        llb_ray.nonsense  # noqa: B018
