@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from llb_ray.errors import ConfigError
@@ -63,14 +63,21 @@ class MemoryBankConfig(_Settings):
     """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
 
     name: Literal["memory_bank"] = "memory_bank"
-    image_size_px: PositiveInt = Field(224, multiple_of=32)
+    image_size_px: PositiveInt = 224
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
     coreset: Literal["k_center", "random"] = "k_center"
-    coreset_size: PositiveInt = Field(4000, description="patches kept in the memory")
+    coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")
     candidates: PositiveInt = Field(40_000, description="patches the coreset is chosen from (bounds memory)")
     projection_dim: PositiveInt = Field(32, description="dimensions of the random projection that k_center works in")
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _has_a_centre(cls, neighbourhood: int) -> int:
+        if neighbourhood % 2 == 0:
+            raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
+        return neighbourhood
 
 
 DetectorConfig = Annotated[AutoencoderConfig | MemoryBankConfig, Field(discriminator="name")]

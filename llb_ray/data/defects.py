@@ -35,8 +35,8 @@ def damage(
 def scratch(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """A thin, slightly bent line, lighter or darker than the material."""
     length = len(surface.image_HW3) * rng.uniform(0.25, 0.5)
-    cover_HW = _stroke(surface, _curve(point, length, bend=0.12, rng=rng), rng.uniform(1.2, 2.2))
-    step = rng.choice([-1.0, 1.0]) * (0.15 + 0.3 * strength)
+    cover_HW = _stroke(surface, _curve(point, length, bend=0.12, rng=rng), rng.uniform(1.5, 2.6))
+    step = rng.choice([-1.0, 1.0]) * (0.18 + 0.3 * strength)
     return cover_HW, surface.image_HW3 + np.float32(step)
 
 
@@ -51,7 +51,7 @@ def fibre(surface: Surface, point: Point, strength: float, rng: np.random.Genera
 def stain(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """An irregular spill that tints and darkens what it lies on."""
     cover_HW = _patch(surface, point, rng.uniform(0.07, 0.14), ragged=0.35, rng=rng)
-    tint = 1 - (0.2 + 0.4 * strength) * rng.uniform(0.5, 1.0, 3)
+    tint = 1 - (0.25 + 0.4 * strength) * rng.uniform(0.5, 1.0, 3)
     return cover_HW, surface.image_HW3 * tint.astype(np.float32)
 
 
@@ -75,7 +75,7 @@ def smear(surface: Surface, point: Point, strength: float, rng: np.random.Genera
     """A patch wiped along one axis, its pattern lost and its tone shifted: a misprint or a burnish."""
     cover_HW = _patch(surface, point, rng.uniform(0.08, 0.13), ragged=0.2, rng=rng)
     wiped_HW3 = gaussian_filter1d(surface.image_HW3, 0.08 * len(cover_HW), axis=int(rng.integers(2)), mode="nearest")
-    return cover_HW, wiped_HW3 + np.float32(0.08 + 0.17 * strength)
+    return cover_HW, wiped_HW3 + np.float32(0.1 + 0.17 * strength)
 
 
 def dent(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ RARE_SHARE = 0.05  # of the normal objects of a split, rounded: the legitimate v
 TEST_ALPHA = 0.5  # as in Real-IAD's FUIAD protocol, which tests on as many anomalous as normal objects
 REPEATED_SHARE = 0.7  # of the anomalous objects: a worn tool leaves the same mark at about the same place every time
 WANDER_SHARE = 0.01  # of the canvas side: how far such a mark moves from object to object
-MARGIN_SHARE = 0.06  # of the image side: how far the camera may shift between views
+MARGIN_SHARE = 0.02  # of the image side: how far the camera may shift between views
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _photograph(
     top, left = rng.integers(0, 2 * _margin(size_px) + 1, 2)
     window = np.s_[top : top + size_px, left : left + size_px]
     across_HW, _ = grid(size_px, rng.uniform(0, 2 * np.pi))
-    light_HW = rng.normal(1, 0.06) * (1 + rng.uniform(0, 0.1) * across_HW)
+    light_HW = rng.normal(1, 0.04) * (1 + rng.uniform(0, 0.08) * across_HW)
     noise_HW3 = rng.normal(0, 0.012, (size_px, size_px, 3))
     image_HW3 = surface.image_HW3[window] * light_HW[..., None] + noise_HW3
     return _quantised(image_HW3), mask_HW[window]

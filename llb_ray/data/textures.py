@@ -108,16 +108,16 @@ def wood(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
 def gear(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     """A toothed steel wheel on a dark belt; the rare variant has four lightening holes."""
     x_HW, y_HW = grid(side_px)
-    x_HW, y_HW = x_HW - rng.normal(0, 0.015), y_HW - rng.normal(0, 0.015)
+    x_HW, y_HW = x_HW - rng.normal(0, 0.01), y_HW - rng.normal(0, 0.01)
     radius_HW, angle_HW = np.hypot(x_HW, y_HW), np.arctan2(y_HW, x_HW)
-    turn = rng.normal(0, 0.06)
+    turn = rng.normal(0, 0.03)
     teeth_HW = 0.07 * np.tanh(4 * np.sin(12 * (angle_HW + turn)))
     part_HW = inside(0.58 + teeth_HW - radius_HW, side_px) * inside(radius_HW - 0.19, side_px)
     if rare:
         quarter_HW = np.mod(angle_HW + turn, np.pi / 2) - np.pi / 4
         bores_HW = np.hypot(radius_HW * np.cos(quarter_HW) - 0.37, radius_HW * np.sin(quarter_HW))
         part_HW = part_HW * inside(bores_HW - 0.08, side_px)
-    sweep_HW = 0.05 * np.cos(2 * angle_HW - 0.8) + 0.03 * np.sin(70 * radius_HW + rng.uniform(0, 6))
+    sweep_HW = 0.05 * np.cos(2 * angle_HW - 0.8) + 0.015 * np.sin(70 * radius_HW + rng.uniform(0, 6))
     steel_HW3 = tinted(0.6 + sweep_HW + 0.015 * smooth_noise(rng, side_px, 0.7), (0.97, 0.99, 1.03), rng)
     belt_HW3 = tinted(0.16 + 0.015 * smooth_noise(rng, side_px, (0.6, 3.0)), (0.9, 1.05, 1.0), rng)
     mixed_HW3 = belt_HW3 + part_HW[..., None] * (steel_HW3 - belt_HW3)

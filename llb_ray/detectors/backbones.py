@@ -17,7 +17,7 @@ import torch
 from llb_ray.artifacts import file_digest
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.base import Layers, State
-from llb_ray.detectors.weights import REMEDY, SETTING, differences, read_weights
+from llb_ray.detectors.weights import REMEDY, SETTING, differences, read_weights, without_head
 from llb_ray.errors import ConfigError, WeightsError
 from llb_ray.seeding import seed_for
 
@@ -120,12 +120,8 @@ def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
     """
     path = weights_file(config)
     weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
-    return {
-        "backbone": config.name,
-        "layers": list(config.layers),
-        "image_size_px": image_size_px,
-        "weights": weights,
-    }
+    layers = list(config.layers)
+    return {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
 
 
 def weights_file(config: BackboneConfig) -> Path | None:
@@ -177,6 +173,7 @@ def _load(config: BackboneConfig, image_size_px: int) -> Network:
     path = weights_file(config)
     model = _create(config.name, image_size_px)
     _check_layers(config, model)
+    _check_patches(config.name, image_size_px, model)
     return _with_weights(model, config.name, image_size_px, path) if path else model
 
 
@@ -196,9 +193,16 @@ def _fixed_size(name: str, image_size_px: int) -> int | None:
     return image_size_px if published is not None and published.fixed_input_size else None
 
 
-def _size_refused(name: str, image_size_px: int, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())
-    return ConfigError(f"detector.image_size_px = {image_size_px}: {name} does not take it ({reason}); choose another")
+def _check_patches(name: str, image_size_px: int, model: Network) -> None:
+    """Some transformers would silently never look at the right and lower edge of the image."""
+    patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    if image_size_px % patch_px:
+        raise _size_refused(name, image_size_px, f"it is not a multiple of the patch size, {patch_px}")
+
+
+def _size_refused(name: str, image_size_px: int, reason: object) -> ConfigError:
+    said = " ".join(str(reason).split())
+    return ConfigError(f"detector.image_size_px = {image_size_px}: {name} does not take it ({said}); choose another")
 
 
 def _check_layers(config: BackboneConfig, model: Network) -> None:
@@ -214,7 +218,7 @@ def _check_layers(config: BackboneConfig, model: Network) -> None:
 
 def _with_weights(model: Network, name: str, image_size_px: int, path: Path) -> Network:
     """`model`, or its like, with every parameter read from `path`."""
-    state = _without_head(read_weights(path), model)
+    state = without_head(read_weights(path), model.pretrained_cfg.get("classifier") or ())
     unlike = differences(model.state_dict(), state)
     if not unlike:
         model.load_state_dict(state, strict=True)
@@ -233,22 +237,12 @@ def _converted(name: str, image_size_px: int, state: State) -> Network:
     # `num_classes` equal on both sides keeps timm's own load strict; it would skip missing keys otherwise.
     source = {"state_dict": state, "num_classes": 0, "label_offset": 0}
     size = _fixed_size(name, image_size_px)
-    model: Network = timm.create_model(
-        name, pretrained=True, num_classes=0, img_size=size, pretrained_cfg_overlay=source
-    )
+    model: Network = timm.create_model(name, True, num_classes=0, img_size=size, pretrained_cfg_overlay=source)
     del model.pretrained_cfg["state_dict"]  # a second copy of every weight
     return model
 
 
-def _without_head(state: State, model: Network) -> State:
-    """`state` less the classifier, which published files have and a backbone has not."""
-    heads = model.pretrained_cfg.get("classifier") or ()
-    prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
-
-
 def _normalisation(model: Network) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation, [3, 1, 1] each, that the network was trained with (for pixels in 0..1)."""
-    settings = model.pretrained_cfg
-    mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     return mean, std

@@ -87,7 +87,7 @@ def upsample(map_NHW: npt.NDArray[np.float32], size_px: int, sigma_px: float) ->
     """Anomaly maps at `size_px` x `size_px`: bilinear, then a Gaussian of `sigma_px` (LLBNAD and PatchCore: 4)."""
     from scipy.ndimage import gaussian_filter
 
-    map_N1HW = torch.from_numpy(np.ascontiguousarray(map_NHW))[:, None]
+    map_N1HW = torch.tensor(map_NHW)[:, None]  # a copy: memory-mapped maps are read-only
     size = (size_px, size_px)
     large_NHW = functional.interpolate(map_N1HW, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth: npt.NDArray[np.float32] = gaussian_filter(large_NHW, sigma=(0, sigma_px, sigma_px))

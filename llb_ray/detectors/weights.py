@@ -1,7 +1,7 @@
 """Weights read from a file: tensors by name, never unpickled objects."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # the name of an error of torch.load; nothing is unpickled here
 from typing import Any
@@ -42,6 +42,12 @@ def _unwrapped(content: Any, path: Path) -> State:
     if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise WeightsError(f"{SETTING} = {path}: the file holds no tensors by name; {REMEDY}")
     return content
+
+
+def without_head(state: State, heads: str | Sequence[str]) -> State:
+    """`state` less the classifiers named `heads`, which published files have and a backbone has not."""
+    prefixes = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
 def differences(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:

@@ -6,6 +6,7 @@ them than GPUs simply queue, and under Ray Tune the trial's own group captures t
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -109,5 +110,13 @@ def _collect(reference: Reference, one: _Running) -> None:
     except (RayActorError, OutOfMemoryError) as error:
         raise MemberError(
             f"{one.spec.name}: its process died and {one.spec.place.resources.max_restarts} restarts did not help "
-            f"({str(error).strip().splitlines()[0]}); run the same command again to go on from what is finished"
+            f"({_why(error)}); run the same command again to go on from what is finished"
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """The telling line of Ray's report of a death: the last Python error in it, else how the process ended."""
+    lines = str(error).strip().splitlines()
+    errors = [line.strip() for line in lines if re.match(r"\s*[\w.]*Error: ", line)]
+    endings = [line.partition("exit detail: ")[2] for line in lines if "exit detail: " in line]
+    return (errors or endings or lines)[-1][:300]

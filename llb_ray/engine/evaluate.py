@@ -41,11 +41,11 @@ class Truth:
 
     def known(self, split: str) -> dict[str, int]:
         """image_id -> label of the labelled images of a split."""
-        rows = self.table.filter(pc.equal(self.table["split"], split) & pc.is_valid(self.table["label"]))
+        rows = self.table.filter((pc.field("split") == split) & pc.field("label").is_valid())
         return dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
 
     def masks(self) -> dict[str, Path]:
-        rows = self.table.filter(pc.is_valid(self.table["mask_path"]))
+        rows = self.table.filter(pc.field("mask_path").is_valid())
         pairs = zip(rows["image_id"].to_pylist(), rows["mask_path"].to_pylist(), strict=True)
         return {image_id: self.root / path_from_text(path) for image_id, path in pairs}
 

@@ -17,6 +17,7 @@ from llb_ray.engine.predict import MAPS, Prediction
 
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
 _MAX_SIDE_PX = 1024
+_MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
 Floats = npt.NDArray[np.float32]
 
 
@@ -25,7 +26,7 @@ class Scale:
     """What the colours mean, in units of the anomaly map; per-map scaling would make every image look defective."""
 
     low: float  # and below: the photograph as it is
-    high: float  # and above: the brightest colour, fully opaque
+    high: float  # and above: the brightest colour
 
     @classmethod
     def of(cls, maps: Iterator[Floats]) -> "Scale":
@@ -45,7 +46,7 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
     height, width = image_HW3.shape[:2]
     resized = np.asarray(Image.fromarray(map_HW).resize((width, height), Image.Resampling.BILINEAR))
     share_HW = scale.share(resized)
-    opacity_HW1 = share_HW[..., None]
+    opacity_HW1 = _MAX_OPACITY * share_HW[..., None]
     blended = (1 - opacity_HW1) * image_HW3 + opacity_HW1 * 255 * _COLOURS(share_HW)[..., :3]
     pixels: npt.NDArray[np.uint8] = blended.round().astype(np.uint8)
     return pixels

@@ -208,9 +208,10 @@ def test_layers_that_cannot_be_are_refused_with_the_range(layers: tuple[int, ...
         backbone(layers=layers)
 
 
-def test_an_image_size_the_network_refuses_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"image_size_px = 50: test_vit.r160_in1k does not take it \(.*patch size"):
-        backbone(VIT, size_px=50)
+@pytest.mark.parametrize("name", [VIT, "vit_tiny_patch16_224"])
+def test_an_image_size_the_network_refuses_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"image_size_px = 50: {name} does not take it \(.*patch size"):
+        backbone(name, size_px=50)
 
 
 @pytest.mark.parametrize(("value", "said"), [(1e5, r"1e\+05"), (-1e5, r"1e\+05"), (torch.nan, "nan")])

@@ -1,0 +1,107 @@
+"""What the benchmark scripts share: run every (alpha, seed, filter), keep raw rows, print an honest table."""
+
+import csv
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llb_ray
+from llb_ray import Manifest, RunConfig
+from llb_ray.config import with_overrides
+from llb_ray.engine.executor import Executor
+
+METRICS = {
+    "i_auroc": "I-AUROC",
+    "p_auroc": "P-AUROC",
+    "aupro": "AUPRO",
+    "residual_contamination": "residual contamination",
+    "normals_lost": "normals lost",
+}
+FILTERS = ("none", "random", "llb", "oracle")
+Row = dict[str, Any]
+
+
+def sweep(
+    config: RunConfig,
+    manifest_of: Callable[[float, int], Manifest],
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    keep_ratio: Callable[[float], float],
+    out: Path,
+    executor: str | Executor,
+) -> Iterator[Row]:
+    """One row per (alpha, seed, filter); the filters of one (alpha, seed) share its features and members."""
+    for alpha in alphas:
+        for seed in seeds:
+            manifest = manifest_of(alpha, seed)
+            for name in FILTERS:
+                settings = [f"seed={seed}", f"purify.filter={name}", f"purify.keep_ratio={keep_ratio(alpha)}"]
+                folder = out / f"alpha{alpha:g}-seed{seed}"
+                started = time.perf_counter()
+                result = llb_ray.run(with_overrides(config, settings), manifest, out=folder, executor=executor)
+                row: Row = {"alpha": alpha, "seed": seed, "filter": name, "seconds": time.perf_counter() - started}
+                row |= {name: result.metrics.get(name) for name in METRICS}
+                row |= {f"s_{time.stage}": time.seconds for time in result.times if not time.reused}
+                print(
+                    f"alpha {alpha:g} seed {seed} {name:7s} I-AUROC {row['i_auroc']:.4f}", file=sys.stderr, flush=True
+                )
+                yield row
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Raw data as CSV, every column that any row has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Markdown: a line per (alpha, filter), mean ± sd over seeds."""
+    lines = [
+        "| alpha | filter | " + " | ".join(METRICS[name] for name in metrics) + " |",
+        "|---|---|" + "---|" * len(metrics),
+    ]
+    for alpha in dict.fromkeys(row["alpha"] for row in rows):
+        for name in FILTERS:
+            chosen = [row for row in rows if (row["alpha"], row["filter"]) == (alpha, name)]
+            cells = " | ".join(_spread([row[metric] for row in chosen]) for metric in metrics)
+            lines.append(f"| {alpha:g} | {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def stage_seconds(rows: Sequence[Row]) -> str:
+    """Markdown: mean seconds of each stage where it was really run, and how often that was."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name.startswith("s_")))
+    lines = ["| stage | times run | mean seconds |", "|---|---|---|"]
+    for name in names:
+        seconds = [row[name] for row in rows if name in row]
+        lines.append(f"| {name.removeprefix('s_')} | {len(seconds)} | {statistics.mean(seconds):.2f} |")
+    return "\n".join(lines)
+
+
+def setting(command: str) -> str:
+    """Where and with what the figures were made."""
+    packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used  \n"
+        f"Peak memory of the process: {peak_mib:.0f} MiB"
+    )
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0:.3f}"

@@ -1,0 +1,130 @@
+"""One suite over every executor: the same artifacts, whoever runs the members, even if a process is killed."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.api import make_executor
+from llb_ray.config import with_overrides
+from llb_ray.engine.executor import Executor
+from llb_ray.engine.worker import read_beats
+from llb_ray.errors import MemberError, ResourceError
+from tests.support import final_files
+from tests.workers import Counting, CountingSpec, place
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(params=["serial", "ray"])
+def executor(request: pytest.FixtureRequest, ray_local: None) -> Iterator[Executor]:
+    with make_executor(request.param) as entered:
+        yield entered
+
+
+def test_every_step_of_every_worker_runs_once(executor: Executor, tmp_path: Path) -> None:
+    specs = [CountingSpec(f"w{number}", place(tmp_path), tmp_path) for number in range(6)]
+    lines: list[str] = []
+    executor.run(Counting, specs, lines.append)
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == sorted(
+        f"w{number}-{step}.txt" for number in range(6) for step in Counting.STEPS
+    )
+    assert sorted(lines) == [f"w{number} done" for number in range(6)]
+
+
+def test_our_own_error_arrives_as_it_was_raised(executor: Executor, tmp_path: Path) -> None:
+    specs = [
+        CountingSpec("good", place(tmp_path), tmp_path),
+        CountingSpec("bad", place(tmp_path), tmp_path, fails="llb"),
+    ]
+    with pytest.raises(MemberError, match="^bad has a poison image$"):
+        executor.run(Counting, specs, print)
+
+
+def test_a_programming_error_keeps_its_type(executor: Executor, tmp_path: Path) -> None:
+    spec = CountingSpec("bad", place(tmp_path), tmp_path, fails="bug")
+    with pytest.raises(ZeroDivisionError):
+        executor.run(Counting, [spec], print)
+
+
+def test_more_gpus_than_there_are_is_refused_at_once(ray_local: None, tmp_path: Path) -> None:
+    spec = CountingSpec("greedy", place(tmp_path, num_gpus=8, device="cpu"), tmp_path)
+    started = time.monotonic()
+    with make_executor("ray") as executor, pytest.raises(ResourceError, match="8 GPUs .* has 4 CPUs and 4 GPUs"):
+        executor.run(Counting, [spec], print)
+    assert time.monotonic() - started < 30
+
+
+def test_a_missing_gpu_is_refused_not_replaced(tiny: RunConfig, photos: Path, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so asking for one is fine")
+    config = with_overrides(tiny, ["resources.num_gpus=1"])
+    with pytest.raises(ResourceError, match="torch finds none"):
+        llb_ray.run(config, llb_ray.read_folder(photos, tiny), out=tmp_path, executor="serial")
+
+
+def test_ray_gives_what_serial_gives_with_more_members_than_gpus(
+    ray_local: None, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny, ["resources.num_gpus=1", "resources.device=cpu"])
+    more = with_overrides(config, ["members.count=6"])
+    manifest = llb_ray.read_folder(photos, tiny)
+    llb_ray.run(config, manifest, out=tmp_path / "ray", executor="ray")
+    serial, parallel = final_files(finished), final_files(tmp_path / "ray")
+    serial.pop("config.yaml"), parallel.pop("config.yaml")
+    assert serial == parallel
+    llb_ray.run(more, manifest, out=tmp_path / "more", executor="ray")
+    assert len(llb_ray.audit(tmp_path / "more")) == 9
+
+
+@pytest.mark.parametrize("step", ["fit", "score"])
+def test_killing_an_actor_changes_nothing(
+    step: str, ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny, ["detector.member_steps=400", "detector.final_steps=20", "resources.batch_size=1"])
+    manifest = llb_ray.read_folder(photos, tiny)
+    killed: list[int] = []
+    killer = threading.Thread(target=_kill_one, args=(tmp_path / "hurt" / "progress", step, killed))
+    killer.start()
+    llb_ray.run(config, manifest, out=tmp_path / "hurt", executor="ray")
+    killer.join()
+    assert killed, "no actor was caught at work: the test tested nothing"
+    llb_ray.run(config, manifest, out=tmp_path / "whole", executor="serial")
+    assert final_files(tmp_path / "hurt") == final_files(tmp_path / "whole")
+
+
+def _kill_one(progress: Path, step: str, killed: list[int]) -> None:
+    """SIGKILL the first member seen in the middle of `step`."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for beat in read_beats(progress):
+            if beat.name.startswith("member") and beat.step == step and beat.done < beat.total:
+                os.kill(beat.pid, signal.SIGKILL)
+                killed.append(beat.pid)
+                return
+        time.sleep(0.002)
+
+
+def test_an_actor_that_keeps_dying_is_named(ray_local: None, tmp_path: Path) -> None:
+    spec = CountingSpec("doomed", place(tmp_path, max_restarts=1), tmp_path, fails="die")
+    with make_executor("ray") as executor, pytest.raises(MemberError, match="doomed: its process died and 1 restarts"):
+        executor.run(Counting, [spec], print)
+
+
+def test_finished_actors_give_their_place_back(ray_local: None, tmp_path: Path) -> None:
+    specs = [CountingSpec(f"w{number}", place(tmp_path, num_gpus=4, device="cpu"), tmp_path) for number in range(3)]
+    with make_executor("ray") as executor:
+        executor.run(Counting, specs, print)
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("GPU") != 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources().get("GPU") == 4

@@ -1,0 +1,202 @@
+"""The memory bank: strange patches score higher and where they are, and only the training images decide."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from llb_ray.config import BackboneConfig, MemoryBankConfig
+from llb_ray.detectors import memory_bank
+from llb_ray.detectors.backbones import Backbone
+from llb_ray.detectors.base import Layers
+from llb_ray.detectors.memory_bank import MemoryBank, nearest_distance
+
+CPU = torch.device("cpu")
+
+
+class Memory:
+    """A `Source` over layers in memory."""
+
+    def __init__(self, layers: Layers, image_ids: Sequence[str] | None = None) -> None:
+        self._layers = layers
+        self.image_ids = image_ids or [f"image-{row}" for row in range(len(layers[0]))]
+
+    def __len__(self) -> int:
+        return len(self._layers[0])
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+        return tuple(layer[torch.from_numpy(rows)] for layer in self._layers)
+
+
+def settings(**changes: object) -> MemoryBankConfig:
+    return MemoryBankConfig.model_validate({"coreset_size": 60, "candidates": 400, "projection_dim": 8, **changes})
+
+
+def textures(count: int, seed: int = 0) -> Layers:
+    """Two layers of smooth noise with channels of very different spread."""
+    rng = np.random.default_rng(seed)
+    shallow = rng.normal(size=(count, 6, 8, 8)) * np.array([0.1, 1, 1, 3, 10, 30])[:, None, None]
+    deep = rng.normal(size=(count, 4, 4, 4))
+    return torch.from_numpy(shallow).float(), torch.from_numpy(deep).float()
+
+
+def bank(seed: int = 0, **changes: object) -> MemoryBank:
+    return MemoryBank(settings(**changes), CPU).fit(Memory(textures(12)), seed)
+
+
+def with_defect(layers: Layers) -> Layers:
+    """The same images; the first is strange around cell (5, 2) in both layers."""
+    shallow, deep = layers[0].clone(), layers[1].clone()
+    shallow[0, :3, 4:7, 1:4] += 12
+    deep[0, :, 2:4, 0:2] += 6
+    return shallow, deep
+
+
+@pytest.mark.parametrize("coreset", ["k_center", "random"])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_strange_patch_scores_higher_and_the_map_peaks_there(coreset: str, standardize: bool) -> None:
+    detector = bank(coreset=coreset, standardize=standardize)
+    plain, strange = (detector.score(layers) for layers in (textures(4, 1), with_defect(textures(4, 1))))
+    assert strange.score_N[0] > plain.score_N.max()
+    assert np.array_equal(strange.score_N[1:], plain.score_N[1:])
+    row, column = np.unravel_index((strange.map_NHW[0] - plain.map_NHW[0]).argmax(), (8, 8))
+    assert abs(row - 5) <= 1
+    assert abs(column - 2) <= 1
+
+
+def test_scores_have_the_shape_and_type_of_the_protocol() -> None:
+    scores = bank().score(textures(3, 1))
+    assert scores.score_N.shape == (3,)
+    assert scores.map_NHW.shape == (3, 8, 8)
+    assert scores.score_N.dtype == scores.map_NHW.dtype == np.float32
+
+
+def test_scores_depend_neither_on_batch_size_nor_on_order() -> None:
+    detector, source = bank(), Memory(textures(9, 1))
+    together = detector.score(source.batch(np.arange(9)))
+    order = np.array([4, 1, 8, 0, 2, 7, 3, 6, 5])
+    shuffled = detector.score(source.batch(order))
+    alone = [detector.score(source.batch(np.array([row]))) for row in range(9)]
+    assert np.array_equal(shuffled.score_N, together.score_N[order])
+    assert np.array_equal(np.concatenate([scores.map_NHW for scores in alone]), together.map_NHW)
+
+
+def test_scoring_changes_nothing() -> None:
+    detector = bank()
+    before = {name: tensor.clone() for name, tensor in detector.state().items()}
+    detector.score(with_defect(textures(4, 1)))
+    assert all(torch.equal(before[name], tensor) for name, tensor in detector.state().items())
+
+
+@pytest.mark.parametrize("coreset", ["k_center", "random"])
+def test_the_seed_decides(coreset: str) -> None:
+    layers = textures(5, 1)
+    first, again, other = (bank(seed, coreset=coreset).score(layers).score_N for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_state_taken_and_loaded_scores_the_same() -> None:
+    detector, layers = bank(), textures(5, 1)
+    state = detector.state()
+    assert all(tensor.is_contiguous() and tensor.device == CPU for tensor in state.values())
+    loaded = MemoryBank(settings(), CPU).load_state(state)
+    assert np.array_equal(loaded.score(layers).map_NHW, detector.score(layers).map_NHW)
+
+
+def test_the_memory_is_bounded_and_every_image_gives_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    sample = memory_bank._sample
+    monkeypatch.setattr(memory_bank, "_sample", lambda *given: taken.append(given[1]) or sample(*given))
+    detector = bank(candidates=100, coreset_size=30)
+    assert sum(taken) == 100
+    assert set(taken) == {8, 9}
+    assert detector.state()["memory_MD"].shape == (30, 10)
+
+
+def test_more_images_than_candidates_still_fit() -> None:
+    detector = bank(candidates=7, coreset_size=30)
+    assert detector.state()["memory_MD"].shape == (7, 10)
+
+
+def test_small_sets_keep_every_patch_and_score_zero_on_themselves() -> None:
+    layers = textures(2)
+    detector = MemoryBank(settings(candidates=500, coreset_size=500), CPU).fit(Memory(layers), 0)
+    assert detector.state()["memory_MD"].shape == (128, 10)
+    assert np.allclose(detector.score(layers).map_NHW, 0, atol=1e-6)
+
+
+def test_fitting_reports_every_image() -> None:
+    seen: list[tuple[int, int, str]] = []
+    MemoryBank(settings(), CPU).fit(Memory(textures(40)), 0, lambda *step: seen.append(step))
+    assert seen == [(32, 40, "images"), (40, 40, "images")]
+
+
+def test_standardizing_makes_the_unit_of_a_channel_irrelevant() -> None:
+    unit = torch.tensor([100.0, 1, 1, 1, 0.01, 1]).view(1, 6, 1, 1)
+    scaled = [(shallow * unit, deep) for shallow, deep in (textures(12), textures(4, 1))]
+    changed = MemoryBank(settings(coreset="random"), CPU).fit(Memory(scaled[0]), 0)
+    expected = bank(coreset="random").score(textures(4, 1)).map_NHW
+    assert np.allclose(changed.score(scaled[1]).map_NHW, expected, rtol=1e-3)
+
+
+def test_a_channel_that_never_moves_does_not_drown_the_others() -> None:
+    shallow, deep = textures(12)
+    shallow[:, 0] = 0.5
+    detector = MemoryBank(settings(), CPU).fit(Memory((shallow, deep)), 0)
+    shallow[0, 0] = 0.6
+    assert detector.score((shallow, deep)).map_NHW.max() < 10
+
+
+def test_identical_images_are_no_division_by_zero() -> None:
+    layers = (torch.ones(3, 6, 8, 8), torch.ones(3, 4, 4, 4))
+    detector = MemoryBank(settings(), CPU).fit(Memory(layers), 0)
+    assert np.array_equal(detector.score(layers).score_N, np.zeros(3, np.float32))
+
+
+def test_the_nearest_distance_is_the_brute_force_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_QD, memory_MD = (
+        torch.from_numpy(np.random.default_rng(s).normal(size=(n, 24))) for s, n in ((0, 300), (1, 90))
+    )
+    expected_Q = torch.cdist(patch_QD, memory_MD).amin(dim=1)
+    assert torch.allclose(nearest_distance(patch_QD.float(), memory_MD.float()).double(), expected_Q, rtol=1e-5)
+    layers = textures(3, 1)
+    whole = bank().score(layers).map_NHW
+    monkeypatch.setattr(memory_bank, "_CHUNK_CELLS", 10)
+    assert np.allclose(bank().score(layers).map_NHW, whole, rtol=1e-6)
+
+
+def test_the_pool_ignores_what_lies_outside_the_image() -> None:
+    patch_BDHW = MemoryBank(settings(), CPU).patches((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)))
+    assert torch.equal(patch_BDHW, torch.ones(1, 5, 8, 8))
+
+
+def test_an_even_neighbourhood_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be odd"):
+        settings(neighbourhood=4)
+
+
+@pytest.mark.shared_data
+def test_trained_features_tell_real_defects() -> None:
+    root = Path(os.environ.get("LLB_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    weights, images = root / "weights" / "mobilenetv2_100.safetensors", root / "magnetic_tile"
+    if not weights.is_file() or not images.is_dir():
+        pytest.skip(f"{root} has no magnetic_tile images and mobilenetv2_100 weights; set LLB_DATA to run this test")
+    config = MemoryBankConfig(backbone=BackboneConfig(weights=str(weights)))
+    encoder = Backbone(config.backbone, config.image_size_px, CPU)
+    train = sorted((images / "train/good").iterdir())[:40]
+    test = sorted((images / "test/good").iterdir())[:15] + sorted((images / "test/break").iterdir())[:15]
+    detector = MemoryBank(config, CPU).fit(Memory(encoder.encode(_decoded(train))), 0)
+    score_N = detector.score(encoder.encode(_decoded(test))).score_N
+    assert roc_auc_score([0] * 15 + [1] * 15, score_N) > 0.7
+
+
+def _decoded(paths: list[Path]) -> torch.Tensor:
+    pixel_BHW3 = np.stack([np.asarray(Image.open(path).convert("RGB").resize((224, 224))) for path in paths])
+    return torch.from_numpy(pixel_BHW3).permute(0, 3, 1, 2)

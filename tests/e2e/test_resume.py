@@ -1,0 +1,63 @@
+"""Kill the whole process at any moment, run the same command again: the same bytes, and only missing work is done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray import RunConfig
+from tests.support import final_files
+
+pytestmark = pytest.mark.e2e
+
+
+def _command(config: Path, photos: Path, out: Path) -> list[str]:
+    paths = ["--config", str(config), "--data", str(photos), "--out", str(out)]
+    return [sys.executable, "-m", "llb_ray", "run", *paths, "--executor", "serial"]
+
+
+def _kill_when(command: list[str], out: Path, stage: str, count: int) -> None:
+    """Start `command` and SIGKILL it as soon as `stage` has `count` finished artifacts."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and len(list((out / "artifacts" / stage).glob("*/record.json"))) < count:
+        time.sleep(0.005)
+    assert process.poll() is None, f"the run ended before {stage} had {count} artifacts"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize(("stage", "count"), [("features", 1), ("fit", 2), ("score", 2), ("purify", 1)])
+def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(tiny.to_yaml())
+    command = _command(config, photos, out)
+    _kill_when(command, out, stage, count)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("artifacts/*/*/record.json")}
+    assert not (out / "run.json").exists(), "run.json means finished"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert final_files(out) == final_files(finished)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "finished work was done again"
+
+
+def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
+    photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    from llb_ray.config import with_overrides
+
+    manifest = llb_ray.read_folder(photos, tiny)
+    llb_ray.run(tiny, manifest, out=tmp_path, executor="serial")
+    again = llb_ray.run(tiny, manifest, out=tmp_path, executor="serial")
+    assert all(time.reused for time in again.times)
+    other = llb_ray.run(with_overrides(tiny, ["purify.keep_ratio=0.5"]), manifest, out=tmp_path, executor="serial")
+    assert [time.stage for time in other.times if not time.reused] == ["purify", "final", "evaluate"]
+    longer = llb_ray.run(with_overrides(tiny, ["detector.final_steps=25"]), manifest, out=tmp_path, executor="serial")
+    assert [time.stage for time in longer.times if not time.reused] == ["final", "evaluate"]
+    assert len(llb_ray.audit(tmp_path)) == 9
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "run finished" for event in events) == 4

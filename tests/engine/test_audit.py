@@ -1,0 +1,170 @@
+"""Planted faults: each is found, and named for what it is.
+
+Every fault is planted twice: as a plain edit of a file, and with all hashes sealed again, so that it is the
+derivation from the raw scores that finds it and not a checksum.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.artifacts import RECORD, file_digest
+from llb_ray.cli import main
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.errors import ArtifactError, AuditError
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _edit(run: Path, published: str, change: Callable[[pa.Table], pa.Table], sealed: bool) -> None:
+    """Change a published table; if sealed, its artifact too, with the completion record mended to match."""
+    table = change(read_table(run / published))
+    (run / published).unlink()  # the old bytes stay mapped
+    write_table(run / published, table)
+    if sealed:
+        index = json.loads((run / "run.json").read_text())["artifacts"]
+        role, file = {
+            "scores.arrow": ("scores", "scores.arrow"),
+            "purified/part-0.arrow": ("purify", "purified.arrow"),
+        }[published]
+        artifact = run / "artifacts" / index[role]
+        (artifact / file).unlink()
+        write_table(artifact / file, table)
+        record = json.loads((artifact / RECORD).read_text())
+        record["files"][file] = file_digest(artifact / file)
+        (artifact / RECORD).write_text(json.dumps(record))
+
+
+def _set(table: pa.Table, column: str, values: list[object]) -> pa.Table:
+    index = table.column_names.index(column)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+
+
+def _shuffle_rows(table: pa.Table) -> pa.Table:
+    """The released code's fault: scores of one order under the ids of another."""
+    scores = table["score"].to_pylist()
+    return _set(table, "score", scores[1:] + scores[:1])
+
+
+def _edit_score(table: pa.Table) -> pa.Table:
+    scores = table["score"].to_pylist()
+    return _set(table, "score", [scores[0] + 0.125, *scores[1:]])
+
+
+def _swap_ids(table: pa.Table) -> pa.Table:
+    ids = table["image_id"].to_pylist()
+    return _set(table, "image_id", [ids[1], ids[0], *ids[2:]])
+
+
+def _drop_row(table: pa.Table) -> pa.Table:
+    return table.slice(1)
+
+
+def _flip_flag(table: pa.Table) -> pa.Table:
+    flags = table["in_fold"].to_pylist()
+    return _set(table, "in_fold", [not flags[0], *flags[1:]])
+
+
+def _swap_decision(table: pa.Table) -> pa.Table:
+    decisions = table["decision"].to_pylist()
+    kept, rejected = decisions.index("kept"), decisions.index("rejected")
+    decisions[kept], decisions[rejected] = decisions[rejected], decisions[kept]
+    return _set(table, "decision", decisions)
+
+
+FAULTS = [
+    ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the member wrote"),
+    ("scores.arrow", _edit_score, "scores.arrow says image .* but the member wrote"),
+    ("scores.arrow", _swap_ids, "scores.arrow says image .* but the member wrote"),
+    ("scores.arrow", _drop_row, "has 0 scores by member 0"),
+    ("scores.arrow", _flip_flag, "exactly one member"),
+    ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the score matrix gives"),
+    ("purified/part-0.arrow", _drop_row, "purified set: image .* is missing"),
+]
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["edited", "sealed"])
+@pytest.mark.parametrize(("published", "fault", "sentence"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_planted_fault_is_named(
+    run: Path, published: str, fault: Callable[[pa.Table], pa.Table], sentence: str, sealed: bool
+) -> None:
+    _edit(run, published, fault, sealed)
+    with pytest.raises(AuditError, match=sentence):
+        llb_ray.audit(run)
+
+
+def test_an_honest_run_passes_and_the_command_says_so(run: Path) -> None:
+    result = CliRunner().invoke(main, ["audit", str(run)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("ok  ") == 9
+    assert "36 kept + 12 rejected + 0 quarantined = 48 input" in result.output
+
+
+def test_the_command_exits_1_and_names_the_fault(run: Path) -> None:
+    _edit(run, "scores.arrow", _edit_score, sealed=False)
+    result = CliRunner().invoke(main, ["audit", str(run)])
+    assert result.exit_code == 1
+    assert "but the member wrote" in result.output
+
+
+def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(photos, tmp_path / "photos"))
+    assert len(llb_ray.audit(run, data=moved)) == 9
+    changed = sorted((moved / "train" / "good").glob("*.png"))[0]
+    changed.write_bytes(sorted((moved / "test" / "good").glob("*.png"))[0].read_bytes())
+    with pytest.raises(AuditError, match=f"{changed.name}: the image changed on disk"):
+        llb_ray.audit(run, data=moved)
+    changed.unlink()
+    with pytest.raises(AuditError, match=f"{changed.name}: image .* is gone"):
+        llb_ray.audit(run, data=moved)
+
+
+def test_training_on_something_else_is_named(run: Path) -> None:
+    """The fault that a log cannot show: the delivered list is right, the detector saw another."""
+    index = json.loads((run / "run.json").read_text())["artifacts"]
+    kept = read_table(run / "artifacts" / index["final_fit"] / "trained_on.arrow")["image_id"].to_pylist()
+    path = run / "artifacts" / index["final_fit"] / "trained_on.arrow"
+    path.unlink()
+    write_table(path, pa.table({"image_id": kept[1:]}))
+    with pytest.raises(
+        AuditError, match="final detector's training images: image .* is missing but is in the kept set"
+    ):
+        llb_ray.audit(run)
+
+
+def test_a_damaged_model_is_named(run: Path) -> None:
+    index = json.loads((run / "run.json").read_text())["artifacts"]
+    model = run / "artifacts" / index["final_fit"] / "detector.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(AuditError, match=r"detector\.safetensors"):
+        llb_ray.audit(run)
+
+
+@pytest.mark.parametrize("name", ["scores.arrow", "purified/part-0.arrow", "quarantine.arrow"])
+def test_a_truncated_table_is_one_sentence(run: Path, name: str) -> None:
+    (run / name).write_bytes(b"ARROW1\x00\x00")
+    with pytest.raises(AuditError):
+        llb_ray.audit(run)
+
+
+def test_no_run_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no finished run here"):
+        llb_ray.audit(tmp_path)
+
+
+def test_a_run_without_members_passes(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    from llb_ray.config import with_overrides
+
+    config = with_overrides(tiny, ["purify.filter=random"])
+    llb_ray.run(config, llb_ray.read_folder(photos, tiny), out=tmp_path, executor="serial")
+    assert len(llb_ray.audit(tmp_path)) == 9

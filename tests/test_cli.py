@@ -1,0 +1,158 @@
+"""The command line: refusals are one sentence and exit 1, misuse exits 2, and the whole road works."""
+
+import csv
+from pathlib import Path
+
+import pyarrow.dataset as dataset
+import pyarrow.parquet as parquet
+import pytest
+from click.testing import CliRunner, Result
+
+from llb_ray import RunConfig
+from llb_ray.cli import main
+
+
+def _llb(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def config(tiny: RunConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(tiny.to_yaml())
+    return path
+
+
+def _run(config: Path, data: Path, out: Path, *more: str) -> Result:
+    return _llb("run", "--config", config, "--data", data, "--out", out, "--executor", "serial", *more)
+
+
+def test_run_prints_what_it_did_and_where(config: Path, photos: Path, tmp_path: Path) -> None:
+    result = _run(config, photos, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    for text in ("kept", "rejected", "quarantined", "I-AUROC", "AUPRO", "stage members", "purified dataset"):
+        assert text in result.output
+    assert "\x1b" not in result.output, "a log must hold plain lines"
+    table = dataset.dataset(tmp_path / "run" / "purified", format="arrow").to_table()
+    assert table.column_names == [
+        *("image_id", "path", "category", "group", "split"),
+        *("aggregate", "rank", "decision", "reason", "member_scores"),
+    ]
+    assert all(len(scores) == 3 for scores in table["member_scores"].to_pylist())
+
+
+def test_an_unlabelled_folder_runs_and_says_that_metrics_were_skipped(
+    config: Path, photos: Path, tmp_path: Path
+) -> None:
+    result = _run(config, photos / "train" / "good", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "skipped: no labels" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["purify.keep_rato=1"], "unknown key 'purify.keep_rato'; did you mean 'purify.keep_ratio'?"),
+        (["members.count=40"], "cannot be dealt to 40 members"),
+        (
+            ["detector={name: memory_bank, image_size_px: 64, backbone: {weights: no/such.safetensors}}"],
+            "no/such.safetensors",
+        ),
+        (["data.group_pattern=("], "data.group_pattern"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_exit_1(
+    settings: list[str], sentence: str, config: Path, photos: Path, tmp_path: Path
+) -> None:
+    more = [word for setting in settings for word in ("--set", setting)]
+    result = _run(config, photos, tmp_path / "run", *more)
+    assert result.exit_code == 1
+    refusal = result.stderr.strip()
+    assert refusal.startswith("llb-ray: ")
+    assert sentence in refusal
+    assert "\n" not in refusal
+
+
+def test_an_empty_folder_is_refused(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = _run(config, tmp_path / "empty", tmp_path / "run")
+    assert (result.exit_code, "holds no files" in result.stderr) == (1, True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(config: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = _run(config, photos, tmp_path / "file" / "run")
+    assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "--data", "x"], ["nonsense"], ["run", "--executor", "dask"]])
+def test_misuse_exits_2(words: list[str]) -> None:
+    assert _llb(*words).exit_code == 2
+
+
+def test_an_ineffective_setting_is_said_aloud(config: Path, photos: Path, tmp_path: Path) -> None:
+    result = _run(config, photos, tmp_path / "run", "--set", "purify.filter=none")
+    assert "note: purify.keep_ratio has no effect with filter none" in result.output
+
+
+def test_quarantined_files_are_counted_and_named(config: Path, photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (data / "train" / "good" / "notes.txt").write_text("not an image")
+    copied = sorted((data / "train" / "good").glob("*.png"))[0]
+    shutil.copy(copied, data / "train" / "good" / "zz copy.png")
+    result = _run(config, data, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "training images   50" in result.output
+    quarantine = dataset.dataset(tmp_path / "run" / "quarantine.arrow", format="arrow").to_table()
+    reasons = dict(zip(quarantine["path"].to_pylist(), quarantine["reason"].to_pylist(), strict=True))
+    assert set(reasons) == {"train/good/notes.txt", "train/good/zz copy.png"}
+    assert reasons["train/good/zz copy.png"].startswith("same content as train/good/")
+
+
+def test_predict_gives_every_file_a_row_and_the_runs_own_scores(finished: Path, photos: Path, tmp_path: Path) -> None:
+    result = _llb("predict", finished, "--data", photos, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "scores.csv").open() as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert parquet.read_table(tmp_path / "scores.parquet").num_rows == len(rows) == 72
+    of_run = dataset.dataset(finished / "image_scores.arrow", format="arrow").to_table().to_pylist()
+    for row in of_run:
+        assert float(rows[row["path"]]["score"]) == pytest.approx(row["score"], rel=1e-4)
+        assert (tmp_path / "overlays" / f"{row['path']}.png").is_file()
+    assert (tmp_path / "colour_scale.png").is_file()
+
+
+def test_predict_puts_bad_files_aside_and_scores_copies(finished: Path, photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "new"
+    folder.mkdir()
+    original = sorted((photos / "test" / "good").glob("*.png"))[0]
+    shutil.copy(original, folder / "a.png")
+    shutil.copy(original, folder / "same again.png")
+    (folder / "broken.png").write_bytes(original.read_bytes()[:100])
+    result = _llb("predict", finished, "--data", folder, "--out", tmp_path / "out")
+    assert "2 images scored, 1 files put aside" in result.output
+    assert "broken.png" in (tmp_path / "out" / "quarantine.csv").read_text()
+
+
+def test_predict_refuses_what_is_no_run_and_what_holds_no_image(finished: Path, tmp_path: Path) -> None:
+    assert "no finished run here" in _llb("predict", tmp_path, "--data", tmp_path, "--out", tmp_path / "o").stderr
+    (tmp_path / "empty").mkdir()
+    refused = _llb("predict", finished, "--data", tmp_path / "empty", "--out", tmp_path / "o")
+    assert (refused.exit_code, "readable image" in refused.stderr) == (1, True)
+
+
+def test_config_prints_something_that_config_reads(tmp_path: Path) -> None:
+    printed = _llb("config", "--set", "detector.name=memory_bank").output
+    path = tmp_path / "c.yaml"
+    path.write_text(printed)
+    assert _llb("config", "--config", path).output == printed
+
+
+def test_synth_writes_trees_and_refuses_a_full_folder(tmp_path: Path) -> None:
+    first = _llb("synth", tmp_path / "s", "--category", "weave", "--alpha", "0.1")
+    assert (first.exit_code, first.output.strip()) == (0, str(tmp_path / "s" / "weave"))
+    assert _llb("synth", tmp_path / "s").exit_code == 1
