@@ -24,6 +24,7 @@ from llb_ray.errors import ArtifactError
 
 FORMAT_VERSION = 1
 RECORD = "record.json"
+_BUILDING = ".building"
 _HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -99,6 +100,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
+    def clear_unfinished(self) -> None:
+        """Make the folder, and remove what killed processes left half built; call it while no worker works."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.root / _BUILDING, ignore_errors=True)
+
     def path(self, recipe: Recipe) -> Path:
         return self.root / recipe.stage / recipe.key
 
@@ -119,7 +125,7 @@ class Store:
         found = self.find(recipe)
         if found is not None:
             return found
-        temporary = self.root / ".building" / f"{recipe.stage}-{recipe.key}-{uuid.uuid4().hex}"
+        temporary = self.root / _BUILDING / f"{recipe.stage}-{recipe.key}-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
             build(temporary)

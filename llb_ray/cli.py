@@ -53,7 +53,7 @@ def run(
     """
     with _refusals() as console:
         from llb_ray import api, config
-        from llb_ray.report.console import closing_table, watching
+        from llb_ray.report.console import show_result, watching
 
         settings = config.load(config_path, overrides)
         with watching(console, out / "progress") as tell:
@@ -61,7 +61,7 @@ def run(
             manifest = api.read_folder(data, settings)
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
-        console.print(closing_table(result))
+        show_result(console, result)
 
 
 @main.command()

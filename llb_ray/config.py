@@ -51,12 +51,14 @@ class AutoencoderConfig(_Settings):
 
     name: Literal["autoencoder"] = "autoencoder"
     image_size_px: PositiveInt = Field(64, multiple_of=16)
-    channels: PositiveInt = Field(16, description="width of the first layer; doubles at each of three strides")
-    latent_channels: PositiveInt = Field(8, description="width of the bottleneck")
-    member_steps: PositiveInt = Field(300, description="optimiser steps of a sub-model: few, that is the learning bias")
-    final_steps: PositiveInt = Field(900, description="optimiser steps of the final detector")
+    channels: PositiveInt = Field(
+        16, description="width of the first and last layer; the middle ones are 2 and 4 times"
+    )
+    latent_dim: PositiveInt = Field(32, description="numbers that a whole image is squeezed into")
+    member_steps: PositiveInt = Field(150, description="optimiser steps of a sub-model: few, that is the learning bias")
+    final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
     batch_size: PositiveInt = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
 
 
 class MemoryBankConfig(_Settings):

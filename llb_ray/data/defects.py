@@ -64,11 +64,10 @@ def hole(surface: Surface, point: Point, strength: float, rng: np.random.Generat
 def cut(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """A missing piece: a splintered polygon of the product is gone and the backing shows."""
     reach = len(surface.image_HW3) * (0.06 + 0.07 * strength)
-    angles = np.sort(rng.uniform(0, 2 * np.pi, 5)) + np.linspace(0, 0.4, 5)
-    spokes = reach * rng.uniform(0.6, 1.5, 5)
+    angles = np.linspace(0, 2 * np.pi, 6)[:-1] + rng.uniform(-0.5, 0.5, 5)  # all round the point, which is gone too
+    spokes = reach * rng.uniform(0.6, 1.6, 5)
     corners = point + spokes[:, None] * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    centre = point + reach * 0.3 * np.asarray([[-1, -1], [-1, 1], [1, 0]])  # so that the point itself is always gone
-    return np.maximum(_polygon(surface, corners), _polygon(surface, centre)), surface.behind_HW3
+    return _polygon(surface, corners), surface.behind_HW3
 
 
 def smear(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -122,8 +121,9 @@ def _curve(point: Point, length: float, bend: float, rng: np.random.Generator) -
     """Points [24, 2] along a curve of `length` pixels through `point`; `bend` is its wander in radians per quarter."""
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, bend / np.sqrt(6), 24))
     steps = length / 24 * np.stack([np.sin(heading), np.cos(heading)], axis=1)
-    path = np.cumsum(steps, axis=0)
-    return point + path - path[12]
+    path: Point = np.cumsum(steps, axis=0)
+    centred: Point = path + (point - path[12])
+    return centred
 
 
 def _stroke(surface: Surface, points: Point, width_px: float) -> Array:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import binary_erosion
 
 from llb_ray.data.defects import DEFECTS, Point, damage
 from llb_ray.data.manifest import TEST, TRAIN
@@ -25,8 +26,9 @@ CATEGORIES = tuple(PAINTERS)
 GOOD = "good"
 RARE_SHARE = 0.05  # of the normal objects of a split, rounded: the legitimate variant that is easily thrown away
 TEST_ALPHA = 0.5  # as in Real-IAD's FUIAD protocol, which tests on as many anomalous as normal objects
-REPEATED_SHARE = 0.7  # of the anomalous objects: a worn tool leaves the same mark at about the same place every time
+REPEATED_SHARE = 0.8  # of the anomalous objects: a worn tool leaves the same mark at about the same place every time
 WANDER_SHARE = 0.01  # of the canvas side: how far such a mark moves from object to object
+DEPTH_SHARE = 0.04  # of the canvas side: how far inside the product's outline a defect has its centre
 MARGIN_SHARE = 0.02  # of the image side: how far the camera may shift between views
 
 
@@ -44,9 +46,9 @@ class Recipe:
 
     def check(self) -> None:
         """Raises ConfigError for the first setting that cannot be photographed."""
-        unknown = [name for name in self.categories if name not in PAINTERS]
-        if unknown or not self.categories:
-            raise ConfigError(f"category {unknown[:1]} is not synthetic; choose among {', '.join(CATEGORIES)}")
+        if not self.categories or set(self.categories) - set(CATEGORIES):
+            asked = ", ".join(self.categories) or "none"
+            raise ConfigError(f"categories asked for: {asked}; choose among {', '.join(CATEGORIES)}")
         if not 0 <= self.alpha < 1:
             raise ConfigError(f"alpha = {self.alpha}: the anomalous share of training objects must be in [0, 1)")
         if min(self.train_objects, self.test_objects, self.views) < 1 or self.size_px < 32 or self.seed < 0:
@@ -117,14 +119,18 @@ def _made(recipe: Recipe, category: str, thing: Thing) -> tuple[Surface, Mask]:
     repeats = own.uniform() < REPEATED_SHARE
     fault = stream(recipe.seed, "synthetic", category, "fault", thing.defect) if repeats else own
     point = _site(surface, fault) + own.normal(0, WANDER_SHARE * side_px, 2)
-    return damage(surface, thing.defect, point, own.uniform(), fault)
+    strength = own.uniform() ** 2  # most defects are slight
+    return damage(surface, thing.defect, point, strength, fault)
 
 
 def _site(surface: Surface, rng: np.random.Generator) -> Point:
-    """A point of the product (row, column) that every view shows with room around it."""
-    x_HW, y_HW = grid(len(surface.image_HW3))
-    rows_columns = np.argwhere(surface.support_HW & (np.maximum(abs(x_HW), abs(y_HW)) < 0.7))
-    return rows_columns[int(rng.uniform() * len(rows_columns))].astype(np.float64)
+    """A point of the product (row, column), deep enough in it that a wandering mark still meets material."""
+    side_px = len(surface.image_HW3)
+    deep_HW = binary_erosion(surface.support_HW, iterations=max(1, round(DEPTH_SHARE * side_px)))
+    x_HW, y_HW = grid(side_px)
+    rows_columns = np.argwhere(deep_HW & (np.maximum(abs(x_HW), abs(y_HW)) < 0.7))
+    chosen: Point = rows_columns[int(rng.uniform() * len(rows_columns))].astype(np.float64)
+    return chosen
 
 
 def _margin(size_px: int) -> int:

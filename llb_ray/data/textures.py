@@ -6,12 +6,13 @@ legitimate variant of the product.  Suffixes: HW canvas rows and columns, HW3 li
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, rotate
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -27,7 +28,8 @@ class Surface:
 def smooth_noise(rng: np.random.Generator, side_px: int, sigma_px: float | tuple[float, float]) -> Array:
     """Gaussian noise [side, side] blurred by `sigma_px` and rescaled to mean 0 and deviation 1; it tiles."""
     noise_HW = gaussian_filter(rng.standard_normal((side_px, side_px)), sigma_px, mode="wrap")
-    return ((noise_HW - noise_HW.mean()) / noise_HW.std()).astype(np.float32)
+    unit_HW: Array = ((noise_HW - noise_HW.mean()) / noise_HW.std()).astype(np.float32)
+    return unit_HW
 
 
 def tinted(shade_HW: Array, rgb: tuple[float, float, float], rng: np.random.Generator, jitter: float = 0.012) -> Array:
@@ -106,22 +108,27 @@ def wood(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
 
 
 def gear(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
-    """A toothed steel wheel on a dark belt; the rare variant has four lightening holes."""
+    """A toothed steel wheel on a dark belt; the rare variant has four shallow counterbores."""
     x_HW, y_HW = grid(side_px)
     x_HW, y_HW = x_HW - rng.normal(0, 0.01), y_HW - rng.normal(0, 0.01)
     radius_HW, angle_HW = np.hypot(x_HW, y_HW), np.arctan2(y_HW, x_HW)
-    turn = rng.normal(0, 0.03)
-    teeth_HW = 0.07 * np.tanh(4 * np.sin(12 * (angle_HW + turn)))
+    turned_HW = angle_HW + np.float32(rng.normal(0, 0.03))
+    teeth_HW = 0.07 * np.tanh(4 * np.sin(12 * turned_HW))
     part_HW = inside(0.58 + teeth_HW - radius_HW, side_px) * inside(radius_HW - 0.19, side_px)
+    lathe_HW = 0.05 * np.cos(2 * angle_HW - 0.8) + 0.015 * np.sin(70 * radius_HW + rng.uniform(0, 6))
+    steel_HW3 = tinted(0.6 + lathe_HW + 0.015 * smooth_noise(rng, side_px, 0.7), (0.97, 0.99, 1.03), rng)
     if rare:
-        quarter_HW = np.mod(angle_HW + turn, np.pi / 2) - np.pi / 4
-        bores_HW = np.hypot(radius_HW * np.cos(quarter_HW) - 0.37, radius_HW * np.sin(quarter_HW))
-        part_HW = part_HW * inside(bores_HW - 0.08, side_px)
-    sweep_HW = 0.05 * np.cos(2 * angle_HW - 0.8) + 0.015 * np.sin(70 * radius_HW + rng.uniform(0, 6))
-    steel_HW3 = tinted(0.6 + sweep_HW + 0.015 * smooth_noise(rng, side_px, 0.7), (0.97, 0.99, 1.03), rng)
+        steel_HW3 *= 1 - 0.1 * _counterbores(radius_HW, turned_HW, side_px)[..., None]
     belt_HW3 = tinted(0.16 + 0.015 * smooth_noise(rng, side_px, (0.6, 3.0)), (0.9, 1.05, 1.0), rng)
     mixed_HW3 = belt_HW3 + part_HW[..., None] * (steel_HW3 - belt_HW3)
     return Surface(mixed_HW3, part_HW > 0.5, belt_HW3)
+
+
+def _counterbores(radius_HW: Array, angle_HW: Array, side_px: int) -> Array:
+    """Coverage of four discs, a quarter turn apart, half-way between the gear's hole and its teeth."""
+    quarter_HW = np.mod(angle_HW, np.pi / 2) - np.pi / 4
+    away_HW = np.hypot(radius_HW * np.cos(quarter_HW) - 0.37, radius_HW * np.sin(quarter_HW))
+    return inside(0.09 - away_HW, side_px)
 
 
 Painter = Callable[[int, np.random.Generator, bool], Surface]

@@ -94,8 +94,8 @@ def upsample(map_NHW: npt.NDArray[np.float32], size_px: int, sigma_px: float) ->
     return smooth
 
 
-def top_mean(map_NHW: torch.Tensor, share: float = 0.01) -> torch.Tensor:
-    """Image scores [N]: the mean of the highest `share` of each map's cells, at least one cell (LLBNAD stage 1)."""
+def top_mean(map_NHW: torch.Tensor, share: float) -> torch.Tensor:
+    """Image scores [N]: the mean of the highest `share` of each map's cells, at least one cell (LLBNAD: 1 %)."""
     flat = map_NHW.flatten(1)
     count = max(1, round(share * flat.shape[1]))
     return flat.topk(count, dim=1).values.mean(dim=1)

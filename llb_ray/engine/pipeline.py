@@ -48,6 +48,7 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
     except LlbError as error:
         folder.log("run failed", error=str(error))
         raise
+    folder.store.clear_unfinished()  # of workers that were killed and started again
     folder.publish(config, manifest.root, made)
     folder.log("run finished")
     return _result(stages, made)

@@ -48,7 +48,7 @@ class RunFolder:
         """The folder, made if need be and known to be writable; raises ArtifactError if it cannot be written."""
         folder = cls(Path(path).absolute())
         try:
-            folder.store.root.mkdir(parents=True, exist_ok=True)
+            folder.store.clear_unfinished()
             shutil.rmtree(folder.progress, ignore_errors=True)
             folder.progress.mkdir()
         except OSError as error:

@@ -61,22 +61,27 @@ class _Bars:
         return self._bars
 
 
-def closing_table(result: Result) -> Table:
-    """Images, metrics, seconds per stage, and where the files are."""
+def show_result(console: Console, result: Result) -> None:
+    """The closing table: images, metrics, seconds per stage, and where the files are."""
     table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    table.add_row("training images", f"{result.num_input}")
-    table.add_row("  kept", f"{result.num_kept}")
-    table.add_row("  rejected", f"{result.num_rejected}")
-    table.add_row("  quarantined", f"{result.num_quarantined}")
-    for name, value in _metric_rows(result.metrics):
+    for name, value in [*_image_rows(result), *_metric_rows(result.metrics), *_time_rows(result)]:
         table.add_row(name, value)
+    console.print(table)
+    # Not in the table: a path that is folded or cut cannot be copied.
+    console.print(f"purified dataset  {result.path / 'purified'}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"all files         {result.path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _image_rows(result: Result) -> Iterator[tuple[str, str]]:
+    yield "training images", f"{result.num_input}"
+    yield "  kept", f"{result.num_kept}"
+    yield "  rejected", f"{result.num_rejected}"
+    yield "  quarantined", f"{result.num_quarantined}"
+
+
+def _time_rows(result: Result) -> Iterator[tuple[str, str]]:
     for time in result.times:
-        table.add_row(f"stage {time.stage}", "found finished" if time.reused else f"{time.seconds:.1f} s")
-    table.add_row("purified dataset", str(result.path / "purified"))
-    table.add_row("everything else", str(result.path))
-    return table
+        yield f"stage {time.stage}", "found finished" if time.reused else f"{time.seconds:.1f} s"
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:

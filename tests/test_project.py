@@ -1,0 +1,32 @@
+"""What the project says about itself is so."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import llb_ray
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == llb_ray.__version__
+
+
+def test_every_dependency_is_pinned_for_the_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").open()}
+    for requirement in wanted:
+        assert re.split(r"[\[><=]", requirement)[0].lower() in pinned, requirement
+
+
+def test_files_and_commands_named_in_the_readmes_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for readme in (ROOT / "README.md", ROOT / "cluster" / "README.md"):
+        text = readme.read_text()
+        for path in re.findall(r"`((?:llb_ray|configs|benchmarks|cluster|tests)/[\w./-]+)`", text):
+            assert (ROOT / path).exists(), f"{readme.name} names {path}"
+        for target in re.findall(r"`make ([a-z]+)`", text):
+            assert f"\n{target}:" in makefile, f"{readme.name} names make {target}"
