@@ -23,7 +23,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh
+	rm -rf runs/demo
+	$(BIN)/llb-ray synth runs/demo/photos --category gear --alpha 0.2 --seed 0
+	$(BIN)/llb-ray run --config configs/demo.yaml --data runs/demo/photos/gear --out runs/demo/run
+	$(BIN)/llb-ray audit runs/demo/run
+	$(BIN)/llb-ray predict runs/demo/run --data runs/demo/photos/gear/test --out runs/demo/predictions
+	$(BIN)/python benchmarks/demo_filters.py --out runs/demo/filters
 
 test: $(READY)
 	$(BIN)/python -m pytest

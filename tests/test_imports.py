@@ -13,7 +13,7 @@ PACKAGE = Path(llb_ray.__file__).parent
 LAYERS = {
     "errors": 0,
     "seeding": 0,
-    "artifacts": 0,
+    "artifacts": 1,
     "config": 1,
     "data": 2,
     "ensemble": 3,

@@ -25,7 +25,7 @@ GRADIENT_NORM = 1.0
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 LAST_RATE_SHARE = 0.05  # of the learning rate, reached along a cosine: the last steps settle, they do not wander
 GREY_LEVEL = 1.0  # least scale, so that identical training images do not divide by zero
-LEAST_SPREAD = 1e-4  # of a cell's error, in squared units of the scale; ordinary spreads are a thousand times that
+LEAST_SPREAD = 1e-4  # of a cell's error, in squared units of the scale; ordinary spreads are hundreds of times that
 PASS_SIZE = 64  # images at a time in the passes that only measure; it bounds memory
 
 

@@ -1,0 +1,45 @@
+"""Does the demo's purification help?  Synthetic gears at alpha 0.2, three seeds, against the three controls.
+
+    python benchmarks/demo_filters.py --out runs/demo_filters
+
+Each seed makes its own photographs and is run in a process of its own with the serial executor.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from harness import METRICS, Row, sweep, table, write_rows
+
+import llb_ray
+
+ALPHA = 0.2
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+
+def one_seed(out: Path, seed: int) -> list[Row]:
+    """The rows of every filter on the photographs of one seed."""
+    config = llb_ray.load_config(CONFIG)
+    (root,) = llb_ray.synth(out / f"photos{seed}", categories=["gear"], alpha=ALPHA, seed=seed)
+    manifest = llb_ray.read_folder(root, config)
+    return list(sweep(config, lambda alpha, seed: manifest, [ALPHA], [seed], lambda alpha: 1 - alpha, out, "serial"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    # spawn: a forked copy of a process that has loaded torch may deadlock
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        rows = [row for rows in pool.map(partial(one_seed, arguments.out), range(arguments.seeds)) for row in rows]
+    write_rows(rows, arguments.out / "rows.csv")
+    print(f"\nSynthetic gears, alpha {ALPHA:g}, {arguments.seeds} seeds, mean ± sd\n")
+    print(table(rows, [name for name in METRICS if name != "p_auroc"]))
+
+
+if __name__ == "__main__":
+    main()

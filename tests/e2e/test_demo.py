@@ -1,0 +1,46 @@
+"""What the demo promises: purification beats no filter, stays under the oracle, and halves the contamination."""
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray.config import load, with_overrides
+
+pytestmark = pytest.mark.e2e
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+SEEDS = (0, 1, 2)
+ALPHA = 0.2
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[str, float]]:
+    """By seed and filter."""
+    found = {}
+    for seed in SEEDS:
+        folder = tmp_path_factory.mktemp(f"demo{seed}")
+        config = with_overrides(load(DEMO), [f"seed={seed}"])
+        (root,) = llb_ray.synth(folder / "photos", categories=["gear"], alpha=ALPHA, seed=seed)
+        manifest = llb_ray.read_folder(root, config)
+        for name in ("none", "llb", "oracle"):
+            chosen = with_overrides(config, [f"purify.filter={name}"])
+            result = llb_ray.run(chosen, manifest, out=folder / "run", executor="serial")
+            found[seed, name] = result.metrics
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_seed_keeps_the_promise(seed: int, metrics: dict[tuple[int, str], dict[str, float]]) -> None:
+    none, llb, oracle = (metrics[seed, name]["i_auroc"] for name in ("none", "llb", "oracle"))
+    assert none + 0.005 < llb <= oracle + 0.005
+    assert metrics[seed, "none"]["contamination"] == pytest.approx(ALPHA)
+    assert metrics[seed, "llb"]["residual_contamination"] <= ALPHA / 2
+    assert metrics[seed, "oracle"]["residual_contamination"] == 0
+
+
+def test_on_average_there_is_a_margin(metrics: dict[tuple[int, str], dict[str, float]]) -> None:
+    gains = [metrics[seed, "llb"]["i_auroc"] - metrics[seed, "none"]["i_auroc"] for seed in SEEDS]
+    assert statistics.mean(gains) >= 0.02
+    residual = [metrics[seed, "llb"]["residual_contamination"] for seed in SEEDS]
+    assert statistics.mean(residual) <= 0.4 * ALPHA
