@@ -12,7 +12,7 @@ from rich.table import Table
 
 from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
-from llb_ray.engine.worker import read_beats
+from llb_ray.engine.worker import Beat, read_beats
 
 _SHOWN = {  # metrics.json key -> what people call it
     "contamination": "contamination before",
@@ -50,15 +50,25 @@ class _Bars:
 
     def refreshed(self) -> Progress:
         for beat in read_beats(self._progress):
-            key = (beat.name, beat.step)
-            if key not in self._tasks:
-                self._tasks[key] = self._bars.add_task(f"{beat.name} {beat.step}", total=beat.total, rate="")
-            task = self._tasks[key]
-            speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
-            rate = f"{speed:.0f} {beat.unit}/s" if speed else beat.unit
-            # A finished step makes room: a run of 200 members must not fill the screen.
-            self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
+            self._update(beat)
         return self._bars
+
+    def _update(self, beat: Beat) -> None:
+        if (beat.name, beat.step) not in self._tasks:
+            self._hide(beat.name)
+            task = self._bars.add_task(f"{beat.name} {beat.step}", total=beat.total, rate="")
+            self._tasks[beat.name, beat.step] = task
+        task = self._tasks[beat.name, beat.step]
+        speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
+        rate = f"{speed:.0f} {beat.unit}/s" if speed else ""
+        # A finished step makes room: a run of 200 members must not fill the screen.
+        self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
+
+    def _hide(self, name: str) -> None:
+        """A worker's earlier step, whose last beat may never have been seen."""
+        for (other, _), task in self._tasks.items():
+            if other == name:
+                self._bars.update(task, visible=False)
 
 
 def show_result(console: Console, result: Result) -> None:
