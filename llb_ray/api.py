@@ -37,6 +37,8 @@ def run(
 
 def make_executor(name: str, address: str | None = None) -> Executor:
     """The executor called `name`; Ray is imported only if it is asked for."""
+    if name == "serial" and address is not None:
+        raise ConfigError(f"--ray-address {address} has no effect with the serial executor; drop one of the two")
     if name == "serial":
         return SerialExecutor()
     if name == "ray":
@@ -55,9 +57,9 @@ def read_folder(data: str | Path, config: RunConfig | None = None) -> Manifest:
 
 def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0) -> list[Path]:
     """The roots of the synthetic trees written under `folder`, one per category (default: all of them)."""
-    from llb_ray.data.synthetic import CATEGORIES, Recipe, write_synthetic
+    from llb_ray.data.synthetic import CATEGORIES, SyntheticConfig, write_synthetic
 
-    recipe = Recipe(tuple(categories) or CATEGORIES, alpha=alpha, seed=seed)
+    recipe = SyntheticConfig(tuple(categories) or CATEGORIES, alpha=alpha, seed=seed)
     write_synthetic(Path(folder), recipe)
     return [Path(folder) / category for category in recipe.categories]
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from llb_ray.errors import ArtifactError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
 _HASH_CHUNK_BYTES = 1 << 20
@@ -58,7 +58,11 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an artifact; two recipes with the same `key` give the same bytes."""
+    """What makes an artifact: the same key gives the same bytes on the same machine, device and number of threads.
+
+    Those three are left out of keys on purpose.  They move results within float noise only, and a run that is resumed
+    with a smaller batch, or on another machine, must not lose what it has finished.
+    """
 
     stage: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -73,10 +77,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage output: the folder and the sha256 of each file in it."""
+    """A finished stage output: the folder, the sha256 of each file in it, and the contents it was made from."""
 
     path: Path
     files: Mapping[str, str]
+    inputs: Mapping[str, str]
 
     @property
     def content(self) -> str:
@@ -95,13 +100,13 @@ class Artifact:
 
 
 class Store:
-    """A folder of artifacts; any number of processes may read and build in it at once."""
+    """A folder of artifacts; any number of workers may read and build in it at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def clear_unfinished(self) -> None:
-        """Make the folder, and remove what killed processes left half built; call it while no worker works."""
+        """Make the folder, and remove what killed workers left half built; only for who holds the run's lock."""
         self.root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.root / _BUILDING, ignore_errors=True)
 
@@ -138,10 +143,12 @@ class Store:
     @staticmethod
     def _move_into_place(temporary: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path / RECORD).exists():
+            shutil.rmtree(path)  # somebody deleted the record to have the artifact made anew
         try:
             os.rename(temporary, path)
         except OSError:
-            # Another process finished the same artifact first: its bytes are as good as ours.
+            # Another worker finished the same artifact first: its bytes are as good as ours.
             if not (path / RECORD).exists():
                 raise
 
@@ -150,24 +157,36 @@ def load(path: Path) -> Artifact:
     """The artifact whose completion record lies in `path`; raises ArtifactError if the record is unreadable."""
     try:
         record = json.loads((path / RECORD).read_text())
-        version, files = record["format_version"], record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, sizes = record["format_version"], record["bytes"]
+        artifact = Artifact(path, dict(record["files"]), dict(record["inputs"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path / RECORD}: unreadable completion record ({error}); delete {path}") from error
     if version != FORMAT_VERSION:
         raise ArtifactError(
             f"{path}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
         )
-    return Artifact(path, files)
+    _refuse_cut(path, sizes)
+    return artifact
+
+
+def _refuse_cut(path: Path, sizes: Mapping[str, int]) -> None:
+    """Cheap enough for every reuse; `Artifact.verify` hashes as well."""
+    for name, size in sizes.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise ArtifactError(f"{file}: missing or cut short; delete {path} and run the same command again")
 
 
 def _seal(path: Path, recipe: Recipe) -> None:
+    files = _hash_files(path)
     record = {
         "format_version": FORMAT_VERSION,
         "stage": recipe.stage,
         "key": recipe.key,
         "settings": dict(recipe.settings),
         "inputs": dict(recipe.inputs),
-        "files": _hash_files(path),
+        "files": files,
+        "bytes": {name: (path / name).stat().st_size for name in files},
     }
     write_json(path / RECORD, record)
 

@@ -45,6 +45,12 @@ class BackboneConfig(_Settings):
         (2, 3), description="timm feature indices, shallow to deep; the first sets the map's resolution"
     )
 
+    @field_validator("weights")
+    @classmethod
+    def _absolute(cls, weights: str) -> str:
+        """A file's path as every worker can use it: theirs is not the user's working directory."""
+        return weights if weights in ("hub", "random") else str(Path(weights).absolute())
+
 
 class AutoencoderConfig(_Settings):
     """A small convolutional autoencoder trained from scratch: needs no weights, suits regular textures."""
@@ -105,7 +111,7 @@ class PurifyConfig(_Settings):
         "held_out", description="held_out ignores the score of the member that trained on the image"
     )
     normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
-    trim: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.2, description="share cut at each end (trimmed_mean)")
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
@@ -126,18 +132,19 @@ class ResourcesConfig(_Settings):
     """What one member (or the final detector) owns while it works, on either executor."""
 
     num_cpus: PositiveInt = Field(1, description="CPU cores, and torch threads, per member")
-    num_gpus: Annotated[float, Field(ge=0)] = Field(0, description="GPUs per member; a fraction 1/n shares one")
+    num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
     batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
     max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
 
     @model_validator(mode="after")
-    def _whole_or_one_nth(self) -> "ResourcesConfig":
+    def _gpus_make_sense(self) -> "ResourcesConfig":
         gpus = self.num_gpus
-        if gpus > 1 and gpus != int(gpus):
-            raise ValueError("more than one GPU must be a whole number")
-        if 0 < gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 1e-6:
-            raise ValueError("a fraction of a GPU must be 1/n (0.5, 0.25, ...)")
+        if gpus and abs(1 / gpus - round(1 / gpus)) > 1e-3:
+            raise ValueError("num_gpus must be 1 or a fraction 1/n (0.5, 0.25, ...)")
+        if self.device == "cuda" and not gpus:
+            # Ray does not hide GPUs from workers that ask for none: they would all crowd onto the first one.
+            raise ValueError("device cuda needs num_gpus above 0")
         return self
 
 
@@ -145,7 +152,13 @@ class EvaluationConfig(_Settings):
     """How the final detector is measured where labels exist."""
 
     fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
-    sigma_px: Annotated[float, Field(ge=0)] = Field(4.0, description="Gaussian that smooths upsampled maps")
+    sigma_px: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Gaussian that smooths upsampled maps; default: 4 at 224 px, in proportion elsewhere"
+    )
+
+    def sigma_at(self, size_px: int) -> float:
+        """The Gaussian for maps of `size_px`, in pixels (LLBNAD and PatchCore: 4)."""
+        return size_px / 56 if self.sigma_px is None else self.sigma_px
 
 
 class RunConfig(_Settings):
@@ -168,6 +181,17 @@ class RunConfig(_Settings):
             return {**tree, "detector": {"name": AutoencoderConfig().name, **detector}}
         return tree
 
+    @model_validator(mode="after")
+    def _rule_has_enough_members(self) -> "RunConfig":
+        rule, used = self.purify, self.members.count - (self.purify.members == "held_out")
+        if rule.aggregate == "trimmed_mean" and int(rule.trim * used) < 1:
+            raise ValueError(
+                f"purify.trim={rule.trim:g} of {used} scores per image cuts none; raise it or members.count"
+            )
+        if rule.aggregate == "max_var" and (used < 2 or rule.normalize == "robust_z"):
+            raise ValueError("purify.aggregate=max_var needs two scores per image, none negative: not with robust_z")
+        return self
+
     def to_yaml(self) -> str:
         """The resolved configuration, complete; `load` reads it back equal."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -178,10 +202,8 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
     """
-    tree = _read_yaml(path) if path else {}
-    for override in overrides:
-        _apply(tree, override)
-    return parse(tree, str(path) if path else "--set")
+    config = parse(_read_yaml(path), str(path)) if path else RunConfig()
+    return with_overrides(config, overrides)
 
 
 def parse(tree: Mapping[str, Any], origin: str = "config") -> RunConfig:
@@ -230,13 +252,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _sentence(problem: ErrorDetails) -> str:
     names = [str(part) for part in problem["loc"]]
-    detector = names[1] if names[0] == "detector" and len(names) > 1 else None
+    detector = names[1] if names[:1] == ["detector"] and len(names) > 1 else None
     if detector in _DETECTORS:
         names.pop(1)  # pydantic names the union's branch, which a user never typed
     dotted = ".".join(names)
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
     if problem["type"] == "extra_forbidden":
         return f"unknown key {dotted!r}{_hint(dotted, detector)}"
-    message = problem["msg"].removeprefix("Value error, ")
     return f"{dotted} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -38,10 +38,12 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A contaminated synthetic tree of 48 training and 24 test images, made once."""
-    from llb_ray.data.synthetic import Recipe, write_synthetic
+    from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 
     root = tmp_path_factory.mktemp("photos")
-    write_synthetic(root, Recipe(("weave",), train_objects=24, test_objects=12, alpha=0.25, size_px=48, views=2))
+    write_synthetic(
+        root, SyntheticConfig(("weave",), train_objects=24, test_objects=12, alpha=0.25, size_px=48, views=2)
+    )
     return root / "weave"
 
 

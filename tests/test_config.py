@@ -41,8 +41,11 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("members.count=1", "members.count = 1"),
         ("detector.name=magic", "does not match any of the expected tags"),
         ("purify.aggregate=average", "purify.aggregate = 'average'"),
-        ("resources.num_gpus=0.3", "must be 1/n"),
-        ("resources.num_gpus=1.5", "whole number"),
+        ("resources.num_gpus=0.3", "a fraction 1/n"),
+        ("resources.num_gpus=1.5", "less than or equal to 1"),
+        ("resources.device=cuda", "needs num_gpus above 0"),
+        ("purify={aggregate: trimmed_mean, trim: 0.1}", "cuts none"),
+        ("purify={aggregate: max_var, normalize: robust_z}", "not with robust_z"),
         ("seed", "expected section.key=value"),
         ("seed.x.y=1", "seed"),
         ("seed=[", "not a YAML value"),
@@ -73,6 +76,19 @@ def test_the_file_comes_first_then_the_overrides(tmp_path: Path) -> None:
     config = load(path, ["purify.keep_ratio=0.6", "detector.channels=8"])
     assert (config.seed, config.purify.keep_ratio) == (3, 0.6)
     assert config.detector.name == "autoencoder"
+
+
+def test_a_bad_override_does_not_blame_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "good.yaml"
+    path.write_text("seed: 3\n")
+    with pytest.raises(ConfigError, match="^--set: unknown key 'sed'"):
+        load(path, ["sed=4"])
+
+
+def test_a_weights_file_is_named_so_that_every_worker_finds_it() -> None:
+    config = load(None, ["detector.name=memory_bank", "detector.backbone.weights=w.safetensors"])
+    assert config.detector.name == "memory_bank"
+    assert Path(config.detector.backbone.weights).is_absolute()
 
 
 def test_settings_without_effect_are_said_aloud() -> None:

@@ -4,6 +4,7 @@ The training size is fixed and alpha of it is anomalous, counted in objects (gro
 every alpha and shares no object with any training set.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def contaminated(manifest: Manifest, num_objects: int, alpha: float, seed: int, 
     is, and alpha's share of those enter training.  A larger alpha adds anomalies and takes normals away, and changes
     nothing else.  Raises DataError, with the largest alpha possible, if there are too few objects.
     """
-    normal, anomalous = _objects(manifest, TRAIN, label=0), _objects(manifest, TEST, label=1)
+    normal, anomalous = _objects(manifest, TRAIN, anomalous=False), _objects(manifest, TEST, anomalous=True)
     reserved = round(max_alpha * num_objects)
     num_anomalous = round(alpha * num_objects)
     if reserved > len(anomalous) or num_anomalous > reserved:
@@ -42,14 +43,15 @@ def contaminated(manifest: Manifest, num_objects: int, alpha: float, seed: int, 
     return _resplit(manifest, train, _objects(manifest, TEST) - set(pool))
 
 
-def _objects(manifest: Manifest, split: str, label: int | None = None) -> set[str]:
-    """The groups of a split; with a label, those all of whose images carry it."""
+def _objects(manifest: Manifest, split: str, anomalous: bool | None = None) -> set[str]:
+    """The groups of a split: those with a defect in any view, those with none, or (None) all of them."""
     table = manifest.split(split)
-    rows = zip(table["group"].to_pylist(), table["label"].to_pylist(), strict=True)
-    labels: dict[str, set[int | None]] = {}
-    for group, value in rows:
-        labels.setdefault(group, set()).add(value)
-    return {group for group, values in labels.items() if label is None or values == {label}}
+    labels = defaultdict[str, set[int | None]](set)
+    for group, label in zip(table["group"].to_pylist(), table["label"].to_pylist(), strict=True):
+        labels[group].add(label)
+    if anomalous is None:
+        return set(labels)
+    return {group for group, found in labels.items() if (1 in found if anomalous else found == {0})}
 
 
 def _drawn(groups: set[str], count: int, seed: int, name: str) -> Sequence[str]:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
-from llb_ray.config import DataConfig
 from llb_ray.errors import DataError
 
 Image.init()  # registers every decoder now, before threads race to do it
@@ -83,7 +82,7 @@ def read_rgb(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.uin
         return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
 
 
-def read_mask(path: Path, size_px: int | None, max_pixels: int = DataConfig().max_pixels) -> NDArray[np.bool_]:
+def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bool_]:
     """The defect mask as [H, W] bool: true where a pixel is not black; resized by nearest neighbour.
 
     Transparent pixels count as black.  Raises DataError if the file is not a readable mask.

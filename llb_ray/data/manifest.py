@@ -10,7 +10,6 @@ backslash ``\\\\``, so every name survives the trip through Arrow, CSV and HTML 
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +99,6 @@ class Manifest:
     def unlabelled(self) -> pa.Table:
         """The table that purification and training may see: no label, no defect type, no mask."""
         return self.table.select(IMAGES.names)
-
-    def select(self, image_ids: Sequence[str]) -> "Manifest":
-        """The manifest of these images only; the quarantine stays."""
-        keep = pc.is_in(self.table["image_id"], pa.array(image_ids, pa.string()))
-        return Manifest(self.root, self.table.filter(keep), self.quarantine)
 
     def save(self, path: Path) -> None:
         """Write the images table (with the quarantine beside it) as Arrow files any tool can open."""

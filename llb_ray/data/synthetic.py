@@ -33,7 +33,7 @@ MARGIN_SHARE = 0.02  # of the image side: how far the camera may shift between v
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SyntheticConfig:
     """What to photograph: objects per split and category, share `alpha` of the training objects that is anomalous."""
 
     categories: tuple[str, ...] = CATEGORIES
@@ -56,7 +56,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Thing:
+class SyntheticObject:
     """One object to photograph: its number in the category, its split, what is wrong with it, whether it is rare."""
 
     number: int
@@ -65,7 +65,7 @@ class Thing:
     rare: bool
 
 
-def write_synthetic(root: Path, recipe: Recipe) -> None:
+def write_synthetic(root: Path, recipe: SyntheticConfig) -> None:
     """Write one tree per category under `root`; the same recipe gives the same bytes.
 
     Raises ConfigError for a bad recipe and DataError if `root` already holds something.
@@ -74,18 +74,18 @@ def write_synthetic(root: Path, recipe: Recipe) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: already holds something; name a new or empty folder for the synthetic images")
     for category in recipe.categories:
-        for thing in things(recipe, category):
+        for thing in objects(recipe, category):
             _write(root / category, recipe, category, thing)
 
 
-def things(recipe: Recipe, category: str) -> Iterator[Thing]:
+def objects(recipe: SyntheticConfig, category: str) -> Iterator[SyntheticObject]:
     """Every object of a category, test objects first; a larger alpha spoils more of them and moves none."""
     yield from _split(recipe.test_objects, TEST_ALPHA, 0, TEST, stream(recipe.seed, "synthetic", category, TEST))
     rng = stream(recipe.seed, "synthetic", category, TRAIN)
     yield from _split(recipe.train_objects, recipe.alpha, recipe.test_objects, TRAIN, rng)
 
 
-def _split(count: int, alpha: float, first: int, split: str, rng: np.random.Generator) -> Iterator[Thing]:
+def _split(count: int, alpha: float, first: int, split: str, rng: np.random.Generator) -> Iterator[SyntheticObject]:
     """The objects of one split: the first of a shuffled order are anomalous, defect types in turn, the last rare."""
     order = rng.permutation(count)
     num_anomalous = round(alpha * count)
@@ -93,10 +93,10 @@ def _split(count: int, alpha: float, first: int, split: str, rng: np.random.Gene
     names = sorted(DEFECTS)
     for rank, offset in enumerate(order.tolist()):
         defect = names[rank % len(names)] if rank < num_anomalous else GOOD
-        yield Thing(first + offset, split, defect, rare=rank >= count - num_rare)
+        yield SyntheticObject(first + offset, split, defect, rare=rank >= count - num_rare)
 
 
-def _write(folder: Path, recipe: Recipe, category: str, thing: Thing) -> None:
+def _write(folder: Path, recipe: SyntheticConfig, category: str, thing: SyntheticObject) -> None:
     surface, mask_HW = _made(recipe, category, thing)
     for view in range(recipe.views):
         rng = stream(recipe.seed, "synthetic", category, "view", thing.number, view)
@@ -108,7 +108,7 @@ def _write(folder: Path, recipe: Recipe, category: str, thing: Thing) -> None:
             _save(mask, folder / "ground_truth" / thing.defect / f"{stem}_mask.png")
 
 
-def _made(recipe: Recipe, category: str, thing: Thing) -> tuple[Surface, Mask]:
+def _made(recipe: SyntheticConfig, category: str, thing: SyntheticObject) -> tuple[Surface, Mask]:
     """The object on a canvas a margin larger than the photograph, and its defect mask."""
     names = ("synthetic", category, "object", thing.number)
     side_px = recipe.size_px + 2 * _margin(recipe.size_px)

@@ -20,7 +20,9 @@ def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
         from llb_ray.detectors.backbones import Backbone
 
         return Backbone(config.backbone, config.image_size_px, device)
-    return Pixels(config.image_size_px, device)
+    if isinstance(config, AutoencoderConfig):
+        return Pixels(config.image_size_px, device)
+    assert_never(config)
 
 
 def build_detector(config: DetectorConfig, role: Role, device: torch.device) -> Detector:
@@ -39,7 +41,9 @@ def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
         from llb_ray.detectors.backbones import fingerprint
 
         return fingerprint(config.backbone, config.image_size_px)
-    return Pixels(config.image_size_px, torch.device("cpu")).fingerprint()
+    if isinstance(config, AutoencoderConfig):
+        return Pixels(config.image_size_px, torch.device("cpu")).fingerprint()
+    assert_never(config)
 
 
 def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:

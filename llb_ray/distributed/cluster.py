@@ -56,6 +56,6 @@ def slots(resources: ResourcesConfig) -> int:
 
 
 def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
-    by_cpu = node.get("CPU", 0) // resources.num_cpus
-    by_gpu = node.get("GPU", 0) // resources.num_gpus if resources.num_gpus else by_cpu
-    return int(min(by_cpu, by_gpu))
+    by_cpu = node.get("CPU", 0) / resources.num_cpus
+    by_gpu = node.get("GPU", 0) / resources.num_gpus if resources.num_gpus else by_cpu
+    return int(min(by_cpu, by_gpu) + 1e-3)  # a third of a GPU is typed as 0.3333

@@ -5,9 +5,10 @@ as the encoder says (uint8 pixels, float16 features).  Shards are artifacts, so 
 are memory-mapped, so reading them costs no heap whatever N is.
 """
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,15 +24,15 @@ from llb_ray.data.manifest import path_from_text
 from llb_ray.data.tables import read_batches, write_batches
 from llb_ray.detectors.base import Encoder, Layers, row_batches
 from llb_ray.detectors.build import build_encoder
+from llb_ray.engine import files
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
-from llb_ray.errors import DataError
+from llb_ray.errors import DataError, WeightsError
 
-SHARD_IMAGES = 256
-_FILE = "layers.arrow"
+SHARD_IMAGES = 256  # a shard is the unit of resuming; 256 images are seconds of work and megabytes of disk
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageRef:
     """An image and where it lies; `path` as the manifest spells it."""
 
     image_id: str
@@ -43,20 +44,25 @@ class Catalogue:
     """How a run's images are laid out in shards: everything needed to find the layers of an image."""
 
     encoder: Mapping[str, Any]  # the encoder's fingerprint
-    pictures: tuple[Picture, ...]  # in image_id order
+    images: tuple[ImageRef, ...]  # in image_id order
+    shard_images: int = SHARD_IMAGES
 
     @cached_property
-    def shards(self) -> list[tuple[Picture, ...]]:
-        starts = range(0, len(self.pictures), SHARD_IMAGES)
-        return [self.pictures[start : start + SHARD_IMAGES] for start in starts]
+    def shards(self) -> list[tuple[ImageRef, ...]]:
+        starts = range(0, len(self.images), self.shard_images)
+        return [self.images[start : start + self.shard_images] for start in starts]
 
-    def recipe(self, shard: Sequence[Picture]) -> Recipe:
-        inputs = {"encoder": digest(dict(self.encoder)), "images": digest([p.image_id for p in shard])}
-        return Recipe("features", {}, inputs)
+    @cached_property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """One per shard."""
+        return tuple(self._recipe(shard) for shard in self.shards)
 
     @property
-    def recipes(self) -> list[Recipe]:
-        return [self.recipe(shard) for shard in self.shards]
+    def encoder_digest(self) -> str:
+        return digest(dict(self.encoder))
+
+    def _recipe(self, shard: Sequence[ImageRef]) -> Recipe:
+        return Recipe("features", {}, {"encoder": self.encoder_digest, "images": digest([i.image_id for i in shard])})
 
 
 @dataclass(frozen=True)
@@ -87,37 +93,44 @@ class Featurizer:
 
     def encode(self) -> None:
         """Every shard of this worker is a finished artifact afterwards."""
-        todo = [s for s in self._spec.shards if self._store.find(self._recipe(s)) is None]
+        catalogue = self._spec.catalogue
+        todo = [shard for shard in self._spec.shards if self._store.find(catalogue.recipes[shard]) is None]
         if not todo:
             return
-        total = sum(len(self._spec.catalogue.shards[shard]) for shard in todo)
-        done = 0
+        total, done = sum(len(catalogue.shards[shard]) for shard in todo), 0
         with owned_threads(self._spec.place.resources):
-            encoder = build_encoder(self._spec.detector, device_for(self._spec.place.resources))
+            encoder = self._encoder()
             for shard in todo:
-                pictures = self._spec.catalogue.shards[shard]
-                self._store.make(self._recipe(shard), lambda folder, p=pictures: self._write(folder, encoder, p))  # type: ignore[misc]
-                done += len(pictures)
+                write = partial(self._write, encoder=encoder, images=catalogue.shards[shard])
+                self._store.make(catalogue.recipes[shard], write)
+                done += len(catalogue.shards[shard])
                 self._report(done, total, "images")
 
-    def _recipe(self, shard: int) -> Recipe:
-        return self._spec.catalogue.recipe(self._spec.catalogue.shards[shard])
+    def _encoder(self) -> Encoder:
+        """The encoder, proved to be the one in the artifact keys; this may be another machine than the driver's."""
+        encoder = build_encoder(self._spec.detector, device_for(self._spec.place.resources))
+        if dict(encoder.fingerprint()) != dict(self._spec.catalogue.encoder):
+            raise WeightsError(
+                f"{platform.node()}: the backbone's weights or library versions here are not the driver's; "
+                "put the same weights file and versions on every node"
+            )
+        return encoder
 
-    def _write(self, folder: Path, encoder: Encoder, pictures: Sequence[Picture]) -> None:
-        batches = row_batches(len(pictures), self._spec.place.resources.batch_size)
-        write_batches(folder / _FILE, (self._encode([pictures[row] for row in rows], encoder) for rows in batches))
+    def _write(self, folder: Path, encoder: Encoder, images: Sequence[ImageRef]) -> None:
+        batches = row_batches(len(images), self._spec.place.resources.batch_size)
+        write_batches(folder / files.LAYERS, (self._encode([images[row] for row in rows], encoder) for rows in batches))
 
-    def _encode(self, pictures: Sequence[Picture], encoder: Encoder) -> pa.RecordBatch:
-        image_BHW3 = np.stack([self._read(picture, encoder.image_size_px) for picture in pictures])
-        return _record_batch([picture.image_id for picture in pictures], stored_layers(encoder, image_BHW3))
+    def _encode(self, images: Sequence[ImageRef], encoder: Encoder) -> pa.RecordBatch:
+        image_BHW3 = np.stack([self._read(image, encoder.image_size_px) for image in images])
+        return _record_batch([image.image_id for image in images], stored_layers(encoder, image_BHW3))
 
-    def _read(self, picture: Picture, size_px: int) -> npt.NDArray[np.uint8]:
-        path = self._spec.root / path_from_text(picture.path)
+    def _read(self, image: ImageRef, size_px: int) -> npt.NDArray[np.uint8]:
+        path = self._spec.root / path_from_text(image.path)
         try:
-            if content_id(path) == picture.image_id:
+            if content_id(path) == image.image_id:
                 return read_rgb(path, size_px, self._spec.max_pixels)
             problem = "its content changed since the manifest was made"
-        except (OSError, UnreadableImage) as error:
+        except UnreadableImage as error:
             problem = str(error)
         raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
 
@@ -147,7 +160,7 @@ class CachedSource:
         self._device = device
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
         where: dict[str, tuple[int, int]] = {}
-        for batch in (batch for artifact in artifacts for batch in read_batches(artifact.path / _FILE)):
+        for batch in (batch for artifact in artifacts for batch in read_batches(artifact.path / files.LAYERS)):
             for row, image_id in enumerate(batch.column("image_id").to_pylist()):
                 where[image_id] = (len(self._layers), row)
             self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])

@@ -19,12 +19,11 @@ from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import read_table, write_batches, write_table
 from llb_ray.detectors.base import Detector, Scores, row_batches
 from llb_ray.detectors.build import Role, build_detector, learner_settings
-from llb_ray.engine.features import CachedSource, Catalogue
+from llb_ray.engine import files
+from llb_ray.engine.features import CachedSource
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
 from llb_ray.ensemble.scores import assemble, member_scores
 from llb_ray.errors import MemberError
-
-STATE, TRAINED_ON, SCORES = "detector.safetensors", "trained_on.arrow", "scores.arrow"
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class MemberSpec:
-    """Everything a member needs to know; small enough to send to an actor."""
+    """Everything a member needs to know: ids and features, and no path, so that no folder's name can help it."""
 
     name: str
     place: Place
     detector: DetectorConfig
-    catalogue: Catalogue
+    features: tuple[Recipe, ...]  # the shards that hold the images
+    encoder_digest: str
     role: Role
     seed: int
     fit_ids: tuple[str, ...]
@@ -55,7 +55,7 @@ class MemberSpec:
     @property
     def fit_recipe(self) -> Recipe:
         settings = {"role": self.role, "seed": self.seed, "detector": dict(learner_settings(self.detector, self.role))}
-        inputs = {"encoder": digest(dict(self.catalogue.encoder)), "images": digest(self.fit_ids)}
+        inputs = {"encoder": self.encoder_digest, "images": digest(self.fit_ids)}
         return Recipe("fit", settings, inputs)
 
     def score_recipe(self, fitted: Artifact) -> Recipe:
@@ -103,14 +103,14 @@ class Member:
         source = self._source(self._spec.fit_ids, device)
         detector = build_detector(self._spec.detector, self._spec.role, device)
         detector.fit(source, self._spec.seed, self._heartbeat.report("fit"))
-        save_file(detector.state(), folder / STATE)
-        write_table(folder / TRAINED_ON, pa.table({"image_id": source.image_ids}))
+        save_file(detector.state(), folder / files.DETECTOR)
+        write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
 
     def _write_scores(self, folder: Path, fitted: Artifact) -> None:
         device = device_for(self._spec.place.resources)
         detector = load_detector(self._spec.detector, self._spec.role, fitted, device)
         source = self._source(self._spec.score_ids, device)
-        write_batches(folder / SCORES, self._scored_batches(detector, source))
+        write_batches(folder / files.MEMBER_SCORES, self._scored_batches(detector, source))
 
     def _scored_batches(self, detector: Detector, source: CachedSource) -> Iterator[pa.RecordBatch]:
         report = self._heartbeat.report("score")
@@ -120,18 +120,24 @@ class Member:
             report(int(rows[-1]) + 1, len(source), "images")
 
     def _source(self, image_ids: Sequence[str], device: torch.device) -> CachedSource:
-        artifacts = [self._store.get(recipe) for recipe in self._spec.catalogue.recipes]
+        artifacts = [self._store.get(recipe) for recipe in self._spec.features]
         return CachedSource(artifacts, image_ids, device)
 
 
 def load_detector(config: DetectorConfig, role: Role, fitted: Artifact, device: torch.device) -> Detector:
     """The detector a `fit` artifact holds, ready to score."""
-    return build_detector(config, role, device).load_state(load_file(fitted.path / STATE))
+    return build_detector(config, role, device).load_state(load_file(fitted.path / files.DETECTOR))
 
 
 def read_scores(artifact: Artifact) -> pa.Table:
     """image_id, score and (final detector) map of a `score` artifact, memory-mapped."""
-    return read_table(artifact.path / SCORES)
+    return read_table(artifact.path / files.MEMBER_SCORES)
+
+
+def trained_on(fitted: Artifact) -> list[str]:
+    """The ids of the images that a `fit` artifact's detector was given."""
+    image_ids: list[str] = read_table(fitted.path / files.TRAINED_ON)["image_id"].to_pylist()
+    return image_ids
 
 
 def score_matrix(scored: Sequence[Artifact], owned: Sequence[Sequence[str]]) -> pa.Table:

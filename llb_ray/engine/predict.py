@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
@@ -12,7 +13,7 @@ import torch
 
 from llb_ray.config import RunConfig
 from llb_ray.data.folder import File, examine
-from llb_ray.data.images import read_rgb
+from llb_ray.data.images import UnreadableImage, read_rgb
 from llb_ray.data.manifest import path_text
 from llb_ray.data.tables import read_batches, write_batches
 from llb_ray.detectors.base import Detector, Encoder, row_batches
@@ -46,7 +47,7 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
     """Write scores.parquet, scores.csv, quarantine.csv and maps.arrow for every file under `data`.
 
     A row per file, copies included: path (relative to `data`), image_id, score.  Files that are not usable images are
-    listed with the reason.  An image of the run itself gets the very score that the run gave it.
+    listed with the reason.  An image of the run itself gets the run's score, within float noise.
     Raises DataError if not one file is usable.
     """
     folder = RunFolder.open(run)
@@ -66,8 +67,7 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
 def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
     device = device_for(config.resources)
     encoder = build_encoder(config.detector, device)
-    fitted = folder.artifact(folder.index()["artifacts"]["final_fit"])
-    detector = load_detector(config.detector, "final", fitted, device)
+    detector = load_detector(config.detector, "final", folder.made().final.fitted, device)
     for rows in row_batches(len(files), config.resources.batch_size):
         yield _score(encoder, detector, device, config, data, [files[row] for row in rows])
 
@@ -75,10 +75,17 @@ def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[Fi
 def _score(
     encoder: Encoder, detector: Detector, device: torch.device, config: RunConfig, data: Path, files: Sequence[File]
 ) -> pa.RecordBatch:
-    images = [read_rgb(data / file.path, encoder.image_size_px, config.data.max_pixels) for file in files]
-    # Through the cache's number format, so that the score equals the one a run gives the same image.
+    images = [_read(data / file.path, encoder.image_size_px, config.data.max_pixels) for file in files]
+    # Through the cache's number format, so that an image gets the score that a run gives it, within float noise.
     layers = layers_of(stored_layers(encoder, np.stack(images)), device)
     return score_batch("final detector", [file.image_id for file in files], detector.score(layers), keeps_maps=True)
+
+
+def _read(path: Path, size_px: int, max_pixels: int) -> npt.NDArray[np.uint8]:
+    try:
+        return read_rgb(path, size_px, max_pixels)
+    except UnreadableImage as error:
+        raise DataError(f"{path}: {error} although it was readable a moment ago; run the same command again") from error
 
 
 def _write_tables(out: Path, scored: Sequence[File], aside: Sequence[File]) -> None:

@@ -10,31 +10,39 @@
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
     RUN/metrics.json               what the labels say, where there are any
-    RUN/events.jsonl               what happened when; the only file that differs between two equal runs
+    RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
+
+Two undisturbed runs differ in the last two and in nothing else.
 """
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Artifact, Store, load, write_atomic, write_json
-from llb_ray.config import RunConfig, parse
+from llb_ray.artifacts import Store, write_atomic, write_json
+from llb_ray.config import RunConfig, load
+from llb_ray.engine import files
+from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
 
-PUBLISHED = {
-    "purified/part-0.arrow": ("purify", "purified.arrow"),
-    "scores.arrow": ("scores", "scores.arrow"),
-    "quarantine.arrow": ("manifest", "quarantine.arrow"),
-    "image_scores.arrow": ("evaluate", "image_scores.arrow"),
-    "metrics.json": ("evaluate", "metrics.json"),
-}
+
+def published(made: Made) -> dict[str, Path | None]:
+    """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
+    return {
+        "purified/part-0.arrow": made.purified.path / files.PURIFIED,
+        "scores.arrow": made.matrix.path / files.MATRIX if made.matrix else None,
+        "quarantine.arrow": made.images.path / files.QUARANTINE,
+        "image_scores.arrow": made.evaluated.path / files.IMAGE_SCORES,
+        "metrics.json": made.evaluated.path / files.METRICS,
+    }
 
 
 @dataclass(frozen=True)
@@ -44,16 +52,30 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path) -> "RunFolder":
-        """The folder, made if need be and known to be writable; raises ArtifactError if it cannot be written."""
+    @contextlib.contextmanager
+    def locked(cls, path: Path) -> Iterator["RunFolder"]:
+        """The folder, made if need be, writable, and ours alone until the end of the context.
+
+        Raises ArtifactError if it cannot be written or another process is at work in it.
+        """
         folder = cls(Path(path).absolute())
+        # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
+        lock = FileLock(folder.path / ".lock", timeout=0)
         try:
-            folder.store.clear_unfinished()
-            shutil.rmtree(folder.progress, ignore_errors=True)
-            folder.progress.mkdir()
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise ArtifactError(f"{path}: another run is at work here; wait for it or choose another --out") from error
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
-        return folder
+        with lock:
+            folder._tidy()
+            yield folder
+
+    def _tidy(self) -> None:
+        self.store.clear_unfinished()
+        shutil.rmtree(self.progress, ignore_errors=True)
+        self.progress.mkdir()
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -77,17 +99,19 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The resolved configuration that the run was made with."""
-        path = self.path / "config.yaml"
-        return parse(yaml.safe_load(path.read_text()), str(path))
+        return load(self.path / "config.yaml")
 
     def index(self) -> dict[str, Any]:
         """run.json: the data root, and the artifacts by role, as paths relative to the store."""
-        index: dict[str, Any] = json.loads(self.index_path.read_text())
-        return index
+        try:
+            index: dict[str, Any] = json.loads(self.index_path.read_text())
+            return {"data_root": Path(index["data_root"]), "artifacts": dict(index["artifacts"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{self.index_path}: damaged ({error}); run the same command again") from error
 
-    def artifact(self, relative: str) -> Artifact:
-        """The artifact that the index names by this path."""
-        return load(self.store.root / relative)
+    def made(self) -> Made:
+        """The artifacts that the run is made of."""
+        return Made.of_index(self.index()["artifacts"], self.store)
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
@@ -95,22 +119,13 @@ class RunFolder:
         with (self.path / "events.jsonl").open("a") as file:
             file.write(line + "\n")
 
-    def publish(self, config: RunConfig, root: Path, made: Mapping[str, Artifact | list[Artifact]]) -> None:
-        """Copy what people open out of the store; run.json is written last, so it means *finished*."""
-        for name, (stage, file) in PUBLISHED.items():
-            source = made.get(stage)
-            if isinstance(source, Artifact):
-                write_atomic(self.path / name, (source.path / file).read_bytes())
-            else:
+    def publish(self, config: RunConfig, root: Path, made: Made) -> None:
+        """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
+        self.index_path.unlink(missing_ok=True)
+        for name, source in published(made).items():
+            if source is None:
                 (self.path / name).unlink(missing_ok=True)  # left by an earlier run with other settings
+            else:
+                write_atomic(self.path / name, source.read_bytes())
         write_atomic(self.path / "config.yaml", config.to_yaml().encode())
-        write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": self._index(made)})
-
-    def _index(self, made: Mapping[str, Artifact | list[Artifact]]) -> dict[str, str | list[str]]:
-        def relative(artifact: Artifact) -> str:
-            return artifact.path.relative_to(self.store.root).as_posix()
-
-        return {
-            role: relative(found) if isinstance(found, Artifact) else [relative(artifact) for artifact in found]
-            for role, found in made.items()
-        }
+        write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": made.index(self.store)})

@@ -1,6 +1,7 @@
-"""The stages of a run, each files in and files out; `pipeline.run` says in which order.
+"""The stages of a run; `pipeline.run_stages` says in which order.
 
-A stage reads artifacts, writes one, and is skipped when the artifact its recipe names is already there.
+A stage reads the manifest and earlier artifacts, writes one, and is skipped where the artifact that its recipe names
+is already there.
 """
 
 import contextlib
@@ -10,22 +11,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from llb_ray.artifacts import Artifact, Recipe, digest, write_json
-from llb_ray.config import RunConfig
+from llb_ray.config import PurifyConfig, RunConfig
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.tables import joined, read_table, write_table
 from llb_ray.detectors.build import Role, encoder_fingerprint
-from llb_ray.engine.evaluate import PROTOCOL, Truth, detection_metrics, purification_metrics
+from llb_ray.engine import files
+from llb_ray.engine.evaluate import Truth, detection_metrics, protocol, purification_metrics
 from llb_ray.engine.executor import Executor, Tell
-from llb_ray.engine.features import Catalogue, Featurizer, FeaturizerSpec, Picture
+from llb_ray.engine.features import Catalogue, Featurizer, FeaturizerSpec, ImageRef
 from llb_ray.engine.member import Member, MemberSpec, Trained, read_scores, score_matrix
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.worker import Place
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.partition import partition, shares
+from llb_ray.ensemble.purify import Labels
 from llb_ray.seeding import seed_for
-
-PURIFIED = "purified.arrow"
 
 
 @dataclass
@@ -35,6 +39,14 @@ class StageTime:
     stage: str
     seconds: float
     reused: bool
+
+
+def oracle_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:
+    """The labels, for the oracle filter; None for every other."""
+    if config.filter != "oracle":
+        return None
+    table = read_table(labels.path / files.LABELS)
+    return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
 @dataclass
@@ -49,30 +61,29 @@ class Stages:
     times: list[StageTime] = field(default_factory=list)
 
     def images(self) -> Artifact:
-        """Who takes part, without labels: images.arrow and quarantine.arrow."""
+        """Who takes part, without labels, and what was put aside."""
         images, quarantine = self.manifest.unlabelled(), self.manifest.quarantine
 
         def build(folder: Path) -> None:
-            write_table(folder / "images.arrow", images)
-            write_table(folder / "quarantine.arrow", quarantine)
+            write_table(folder / files.IMAGES, images)
+            write_table(folder / files.QUARANTINE, quarantine)
 
         inputs = {"images": digest(images.to_pylist()), "quarantine": digest(quarantine.to_pylist())}
         return self._make(Recipe("manifest", {}, inputs), build)
 
     def labels(self) -> Artifact:
-        """What is known about them: labels.arrow; read by `evaluate` and by the oracle alone."""
+        """What is known about them; read by `evaluate` and by the oracle alone."""
         labels = self.manifest.table.select(["image_id", "split", *LABELS.names])
         recipe = Recipe("labels", {}, {"labels": digest(labels.to_pylist())})
-        return self._make(recipe, lambda folder: write_table(folder / "labels.arrow", labels))
+        return self._make(recipe, lambda folder: write_table(folder / files.LABELS, labels))
 
     def partition(self) -> Artifact:
-        """Each training image's member: partition.arrow."""
-        train = self.manifest.split(TRAIN)
-        image_ids, groups = train["image_id"].to_pylist(), train["group"].to_pylist()
+        """Each training image's member."""
+        image_ids, groups = (self._train_images[name].to_pylist() for name in ("image_id", "group"))
         count, seed = self.config.members.count, self.config.seed
         recipe = Recipe("partition", {"members": count, "seed": seed}, {"images": digest([image_ids, groups])})
         return self._make(
-            recipe, lambda folder: write_table(folder / "partition.arrow", partition(image_ids, groups, count, seed))
+            recipe, lambda folder: write_table(folder / files.PARTITION, partition(image_ids, groups, count, seed))
         )
 
     def features(self) -> list[Artifact]:
@@ -87,82 +98,94 @@ class Stages:
 
     def members(self, partitioned: Artifact) -> list[Trained]:
         """The fitted detector and the scores of every sub-model."""
-        everyone = tuple(self.manifest.image_ids(TRAIN))
-        owned = shares(read_table(partitioned.path / "partition.arrow"))
+        everyone = self._train_images["image_id"].to_pylist()
+        owned = shares(read_table(partitioned.path / files.PARTITION))
         specs = [
             self._member(f"member-{index:03d}", "member", seed_for(self.config.seed, "member", index), share, everyone)
             for index, share in enumerate(owned)
         ]
         return self._train("members", specs)
 
-    def scores(self, partitioned: Artifact, members: Sequence[Trained]) -> Artifact:
-        """The score matrix: scores.arrow, one row per image and member."""
+    def matrix(self, partitioned: Artifact, members: Sequence[Trained]) -> Artifact:
+        """The score matrix, one row per image and member."""
         scored = [member.scored for member in members]
-        owned = shares(read_table(partitioned.path / "partition.arrow"))
-
-        def build(folder: Path) -> None:
-            write_table(folder / "scores.arrow", score_matrix(scored, owned))
-
+        owned = shares(read_table(partitioned.path / files.PARTITION))
         inputs = {f"member-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
-        return self._make(Recipe("scores", {}, {"partition": partitioned.content, **inputs}), build)
+        recipe = Recipe("scores", {}, {"partition": partitioned.content, **inputs})
+        return self._make(recipe, lambda folder: write_table(folder / files.MATRIX, score_matrix(scored, owned)))
 
     def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
-        """Every training image's decision: purified.arrow."""
-        settings = self.config.purify
+        """Every training image's decision."""
+        settings = self.config.purify.model_dump(mode="json") | {"seed": self.config.seed}
         inputs = {"images": images.content}
         if matrix is not None:
             inputs["scores"] = matrix.content
-        if settings.filter == "oracle":
+        if self.config.purify.filter == "oracle":
             inputs["labels"] = labels.content
-        relevant = settings.model_dump(mode="json") | {"seed": self.config.seed}
 
         def build(folder: Path) -> None:
-            scores = None if matrix is None else read_table(matrix.path / "scores.arrow")
-            table = purified_dataset(settings, self.config.seed, self.manifest.split(TRAIN), scores)
-            write_table(folder / PURIFIED, table)
+            scores = None if matrix is None else read_table(matrix.path / files.MATRIX)
+            known = oracle_labels(self.config.purify, labels)
+            table = purified_dataset(self.config.purify, self.config.seed, self._train_images, scores, known)
+            write_table(folder / files.PURIFIED, table)
 
-        return self._make(Recipe("purify", relevant, inputs), build)
+        return self._make(Recipe("purify", settings, inputs), build)
 
     def final(self, purified: Artifact) -> Trained:
         """The final detector, fitted on the kept images, and its score and map of every image, test split included."""
-        kept = kept_ids(read_table(purified.path / PURIFIED))
-        everyone = tuple(self.manifest.table["image_id"].to_pylist())
-        seed = seed_for(self.config.seed, "final")
-        return self._train("final", [self._member("final", "final", seed, kept, everyone)])[0]
+        kept = kept_ids(read_table(purified.path / files.PURIFIED))
+        everyone = self.manifest.table["image_id"].to_pylist()
+        return self._train(
+            "final", [self._member("final", "final", seed_for(self.config.seed, "final"), kept, everyone)]
+        )[0]
 
-    def evaluate(self, labels: Artifact, purified: Artifact, final: Trained) -> Artifact:
-        """metrics.json, as far as labels go, and image_scores.arrow for people."""
-        truth = Truth(read_table(labels.path / "labels.arrow"), self.manifest.root)
+    def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, final: Trained) -> Artifact:
+        """The metrics, as far as labels go, and every image's score for people."""
         config, size_px = self.config.evaluation, self.config.detector.image_size_px
+        truth = Truth(read_table(labels.path / files.LABELS), self.manifest.root, self.config.data.max_pixels)
 
         def build(folder: Path) -> None:
             scores = read_scores(final.scored)
-            metrics = purification_metrics(read_table(purified.path / PURIFIED), truth.known(TRAIN))
+            metrics = purification_metrics(read_table(purified.path / files.PURIFIED), truth.known(TRAIN))
             metrics |= detection_metrics(scores, truth, size_px, config)
-            write_json(folder / "metrics.json", {**metrics, "protocol": PROTOCOL | config.model_dump()})
-            write_table(folder / "image_scores.arrow", joined(self.manifest.unlabelled(), scores.drop(["map"])))
+            write_json(folder / files.METRICS, {**metrics, "protocol": protocol(config, size_px)})
+            write_table(folder / files.IMAGE_SCORES, joined(self.manifest.unlabelled(), scores.drop(["map"])))
 
-        inputs = {"labels": labels.content, "purified": purified.content, "scores": final.scored.content}
-        return self._make(Recipe("evaluate", config.model_dump() | {"size_px": size_px}, inputs), build)
+        made_from = {"images": images, "labels": labels, "purified": purified, "scores": final.scored}
+        inputs = {name: artifact.content for name, artifact in made_from.items()}
+        recipe = Recipe("evaluate", protocol(config, size_px), inputs | {"masks": truth.masks_digest()})
+        return self._make(recipe, build)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """Where the layers of each image are, or will be."""
         table = self.manifest.table
         pairs = zip(table["image_id"].to_pylist(), table["path"].to_pylist(), strict=True)
-        pictures = tuple(Picture(image_id, path) for image_id, path in pairs)
-        return Catalogue(encoder_fingerprint(self.config.detector), pictures)
+        return Catalogue(encoder_fingerprint(self.config.detector), tuple(ImageRef(*pair) for pair in pairs))
+
+    @cached_property
+    def _train_images(self) -> pa.Table:
+        """The training split without labels: all that the stages before `evaluate` ever see."""
+        images = self.manifest.unlabelled()
+        return images.filter(pc.equal(images["split"], TRAIN))
 
     def _featurizer(self, name: str, slot: int, slots: int) -> FeaturizerSpec:
         mine = tuple(range(slot, len(self.catalogue.shards), slots))
         root, limit = self.manifest.root, self.config.data.max_pixels
         return FeaturizerSpec(name, self._place, self.config.detector, self.catalogue, mine, root, limit)
 
-    def _member(
-        self, name: str, role: Role, seed: int, fit_ids: Sequence[str], score_ids: tuple[str, ...]
-    ) -> MemberSpec:
-        detector = self.config.detector
-        return MemberSpec(name, self._place, detector, self.catalogue, role, seed, tuple(fit_ids), score_ids)
+    def _member(self, name: str, role: Role, seed: int, fit_ids: Sequence[str], score_ids: Sequence[str]) -> MemberSpec:
+        return MemberSpec(
+            name=name,
+            place=self._place,
+            detector=self.config.detector,
+            features=self.catalogue.recipes,
+            encoder_digest=self.catalogue.encoder_digest,
+            role=role,
+            seed=seed,
+            fit_ids=tuple(fit_ids),
+            score_ids=tuple(score_ids),
+        )
 
     @property
     def _place(self) -> Place:

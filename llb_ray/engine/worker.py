@@ -85,11 +85,15 @@ class Heartbeat:
 
 def read_beats(progress: Path) -> list[Beat]:
     """The last beat of every worker of a run, by name."""
-    return [Beat(**json.loads(path.read_text())) for path in sorted(progress.glob("[!.]*.json"))]
+    beats = []
+    for path in sorted(progress.glob("[!.]*.json")):
+        with contextlib.suppress(FileNotFoundError):  # a new run clears the folder while a terminal still watches
+            beats.append(Beat(**json.loads(path.read_text())))
+    return beats
 
 
 def device_for(resources: ResourcesConfig) -> torch.device:
-    """The device a worker computes on; Ray has already narrowed CUDA to the GPUs it assigned.
+    """The device a worker computes on; Ray has narrowed CUDA to the GPU it assigned to a worker that asked for one.
 
     Raises ResourceError when a GPU is asked for and torch finds none: falling back to the CPU would hide it.
     """

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
-from llb_ray.ensemble.purify import DECISIONS, KEPT, Evidence, purify
+from llb_ray.ensemble.purify import DECISIONS, KEPT, Evidence, Labels, purify
 from llb_ray.ensemble.scores import ScoreMatrix, dense
 
 PURIFIED = pa.schema(
@@ -20,19 +20,18 @@ PURIFIED = pa.schema(
 )
 
 
-def purified_dataset(config: PurifyConfig, seed: int, train: pa.Table, scores: pa.Table | None) -> pa.Table:
+def purified_dataset(
+    config: PurifyConfig, seed: int, images: pa.Table, scores: pa.Table | None, labels: Labels | None = None
+) -> pa.Table:
     """Images, decision, reason and every member's score (schema `PURIFIED`, in image_id order).
 
-    `train` holds the training rows of a manifest; its labels are passed on to the oracle filter and to no other.
-    `scores` is the long score table, in any row order, or None for the filters that look at no score.
+    `images` holds the training images (schema `IMAGES`).  `scores` is the long score table, in any row order, or None
+    for the filters that look at no score.  `labels` are for the oracle filter and no other.
     """
-    image_ids = train["image_id"].to_pylist()
+    image_ids = images["image_id"].to_pylist()
     matrix = None if scores is None else dense(scores)
-    labels = None
-    if config.filter == "oracle":
-        labels = dict(zip(image_ids, train["label"].to_pylist(), strict=True))
     decisions = purify(config, Evidence(image_ids, seed, matrix, labels))
-    rows = joined(train.select(IMAGES.names), decisions)
+    rows = joined(images, decisions)
     return pa.table([*rows.columns, _member_scores(image_ids, matrix)], schema=PURIFIED)
 
 

@@ -16,9 +16,9 @@ PARTITION = pa.schema(
 def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int, seed: int) -> pa.Table:
     """Each image's member (schema `PARTITION`, in image_id order); arXiv 2508.07441, stage 1, step 1.
 
-    Every image has exactly one member and a group stays together.  Without groups the shares differ by at most
-    one image; with groups, by at most the size of one group.  A pure function of ids, groups, K and seed: neither
-    the order of the rows nor the spelling of the group names matters.
+    Every image has exactly one member and a group stays together.  Without groups the shares differ by at most one
+    image (the paper gives the whole remainder to the last); with groups, by at most the largest group.  A pure
+    function of ids, groups, K and seed: neither the order of the rows nor the spelling of the group names matters.
     Raises DataError when there are fewer groups than members.
     """
     members = defaultdict[str, list[str]](list)

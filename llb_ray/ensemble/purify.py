@@ -32,6 +32,7 @@ DECISIONS = pa.schema(
     ]
 )
 Floats = npt.NDArray[np.float64]
+Labels = Mapping[str, int | None]  # by image_id: 0 normal, 1 anomalous, None unknown
 Decide = Callable[[str], tuple[str, str]]  # image_id -> (decision, reason)
 
 
@@ -42,7 +43,7 @@ class Evidence:
     image_ids: Sequence[str]
     seed: int
     matrix: ScoreMatrix | None = None
-    labels: Mapping[str, int | None] | None = None
+    labels: Labels | None = None
 
 
 def purify(config: PurifyConfig, evidence: Evidence) -> pa.Table:
@@ -151,6 +152,8 @@ def _combine(config: PurifyConfig, score_NM: Floats) -> Floats:
         return trimmed
     if rule == "max_var":
         # The authors' third rule: a high score that the members disagree on counts most.
+        if score_NM.min() < 0:
+            raise DataError("purify.aggregate=max_var is undefined for negative scores; use purify.normalize=rank")
         product: Floats = score_NM.max(axis=1) * score_NM.var(axis=1)
         return product
     combine: dict[str, Callable[..., Floats]] = {"mean": np.mean, "median": np.median, "min": np.min, "max": np.max}

@@ -28,21 +28,24 @@ SCORES = pa.schema(
 
 @dataclass(frozen=True)
 class ScoreMatrix:
-    """Dense scores of N images by K members."""
+    """Dense scores of N images by K members; raises DataError unless each image is in exactly one member's share."""
 
     image_ids: Sequence[str]
     members: Sequence[int]
     score_NK: npt.NDArray[np.float64]
     in_fold_NK: npt.NDArray[np.bool_]
 
+    def __post_init__(self) -> None:
+        wrong = np.flatnonzero(self.in_fold_NK.sum(axis=1) != 1)
+        if len(wrong):
+            image_id = self.image_ids[int(wrong[0])]
+            raise DataError(f"score matrix: image {image_id} is not in the training share of exactly one member")
+
 
 def member_scores(
     image_ids: Sequence[str], member: int, score_N: npt.NDArray[np.float32], share: Sequence[str]
 ) -> pa.Table:
-    """One member's rows of the matrix (schema `SCORES`, in image_id order); raises DataError for a score not finite."""
-    if not np.isfinite(score_N).all():
-        bad = image_ids[int(np.flatnonzero(~np.isfinite(score_N))[0])]
-        raise DataError(f"member {member} gave image {bad} a score that is not a number; look at its training loss")
+    """One member's rows of the matrix (schema `SCORES`, in image_id order)."""
     own = set(share)
     columns = [image_ids, [member] * len(image_ids), score_N, [image_id in own for image_id in image_ids]]
     return pa.table(columns, schema=SCORES).sort_by("image_id")
@@ -68,9 +71,6 @@ def dense(table: pa.Table) -> ScoreMatrix:
     in_fold_NK[row, column] = table["in_fold"].to_numpy(zero_copy_only=False)
     if table.num_rows != score_NK.size or not np.isfinite(score_NK).all():
         raise DataError(_incomplete(image_ids, members, row, column, score_NK))
-    if not (in_fold_NK.sum(axis=1) == 1).all():
-        odd = image_ids[int(np.flatnonzero(in_fold_NK.sum(axis=1) != 1)[0])]
-        raise DataError(f"score matrix: image {odd} is not in the training share of exactly one member")
     return ScoreMatrix(image_ids, members, score_NK, in_fold_NK)
 
 

@@ -64,7 +64,8 @@ def write_overlays(prediction: Prediction) -> None:
 
 
 def _smooth_maps(prediction: Prediction) -> Iterator[Floats]:
-    size_px, sigma_px = prediction.config.detector.image_size_px, prediction.config.evaluation.sigma_px
+    size_px = prediction.config.detector.image_size_px
+    sigma_px = prediction.config.evaluation.sigma_at(size_px)
     for batch in read_batches(prediction.out / MAPS):
         yield from upsample(batch.column("map").to_numpy_ndarray(), size_px, sigma_px)
 

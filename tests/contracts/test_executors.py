@@ -83,7 +83,7 @@ def test_ray_gives_what_serial_gives_with_more_members_than_gpus(
     serial.pop("config.yaml"), parallel.pop("config.yaml")
     assert serial == parallel
     llb_ray.run(more, manifest, out=tmp_path / "more", executor="ray")
-    assert len(llb_ray.audit(tmp_path / "more")) == 9
+    assert len(llb_ray.audit(tmp_path / "more")) == 10
 
 
 @pytest.mark.parametrize("step", ["fit", "score"])

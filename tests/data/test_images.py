@@ -271,7 +271,7 @@ def red_and_black() -> Image.Image:
     ],
 )
 def test_mask_is_whatever_is_not_black(make: Callable[[], Image.Image], tmp_path: Path) -> None:
-    mask_HW = read_mask(saved(make(), tmp_path / "a.tif"), None)
+    mask_HW = read_mask(saved(make(), tmp_path / "a.tif"), None, LIMIT)
     assert mask_HW.dtype == np.bool_
     assert mask_HW.shape == (6, 8)
     assert np.argwhere(mask_HW).tolist() == [[0, 0]]
@@ -280,11 +280,11 @@ def test_mask_is_whatever_is_not_black(make: Callable[[], Image.Image], tmp_path
 def test_mask_is_resized_by_nearest_neighbour(tmp_path: Path) -> None:
     image = even("L", 0)
     image.paste(255, (0, 0, 4, 6))
-    mask_HW = read_mask(saved(image, tmp_path / "a.png"), 4)
+    mask_HW = read_mask(saved(image, tmp_path / "a.png"), 4, LIMIT)
     assert mask_HW.tolist() == [[True, True, False, False]] * 4
 
 
 def test_unusable_mask_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"no")
     with pytest.raises(DataError, match=r"m\.png: not a usable mask \(not an image.*\); replace or delete it"):
-        read_mask(tmp_path / "m.png", 8)
+        read_mask(tmp_path / "m.png", 8, LIMIT)

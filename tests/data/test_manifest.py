@@ -79,9 +79,6 @@ def test_views_of_a_manifest() -> None:
     assert manifest.image_ids("test") == ["a", "c"]
     assert manifest.unlabelled().schema == IMAGES
     assert manifest.quarantine["path"].to_pylist() == ["y", "z"]
-    chosen = manifest.select(["d", "a"])
-    assert chosen.table["image_id"].to_pylist() == ["a", "d"]
-    assert chosen.quarantine == manifest.quarantine
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from llb_ray.config import DataConfig
 from llb_ray.data.defects import DEFECTS
 from llb_ray.data.folder import read_folder
-from llb_ray.data.synthetic import CATEGORIES, GOOD, RARE_SHARE, Recipe, things, write_synthetic
+from llb_ray.data.synthetic import CATEGORIES, GOOD, RARE_SHARE, SyntheticConfig, objects, write_synthetic
 from llb_ray.errors import ConfigError, DataError
 
-SMALL = Recipe(("gear",), train_objects=40, test_objects=14, alpha=0.25, size_px=64)
+SMALL = SyntheticConfig(("gear",), train_objects=40, test_objects=14, alpha=0.25, size_px=64)
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +29,20 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("clean"), with_alpha(0.0))
 
 
-def write(folder: Path, recipe: Recipe) -> Path:
+def write(folder: Path, recipe: SyntheticConfig) -> Path:
     write_synthetic(folder, recipe)
     return folder / recipe.categories[0]
 
 
-def with_alpha(alpha: float) -> Recipe:
-    return Recipe(SMALL.categories, SMALL.train_objects, SMALL.test_objects, alpha, SMALL.seed, SMALL.size_px)
+def with_alpha(alpha: float) -> SyntheticConfig:
+    return SyntheticConfig(SMALL.categories, SMALL.train_objects, SMALL.test_objects, alpha, SMALL.seed, SMALL.size_px)
 
 
 def pictures(tree: Path, split: str) -> list[Path]:
     return sorted((tree / split).rglob("*.png"))
 
 
-def objects(paths: list[Path]) -> set[str]:
+def numbers_of(paths: list[Path]) -> set[str]:
     return {path.name[:7] for path in paths}
 
 
@@ -73,7 +73,7 @@ def test_stems_are_unique_in_the_category_so_that_masks_cannot_collide(gear: Pat
 
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.25, 0.4])
 def test_alpha_is_the_exact_share_of_anomalous_training_objects(alpha: float) -> None:
-    made = [thing for thing in things(with_alpha(alpha), "gear") if thing.split == "train"]
+    made = [thing for thing in objects(with_alpha(alpha), "gear") if thing.split == "train"]
     assert sum(thing.defect != GOOD for thing in made) == alpha * SMALL.train_objects
     assert len(made) == SMALL.train_objects
 
@@ -116,22 +116,22 @@ def test_a_few_normals_are_the_rare_variant(gear: Path) -> None:
     for split, normals in (("train", 30), ("test", 7)):
         rare = [path for path in pictures(gear, split) if "_rare_" in path.name]
         assert all(path.parent.name == GOOD for path in rare)
-        assert len(objects(rare)) == round(RARE_SHARE * normals)
+        assert len(numbers_of(rare)) == round(RARE_SHARE * normals)
 
 
 def test_the_number_of_an_object_does_not_tell_whether_it_is_anomalous() -> None:
-    numbers = [thing.number for thing in things(Recipe(train_objects=400), "wood") if thing.defect != GOOD]
+    numbers = [thing.number for thing in objects(SyntheticConfig(train_objects=400), "wood") if thing.defect != GOOD]
     train = np.array([number for number in numbers if number >= 60])
     assert abs(train.mean() - 260) < 40  # 80 of 400 numbers from 60 to 459: standard error 12
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_category_is_varied_and_the_same_again(category: str, tmp_path: Path) -> None:
-    recipe = Recipe((category,), train_objects=4, test_objects=2, alpha=0.25, seed=3, size_px=48)
+    recipe = SyntheticConfig((category,), train_objects=4, test_objects=2, alpha=0.25, seed=3, size_px=48)
     first, second = (contents(write(tmp_path / name, recipe), ".") for name in ("a", "b"))
     assert first == second
     assert len(set(first.values())) == len(first)
-    other = contents(write(tmp_path / "c", Recipe((category,), 4, 2, 0.25, seed=4, size_px=48)), ".")
+    other = contents(write(tmp_path / "c", SyntheticConfig((category,), 4, 2, 0.25, seed=4, size_px=48)), ".")
     assert not set(first.values()) & set(other.values())
 
 
@@ -157,16 +157,16 @@ def test_a_tree_reads_as_a_manifest_with_labels_groups_and_masks(gear: Path) -> 
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(alpha=1.0),
-        Recipe(alpha=-0.1),
-        Recipe(alpha=float("nan")),
-        Recipe(categories=("gaer",)),
-        Recipe(categories=()),
-        Recipe(train_objects=0),
-        Recipe(size_px=16),
+        SyntheticConfig(alpha=1.0),
+        SyntheticConfig(alpha=-0.1),
+        SyntheticConfig(alpha=float("nan")),
+        SyntheticConfig(categories=("gaer",)),
+        SyntheticConfig(categories=()),
+        SyntheticConfig(train_objects=0),
+        SyntheticConfig(size_px=16),
     ],
 )
-def test_a_bad_recipe_is_refused_before_anything_is_written(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_bad_recipe_is_refused_before_anything_is_written(recipe: SyntheticConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         write_synthetic(tmp_path / "new", recipe)
     assert not (tmp_path / "new").exists()

@@ -34,14 +34,15 @@ def _edit(run: Path, published: str, change: Callable[[pa.Table], pa.Table], sea
     if sealed:
         index = json.loads((run / "run.json").read_text())["artifacts"]
         role, file = {
-            "scores.arrow": ("scores", "scores.arrow"),
-            "purified/part-0.arrow": ("purify", "purified.arrow"),
+            "scores.arrow": ("matrix", "scores.arrow"),
+            "purified/part-0.arrow": ("purified", "purified.arrow"),
         }[published]
         artifact = run / "artifacts" / index[role]
         (artifact / file).unlink()
         write_table(artifact / file, table)
         record = json.loads((artifact / RECORD).read_text())
         record["files"][file] = file_digest(artifact / file)
+        record["bytes"][file] = (artifact / file).stat().st_size
         (artifact / RECORD).write_text(json.dumps(record))
 
 
@@ -106,7 +107,7 @@ def test_a_planted_fault_is_named(
 def test_an_honest_run_passes_and_the_command_says_so(run: Path) -> None:
     result = CliRunner().invoke(main, ["audit", str(run)])
     assert result.exit_code == 0, result.output
-    assert result.output.count("ok  ") == 9
+    assert result.output.count("ok  ") == 10
     assert "36 kept + 12 rejected + 0 quarantined = 48 input" in result.output
 
 
@@ -119,7 +120,7 @@ def test_the_command_exits_1_and_names_the_fault(run: Path) -> None:
 
 def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(photos, tmp_path / "photos"))
-    assert len(llb_ray.audit(run, data=moved)) == 9
+    assert len(llb_ray.audit(run, data=moved)) == 10
     changed = sorted((moved / "train" / "good").glob("*.png"))[0]
     changed.write_bytes(sorted((moved / "test" / "good").glob("*.png"))[0].read_bytes())
     with pytest.raises(AuditError, match=f"{changed.name}: the image changed on disk"):
@@ -129,22 +130,42 @@ def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> No
         llb_ray.audit(run, data=moved)
 
 
-def test_training_on_something_else_is_named(run: Path) -> None:
+@pytest.mark.parametrize("role", ["final", "member"])
+def test_training_on_something_else_is_named(run: Path, role: str) -> None:
     """The fault that a log cannot show: the delivered list is right, the detector saw another."""
-    index = json.loads((run / "run.json").read_text())["artifacts"]
-    kept = read_table(run / "artifacts" / index["final_fit"] / "trained_on.arrow")["image_id"].to_pylist()
-    path = run / "artifacts" / index["final_fit"] / "trained_on.arrow"
+    made = json.loads((run / "run.json").read_text())["artifacts"]
+    fitted = made["final"]["fitted"] if role == "final" else made["members"][1]["fitted"]
+    path = run / "artifacts" / fitted / "trained_on.arrow"
+    given = read_table(path)["image_id"].to_pylist()
+    everyone = read_table(run / "purified" / "part-0.arrow")["image_id"].to_pylist()
+    stranger = next(image_id for image_id in everyone if image_id not in given)
     path.unlink()
-    write_table(path, pa.table({"image_id": kept[1:]}))
+    write_table(path, pa.table({"image_id": [stranger, *given[1:]]}))
     with pytest.raises(
-        AuditError, match="final detector's training images: image .* is missing but is in the kept set"
+        AuditError, match=f"{role}.*'s training images: image .* (is missing but is|is there but not) in"
     ):
         llb_ray.audit(run)
 
 
+def test_scores_filed_under_another_member_are_named(run: Path) -> None:
+    index = json.loads((run / "run.json").read_text())
+    first, second = index["artifacts"]["members"][:2]
+    first["scored"], second["scored"] = second["scored"], first["scored"]
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match="member 0: its scores .* were made by another detector"):
+        llb_ray.audit(run)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"data_root": "/x", "artifacts": {}}', '{"artifacts": 3}'])
+def test_a_damaged_index_is_one_sentence(run: Path, text: str) -> None:
+    (run / "run.json").write_text(text)
+    with pytest.raises(AuditError, match=r"run\.json"):
+        llb_ray.audit(run, data=run)
+
+
 def test_a_damaged_model_is_named(run: Path) -> None:
     index = json.loads((run / "run.json").read_text())["artifacts"]
-    model = run / "artifacts" / index["final_fit"] / "detector.safetensors"
+    model = run / "artifacts" / index["final"]["fitted"] / "detector.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
     with pytest.raises(AuditError, match=r"detector\.safetensors"):
         llb_ray.audit(run)
@@ -167,4 +188,4 @@ def test_a_run_without_members_passes(photos: Path, tiny: RunConfig, tmp_path: P
 
     config = with_overrides(tiny, ["purify.filter=random"])
     llb_ray.run(config, llb_ray.read_folder(photos, tiny), out=tmp_path, executor="serial")
-    assert len(llb_ray.audit(tmp_path)) == 9
+    assert len(llb_ray.audit(tmp_path)) == 10

@@ -51,5 +51,8 @@ def test_an_image_must_have_been_in_one_fold() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_score_that_is_no_number_never_enters(bad: float) -> None:
-    with pytest.raises(DataError, match="member 4 gave image b"):
-        member_scores(["a", "b"], 4, np.array([0, bad], np.float32), ["a"])
+    tables = [
+        member_scores(["a", "b"], member, np.array([0, bad], np.float32), [own]) for member, own in ((0, "a"), (1, "b"))
+    ]
+    with pytest.raises(DataError, match="image b has 1 scores by member 0"):
+        dense(assemble(tables))

@@ -1,0 +1,11 @@
+"""The names of the files inside a run's artifacts, by the stage that writes them."""
+
+IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest
+LABELS = "labels.arrow"  # labels
+PARTITION = "partition.arrow"  # partition
+LAYERS = "layers.arrow"  # features
+DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
+MEMBER_SCORES = "scores.arrow"  # score
+MATRIX = "scores.arrow"  # scores
+PURIFIED = "purified.arrow"  # purify
+METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate

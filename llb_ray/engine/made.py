@@ -1,0 +1,70 @@
+"""What a run is made of: the artifacts by role, as an object in memory and as paths in run.json."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from llb_ray.artifacts import Artifact, Store, load
+from llb_ray.engine.member import Trained
+from llb_ray.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Made:
+    """The artifacts of a finished run; without members where the filter looks at no score."""
+
+    images: Artifact
+    labels: Artifact
+    features: list[Artifact]
+    purified: Artifact
+    final: Trained
+    evaluated: Artifact
+    partition: Artifact | None = None
+    matrix: Artifact | None = None
+    members: list[Trained] = field(default_factory=list)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every one of them."""
+        for spec in fields(self):
+            yield from _flat(getattr(self, spec.name))
+
+    def index(self, store: Store) -> dict[str, Any]:
+        """JSON-ready: paths relative to the store, by role."""
+        return {spec.name: _to_json(getattr(self, spec.name), store.root) for spec in fields(self)}
+
+    @classmethod
+    def of_index(cls, index: dict[str, Any], store: Store) -> "Made":
+        """The artifacts that an index names; raises ArtifactError if it is not one, or one of them is gone."""
+        try:
+            return cls(**{spec.name: _from_json(index[spec.name], store.root) for spec in fields(cls)})
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{store.root.parent}/run.json: damaged ({error}); run the same command again"
+            ) from error
+
+
+def _flat(value: Any) -> Iterator[Artifact]:
+    if isinstance(value, Artifact):
+        yield value
+    elif isinstance(value, Trained):
+        yield from (value.fitted, value.scored)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+
+
+def _to_json(value: Any, root: Path) -> Any:
+    if isinstance(value, Artifact):
+        return value.path.relative_to(root).as_posix()
+    if isinstance(value, Trained):
+        return {"fitted": _to_json(value.fitted, root), "scored": _to_json(value.scored, root)}
+    return [_to_json(item, root) for item in value] if isinstance(value, list) else value
+
+
+def _from_json(value: Any, root: Path) -> Any:
+    if isinstance(value, str):
+        return load(root / value)
+    if isinstance(value, dict):
+        return Trained(load(root / value["fitted"]), load(root / value["scored"]))
+    return [_from_json(item, root) for item in value] if isinstance(value, list) else value
