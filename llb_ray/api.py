@@ -1,6 +1,6 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,11 +48,16 @@ def make_executor(name: str, address: str | None = None) -> Executor:
     raise ConfigError(f"executor {name!r} is unknown; choose ray or serial")
 
 
-def read_folder(data: str | Path, config: RunConfig | None = None) -> Manifest:
-    """The manifest of a folder of images, or of an MVTec-style tree; see `llb_ray.data.folder`."""
+def read_folder(
+    data: str | Path, config: RunConfig | None = None, progress: Callable[[int, int], None] | None = None
+) -> Manifest:
+    """The manifest of a folder of images, or of an MVTec-style tree; see `llb_ray.data.folder`.
+
+    `progress` is called with (done, total) files.
+    """
     from llb_ray.data.folder import read_folder as read
 
-    return read(Path(data), (config or RunConfig()).data)
+    return read(Path(data), (config or RunConfig()).data, progress)
 
 
 def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0) -> list[Path]:

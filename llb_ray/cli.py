@@ -1,4 +1,4 @@
-"""The command line: each command is one call to the function of the same name in `llb_ray.api`.
+"""The command line: each command is the function of the same name in `llb_ray.api`, with words around it.
 
 Exit status: 0 done, 1 refused with one sentence, 2 misused.  Nothing heavy is imported until a command needs it.
 """
@@ -53,12 +53,12 @@ def run(
     """
     with _refusals() as console:
         from llb_ray import api, config
-        from llb_ray.report.console import show_result, watching
+        from llb_ray.report.console import paced, show_result, watching
 
         settings = config.load(config_path, overrides)
         with watching(console, out / "progress") as tell:
             tell(f"reading {data}")
-            manifest = api.read_folder(data, settings)
+            manifest = api.read_folder(data, settings, paced(tell, "files read"))
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
         show_result(console, result)

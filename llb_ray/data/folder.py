@@ -46,7 +46,7 @@ def read_folder(root: Path, config: DataConfig, progress: Callable[[int, int], N
     """The manifest of the images under `root`, plain or MVTec-style, each of them decoded once as a proof.
 
     A file that is not exactly one readable image, or repeats the bytes of another, is quarantined with the reason; of
-    equal files the first by split (train before test) and path stays.  `progress` is called with (done, total).
+    equal files the first by split (train before test), name and path stays.  `progress` is called with (done, total).
     Raises DataError if the root is unusable or holds no readable training image, ConfigError for a bad
     `data.group_pattern`.
     """
@@ -164,13 +164,24 @@ def _examine(root: Path, max_pixels: int, file: File) -> File:
 
 
 def _without_copies(files: Sequence[File]) -> list[File]:
-    """The same files; the second and later of equal content have a problem.  No label takes part in the choice."""
-    first: dict[str, str] = {}
-    checked = []
-    for file in files:
-        kept = first.setdefault(file.image_id, file.path) if file.problem is None else file.path
-        checked.append(file if kept == file.path else replace(file, problem=f"same content as {path_text(kept)}"))
-    return checked
+    """The same files; of equal content all but the first by split, name and path have a problem.
+
+    By name before path, because a tree's folders are labels and must not decide.  A content that is filed under two
+    types has an unknown label: the folders cannot both be right.
+    """
+    first: dict[str, File] = {}
+    kinds: dict[str, set[str | None]] = {}
+    for file in sorted(files, key=lambda file: (file.split == TEST, PurePosixPath(file.path).name, file.path)):
+        if file.problem is None:
+            first.setdefault(file.image_id, file)
+            kinds.setdefault(file.image_id, set()).add(file.kind)
+    return [file if file.problem else _one_of(file, first[file.image_id], kinds[file.image_id]) for file in files]
+
+
+def _one_of(file: File, kept: File, kinds: Set[str | None]) -> File:
+    if file.path != kept.path:
+        return replace(file, problem=f"same content as {path_text(kept.path)}")
+    return file if len(kinds) == 1 else replace(file, kind=None)
 
 
 def _require_training_images(root: Path, files: Sequence[File]) -> None:

@@ -1,7 +1,8 @@
 """The terminal: live progress on a TTY, plain lines in a log, and one closing table."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.worker import Beat, read_beats
 
+_PACE_S = 10.0
 _SHOWN = {  # metrics.json key -> what people call it
     "contamination": "contamination before",
     "residual_contamination": "residual contamination",
@@ -36,6 +38,19 @@ def watching(console: Console, progress: Path) -> Iterator[Tell]:
     bars = _Bars(console, progress)
     with Live(get_renderable=bars.refreshed, console=console, refresh_per_second=4, transient=True):
         yield lambda line: console.print(line, markup=False, highlight=False)
+
+
+def paced(tell: Tell, what: str) -> Callable[[int, int], None]:
+    """A progress function that says `done of total` at most every ten seconds: a log must neither hang nor flood."""
+    last_s = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= _PACE_S:
+            last_s = time.monotonic()
+            tell(f"{what}: {done} of {total}")
+
+    return progress
 
 
 class _Bars:
@@ -90,8 +105,8 @@ def _image_rows(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _time_rows(result: Result) -> Iterator[tuple[str, str]]:
-    for time in result.times:
-        yield f"stage {time.stage}", "found finished" if time.reused else f"{time.seconds:.1f} s"
+    for stage in result.times:
+        yield f"stage {stage.stage}", "found finished" if stage.reused else f"{stage.seconds:.1f} s"
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -215,16 +215,23 @@ def test_unreadable_folder_is_quarantined(tmp_path: Path, monkeypatch: pytest.Mo
     assert reasons(read_folder(root, PLAIN)) == {"locked": "cannot be opened (Permission denied)"}
 
 
-def test_of_equal_files_training_and_then_the_first_path_stays(tmp_path: Path) -> None:
+def test_of_equal_files_training_and_then_the_first_name_stays(tmp_path: Path) -> None:
     root = photos(tmp_path, "train/good/b.png", "test/good/other.png")
     photo(root / "train/good/a.png", 0)
     photo(root / "train/crack/z.png", 0)
     photo(root / "test/crack/a.png", 0)
     manifest = read_folder(root, PLAIN)
-    assert set(by_path(manifest)) == {"train/crack/z.png", "test/good/other.png"}
+    assert set(by_path(manifest)) == {"train/good/a.png", "test/good/other.png"}
     assert reasons(manifest) == dict.fromkeys(
-        ["train/good/a.png", "train/good/b.png", "test/crack/a.png"], "same content as train/crack/z.png"
+        ["train/crack/z.png", "train/good/b.png", "test/crack/a.png"], "same content as train/good/a.png"
     )
+    assert by_path(manifest)["train/good/a.png"]["label"] is None, "the folders contradict each other"
+
+
+def test_a_folder_that_is_a_label_does_not_choose_among_equal_files(tmp_path: Path) -> None:
+    root = photos(tmp_path, "train/good/b.png", "test/good/other.png")
+    photo(root / "train/crack/z.png", 0)
+    assert "train/good/b.png" in by_path(read_folder(root, PLAIN))
 
 
 def test_groups_come_from_the_path(tmp_path: Path) -> None:
