@@ -92,11 +92,11 @@ def setting(command: str) -> str:
     """Where and with what the figures were made."""
     packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     return (
         f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
         f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used  \n"
-        f"Peak memory of the process: {peak_mib:.0f} MiB"
+        f"Peak memory of the largest process: {peak_mib:.0f} MiB"
     )
 
 

@@ -72,3 +72,42 @@ def finished(photos: Path, tiny: RunConfig, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("finished") / "run"
     llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=out, executor="serial")
     return out
+
+
+@pytest.fixture(scope="session")
+def bank_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file for the network in `tiny_bank`: untrained, but its own."""
+    import safetensors.torch
+    import torch
+
+    from llb_ray.detectors.backbones import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        state = timm.create_model("test_resnet.r160_in1k", num_classes=0).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bank(bank_weights: Path) -> RunConfig:
+    """Memory banks over two layers of the smallest network that timm has."""
+    backbone = {"name": "test_resnet.r160_in1k", "weights": str(bank_weights), "layers": [1, 2]}
+    sizes = {"image_size_px": 32, "coreset_size": 40, "candidates": 400, "projection_dim": 8}
+    return parse(
+        {
+            "data": {"group_pattern": r"(obj\d+)"},
+            "detector": {"name": "memory_bank", "backbone": backbone, **sizes},
+            "members": {"count": 3},
+            "purify": {"keep_ratio": 0.75},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_bank(photos: Path, tiny_bank: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished serial run of memory banks; tests that damage it work on a copy."""
+    out = tmp_path_factory.mktemp("finished_bank") / "run"
+    llb_ray.run(tiny_bank, llb_ray.read_folder(photos, tiny_bank), out=out, executor="serial")
+    return out

@@ -31,11 +31,11 @@ MAPS = "maps.arrow"
 class Prediction:
     """Where the scores of new images are; `files` are those scored, in the order of the tables and maps."""
 
-    out: Path
+    run: Path
     root: Path
+    out: Path
     files: Sequence[File]
     num_quarantined: int
-    config: RunConfig
 
     def sentence(self) -> str:
         """What was done, for people."""
@@ -61,7 +61,7 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
         scored = _scored(folder, config, data, usable)
         write_batches(out / MAPS, scored)
     _write_tables(out, usable, [file for file in files if file.problem is not None])
-    return Prediction(out, data, usable, len(files) - len(usable), config)
+    return Prediction(run, data, out, usable, len(files) - len(usable))
 
 
 def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:

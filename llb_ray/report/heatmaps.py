@@ -1,4 +1,4 @@
-"""Anomaly maps people can compare: every overlay of a data set is drawn on one colour scale."""
+"""Anomaly maps people can compare: every overlay that a run's detector draws is on one colour scale."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,16 +7,24 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from PIL import Image
 
+from llb_ray.config import RunConfig
 from llb_ray.data.images import read_rgb
-from llb_ray.data.tables import read_batches
+from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import upsample
+from llb_ray.engine import files
+from llb_ray.engine.member import read_scores
 from llb_ray.engine.predict import MAPS, Prediction
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.ensemble.dataset import kept_ids
 
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
 _MAX_SIDE_PX = 1024
+_SCALE_IMAGES = 500
 _MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
 Floats = npt.NDArray[np.float32]
 
@@ -29,11 +37,24 @@ class Scale:
     high: float  # and above: the brightest colour
 
     @classmethod
-    def of(cls, maps: Iterator[Floats]) -> "Scale":
-        """From the median cell to the 99th percentile of the images' highest cells, over the whole data set."""
-        medians, peaks = zip(*((float(np.median(one)), float(one.max())) for one in maps), strict=True)
-        low, high = float(np.median(medians)), float(np.percentile(peaks, 99))
-        return cls(low, max(high, low + 1e-12))
+    def of(cls, map_NHW: Floats) -> "Scale":
+        """From normal images' maps: from the median of their peaks to four times as far as the 95th percentile.
+
+        So half of the normal images stay blank, a few glow faintly, and what is bright is well beyond them.
+        """
+        median, upper = np.percentile(map_NHW.max(axis=(1, 2)), [50, 95])
+        return cls(float(median), float(max(median + 4 * (upper - median), median + 1e-12)))
+
+    @classmethod
+    def of_run(cls, folder: RunFolder) -> "Scale":
+        """The scale of a run's final detector, from images it kept: pictures of different days can be compared."""
+        made, config = folder.made(), folder.config()
+        # Ids are hashes, so the first few hundred are a random sample.
+        kept = kept_ids(read_table(made.purified.path / files.PURIFIED))[:_SCALE_IMAGES]
+        scores = read_scores(made.final.scored)
+        rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
+        maps = scores.take(rows)["map"].combine_chunks().to_numpy_ndarray()
+        return cls.of(smooth(maps, config))
 
     def share(self, map_HW: Floats) -> Floats:
         """The map's place between low and high, in [0, 1]."""
@@ -54,20 +75,25 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
 
 def write_overlays(prediction: Prediction) -> None:
     """Write ``overlays/<path>.png`` for every scored image, and the scale they share as colour_scale.png."""
-    scale = Scale.of(_smooth_maps(prediction))
-    for file, map_HW in zip(prediction.files, _smooth_maps(prediction), strict=True):
-        image_HW3 = read_rgb(prediction.root / file.path, None, prediction.config.data.max_pixels)
+    folder = RunFolder.open(prediction.run)
+    scale, config = Scale.of_run(folder), folder.config()
+    for file, map_HW in zip(prediction.files, _smooth_maps(prediction.out / MAPS, config), strict=True):
+        image_HW3 = read_rgb(prediction.root / file.path, None, config.data.max_pixels)
         path = prediction.out / "overlays" / f"{file.path}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(overlay(_bounded(image_HW3), map_HW, scale)).save(path)
     _draw_scale(scale, prediction.out / "colour_scale.png")
 
 
-def _smooth_maps(prediction: Prediction) -> Iterator[Floats]:
-    size_px = prediction.config.detector.image_size_px
-    sigma_px = prediction.config.evaluation.sigma_at(size_px)
-    for batch in read_batches(prediction.out / MAPS):
-        yield from upsample(batch.column("map").to_numpy_ndarray(), size_px, sigma_px)
+def smooth(map_NHW: Floats, config: RunConfig) -> Floats:
+    """Maps at the detector's input size, as the pixel metrics see them."""
+    size_px = config.detector.image_size_px
+    return upsample(map_NHW, size_px, config.evaluation.sigma_at(size_px))
+
+
+def _smooth_maps(path: Path, config: RunConfig) -> Iterator[Floats]:
+    for batch in read_batches(path):
+        yield from smooth(batch.column("map").to_numpy_ndarray(), config)
 
 
 def _bounded(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -81,5 +107,5 @@ def _draw_scale(scale: Scale, path: Path) -> None:
     axes = figure.add_subplot()
     axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=_COLOURS, extent=(scale.low, scale.high, 0, 1))
     axes.set_yticks([])
-    axes.set_xlabel("anomaly map; below the left end the photograph shows through")
+    axes.set_xlabel("anomaly map; below the left end the photograph is as it was")
     figure.savefig(path, dpi=120)

@@ -10,6 +10,7 @@ import pytest
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.config import with_overrides
+from llb_ray.data.manifest import LABELS, MANIFEST
 from tests.support import final_files
 
 pytestmark = pytest.mark.e2e
@@ -25,11 +26,14 @@ def _stages(run: Path) -> dict[str, str]:
 
 
 def _permuted(manifest: Manifest) -> Manifest:
-    labels = manifest.table["label"].to_pylist()
-    random.Random(1).shuffle(labels)
-    assert labels != manifest.table["label"].to_pylist()
-    column = manifest.table.column_names.index("label")
-    table = manifest.table.set_column(column, manifest.table.schema.field(column), pa.array(labels, pa.int8()))
+    """Every column of the truth moved to other images: labels, defect types and masks together."""
+    truth = manifest.table.select(LABELS.names)
+    rows = list(range(truth.num_rows))
+    random.Random(1).shuffle(rows)
+    moved = truth.take(rows)
+    for name in LABELS.names:
+        assert moved[name].to_pylist() != truth[name].to_pylist()
+    table = pa.table([*manifest.unlabelled().columns, *moved.columns], schema=MANIFEST)
     return Manifest.of(manifest.root, table, manifest.quarantine)
 
 

@@ -1,0 +1,188 @@
+"""Which change reruns which stage, and that a folder with a history publishes what a new folder would."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import with_overrides
+from llb_ray.data.tables import read_table
+from llb_ray.detectors.base import Scores
+from llb_ray.engine.member import score_batch
+from llb_ray.engine.pipeline import Result
+from llb_ray.errors import MemberError
+from tests.support import final_files
+
+ALL = "manifest labels partition features members scores purify final evaluate"
+
+# `final?` is expected exactly where the kept set changed.
+SETTINGS = [
+    ("seed=1", "partition members scores purify final evaluate"),
+    ("members.count=4", "partition members scores purify final? evaluate"),
+    ("detector.member_steps=30", "members scores purify final? evaluate"),
+    ("detector.final_steps=25", "final evaluate"),
+    ("detector.image_size_px=48", "features members scores purify final evaluate"),
+    ("evaluation.sigma_px=2.5", "evaluate"),
+    ("evaluation.fpr_limit=0.1", "evaluate"),
+    ("purify.keep_ratio=0.5", "purify final evaluate"),
+    ("purify.filter=none", "purify final evaluate"),
+    ("purify.filter=random", "purify final evaluate"),
+    ("purify.filter=oracle", "purify final evaluate"),
+    ("data.group_pattern=null", "manifest partition members scores purify final? evaluate"),
+    (r"data.group_pattern=obj(\d+)", "manifest partition purify evaluate"),
+]
+RESOURCES = ["resources.num_cpus=2", "resources.batch_size=5", "resources.max_restarts=0"]
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def moved(photos: Path, tmp_path: Path) -> Path:
+    """The photographs in a folder that may be changed; its name stays, because it names the category."""
+    return Path(shutil.copytree(photos, tmp_path / "photos" / photos.name))
+
+
+def _again(config: RunConfig, photos: Path, out: Path) -> Result:
+    return llb_ray.run(config, llb_ray.read_folder(photos, config), out=out, executor="serial")
+
+
+def _rerun(result: Result) -> list[str]:
+    return [time.stage for time in result.times if not time.reused]
+
+
+def _kept(run: Path) -> list[str]:
+    purified = read_table(run / "purified" / "part-0.arrow")
+    kept: list[str] = purified.filter(pc.equal(purified["decision"], "kept"))["image_id"].to_pylist()
+    return kept
+
+
+def _published(run: Path) -> dict[str, str]:
+    return {
+        name: digest
+        for name, digest in final_files(run).items()
+        if name != "config.yaml" and not name.startswith("artifacts/")
+    }
+
+
+@pytest.mark.parametrize(("setting", "stages"), SETTINGS, ids=[setting for setting, _ in SETTINGS])
+def test_a_setting_reruns_what_it_needs_and_gives_what_a_fresh_run_gives(
+    setting: str, stages: str, run: Path, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny, [setting])
+    result = _again(config, photos, run)
+    final = "final" if _kept(run) != _kept(finished) else ""
+    assert _rerun(result) == stages.replace("final?", final).split()
+    _again(config, photos, tmp_path / "fresh")
+    assert _published(run) == _published(tmp_path / "fresh")
+    assert len(llb_ray.audit(run)) == 10
+
+
+@pytest.mark.parametrize("setting", RESOURCES)
+def test_a_machine_with_other_resources_keeps_what_is_finished(
+    setting: str, run: Path, finished: Path, photos: Path, tiny: RunConfig
+) -> None:
+    assert _rerun(_again(with_overrides(tiny, [setting]), photos, run)) == []
+    assert _published(run) == _published(finished)
+
+
+def test_the_seed_alone_trains_the_final_detector_anew(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    config = with_overrides(tiny, ["purify.filter=none"])
+    first = _again(config, photos, tmp_path)
+    assert _rerun(first) == "manifest labels features purify final evaluate".split()
+    assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == ["purify", "final", "evaluate"]
+
+
+def test_going_back_to_an_earlier_setting_does_nothing(
+    run: Path, finished: Path, photos: Path, tiny: RunConfig
+) -> None:
+    _again(with_overrides(tiny, ["seed=1"]), photos, run)
+    _again(with_overrides(tiny, ["purify.filter=none"]), photos, run)
+    assert not (run / "scores.arrow").exists()
+    assert _rerun(_again(tiny, photos, run)) == []
+    assert _published(run) == _published(finished)
+
+
+def _edit_a_mask(photos: Path) -> None:
+    image = next((photos / "test" / "crack").glob("*.png"))
+    mask = photos / "ground_truth" / "crack" / f"{image.stem}_mask.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+
+
+def _rename(image: Path) -> None:
+    image.rename(image.with_name(f"{image.stem}_again.png"))
+
+
+def _add_a_training_image(photos: Path) -> None:
+    Image.new("RGB", (48, 48), "grey").save(photos / "train" / "good" / "obj9999_view0.png")
+
+
+CHANGES: list[tuple[str, Callable[[Path], None], str]] = [
+    ("a copied folder", lambda photos: None, ""),
+    ("an edited test mask", _edit_a_mask, "evaluate"),
+    ("a renamed test image", lambda photos: _rename(_first(photos, "test")), "manifest purify evaluate"),
+    ("a renamed training image", lambda photos: _rename(_first(photos, "train")), "manifest purify evaluate"),
+    ("an added training image", _add_a_training_image, ALL),
+]
+
+
+def _first(photos: Path, split: str) -> Path:
+    return min((photos / split / "good").glob("*.png"))
+
+
+@pytest.mark.parametrize(("change", "stages"), [change[1:] for change in CHANGES], ids=[what for what, *_ in CHANGES])
+def test_changed_images_rerun_what_they_change(
+    change: Callable[[Path], None], stages: str, run: Path, moved: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    change(moved)
+    assert _rerun(_again(tiny, moved, run)) == stages.split()
+    _again(tiny, moved, tmp_path / "fresh")
+    assert _published(run) == _published(tmp_path / "fresh")
+    assert len(llb_ray.audit(run)) == 10
+
+
+def test_an_edited_mask_changes_the_pixel_metrics(run: Path, finished: Path, moved: Path, tiny: RunConfig) -> None:
+    _edit_a_mask(moved)
+    _again(tiny, moved, run)
+    assert (run / "metrics.json").read_bytes() != (finished / "metrics.json").read_bytes()
+
+
+def test_weights_enter_by_content_and_not_by_path(
+    finished_bank: Path, photos: Path, tiny_bank: RunConfig, bank_weights: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    elsewhere = Path(shutil.copy(bank_weights, tmp_path / "elsewhere.safetensors"))
+    config = with_overrides(tiny_bank, [f"detector.backbone.weights={elsewhere}"])
+    assert _rerun(_again(config, photos, run)) == []
+    state = safetensors.torch.load_file(elsewhere)
+    generator = torch.Generator().manual_seed(9)
+    name = next(name for name, tensor in state.items() if tensor.ndim == 4)
+    state[name] = torch.randn(state[name].shape, generator=generator)
+    safetensors.torch.save_file(state, elsewhere)
+    assert _rerun(_again(config, photos, run)) == "features members scores purify final evaluate".split()
+    _again(config, photos, tmp_path / "fresh")
+    assert _published(run) == _published(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_refused_with_the_image_it_is_of(value: float) -> None:
+    scores = Scores(np.array([1, value, 2], np.float32), np.zeros((3, 4, 4), np.float32))
+    with pytest.raises(MemberError, match="^member-001 gave image b the score .*(nan|inf)"):
+        score_batch("member-001", ["a", "b", "c"], scores, keeps_maps=False)
+
+
+def test_maps_are_kept_only_where_asked_for() -> None:
+    scores = Scores(np.arange(2, dtype=np.float32), np.arange(32, dtype=np.float32).reshape(2, 4, 4))
+    with_maps, without = (score_batch("final", ["a", "b"], scores, keeps_maps=keeps) for keeps in (True, False))
+    assert np.array_equal(with_maps.column("map").to_numpy_ndarray(), scores.map_NHW)
+    assert without.schema.names == ["image_id", "score"]
