@@ -32,6 +32,9 @@ from llb_ray.ensemble.purify import Labels
 from llb_ray.seeding import seed_for
 
 
+_WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
+
+
 @dataclass
 class StageTime:
     """How long a stage took in this process, and whether it was found finished."""
@@ -211,4 +214,5 @@ class Stages:
         seconds = time.perf_counter() - started_s
         self.times.append(StageTime(stage, seconds, reused))
         self.folder.log("stage finished", stage=stage, reused=reused, seconds=round(seconds, 3))
-        self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")
+        if reused or seconds >= _WORTH_TELLING_S:
+            self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")

@@ -105,8 +105,12 @@ def _image_rows(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def _time_rows(result: Result) -> Iterator[tuple[str, str]]:
+    reused = [stage.stage for stage in result.times if stage.reused]
+    if reused:
+        yield "found finished", ", ".join(reused)
     for stage in result.times:
-        yield f"stage {stage.stage}", "found finished" if stage.reused else f"{stage.seconds:.1f} s"
+        if not stage.reused:
+            yield f"stage {stage.stage}", f"{stage.seconds:.2f} s"
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:

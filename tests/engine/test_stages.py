@@ -114,8 +114,8 @@ def test_going_back_to_an_earlier_setting_does_nothing(
 
 
 def _edit_a_mask(photos: Path) -> None:
-    image = next((photos / "test" / "crack").glob("*.png"))
-    mask = photos / "ground_truth" / "crack" / f"{image.stem}_mask.png"
+    image = min(path for path in (photos / "test").rglob("*.png") if path.parent.name != "good")
+    mask = photos / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
 
 

@@ -1,0 +1,235 @@
+"""One suite over every detector: what `detectors.base` promises in a run's name, whoever detects."""
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as parquet
+import pytest
+import safetensors.torch
+import torch
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import _DETECTORS, DetectorConfig, parse
+from llb_ray.data.tables import read_table
+from llb_ray.detectors.base import Detector, Layers, Scores
+from llb_ray.detectors.build import build_detector, build_encoder, encoder_fingerprint, learner_settings
+from llb_ray.engine.features import layers_of, stored_layers
+
+CPU = torch.device("cpu")
+SIZE = 32
+ROLES = ("member", "final")
+Pixels = npt.NDArray[np.uint8]
+
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "autoencoder": {"channels": 8, "latent_dim": 8, "member_steps": 60, "final_steps": 70},
+    "memory_bank": {
+        "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
+        "coreset_size": 60,
+        "candidates": 800,
+        "projection_dim": 8,
+    },
+}
+detectors = pytest.mark.parametrize("name", sorted(_DETECTORS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Encoded:
+    """A `Source` over pictures, through the number format of the cache."""
+
+    def __init__(self, config: DetectorConfig, image_BHW3: Pixels) -> None:
+        self.image_ids: Sequence[str] = [f"image-{row}" for row in range(len(image_BHW3))]
+        self.stored = stored_layers(build_encoder(config, CPU), image_BHW3)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+        return layers_of([layer[rows] for layer in self.stored], CPU)
+
+
+def _config(name: str, **changes: Any) -> DetectorConfig:
+    return parse({"detector": {"name": name, "image_size_px": SIZE, **CASES[name], **changes}}).detector
+
+
+def _stripes(count: int, seed: int = 0) -> Pixels:
+    """Softly striped pictures of any brightness and phase."""
+    rng = np.random.default_rng(seed)
+    wave_NW = np.sin(np.linspace(0, 12, SIZE) + rng.uniform(0, 6, (count, 1)))
+    shade_NHW = 120 + rng.normal(0, 10, (count, 1, 1)) + 20 * wave_NW[:, None]
+    pixel_NHW = (shade_NHW + rng.normal(0, 3, (count, SIZE, SIZE))).round().astype(np.uint8)
+    return np.repeat(pixel_NHW[..., None], 3, axis=3)
+
+
+def _spoilt(image_BHW3: Pixels) -> Pixels:
+    """The pictures with a checkered patch in rows 18 to 25, columns 4 to 11."""
+    spoilt = image_BHW3.copy()
+    spoilt[:, 18:26, 4:12] = np.where(np.indices((8, 8)).sum(axis=0) // 2 % 2, 255, 0)[..., None]
+    return spoilt
+
+
+@functools.cache
+def _fitted(name: str, role: str = "member", seed: int = 0) -> Detector:
+    return _fit(name, role, seed)
+
+
+def _fit(name: str, role: str = "member", seed: int = 0) -> Detector:
+    config = _config(name)
+    return build_detector(config, role, CPU).fit(Encoded(config, _stripes(48)), seed)
+
+
+def _scores(detector: Detector, name: str, image_BHW3: Pixels) -> Scores:
+    source = Encoded(_config(name), image_BHW3)
+    return detector.score(source.batch(np.arange(len(source))))
+
+
+def test_every_detector_has_a_case() -> None:
+    assert set(CASES) == set(_DETECTORS), "a new detector needs a case here"
+
+
+@detectors
+def test_one_finite_score_and_one_map_per_image(name: str) -> None:
+    scores = _scores(_fitted(name), name, _stripes(5, 1))
+    assert scores.score_N.shape == (5,)
+    assert scores.map_NHW.ndim == 3
+    assert len(scores.map_NHW) == 5
+    assert scores.score_N.dtype == scores.map_NHW.dtype == np.float32
+    assert np.isfinite(scores.score_N).all()
+    assert np.isfinite(scores.map_NHW).all()
+
+
+@detectors
+@pytest.mark.parametrize("role", ROLES)
+def test_scores_rise_with_abnormality_and_the_map_peaks_on_it(name: str, role: str) -> None:
+    plain, strange = _stripes(12, 1), _spoilt(_stripes(12, 1))
+    normal, spoilt = (_scores(_fitted(name, role), name, images) for images in (plain, strange))
+    assert (spoilt.score_N > normal.score_N).all()
+    assert spoilt.score_N.min() > np.median(normal.score_N)
+    cell_px = SIZE / spoilt.map_NHW.shape[1]
+    for map_HW in spoilt.map_NHW:
+        row, column = np.unravel_index(map_HW.argmax(), map_HW.shape)
+        assert 18 - cell_px <= (row + 0.5) * cell_px <= 26 + cell_px
+        assert 4 - cell_px <= (column + 0.5) * cell_px <= 12 + cell_px
+
+
+@detectors
+def test_scores_depend_neither_on_batch_size_nor_on_order(name: str) -> None:
+    detector, source = _fitted(name), Encoded(_config(name), _spoilt(_stripes(9, 1)))
+    together = detector.score(source.batch(np.arange(9)))
+    order = np.array([4, 1, 8, 0, 2, 7, 3, 6, 5])
+    shuffled = detector.score(source.batch(order))
+    alone = [detector.score(source.batch(np.array([row]))) for row in range(9)]
+    np.testing.assert_allclose(shuffled.score_N, together.score_N[order], rtol=1e-4)
+    np.testing.assert_allclose(shuffled.map_NHW, together.map_NHW[order], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([one.score_N for one in alone]), together.score_N, rtol=1e-4)
+
+
+@detectors
+def test_a_detector_comes_back_from_bytes_as_it_was(name: str) -> None:
+    detector, images = _fitted(name), _spoilt(_stripes(4, 1))
+    content = safetensors.torch.save(detector.state())
+    back = build_detector(_config(name), "member", CPU).load_state(safetensors.torch.load(content))
+    expected, found = (_scores(one, name, images) for one in (detector, back))
+    assert np.array_equal(found.score_N, expected.score_N)
+    assert np.array_equal(found.map_NHW, expected.map_NHW)
+    assert safetensors.torch.save(back.state()) == content
+
+
+@detectors
+def test_a_detector_is_a_function_of_its_seed(name: str) -> None:
+    images = _spoilt(_stripes(4, 1))
+    torch.manual_seed(11)
+    first, again, other = (_scores(_fit(name, seed=seed), name, images) for seed in (0, 0, 1))
+    assert np.array_equal(first.score_N, again.score_N)
+    assert np.array_equal(first.map_NHW, again.map_NHW)
+    assert not np.array_equal(first.map_NHW, other.map_NHW)
+
+
+@detectors
+def test_scoring_changes_nothing(name: str) -> None:
+    detector = _fitted(name)
+    before = safetensors.torch.save(detector.state())
+    source = Encoded(_config(name), _spoilt(_stripes(4, 1)))
+    layers = source.batch(np.arange(4))
+    copies = [layer.clone() for layer in layers]
+    detector.score(layers)
+    assert safetensors.torch.save(detector.state()) == before
+    assert all(torch.equal(layer, copy) for layer, copy in zip(layers, copies, strict=True))
+
+
+@detectors
+def test_fitting_reports_up_to_the_end(name: str) -> None:
+    seen: list[tuple[int, int]] = []
+    config = _config(name)
+    source = Encoded(config, _stripes(6))
+    build_detector(config, "member", CPU).fit(source, 0, lambda done, total, unit: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
+
+
+@detectors
+def test_settings_of_a_role_leave_out_the_other_roles_budget_and_nothing_else(name: str) -> None:
+    every = set(_DETECTORS[name].model_fields) - {"backbone"}  # named by the encoder's fingerprint
+    for role, other in zip(ROLES, ROLES[::-1], strict=True):
+        foreign = {field for field in every if field.startswith(f"{other}_")}
+        settings = learner_settings(_config(name), role)
+        assert set(settings) == every - foreign
+        for field in foreign:
+            longer = _config(name, **{field: getattr(_config(name), field) + 1})
+            assert learner_settings(longer, role) == settings
+            assert learner_settings(longer, other) != learner_settings(_config(name), other)
+
+
+@detectors
+def test_the_roles_budget_is_the_one_that_is_spent(name: str) -> None:
+    budgets = {field for field in _DETECTORS[name].model_fields if field.startswith(ROLES)}
+    same = np.array_equal(*(_scores(_fitted(name, role), name, _stripes(4, 1)).map_NHW for role in ROLES))
+    assert same == (not budgets)
+
+
+@detectors
+def test_an_encoders_fingerprint_is_known_without_building_it_and_names_its_size(name: str) -> None:
+    config, larger = _config(name), _config(name, image_size_px=2 * SIZE)
+    assert dict(build_encoder(config, CPU).fingerprint()) == dict(encoder_fingerprint(config))
+    assert dict(encoder_fingerprint(config)) != dict(encoder_fingerprint(larger))
+
+
+@pytest.fixture(params=["finished", "finished_bank"])
+def whole_run(request: pytest.FixtureRequest) -> Path:
+    run: Path = request.getfixturevalue(request.param)
+    return run
+
+
+def test_a_whole_run_passes_the_audit_and_its_prediction_is_what_the_run_said(
+    whole_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    assert len(llb_ray.audit(whole_run)) == 10
+    llb_ray.predict(whole_run, photos, out=tmp_path)
+    predicted = parquet.read_table(tmp_path / "scores.parquet")
+    said = read_table(whole_run / "image_scores.arrow")
+    expected = dict(zip(said["image_id"].to_pylist(), said["score"].to_pylist(), strict=True))
+    found = dict(zip(predicted["image_id"].to_pylist(), predicted["score"].to_pylist(), strict=True))
+    assert found.keys() == expected.keys()
+    assert len(found) == 72
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_memory_bank_run_is_the_same_again_from_copied_photographs(
+    finished_bank: Path, photos: Path, tiny_bank: RunConfig, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(photos, tmp_path / photos.name))
+    llb_ray.run(tiny_bank, llb_ray.read_folder(moved, tiny_bank), out=tmp_path / "run", executor="serial")
+    for name in ("purified/part-0.arrow", "scores.arrow", "image_scores.arrow", "metrics.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished_bank / name).read_bytes()
