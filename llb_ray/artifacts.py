@@ -25,6 +25,7 @@ from llb_ray.errors import ArtifactError
 FORMAT_VERSION = 1  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
+_TEMPORARY = ".tmp"
 _HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -46,9 +47,18 @@ def file_digest(path: Path) -> str:
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Remove what `write_atomic` left in `folder` when its process was killed."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -77,10 +87,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage output: the folder, the sha256 of each file in it, and the contents it was made from."""
+    """A finished stage output: the folder, the sha256 of each file in it, and the recipe it was made by."""
 
     path: Path
     files: Mapping[str, str]
+    settings: Mapping[str, Any]
     inputs: Mapping[str, str]
 
     @property
@@ -158,7 +169,7 @@ def load(path: Path) -> Artifact:
     try:
         record = json.loads((path / RECORD).read_text())
         version, sizes = record["format_version"], record["bytes"]
-        artifact = Artifact(path, dict(record["files"]), dict(record["inputs"]))
+        artifact = Artifact(path, dict(record["files"]), dict(record["settings"]), dict(record["inputs"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path / RECORD}: unreadable completion record ({error}); delete {path}") from error
     if version != FORMAT_VERSION:
@@ -179,6 +190,7 @@ def _refuse_cut(path: Path, sizes: Mapping[str, int]) -> None:
 
 def _seal(path: Path, recipe: Recipe) -> None:
     files = _hash_files(path)
+    assert files, f"{path}: a stage wrote nothing"
     record = {
         "format_version": FORMAT_VERSION,
         "stage": recipe.stage,
@@ -188,7 +200,8 @@ def _seal(path: Path, recipe: Recipe) -> None:
         "files": files,
         "bytes": {name: (path / name).stat().st_size for name in files},
     }
-    write_json(path / RECORD, record)
+    # Not `write_json`, which would make the folder: it must still be there, with what was built in it.
+    (path / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _hash_files(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 refused with one sentence, 2 misused.  Nothing heavy is i
 import contextlib
 import sys
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def synth(folder: Path, categories: tuple[str, ...], alpha: float, seed: int) ->
         from llb_ray import api
 
         for root in api.synth(folder, categories=categories, alpha=alpha, seed=seed):
-            console.print(str(root), soft_wrap=True)
+            console.print(str(root), soft_wrap=True, highlight=False, markup=False)
 
 
 @main.command()
@@ -137,8 +138,16 @@ def _refusals() -> Iterator["Console"]:
 
     from llb_ray.errors import LlbError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     try:
         yield Console()
     except LlbError as error:
         click.echo(f"llb-ray: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to mend.
+        reason = str(error).strip().splitlines()[-1]
+        click.echo(f"llb-ray: {reason}; mend that and run the same command again to go on", err=True)
         sys.exit(1)

@@ -56,11 +56,11 @@ class AutoencoderConfig(_Settings):
     """A small convolutional autoencoder trained from scratch: needs no weights, suits regular textures."""
 
     name: Literal["autoencoder"] = "autoencoder"
-    image_size_px: PositiveInt = Field(64, multiple_of=16)
+    image_size_px: PositiveInt = Field(64, multiple_of=16, le=4096)
     channels: PositiveInt = Field(
         16, description="width of the first and last layer; the middle ones are 2 and 4 times"
     )
-    latent_dim: PositiveInt = Field(32, description="numbers that a whole image is squeezed into")
+    latent_dim: PositiveInt = Field(32, le=4096, description="numbers that a whole image is squeezed into")
     member_steps: PositiveInt = Field(150, description="optimiser steps of a sub-model: few, that is the learning bias")
     final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
     batch_size: PositiveInt = 16
@@ -71,7 +71,7 @@ class MemoryBankConfig(_Settings):
     """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
 
     name: Literal["memory_bank"] = "memory_bank"
-    image_size_px: PositiveInt = 224
+    image_size_px: PositiveInt = Field(224, le=4096)
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
@@ -131,7 +131,7 @@ class PurifyConfig(_Settings):
 class ResourcesConfig(_Settings):
     """What one member (or the final detector) owns while it works, on either executor."""
 
-    num_cpus: PositiveInt = Field(1, description="CPU cores, and torch threads, per member")
+    num_cpus: PositiveInt = Field(1, le=1024, description="CPU cores, and torch threads, per member")
     num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
     batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
@@ -152,7 +152,7 @@ class EvaluationConfig(_Settings):
     """How the final detector is measured where labels exist."""
 
     fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
-    sigma_px: Annotated[float, Field(ge=0)] | None = Field(
+    sigma_px: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None, description="Gaussian that smooths upsampled maps; default: 4 at 224 px, in proportion elsewhere"
     )
 
@@ -164,7 +164,7 @@ class EvaluationConfig(_Settings):
 class RunConfig(_Settings):
     """Everything a run depends on besides the images."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, strict=True)
     data: DataConfig = DataConfig()
     detector: DetectorConfig = AutoencoderConfig()
     members: MembersConfig = MembersConfig()
@@ -231,7 +231,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict | None):
         raise ConfigError(f"{path}: expected `section: ...` lines, found a {type(tree).__name__}; see configs/")
-    return tree or {}
+    # `purify:` with nothing below it is an empty section
+    return {name: {} if section is None else section for name, section in (tree or {}).items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -87,6 +87,60 @@ def test_a_folder_that_cannot_be_written_is_refused(config: Path, photos: Path, 
     assert (result.exit_code, "cannot be written" in result.stderr) == (1, True)
 
 
+def test_a_folder_that_is_not_a_runs_is_left_alone(config: Path, photos: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "progress").mkdir(parents=True)
+    (mine / "progress" / "thesis.txt").write_text("years of work")
+    result = _run(config, photos, mine)
+    assert (result.exit_code, "not a run's" in result.stderr) == (1, True)
+    assert (mine / "progress" / "thesis.txt").read_text() == "years of work"
+
+
+def test_results_are_never_put_among_the_photographs(
+    config: Path, photos: Path, finished: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(photos / "train" / "good", tmp_path / "photos"))
+    assert "inside the images' folder" in _run(config, data, data / "run").stderr
+    assert "inside the images' folder" in _llb("predict", finished, "--data", data, "--out", data / "out").stderr
+    assert not (data / "run").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_an_unreachable_cluster_is_refused(
+    address: str, by: str, config: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # a process that is connected asks for no address
+    more = ["--executor", "ray"] + (["--ray-address", address] if by == "option" else [])
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    result = _run(config, photos, tmp_path / "run", *more)
+    assert (result.exit_code, "no cluster answers there" in result.stderr) == (1, True)
+
+
+def test_an_address_for_nobody_is_refused(config: Path, photos: Path, tmp_path: Path) -> None:
+    result = _run(config, photos, tmp_path / "run", "--ray-address", "auto")
+    assert "no effect with the serial executor" in result.stderr
+
+
+def test_a_full_disk_is_one_sentence(
+    config: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("llb_ray.engine.features.write_batches", full)
+    result = _run(config, photos, tmp_path / "run")
+    assert (result.exit_code, "No space left on device" in result.stderr) == (1, True)
+    monkeypatch.undo()
+    assert _run(config, photos, tmp_path / "run").exit_code == 0
+
+
+def test_a_group_pattern_that_matches_nothing_is_refused(config: Path, photos: Path, tmp_path: Path) -> None:
+    result = _run(config, photos, tmp_path / "run", "--set", "data.group_pattern=(lot-[0-9]+)")
+    assert "matches no file in" in result.stderr
+
+
 @pytest.mark.parametrize("words", [["run"], ["run", "--data", "x"], ["nonsense"], ["run", "--executor", "dask"]])
 def test_misuse_exits_2(words: list[str]) -> None:
     assert _llb(*words).exit_code == 2
@@ -134,6 +188,43 @@ def test_predict_puts_bad_files_aside_and_scores_copies(finished: Path, photos: 
     result = _llb("predict", finished, "--data", folder, "--out", tmp_path / "out")
     assert "2 images scored, 1 files put aside" in result.output
     assert "broken.png" in (tmp_path / "out" / "quarantine.csv").read_text()
+
+
+def test_predict_copes_with_names_that_cannot_both_be_overlays(finished: Path, photos: Path, tmp_path: Path) -> None:
+    pictures = sorted((photos / "test" / "good").glob("*.png"))
+    folder = tmp_path / "new"
+    (folder / "x.png").mkdir(parents=True)
+    shutil.copy(pictures[0], folder / "x")
+    shutil.copy(pictures[1], folder / "x.png" / "y.png")
+    shutil.copy(pictures[2], folder / ("long" * 62 + ".png"))
+    shutil.copy(pictures[3], folder / "<img onerror=alert(1)>.png")
+    result = _llb("predict", finished, "--data", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert len([path for path in (tmp_path / "out" / "overlays").rglob("*.png") if path.is_file()]) == 4
+
+
+def test_predict_refuses_other_weights_than_the_runs(photos: Path, tmp_path: Path) -> None:
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    import llb_ray
+    from llb_ray.config import parse
+
+    weights = tmp_path / "w.safetensors"
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = timm.create_model("test_resnet.r160_in1k", num_classes=0)
+        save_file(model.state_dict(), tmp_path / f"{seed}.safetensors")
+    shutil.copy(tmp_path / "0.safetensors", weights)
+    backbone = {"name": "test_resnet.r160_in1k", "weights": str(weights), "layers": [1, 2]}
+    detector = {"name": "memory_bank", "image_size_px": 64, "backbone": backbone, "coreset_size": 50}
+    settings = parse({"detector": detector, "members": {"count": 2}, "purify": {"filter": "none"}})
+    llb_ray.run(settings, llb_ray.read_folder(photos, settings), out=tmp_path / "run", executor="serial")
+    assert _llb("predict", tmp_path / "run", "--data", photos / "test", "--out", tmp_path / "a").exit_code == 0
+    shutil.copy(tmp_path / "1.safetensors", weights)
+    refused = _llb("predict", tmp_path / "run", "--data", photos / "test", "--out", tmp_path / "b")
+    assert (refused.exit_code, "no longer those of the run" in refused.stderr) == (1, True)
 
 
 def test_predict_refuses_what_is_no_run_and_what_holds_no_image(finished: Path, tmp_path: Path) -> None:

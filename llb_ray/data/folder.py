@@ -56,6 +56,7 @@ def read_folder(root: Path, config: DataConfig, progress: Callable[[int, int], N
     files = _without_copies(found)
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
+    _require_matches(root, files, pattern)
     manifest = Manifest.of(root, _table(root, files, category, pattern), _quarantine(files))
     assert len(manifest.table) + len(manifest.quarantine) == len(found)
     return manifest
@@ -182,6 +183,13 @@ def _one_of(file: File, kept: File, kinds: Set[str | None]) -> File:
     if file.path != kept.path:
         return replace(file, problem=f"same content as {path_text(kept.path)}")
     return file if len(kinds) == 1 else replace(file, kind=None)
+
+
+def _require_matches(root: Path, files: Sequence[File], pattern: re.Pattern[str] | None) -> None:
+    """Raise ConfigError for a pattern that matches no image: grouping would be off and nobody would know."""
+    if pattern is not None and not any(pattern.search(file.path) for file in files):
+        example = path_text(files[0].path)
+        raise ConfigError(f"data.group_pattern = {pattern.pattern!r}: matches no file in {root} (such as {example})")
 
 
 def _require_training_images(root: Path, files: Sequence[File]) -> None:

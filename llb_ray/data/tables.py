@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write `table` as one Arrow IPC file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks())
 

@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 import ray
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.errors import ResourceError
+
+_PROBE_TIMEOUT_S = 5.0
 
 
 @contextlib.contextmanager
@@ -22,20 +25,36 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _refuse_unreachable(address or os.environ.get("RAY_ADDRESS", ""))
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
     try:
         # A dashboard costs about 1 GB and is no use on a cluster that lives as long as one run.
         dashboard = False if address == "local" else None
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except ConnectionError as error:
-        raise ResourceError(
-            f"Ray address {address!r}: no cluster answers there; start one with `ray start --head`, or drop "
-            "--ray-address to use this machine only"
-        ) from error
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise ResourceError if it is no ``host:port`` or nobody listens there: Ray itself would try for minutes, in silence."""
+    if address in ("", "auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address) from error
+
+
+def _no_cluster(address: str) -> ResourceError:
+    return ResourceError(
+        f"Ray address {address!r} (--ray-address or RAY_ADDRESS): no cluster answers there; start one with "
+        "`ray start --head`, or drop the address to use this machine only"
+    )
 
 
 def slots(resources: ResourcesConfig) -> int:

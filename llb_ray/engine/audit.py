@@ -8,7 +8,7 @@ people open (``scores.arrow``, ``purified/``); the last two tie those to the art
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.artifacts import file_digest
+from llb_ray.artifacts import Artifact, file_digest
 from llb_ray.config import RunConfig
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN, path_from_text
@@ -26,7 +26,7 @@ from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.member import score_matrix, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
-from llb_ray.engine.stages import oracle_labels
+from llb_ray.engine.stages import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.ensemble.dataset import PURIFIED, kept_ids, purified_dataset
 from llb_ray.ensemble.partition import PARTITION, shares
 from llb_ray.ensemble.scores import SCORES, dense
@@ -117,6 +117,22 @@ def _conserved(run: _Run) -> str:
     return f"{kept} kept + {len(delivered) - kept} rejected + {aside} quarantined = {len(input_ids) + aside} input"
 
 
+def _config_is_the_runs(run: _Run) -> str:
+    config, made = run.config, run.made
+    expected: dict[str, tuple[Mapping[str, Any], Artifact]] = {
+        "purify": (purify_settings(config), made.purified),
+        "final fit": (fit_settings(config, "final"), made.final.fitted),
+    }
+    if made.partition is not None:
+        expected["partition"] = (partition_settings(config), made.partition)
+    for member, trained in enumerate(made.members):
+        expected[f"member {member} fit"] = (fit_settings(config, "member", member), trained.fitted)
+    for stage, (settings, artifact) in expected.items():
+        if dict(artifact.settings) != dict(settings):
+            raise AuditError(f"config.yaml is not what the run was made with: stage {stage!r} had other settings")
+    return f"{len(expected)} stages were made with the settings in config.yaml"
+
+
 def _shares_disjoint(run: _Run) -> str:
     if run.made.partition is None:
         return "no members (the filter looks at no score)"
@@ -196,6 +212,7 @@ def _artifacts_unchanged(run: _Run) -> str:
 _CHECKS: Sequence[Callable[[_Run], str]] = (
     _images_unchanged,
     _conserved,
+    _config_is_the_runs,
     _shares_disjoint,
     _trained_on_shares,
     _scored_by_whom_it_says,

@@ -4,10 +4,10 @@ A sub-model and the final detector are the same thing here; they differ in the s
 whether pixel maps are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from llb_ray.artifacts import Artifact, Recipe, Store, digest
 from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import read_table, write_batches, write_table
 from llb_ray.detectors.base import Detector, Scores, row_batches
-from llb_ray.detectors.build import Role, build_detector, learner_settings
+from llb_ray.detectors.build import Role, build_detector
 from llb_ray.engine import files
 from llb_ray.engine.features import CachedSource
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
@@ -41,12 +41,16 @@ class MemberSpec:
     name: str
     place: Place
     detector: DetectorConfig
+    settings: Mapping[str, Any]  # role, seed, and the learner's own
     features: tuple[Recipe, ...]  # the shards that hold the images
     encoder_digest: str
-    role: Role
-    seed: int
     fit_ids: tuple[str, ...]
     score_ids: tuple[str, ...]
+
+    @property
+    def role(self) -> Role:
+        role: Role = self.settings["role"]
+        return role
 
     @property
     def keeps_maps(self) -> bool:
@@ -54,9 +58,7 @@ class MemberSpec:
 
     @property
     def fit_recipe(self) -> Recipe:
-        settings = {"role": self.role, "seed": self.seed, "detector": dict(learner_settings(self.detector, self.role))}
-        inputs = {"encoder": self.encoder_digest, "images": digest(self.fit_ids)}
-        return Recipe("fit", settings, inputs)
+        return Recipe("fit", self.settings, {"encoder": self.encoder_digest, "images": digest(self.fit_ids)})
 
     def score_recipe(self, fitted: Artifact) -> Recipe:
         inputs = {"detector": fitted.content, "images": digest(self.score_ids)}
@@ -102,7 +104,7 @@ class Member:
         device = device_for(self._spec.place.resources)
         source = self._source(self._spec.fit_ids, device)
         detector = build_detector(self._spec.detector, self._spec.role, device)
-        detector.fit(source, self._spec.seed, self._heartbeat.report("fit"))
+        detector.fit(source, self._spec.settings["seed"], self._heartbeat.report("fit"))
         save_file(detector.state(), folder / files.DETECTOR)
         write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
 

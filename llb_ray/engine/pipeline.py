@@ -12,7 +12,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.executor import Executor, Tell
 from llb_ray.engine.made import Made
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.runfolder import RunFolder, refuse_inside
 from llb_ray.engine.stages import Stages, StageTime
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
@@ -37,8 +37,7 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
     Finished stages are reused, so the same call after an interruption does only what is missing.
     Raises a `LlbError` for what the user can mend; nothing finished is lost by it.
     """
-    if not manifest.image_ids(TRAIN):
-        raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
+    _refuse(manifest, out)
     with RunFolder.locked(out) as folder:
         for notice in config.purify.notices():
             tell(f"note: {notice}")
@@ -53,6 +52,13 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
         return _result(stages, made)
+
+
+def _refuse(manifest: Manifest, out: Path) -> None:
+    """Raise what would otherwise come up after hours, or spoil the next run."""
+    if not manifest.image_ids(TRAIN):
+        raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
+    refuse_inside(manifest.root, out)
 
 
 def _in_order(stages: Stages) -> Made:

@@ -11,6 +11,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 import torch
 
+from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.folder import File, examine
 from llb_ray.data.images import UnreadableImage, read_rgb
@@ -20,9 +21,9 @@ from llb_ray.detectors.base import Detector, Encoder, row_batches
 from llb_ray.detectors.build import build_encoder
 from llb_ray.engine.features import layers_of, stored_layers
 from llb_ray.engine.member import load_detector, score_batch
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.runfolder import RunFolder, refuse_inside
 from llb_ray.engine.worker import device_for, owned_threads
-from llb_ray.errors import DataError
+from llb_ray.errors import DataError, WeightsError
 
 MAPS = "maps.arrow"
 
@@ -52,6 +53,7 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
     """
     folder = RunFolder.open(run)
     config = folder.config()
+    refuse_inside(data, out)
     files = examine(data, config.data.max_pixels)
     usable = [file for file in files if file.problem is None]
     if not usable:
@@ -66,8 +68,14 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
 
 def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
     device = device_for(config.resources)
+    fitted = folder.made().final.fitted
     encoder = build_encoder(config.detector, device)
-    detector = load_detector(config.detector, "final", folder.made().final.fitted, device)
+    if digest(dict(encoder.fingerprint())) != fitted.inputs["encoder"]:
+        raise WeightsError(
+            f"{folder.path}: the backbone's weights or library versions are no longer those of the run; "
+            "put the same file and versions back, or run again"
+        )
+    detector = load_detector(config.detector, "final", fitted, device)
     for rows in row_batches(len(files), config.resources.batch_size):
         yield _score(encoder, detector, device, config, data, [files[row] for row in rows])
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Store, write_atomic, write_json
+from llb_ray.artifacts import Store, clear_temporary, write_atomic, write_json
 from llb_ray.config import RunConfig, load
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
@@ -59,6 +59,7 @@ class RunFolder:
         Raises ArtifactError if it cannot be written or another process is at work in it.
         """
         folder = cls(Path(path).absolute())
+        folder._refuse_foreign()
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
         lock = FileLock(folder.path / ".lock", timeout=0)
         try:
@@ -72,7 +73,20 @@ class RunFolder:
             folder._tidy()
             yield folder
 
+    def _refuse_foreign(self) -> None:
+        """A run clears and overwrites files in its folder: they must be a run's."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise ArtifactError(f"{str(self.path)!r}: Arrow needs a name in UTF-8; choose another --out") from error
+        if self.path.is_dir() and any(self.path.iterdir()) and not self.store.root.is_dir():
+            raise ArtifactError(
+                f"{self.path}: holds files that are not a run's; choose a new or empty folder for --out"
+            )
+
     def _tidy(self) -> None:
+        for folder in (self.path, self.path / "purified"):
+            clear_temporary(folder)
         self.store.clear_unfinished()
         shutil.rmtree(self.progress, ignore_errors=True)
         self.progress.mkdir()
@@ -129,3 +143,9 @@ class RunFolder:
                 write_atomic(self.path / name, source.read_bytes())
         write_atomic(self.path / "config.yaml", config.to_yaml().encode())
         write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": made.index(self.store)})
+
+
+def refuse_inside(data: Path, out: Path) -> None:
+    """Raise ArtifactError if `out` lies in `data`: the next reading of `data` would take results for photographs."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ArtifactError(f"{out}: lies inside the images' folder {data}; choose an --out beside it")

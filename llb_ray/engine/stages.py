@@ -6,10 +6,11 @@ is already there.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ from llb_ray.artifacts import Artifact, Recipe, digest, write_json
 from llb_ray.config import PurifyConfig, RunConfig
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.tables import joined, read_table, write_table
-from llb_ray.detectors.build import Role, encoder_fingerprint
+from llb_ray.detectors.build import Role, encoder_fingerprint, learner_settings
 from llb_ray.engine import files
 from llb_ray.engine.evaluate import Truth, detection_metrics, protocol, purification_metrics
 from llb_ray.engine.executor import Executor, Tell
@@ -31,7 +32,6 @@ from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.purify import Labels
 from llb_ray.seeding import seed_for
 
-
 _WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
 
 
@@ -42,6 +42,22 @@ class StageTime:
     stage: str
     seconds: float
     reused: bool
+
+
+def partition_settings(config: RunConfig) -> dict[str, Any]:
+    """What the partition depends on besides the images."""
+    return {"members": config.members.count, "seed": config.seed}
+
+
+def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dict[str, Any]:
+    """What a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
+    seed = seed_for(config.seed, role) if index is None else seed_for(config.seed, role, index)
+    return {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector, role))}
+
+
+def purify_settings(config: RunConfig) -> dict[str, Any]:
+    """What the decisions depend on besides the scores."""
+    return config.purify.model_dump(mode="json") | {"seed": config.seed}
 
 
 def oracle_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:
@@ -83,11 +99,13 @@ class Stages:
     def partition(self) -> Artifact:
         """Each training image's member."""
         image_ids, groups = (self._train_images[name].to_pylist() for name in ("image_id", "group"))
-        count, seed = self.config.members.count, self.config.seed
-        recipe = Recipe("partition", {"members": count, "seed": seed}, {"images": digest([image_ids, groups])})
-        return self._make(
-            recipe, lambda folder: write_table(folder / files.PARTITION, partition(image_ids, groups, count, seed))
-        )
+        recipe = Recipe("partition", partition_settings(self.config), {"images": digest([image_ids, groups])})
+
+        def build(folder: Path) -> None:
+            table = partition(image_ids, groups, self.config.members.count, self.config.seed)
+            write_table(folder / files.PARTITION, table)
+
+        return self._make(recipe, build)
 
     def features(self) -> list[Artifact]:
         """One encoder pass over every image, in shards."""
@@ -104,7 +122,7 @@ class Stages:
         everyone = self._train_images["image_id"].to_pylist()
         owned = shares(read_table(partitioned.path / files.PARTITION))
         specs = [
-            self._member(f"member-{index:03d}", "member", seed_for(self.config.seed, "member", index), share, everyone)
+            self._member(f"member-{index:03d}", fit_settings(self.config, "member", index), share, everyone)
             for index, share in enumerate(owned)
         ]
         return self._train("members", specs)
@@ -119,7 +137,6 @@ class Stages:
 
     def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
         """Every training image's decision."""
-        settings = self.config.purify.model_dump(mode="json") | {"seed": self.config.seed}
         inputs = {"images": images.content}
         if matrix is not None:
             inputs["scores"] = matrix.content
@@ -132,15 +149,14 @@ class Stages:
             table = purified_dataset(self.config.purify, self.config.seed, self._train_images, scores, known)
             write_table(folder / files.PURIFIED, table)
 
-        return self._make(Recipe("purify", settings, inputs), build)
+        return self._make(Recipe("purify", purify_settings(self.config), inputs), build)
 
     def final(self, purified: Artifact) -> Trained:
         """The final detector, fitted on the kept images, and its score and map of every image, test split included."""
         kept = kept_ids(read_table(purified.path / files.PURIFIED))
         everyone = self.manifest.table["image_id"].to_pylist()
-        return self._train(
-            "final", [self._member("final", "final", seed_for(self.config.seed, "final"), kept, everyone)]
-        )[0]
+        spec = self._member("final", fit_settings(self.config, "final"), kept, everyone)
+        return self._train("final", [spec])[0]
 
     def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, final: Trained) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""
@@ -177,15 +193,16 @@ class Stages:
         root, limit = self.manifest.root, self.config.data.max_pixels
         return FeaturizerSpec(name, self._place, self.config.detector, self.catalogue, mine, root, limit)
 
-    def _member(self, name: str, role: Role, seed: int, fit_ids: Sequence[str], score_ids: Sequence[str]) -> MemberSpec:
+    def _member(
+        self, name: str, settings: Mapping[str, Any], fit_ids: Sequence[str], score_ids: Sequence[str]
+    ) -> MemberSpec:
         return MemberSpec(
             name=name,
             place=self._place,
             detector=self.config.detector,
+            settings=settings,
             features=self.catalogue.recipes,
             encoder_digest=self.catalogue.encoder_digest,
-            role=role,
-            seed=seed,
             fit_ids=tuple(fit_ids),
             score_ids=tuple(score_ids),
         )

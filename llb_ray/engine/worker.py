@@ -73,6 +73,7 @@ class Heartbeat:
 
     def report(self, step: str) -> Report:
         """A function to be called with (done, total, unit) as often as one likes."""
+        self._last_s = 0.0  # a step's first beat is never held back: it says that the step has begun
 
         def beat(done: int, total: int, unit: str) -> None:
             now_s = time.time()
@@ -87,7 +88,8 @@ def read_beats(progress: Path) -> list[Beat]:
     """The last beat of every worker of a run, by name."""
     beats = []
     for path in sorted(progress.glob("[!.]*.json")):
-        with contextlib.suppress(FileNotFoundError):  # a new run clears the folder while a terminal still watches
+        # A new run clears the folder while a terminal still watches; a stranger's file is none of ours.
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             beats.append(Beat(**json.loads(path.read_text())))
     return beats
 

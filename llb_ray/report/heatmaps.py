@@ -1,5 +1,6 @@
 """Anomaly maps people can compare: every overlay that a run's detector draws is on one colour scale."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from llb_ray.config import RunConfig
+from llb_ray.data.folder import File
 from llb_ray.data.images import read_rgb
 from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import upsample
@@ -25,6 +27,7 @@ from llb_ray.ensemble.dataset import kept_ids
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
 _MAX_SIDE_PX = 1024
 _SCALE_IMAGES = 500
+_NAME_TROUBLE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 _MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
 Floats = npt.NDArray[np.float32]
 
@@ -38,12 +41,13 @@ class Scale:
 
     @classmethod
     def of(cls, map_NHW: Floats) -> "Scale":
-        """From normal images' maps: from the median of their peaks to four times as far as the 95th percentile.
+        """From normal images' maps: their hottest hundredth, from its median to twice as far as its 95th percentile.
 
-        So half of the normal images stay blank, a few glow faintly, and what is bright is well beyond them.
+        So a normal image stays all but blank, and what is bright is well beyond every normal one.
         """
-        median, upper = np.percentile(map_NHW.max(axis=(1, 2)), [50, 95])
-        return cls(float(median), float(max(median + 4 * (upper - median), median + 1e-12)))
+        hot_N = np.quantile(map_NHW, 0.99, axis=(1, 2))
+        median, upper = np.percentile(hot_N, [50, 95])
+        return cls(float(median), float(max(median + 2 * (upper - median), median + 1e-12)))
 
     @classmethod
     def of_run(cls, folder: RunFolder) -> "Scale":
@@ -79,10 +83,20 @@ def write_overlays(prediction: Prediction) -> None:
     scale, config = Scale.of_run(folder), folder.config()
     for file, map_HW in zip(prediction.files, _smooth_maps(prediction.out / MAPS, config), strict=True):
         image_HW3 = read_rgb(prediction.root / file.path, None, config.data.max_pixels)
-        path = prediction.out / "overlays" / f"{file.path}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(overlay(_bounded(image_HW3), map_HW, scale)).save(path)
+        _save(overlay(_bounded(image_HW3), map_HW, scale), prediction.out / "overlays", file)
     _draw_scale(scale, prediction.out / "colour_scale.png")
+
+
+def _save(picture_HW3: npt.NDArray[np.uint8], folder: Path, file: File) -> None:
+    """As <path>.png; as <image_id>.png where that is too long, or is also the name of a folder of the data."""
+    path = folder / f"{file.path}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture_HW3).save(path)
+    except OSError as error:
+        if error.errno not in _NAME_TROUBLE:
+            raise
+        Image.fromarray(picture_HW3).save(folder / f"{file.image_id}.png")
 
 
 def smooth(map_NHW: Floats, config: RunConfig) -> Floats:

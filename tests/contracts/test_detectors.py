@@ -215,7 +215,7 @@ def whole_run(request: pytest.FixtureRequest) -> Path:
 def test_a_whole_run_passes_the_audit_and_its_prediction_is_what_the_run_said(
     whole_run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    assert len(llb_ray.audit(whole_run)) == 10
+    assert llb_ray.audit(whole_run)
     llb_ray.predict(whole_run, photos, out=tmp_path)
     predicted = parquet.read_table(tmp_path / "scores.parquet")
     said = read_table(whole_run / "image_scores.arrow")
