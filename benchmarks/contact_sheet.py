@@ -18,7 +18,7 @@ def main() -> None:
     for column, picture in enumerate(pictures):
         sheet.paste(picture.resize((SIDE_PX, SIDE_PX)), (column * SIDE_PX, 0))
     sheet.paste(scale, (0, SIDE_PX))
-    sheet.quantize(128).save(HERE.parent / "docs" / "overlays.png", optimize=True)
+    sheet.quantize(256).save(HERE.parent / "docs" / "overlays.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ def main() -> None:
         command = "python benchmarks/demo_filters.py " + " ".join(sys.argv[1:])
         arguments.result.write_text(
             f"# The demo's filters on synthetic gears, {date.today()}\n\n{setting(command)}\n\n"
-            f"220 training and 120 test images a seed, seeds 0 to {arguments.seeds - 1}, configs/demo.yaml; mean ± sd over seeds.\n\n"
+            f"220 training and 120 test images a seed, seeds 0 to {arguments.seeds - 1}, configs/demo.yaml; "
+            "mean ± sd over seeds.\n\n"
             f"{table(rows, list(METRICS))}\n\nRaw rows: {arguments.result.stem}.csv\n"
         )
 

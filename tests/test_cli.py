@@ -92,7 +92,7 @@ def test_a_folder_that_is_not_a_runs_is_left_alone(config: Path, photos: Path, t
     (mine / "progress").mkdir(parents=True)
     (mine / "progress" / "thesis.txt").write_text("years of work")
     result = _run(config, photos, mine)
-    assert (result.exit_code, "not a run's" in result.stderr) == (1, True)
+    assert (result.exit_code, "holds files of another kind" in result.stderr) == (1, True)
     assert (mine / "progress" / "thesis.txt").read_text() == "years of work"
 
 

@@ -22,6 +22,21 @@ def test_every_dependency_is_pinned_for_the_tests() -> None:
         assert re.split(r"[\[><=]", requirement)[0].lower() in pinned, requirement
 
 
+def test_every_row_of_the_readmes_tables_is_in_a_benchmark() -> None:
+    measured = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.md"))
+    rows = re.findall(r"^\| [\d.]+ \| .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 8
+    for row in rows:
+        assert row in measured, row
+
+
+def test_every_metric_of_a_table_is_in_the_raw_rows() -> None:
+    for table in (ROOT / "benchmarks").glob("*.md"):
+        raw = table.with_suffix(".csv").read_text()
+        assert raw.count("\n") > 4
+        assert "i_auroc" in raw.splitlines()[0]
+
+
 def test_files_and_commands_named_in_the_readmes_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for readme in (ROOT / "README.md", ROOT / "cluster" / "README.md"):

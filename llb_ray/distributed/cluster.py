@@ -40,7 +40,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Raise ResourceError if it is no ``host:port`` or nobody listens there: Ray itself would try for minutes, in silence."""
+    """Raise ResourceError if it is no ``host:port`` or nobody listens there: Ray would try for minutes, in silence."""
     if address in ("", "auto", "local") or "://" in address:
         return
     host, _, port = address.rpartition(":")

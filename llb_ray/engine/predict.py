@@ -1,5 +1,6 @@
 """New images through a run's final detector: scores for every file, maps for those who draw them."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from llb_ray.detectors.base import Detector, Encoder, row_batches
 from llb_ray.detectors.build import build_encoder
 from llb_ray.engine.features import layers_of, stored_layers
 from llb_ray.engine.member import load_detector, score_batch
-from llb_ray.engine.runfolder import RunFolder, refuse_inside
+from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
 from llb_ray.engine.worker import device_for, owned_threads
 from llb_ray.errors import DataError, WeightsError
 
@@ -54,11 +55,13 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
     folder = RunFolder.open(run)
     config = folder.config()
     refuse_inside(data, out)
+    refuse_foreign(out, belongs="scores.parquet")
     files = examine(data, config.data.max_pixels)
     usable = [file for file in files if file.problem is None]
     if not usable:
         raise DataError(f"{data}: none of the {len(files)} files found is a readable image; give a folder of images")
     out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "overlays", ignore_errors=True)  # an earlier prediction's would stay beside the new ones
     with owned_threads(config.resources):
         scored = _scored(folder, config, data, usable)
         write_batches(out / MAPS, scored)

@@ -33,6 +33,8 @@ from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
 
+_LOCK = ".lock"
+
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
@@ -59,30 +61,21 @@ class RunFolder:
         Raises ArtifactError if it cannot be written or another process is at work in it.
         """
         folder = cls(Path(path).absolute())
-        folder._refuse_foreign()
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
-        lock = FileLock(folder.path / ".lock", timeout=0)
+        lock = FileLock(folder.path / _LOCK, timeout=0)
         try:
+            refuse_foreign(folder.path, belongs="artifacts")
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
             raise ArtifactError(f"{path}: another run is at work here; wait for it or choose another --out") from error
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
-        with lock:
+        try:
             folder._tidy()
             yield folder
-
-    def _refuse_foreign(self) -> None:
-        """A run clears and overwrites files in its folder: they must be a run's."""
-        try:
-            str(self.path).encode()
-        except UnicodeEncodeError as error:
-            raise ArtifactError(f"{str(self.path)!r}: Arrow needs a name in UTF-8; choose another --out") from error
-        if self.path.is_dir() and any(self.path.iterdir()) and not self.store.root.is_dir():
-            raise ArtifactError(
-                f"{self.path}: holds files that are not a run's; choose a new or empty folder for --out"
-            )
+        finally:
+            lock.release()
 
     def _tidy(self) -> None:
         for folder in (self.path, self.path / "purified"):
@@ -143,6 +136,19 @@ class RunFolder:
                 write_atomic(self.path / name, source.read_bytes())
         write_atomic(self.path / "config.yaml", config.to_yaml().encode())
         write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": made.index(self.store)})
+
+
+def refuse_foreign(out: Path, belongs: str) -> None:
+    """Raise ArtifactError if `out` holds files, but not the one that ours hold: we clear and overwrite there."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(f"{str(out)!r}: Arrow needs a name in UTF-8; choose another --out") from error
+    names = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
+    if names and belongs not in names:
+        raise ArtifactError(
+            f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"
+        )
 
 
 def refuse_inside(data: Path, out: Path) -> None:

@@ -41,13 +41,15 @@ class Scale:
 
     @classmethod
     def of(cls, map_NHW: Floats) -> "Scale":
-        """From normal images' maps: their hottest hundredth, from its median to twice as far as its 95th percentile.
+        """From normal images' maps: their hottest hundredth, from its median to four times as far as its 95th centile.
 
         So a normal image stays all but blank, and what is bright is well beyond every normal one.
         """
         hot_N = np.quantile(map_NHW, 0.99, axis=(1, 2))
         median, upper = np.percentile(hot_N, [50, 95])
-        return cls(float(median), float(max(median + 2 * (upper - median), median + 1e-12)))
+        # The second only matters where normal images are all alike: the scale must not be empty.
+        span = max(4 * (upper - median), 1e-6 * max(1, abs(median)))
+        return cls(float(median), float(median + span))
 
     @classmethod
     def of_run(cls, folder: RunFolder) -> "Scale":
