@@ -159,6 +159,7 @@ def test_quarantined_files_are_counted_and_named(config: Path, photos: Path, tmp
     result = _run(config, data, tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert re.search(r"training images +50 *\n +kept +36 *\n +rejected +12 *\n +quarantined +2 *\n", result.output)
+    assert "quarantined train/good/notes.txt: " in result.output
     quarantine = dataset.dataset(tmp_path / "run" / "quarantine.arrow", format="arrow").to_table()
     reasons = dict(zip(quarantine["path"].to_pylist(), quarantine["reason"].to_pylist(), strict=True))
     assert set(reasons) == {"train/good/notes.txt", "train/good/zz copy.png"}

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from llb_ray.engine.runfolder import RunFolder, refuse_inside
 from llb_ray.engine.stages import Stages, StageTime
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
+
+
+_NAMED_ASIDE = 5
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
     """
     _refuse(manifest, out)
     with RunFolder.locked(out) as folder:
-        for notice in config.purify.notices():
-            tell(f"note: {notice}")
+        for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.purify.notices())]:
+            tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         stages = Stages(config, manifest, folder, executor, tell)
         try:
@@ -59,6 +63,14 @@ def _refuse(manifest: Manifest, out: Path) -> None:
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
     refuse_inside(manifest.root, out)
+
+
+def _put_aside(manifest: Manifest) -> Iterator[str]:
+    """The first files that were put aside, and why; all of them are in quarantine.arrow."""
+    rows = manifest.quarantine.slice(0, _NAMED_ASIDE).to_pylist()
+    yield from (f"quarantined {row['path']}: {row['reason']}" for row in rows)
+    if manifest.quarantine.num_rows > len(rows):
+        yield f"... and {manifest.quarantine.num_rows - len(rows)} more: quarantine.arrow names them all"
 
 
 def _in_order(stages: Stages) -> Made:

@@ -16,6 +16,7 @@ from llb_ray.engine.pipeline import Result
 from llb_ray.engine.worker import Beat, read_beats
 
 _PACE_S = 10.0
+_WORTH_A_ROW_S = 0.1
 _SHOWN = {  # metrics.json key -> what people call it
     "contamination": "contamination before",
     "residual_contamination": "residual contamination",
@@ -108,9 +109,13 @@ def _time_rows(result: Result) -> Iterator[tuple[str, str]]:
     reused = [stage.stage for stage in result.times if stage.reused]
     if reused:
         yield "found finished", ", ".join(reused)
-    for stage in result.times:
-        if not stage.reused:
+    fresh = [stage for stage in result.times if not stage.reused]
+    for stage in fresh:
+        if stage.seconds >= _WORTH_A_ROW_S:
             yield f"stage {stage.stage}", f"{stage.seconds:.2f} s"
+    others = [stage.seconds for stage in fresh if stage.seconds < _WORTH_A_ROW_S]
+    if others:
+        yield "other stages", f"{sum(others):.2f} s"
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
