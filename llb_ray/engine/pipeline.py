@@ -18,7 +18,6 @@ from llb_ray.engine.stages import Stages, StageTime
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
 
-
 _NAMED_ASIDE = 5
 
 
