@@ -11,7 +11,16 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from llb_ray.errors import ConfigError
@@ -88,7 +97,51 @@ class MemoryBankConfig(_Settings):
         return neighbourhood
 
 
-DetectorConfig = Annotated[AutoencoderConfig | MemoryBankConfig, Field(discriminator="name")]
+class ReconstructionConfig(_Settings):
+    """Dinomaly-like: a decoder learns to redraw frozen layers (arXiv 2405.14325; convolutional for CNN backbones)."""
+
+    name: Literal["reconstruction"] = "reconstruction"
+    image_size_px: PositiveInt = Field(224, le=4096)
+    backbone: BackboneConfig = BackboneConfig()
+    groups: tuple[tuple[int, ...], ...] | None = Field(
+        None,
+        description="positions in backbone.layers averaged before they are compared; default: each layer on its own, "
+        "the only way for a CNN",
+    )
+    decoder_depth: PositiveInt = Field(2, le=64, description="decoder blocks; for a ViT at least one per layer")
+    channels: PositiveInt = Field(64, le=4096, description="width of a CNN's decoder; a ViT's is that of the ViT")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the bottleneck set to zero")
+    standardize: bool = Field(True, description="scale each channel to unit spread over the training images")
+    member_steps: PositiveInt = Field(200, description="optimiser steps of a sub-model: few, that is the learning bias")
+    final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
+    batch_size: PositiveInt = 16
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="for 16 images; scaled with the batch size")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gradient_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="longer gradients are cut to it")
+    warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises")
+    hard_percentile: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of a batch's points counted as easy; 0: no hard mining, which would seek out defects"
+    )
+    hard_factor: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="what the gradient of easy points keeps")
+    hard_ramp_steps: int = Field(1000, ge=0, description="steps over which the percentile rises from 0")
+
+    @field_validator("groups")
+    @classmethod
+    def _groups_name_layers(
+        cls, groups: tuple[tuple[int, ...], ...] | None, info: ValidationInfo
+    ) -> tuple[tuple[int, ...], ...] | None:
+        if groups is None or "backbone" not in info.data:
+            return groups
+        if not groups or not all(groups):
+            raise ValueError("name at least one group, and in each at least one position of backbone.layers")
+        last = len(info.data["backbone"].layers) - 1
+        if not all(0 <= index <= last for group in groups for index in group):
+            raise ValueError(f"these are positions in backbone.layers, here 0 to {last}")
+        return groups
+
+
+DetectorConfig = Annotated[AutoencoderConfig | MemoryBankConfig | ReconstructionConfig, Field(discriminator="name")]
 
 
 class MembersConfig(_Settings):

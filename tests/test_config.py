@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
     seed=st.integers(0, 2**31),
     count=st.integers(2, 64),
     keep=st.floats(0.01, 1),
-    name=st.sampled_from(["autoencoder", "memory_bank"]),
+    name=st.sampled_from(["autoencoder", "memory_bank", "reconstruction"]),
 )
 def test_a_resolved_configuration_survives_yaml(seed: int, count: int, keep: float, name: str) -> None:
     tree = {"seed": seed, "members": {"count": count}, "purify": {"keep_ratio": keep}, "detector": {"name": name}}

@@ -10,6 +10,7 @@ Shapes as in `base`; pixels are 0..255 outside the network and unit-free, centre
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from llb_ray.config import AutoencoderConfig
 from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
-from llb_ray.errors import MemberError
+from llb_ray.detectors.training import descend, initialised, moments, placed, snapshot
 from llb_ray.seeding import seed_for, stream
 
 GRADIENT_NORM = 1.0
@@ -58,7 +59,8 @@ class Autoencoder:
 
     def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself after `steps` optimiser steps from seeded weights; raises MemberError if the loss is not finite."""
-        network = self._placed(_initialised(self._config, seed_for(seed, "autoencoder", "weights")))
+        build = partial(_Network, self._config)
+        network = placed(initialised(build, seed_for(seed, "autoencoder", "weights")), self._device)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             network.measure_pixels(self._passes(source))
             self._train(network, source, seed, report)
@@ -76,16 +78,13 @@ class Autoencoder:
     def state(self) -> State:
         """The weights, the mean image, the scale and each cell's usual error."""
         assert self._network is not None, "state needs fit or load_state first"
-        return {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in self._network.state_dict().items()
-        }
+        return snapshot(self._network)
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Itself, as it was when `state` was taken."""
-        network = _initialised(self._config, seed=0)
+        network = initialised(partial(_Network, self._config), seed=0)
         network.load_state_dict(dict(state))
-        self._network = self._placed(network)
+        self._network = placed(network, self._device)
         return self
 
     def _train(self, network: "_Network", source: Source, seed: int, report: Report) -> None:
@@ -97,7 +96,7 @@ class Autoencoder:
         for step in range(self._steps):
             rows = rng.choice(len(source), batch_size, replace=False)
             loss_B = network.loss(self._ready(source.batch(rows)))
-            _descend(network, optimizer, loss_B.mean(), step)
+            descend(network, optimizer, loss_B.mean(), GRADIENT_NORM, step)
             schedule.step()
             report(step + 1, self._steps, "step")
 
@@ -107,10 +106,6 @@ class Autoencoder:
 
     def _ready(self, layers: Layers) -> torch.Tensor:
         return layers[0].to(self._device, memory_format=torch.channels_last)
-
-    def _placed(self, network: "_Network") -> "_Network":
-        """The network on the device, channels last: a third faster on a CPU."""
-        return network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class _Network(nn.Module):
@@ -137,14 +132,14 @@ class _Network(nn.Module):
     @torch.no_grad()
     def measure_pixels(self, batches: Iterable[torch.Tensor]) -> None:
         """Learn the mean image, and one scale for all pixels (each its own would drown defects in quiet places)."""
-        mean_3HW, variance_3HW = _moments(batches)
+        mean_3HW, variance_3HW = moments(batches)
         self.mean_3HW.copy_(mean_3HW)
         self.scale.copy_(variance_3HW.mean().sqrt().clamp(min=GREY_LEVEL))
 
     @torch.no_grad()
     def measure_errors(self, batches: Iterable[torch.Tensor]) -> None:
         """Learn the usual error of each cell and its spread, both averaged over near cells, for want of data."""
-        mean_HW, variance_HW = _moments(self._error_map(batch) for batch in batches)
+        mean_HW, variance_HW = moments(self._error_map(batch) for batch in batches)
         self.usual_HW.copy_(_blurred(mean_HW))
         self.spread_HW.copy_(_blurred(variance_HW).sqrt().clamp(min=LEAST_SPREAD))
 
@@ -175,35 +170,6 @@ def _layers(channels: int, latent_dim: int, side: int) -> nn.Sequential:
         *(nn.Conv2d(2 * channels, 4 * channels, 1), nn.PixelShuffle(2), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(channels, 48, 1), nn.PixelShuffle(4)),
     )
-
-
-def _initialised(config: AutoencoderConfig, seed: int) -> _Network:
-    """A fresh network on the CPU, its weights a function of the seed; torch's global generators are left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also seed every GPU
-        return _Network(config)
-
-
-def _descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, step: int) -> None:
-    """One optimiser step down `loss`, its gradient clipped; raises MemberError if the loss is not finite."""
-    if not torch.isfinite(loss):
-        raise MemberError(f"autoencoder: the loss at step {step} is {loss.item()}; lower detector.learning_rate")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
-    optimizer.step()
-
-
-def _moments(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance over the first axis of all batches together, float64 so that their difference is exact."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for batch in batches:
-        values = batch.double()
-        count += len(values)
-        total = total.to(values) + values.sum(dim=0)
-        squares = squares.to(values) + values.square().sum(dim=0)
-    mean = total / count
-    return mean, (squares / count - mean.square()).clamp(min=0)
 
 
 def _blurred(map_HW: torch.Tensor) -> torch.Tensor:

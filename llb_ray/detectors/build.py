@@ -5,17 +5,18 @@ from typing import Any, Literal, assert_never
 
 import torch
 
-from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig, ReconstructionConfig
 from llb_ray.detectors.autoencoder import Autoencoder, Pixels
 from llb_ray.detectors.base import Detector, Encoder
 from llb_ray.detectors.memory_bank import MemoryBank
+from llb_ray.detectors.reconstruction import Reconstruction
 
 Role = Literal["member", "final"]
 
 
 def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
     """The frozen encoder in front of the detector; raises WeightsError if its weights cannot be had."""
-    if isinstance(config, MemoryBankConfig):
+    if isinstance(config, MemoryBankConfig | ReconstructionConfig):
         # timm takes seconds to import: only those who need a backbone wait for it.
         from llb_ray.detectors.backbones import Backbone
 
@@ -29,15 +30,17 @@ def build_detector(config: DetectorConfig, role: Role, device: torch.device) -> 
     """An unfitted detector with the training budget of a sub-model or of the final detector."""
     if isinstance(config, MemoryBankConfig):
         return MemoryBank(config, device)
+    steps = config.member_steps if role == "member" else config.final_steps
     if isinstance(config, AutoencoderConfig):
-        steps = config.member_steps if role == "member" else config.final_steps
         return Autoencoder(config, steps, device)
+    if isinstance(config, ReconstructionConfig):
+        return Reconstruction(config, steps, device)
     assert_never(config)
 
 
 def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
     """What the encoder's output depends on, without building it; raises WeightsError for a missing weights file."""
-    if isinstance(config, MemoryBankConfig):
+    if isinstance(config, MemoryBankConfig | ReconstructionConfig):
         from llb_ray.detectors.backbones import fingerprint
 
         return fingerprint(config.backbone, config.image_size_px)
