@@ -39,7 +39,7 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
     """
     _refuse(manifest, out)
     with RunFolder.locked(out) as folder:
-        for notice in config.purify.notices():
+        for notice in config.notices():
             tell(f"note: {notice}")
         folder.log("run started", config=config.model_dump(mode="json"))
         stages = Stages(config, manifest, folder, executor, tell)
