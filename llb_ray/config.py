@@ -145,6 +145,12 @@ class ImportanceConfig(_Settings):
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps, the first, with weight 1")
     members: bool = Field(False, description="weight the sub-models too, not the final detector alone")
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, mode: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if mode is False else mode
+
     @model_validator(mode="after")
     def _target_is_given_once(self) -> "ImportanceConfig":
         if self.mode == "fixed" and (self.mu is None or self.sigma is None):
@@ -157,7 +163,7 @@ class ImportanceConfig(_Settings):
         """Itself where it weights the loss of a `member` or of the `final` detector, else None."""
         return self if self.mode != "off" and (role == "final" or self.members) else None
 
-    def target_settings(self) -> dict[str, Any]:
+    def effective_settings(self) -> dict[str, Any]:
         """The settings that a weighted fit depends on, JSON-ready."""
         return self.model_dump(mode="json", exclude=self._idle() | {"members"})
 

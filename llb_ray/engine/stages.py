@@ -56,7 +56,7 @@ def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dic
     settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector, role))}
     importance = config.importance.for_role(role)
     # Left out where it has no effect, so that trying a target Gaussian reuses every member.
-    return settings if importance is None else settings | {"importance": importance.target_settings()}
+    return settings if importance is None else settings | {"importance": importance.effective_settings()}
 
 
 def purify_settings(config: RunConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from scipy.stats import gaussian_kde
 from llb_ray.config import AutoencoderConfig, ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
 from llb_ray.detectors.importance import ImportanceWeights, Ratio, settled, target
+from llb_ray.errors import MemberError
 from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
 
 MOMENTS = ImportanceConfig(mode="moments", warmup=0)
@@ -219,6 +220,13 @@ def test_a_fit_that_is_all_warm_up_is_the_unweighted_one() -> None:
     late = ImportanceConfig(mode="moments", warmup=0.999)
     weighted = Autoencoder(CONFIG, STEPS, CPU, late).fit(Stripes(48), 0).state()
     assert all(torch.allclose(weighted[name], tensor, atol=1e-6) for name, tensor in fit(0).state().items())
+
+
+def test_a_loss_that_is_not_finite_still_stops_the_fit() -> None:
+    source = Stripes(8)
+    source.image_N3HW[3] = float("nan")
+    with pytest.raises(MemberError, match="loss at step 0 is nan"):
+        Autoencoder(CONFIG, STEPS, CPU, MOMENTS).fit(source, 0)
 
 
 def test_a_small_share_is_enough() -> None:

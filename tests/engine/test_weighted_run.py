@@ -143,6 +143,11 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_sentence(overrides: lis
     assert "\n" not in str(refused.value)
 
 
+def test_off_may_be_typed_as_yaml_reads_it() -> None:
+    assert load(None, ["importance.mode=off"]).importance.mode == "off"
+    assert load(None, ["importance={mode: off}"]) == RunConfig()
+
+
 @pytest.mark.parametrize(
     ("tree", "idle"),
     [
