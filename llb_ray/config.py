@@ -181,6 +181,59 @@ class PurifyConfig(_Settings):
         ]
 
 
+class ImportanceConfig(_Settings):
+    """The importance-weighted loss of a detector trained by gradients (arXiv 2601.02440, reconstructed)."""
+
+    mode: Literal["off", "fixed", "moments", "robust"] = Field(
+        "off", description="target Gaussian: given, or mean/std (moments) or median/MAD (robust) of recent scores"
+    )
+    mu: float | None = Field(None, description="mean of the target, in units of the score (fixed)")
+    sigma: Annotated[float, Field(gt=0)] | None = Field(None, description="spread of the target (fixed)")
+    mu_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the mean found (moments and robust)")
+    sigma_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the spread found (moments and robust)")
+    log_scores: bool = Field(False, description="work on the logarithm of the scores; mu and sigma are then in logs")
+    cap: Annotated[float, Field(gt=1)] = Field(10, description="largest weight before they are brought to mean one")
+    eps: Annotated[float, Field(gt=0)] = Field(1e-6, description="least density of the scores that is divided by")
+    buffer: PositiveInt = Field(4096, description="recent scores that density and target are taken from")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps, the first, with weight 1")
+    members: bool = Field(False, description="weight the sub-models too, not the final detector alone")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, mode: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if mode is False else mode
+
+    @model_validator(mode="after")
+    def _target_is_given_once(self) -> "ImportanceConfig":
+        if self.mode == "fixed" and (self.mu is None or self.sigma is None):
+            raise ValueError("mode fixed needs mu and sigma, the target Gaussian")
+        if self.mode != "fixed" and (self.mu is not None or self.sigma is not None):
+            raise ValueError(f"mode {self.mode} takes no mu and sigma; drop them, or choose mode fixed")
+        return self
+
+    def for_role(self, role: str) -> "ImportanceConfig | None":
+        """Itself where it weights the loss of a `member` or of the `final` detector, else None."""
+        return self if self.mode != "off" and (role == "final" or self.members) else None
+
+    def effective_settings(self) -> dict[str, Any]:
+        """The settings that a weighted fit depends on, JSON-ready."""
+        return self.model_dump(mode="json", exclude=self._idle() | {"members"})
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        changed = [name for name in type(self).model_fields if name in self._idle() and not self._is_default(name)]
+        return [f"importance.{name} has no effect with mode {self.mode}" for name in changed]
+
+    def _idle(self) -> set[str]:
+        if self.mode == "off":
+            return set(type(self).model_fields) - {"mode"}
+        return {"mu_scale", "sigma_scale"} if self.mode == "fixed" else {"mu", "sigma"}
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == type(self).model_fields[name].default)
+
+
 class ResourcesConfig(_Settings):
     """What one member (or the final detector) owns while it works, on either executor."""
 
@@ -222,6 +275,7 @@ class RunConfig(_Settings):
     detector: DetectorConfig = AutoencoderConfig()
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()
+    importance: ImportanceConfig = ImportanceConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -244,6 +298,27 @@ class RunConfig(_Settings):
         if rule.aggregate == "max_var" and (used < 2 or rule.normalize == "robust_z"):
             raise ValueError("purify.aggregate=max_var needs two scores per image, none negative: not with robust_z")
         return self
+
+    @model_validator(mode="after")
+    def _weighted_loss_has_a_loss(self) -> "RunConfig":
+        mode, buffer = self.importance.mode, self.importance.buffer
+        if mode == "off":
+            return self
+        if isinstance(self.detector, MemoryBankConfig):
+            raise ValueError(
+                f"importance.mode={mode} weights a training loss, and detector {self.detector.name} has none; "
+                "choose importance.mode=off or a detector that is trained by gradients"
+            )
+        if buffer < self.detector.batch_size:
+            raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
+        return self
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle = [*self.purify.notices(), *self.importance.notices()]
+        if self.importance.for_role("member") and self.purify.filter != "llb":
+            idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
+        return idle
 
     def to_yaml(self) -> str:
         """The resolved configuration, complete; `load` reads it back equal."""

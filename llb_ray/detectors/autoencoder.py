@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llb_ray.config import AutoencoderConfig
-from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.config import AutoencoderConfig, ImportanceConfig
+from llb_ray.detectors.base import FitLog, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.importance import ImportanceWeights
 from llb_ray.detectors.training import descend, initialised, moments, placed, snapshot
 from llb_ray.seeding import seed_for, stream
 
@@ -51,11 +52,19 @@ class Pixels:
 class Autoencoder:
     """Scores an image by how badly it is redrawn; a `Detector` over the layers of `Pixels`."""
 
-    def __init__(self, config: AutoencoderConfig, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        steps: int,
+        device: torch.device,
+        importance: ImportanceConfig | None = None,
+    ) -> None:
         self._config = config
         self._steps = steps
         self._device = device
+        self._importance = importance
         self._network: _Network | None = None
+        self._log: FitLog | None = None
 
     def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself after `steps` optimiser steps from seeded weights; raises MemberError if the loss is not finite."""
@@ -63,8 +72,11 @@ class Autoencoder:
         network = placed(initialised(build, seed_for(seed, "autoencoder", "weights")), self._device)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             network.measure_pixels(self._passes(source))
-            self._train(network, source, seed, report)
+            weights = self._weights()
+            self._train(network, source, seed, report, weights)
             network.measure_errors(self._passes(source))
+            with torch.no_grad():
+                self._log = weights.log(map(network.loss, self._passes(source))) if weights else None
         self._network = network
         return self
 
@@ -85,9 +97,19 @@ class Autoencoder:
         network = initialised(partial(_Network, self._config), seed=0)
         network.load_state_dict(dict(state))
         self._network = placed(network, self._device)
+        self._log = None
         return self
 
-    def _train(self, network: "_Network", source: Source, seed: int, report: Report) -> None:
+    def log(self) -> FitLog | None:
+        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
+        return self._log
+
+    def _weights(self) -> ImportanceWeights | None:
+        return ImportanceWeights(self._importance, self._steps, self._device) if self._importance else None
+
+    def _train(
+        self, network: "_Network", source: Source, seed: int, report: Report, weights: ImportanceWeights | None
+    ) -> None:
         rng = stream(seed, "autoencoder", "batches")
         optimizer = torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
         least = LAST_RATE_SHARE * self._config.learning_rate
@@ -96,7 +118,9 @@ class Autoencoder:
         for step in range(self._steps):
             rows = rng.choice(len(source), batch_size, replace=False)
             loss_B = network.loss(self._ready(source.batch(rows)))
-            descend(network, optimizer, loss_B.mean(), GRADIENT_NORM, step)
+            # The score that weighs an image is its loss of this very step: no second pass is needed.
+            loss = loss_B.mean() if weights is None else weights.mean(loss_B)
+            descend(network, optimizer, loss, GRADIENT_NORM, step)
             schedule.step()
             report(step + 1, self._steps, "step")
 

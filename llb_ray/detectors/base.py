@@ -36,6 +36,14 @@ class Scores:
     map_NHW: npt.NDArray[np.float32]  # at the detector's own resolution; `upsample` brings it to pixels
 
 
+@dataclass(frozen=True)
+class FitLog:
+    """What a fit notes besides its state, as columns by name; the same bytes for the same fit."""
+
+    steps: Mapping[str, npt.NDArray[Any]]  # one row per optimiser step
+    images: Mapping[str, npt.NDArray[Any]]  # one row per training image, in the order of the source
+
+
 class Encoder(Protocol):
     """The frozen part in front of a detector; runs once per image."""
 
@@ -75,6 +83,9 @@ class Detector(Protocol):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Itself, as it was when `state` was taken."""
+
+    def log(self) -> FitLog | None:
+        """What the last `fit` noted; None where there was nothing to note, and after `load_state`."""
 
 
 def row_batches(num_rows: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -5,7 +5,7 @@ from typing import Any, Literal, assert_never
 
 import torch
 
-from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig, ReconstructionConfig
+from llb_ray.config import AutoencoderConfig, DetectorConfig, ImportanceConfig, MemoryBankConfig, ReconstructionConfig
 from llb_ray.detectors.autoencoder import Autoencoder, Pixels
 from llb_ray.detectors.base import Detector, Encoder
 from llb_ray.detectors.memory_bank import MemoryBank
@@ -26,15 +26,21 @@ def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
     assert_never(config)
 
 
-def build_detector(config: DetectorConfig, role: Role, device: torch.device) -> Detector:
-    """An unfitted detector with the training budget of a sub-model or of the final detector."""
+def build_detector(
+    config: DetectorConfig, role: Role, device: torch.device, importance: ImportanceConfig | None = None
+) -> Detector:
+    """An unfitted detector with the training budget of a sub-model or of the final detector.
+
+    `importance` weights its training loss; only fitting needs to know.
+    """
     if isinstance(config, MemoryBankConfig):
+        assert importance is None, "RunConfig refuses a weighted loss for a detector without one"
         return MemoryBank(config, device)
     steps = config.member_steps if role == "member" else config.final_steps
     if isinstance(config, AutoencoderConfig):
-        return Autoencoder(config, steps, device)
+        return Autoencoder(config, steps, device, importance)
     if isinstance(config, ReconstructionConfig):
-        return Reconstruction(config, steps, device)
+        return Reconstruction(config, steps, device, importance)
     assert_never(config)
 
 

@@ -72,6 +72,9 @@ class MemoryBank:
         self._state = {name: state[name].to(self.device, torch.float32) for name in names}
         return self
 
+    def log(self) -> None:
+        """Nothing: there are no steps to note."""
+
     def _candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
         """At most `candidates` patches [P, D], the same number from each image (give or take one)."""
         quota_N = _quotas(len(source), self.config.candidates, seed)

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llb_ray.config import ReconstructionConfig
-from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.config import ImportanceConfig, ReconstructionConfig
+from llb_ray.detectors.base import FitLog, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
 from llb_ray.detectors.decoders import Decoder, Shape, attention_decoder, pyramid_decoder
+from llb_ray.detectors.importance import ImportanceWeights
 from llb_ray.detectors.training import descend, initialised, moments, placed, snapshot
 from llb_ray.seeding import seed_for, stream
 
@@ -33,11 +34,19 @@ LEAST_SPREAD = 1e-3  # of the mean spread: a channel that is all but constant is
 class Reconstruction:
     """Scores an image by how badly its backbone layers are redrawn; a `Detector` over the layers of a `Backbone`."""
 
-    def __init__(self, config: ReconstructionConfig, steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        steps: int,
+        device: torch.device,
+        importance: ImportanceConfig | None = None,
+    ) -> None:
         self._config = config
         self._steps = steps
         self._device = device
+        self._importance = importance
         self._network: Network | None = None
+        self._log: FitLog | None = None
 
     def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself after `steps` optimiser steps from seeded weights; raises MemberError if the loss is not finite,
@@ -48,9 +57,15 @@ class Reconstruction:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             if self._config.standardize:
                 network.measure(source)
-            self._train(network, source, seed, report)
+            weights = ImportanceWeights(self._importance, self._steps, self._device) if self._importance else None
+            self._train(network, source, seed, report, weights)
+            self._log = weights.log(self._losses(network, source)) if weights else None
         self._network = network
         return self
+
+    def log(self) -> FitLog | None:
+        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
+        return self._log
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -70,9 +85,19 @@ class Reconstruction:
         network = initialised(partial(Network, self._config, shapes), seed=0)
         network.load_state_dict(dict(state))
         self._network = placed(network, self._device)
+        self._log = None
         return self
 
-    def _train(self, network: "Network", source: Source, seed: int, report: Report) -> None:
+    @torch.no_grad()
+    def _losses(self, network: "Network", source: Source) -> Iterator[torch.Tensor]:
+        """Every image's loss as it ends, without dropout and without mining."""
+        for rows in row_batches(len(source), PASS_SIZE):
+            layers = tuple(layer.to(self._device) for layer in source.batch(rows))
+            yield network.loss(layers, None, 0)
+
+    def _train(
+        self, network: "Network", source: Source, seed: int, report: Report, weights: ImportanceWeights | None
+    ) -> None:
         config, rng = self._config, stream(seed, "reconstruction", "batches")
         noise = torch.Generator(self._device).manual_seed(seed_for(seed, "reconstruction", "dropout"))
         batch_size = min(config.batch_size, len(source))
@@ -88,7 +113,9 @@ class Reconstruction:
             rows = rng.choice(len(source), batch_size, replace=False)
             layers = tuple(layer.to(self._device) for layer in source.batch(rows))
             loss_B = network.loss(layers, noise, self._percentile(step))
-            descend(network, optimizer, loss_B.mean(), config.gradient_norm, step)
+            # The score that weighs an image is its loss of this very step: no second pass is needed.
+            loss = loss_B.mean() if weights is None else weights.mean(loss_B)
+            descend(network, optimizer, loss, config.gradient_norm, step)
             schedule.step()
             report(step + 1, self._steps, "step")
 

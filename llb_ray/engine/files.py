@@ -5,6 +5,7 @@ LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
 LAYERS = "layers.arrow"  # features
 DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
+TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, where the loss is weighted
 MEMBER_SCORES = "scores.arrow"  # score
 MATRIX = "scores.arrow"  # scores
 PURIFIED = "purified.arrow"  # purify

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llb_ray.artifacts import Artifact, Recipe, Store, digest
-from llb_ray.config import DetectorConfig
+from llb_ray.config import DetectorConfig, ImportanceConfig
 from llb_ray.data.tables import read_table, write_batches, write_table
 from llb_ray.detectors.base import Detector, Scores, row_batches
 from llb_ray.detectors.build import Role, build_detector
 from llb_ray.engine import files
 from llb_ray.engine.features import CachedSource
+from llb_ray.engine.trainlog import write_log
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
 from llb_ray.ensemble.scores import assemble, member_scores
 from llb_ray.errors import MemberError
@@ -41,6 +42,7 @@ class MemberSpec:
     name: str
     place: Place
     detector: DetectorConfig
+    importance: ImportanceConfig | None  # None: the loss is a plain mean
     settings: Mapping[str, Any]  # role, seed, and the learner's own
     features: tuple[Recipe, ...]  # the shards that hold the images
     encoder_digest: str
@@ -103,10 +105,11 @@ class Member:
     def _write_fit(self, folder: Path) -> None:
         device = device_for(self._spec.place.resources)
         source = self._source(self._spec.fit_ids, device)
-        detector = build_detector(self._spec.detector, self._spec.role, device)
+        detector = build_detector(self._spec.detector, self._spec.role, device, self._spec.importance)
         detector.fit(source, self._spec.settings["seed"], self._heartbeat.report("fit"))
         save_file(detector.state(), folder / files.DETECTOR)
         write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
+        write_log(folder, detector.log(), source.image_ids)
 
     def _write_scores(self, folder: Path, fitted: Artifact) -> None:
         device = device_for(self._spec.place.resources)

@@ -42,7 +42,7 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
     """
     _refuse(manifest, out)
     with RunFolder.locked(out) as folder:
-        for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.purify.notices())]:
+        for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         stages = Stages(config, manifest, folder, executor, tell)

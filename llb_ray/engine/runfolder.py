@@ -9,6 +9,7 @@
     RUN/scores.arrow               the score matrix, one row per image and member
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
+    RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/metrics.json               what the labels say, where there are any
     RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
@@ -38,11 +39,13 @@ _LOCK = ".lock"
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
+    final = made.final.fitted
     return {
         "purified/part-0.arrow": made.purified.path / files.PURIFIED,
         "scores.arrow": made.matrix.path / files.MATRIX if made.matrix else None,
         "quarantine.arrow": made.images.path / files.QUARANTINE,
         "image_scores.arrow": made.evaluated.path / files.IMAGE_SCORES,
+        "importance.arrow": final.path / files.IMPORTANCE if files.IMPORTANCE in final.files else None,
         "metrics.json": made.evaluated.path / files.METRICS,
     }
 

@@ -26,6 +26,7 @@ from llb_ray.engine.executor import Executor, Tell
 from llb_ray.engine.features import Catalogue, Featurizer, FeaturizerSpec, ImageRef
 from llb_ray.engine.member import Member, MemberSpec, Trained, read_scores, score_matrix
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.worker import Place
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.partition import partition, shares
@@ -52,7 +53,10 @@ def partition_settings(config: RunConfig) -> dict[str, Any]:
 def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dict[str, Any]:
     """What a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
     seed = seed_for(config.seed, role) if index is None else seed_for(config.seed, role, index)
-    return {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector, role))}
+    settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector, role))}
+    importance = config.importance.for_role(role)
+    # Left out where it has no effect, so that trying a target Gaussian reuses every member.
+    return settings if importance is None else settings | {"importance": importance.effective_settings()}
 
 
 def purify_settings(config: RunConfig) -> dict[str, Any]:
@@ -200,6 +204,7 @@ class Stages:
             name=name,
             place=self._place,
             detector=self.config.detector,
+            importance=self.config.importance.for_role(settings["role"]),
             settings=settings,
             features=self.catalogue.recipes,
             encoder_digest=self.catalogue.encoder_digest,
@@ -217,7 +222,11 @@ class Stages:
         with self._timed(stage, reused=not todo):
             if todo:
                 self.executor.run(Member, todo, self.tell)
-        return [spec.get(store) for spec in specs]
+        trained = [spec.get(store) for spec in specs]
+        for spec, made in zip(specs, trained, strict=True):
+            for notice in fall_back_notices(spec.name, made.fitted):
+                self.tell(f"note: {notice}")
+        return trained
 
     def _make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
         with self._timed(recipe.stage, reused=self.folder.store.find(recipe) is not None):

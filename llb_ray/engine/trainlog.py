@@ -1,0 +1,34 @@
+"""What a weighted fit leaves beside the detector, and what it has to say about it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.artifacts import Artifact
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.detectors.base import FitLog
+from llb_ray.engine import files
+
+
+def write_log(folder: Path, log: FitLog | None, image_ids: Sequence[str]) -> None:
+    """The log as two Arrow files, by step and by image; no file for a fit that noted nothing."""
+    if log is None:
+        return
+    write_table(folder / files.TRAINING_LOG, pa.table(dict(log.steps)))
+    write_table(folder / files.IMPORTANCE, pa.table({"image_id": image_ids, **log.images}))
+
+
+def fall_back_notices(name: str, fitted: Artifact) -> list[str]:
+    """One sentence if the weights of some steps were worthless and the plain mean was taken."""
+    if files.TRAINING_LOG not in fitted.files:
+        return []
+    fell_back = read_table(fitted.path / files.TRAINING_LOG)["fell_back"]
+    count = pc.sum(fell_back).as_py()
+    if not count:
+        return []
+    return [
+        f"{name}: {count} of {len(fell_back)} steps were not weighted, because too few images of the batch counted; "
+        "widen importance.sigma or sigma_scale, or set importance.log_scores=true"
+    ]

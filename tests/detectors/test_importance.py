@@ -1,0 +1,236 @@
+"""The importance-weighted loss: its density and target, what its weights promise, and whom they favour."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import gaussian_kde
+
+from llb_ray.config import AutoencoderConfig, ImportanceConfig
+from llb_ray.detectors.autoencoder import Autoencoder
+from llb_ray.detectors.importance import ImportanceWeights, Ratio, settled, target
+from llb_ray.errors import MemberError
+from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
+
+MOMENTS = ImportanceConfig(mode="moments", warmup=0)
+ROBUST = ImportanceConfig(mode="robust", warmup=0)
+
+
+def normal(count: int, mu: float = 0, sigma: float = 1, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mu + sigma * torch.randn(count, generator=generator)
+
+
+def weights_after(config: ImportanceConfig, past_M: torch.Tensor, loss_B: torch.Tensor) -> torch.Tensor:
+    """The weights of a step that follows upon steps with the losses `past_M`."""
+    weights = ImportanceWeights(config, 100, CPU)
+    for part in past_M.split(min(len(past_M), 64)):
+        weights.weigh(part)
+    return weights.weigh(loss_B)
+
+
+@pytest.mark.parametrize("count", [50, 400, 4000])
+def test_the_density_is_scipys(count: int) -> None:
+    skewed_M = normal(count).exp()
+    at_B = torch.linspace(0.1, 4, 40)
+    expected = gaussian_kde(skewed_M.numpy(), bw_method="silverman")(at_B.numpy())
+    np.testing.assert_allclose(Ratio.of(MOMENTS, skewed_M).density(at_B), expected, rtol=0.03, atol=0.004)
+
+
+@pytest.mark.parametrize("config", [MOMENTS, ROBUST, ImportanceConfig(mode="fixed", mu=5, sigma=0.5)])
+def test_scores_already_on_target_weigh_one(config: ImportanceConfig) -> None:
+    past_M = normal(4096, 5, 0.5)
+    weight_B = weights_after(config, past_M, normal(64, 5, 0.5, seed=1))
+    assert float((weight_B - 1).abs().mean()) < 0.1
+    assert float((weight_B - 1).abs().quantile(0.9)) < 0.2
+
+
+@pytest.mark.parametrize(("config", "mu", "sigma"), [(MOMENTS, 3.7, 4.05), (ROBUST, 2, 1.4826)])
+def test_a_target_is_the_moments_of_the_scores_times_its_scales(
+    config: ImportanceConfig, mu: float, sigma: float
+) -> None:
+    score_M = torch.tensor([1.0, 2.0, 1.5, 3.0, 11.0])
+    mu, sigma = (float(score_M.mean()), float(score_M.std(correction=0))) if config.mode == "moments" else (mu, sigma)
+    assert torch.stack(target(config, score_M)).tolist() == pytest.approx([mu, sigma])
+    scaled = config.model_copy(update={"mu_scale": 1.5, "sigma_scale": 0.5})
+    assert torch.stack(target(scaled, score_M)).tolist() == pytest.approx([1.5 * mu, 0.5 * sigma])
+
+
+def test_with_logarithms_a_scale_of_the_mean_still_multiplies_the_score() -> None:
+    config = ImportanceConfig(mode="moments", log_scores=True, mu_scale=2)
+    mu, _ = target(config, torch.tensor([0.1, 0.2]).log())
+    assert float(mu.exp()) == pytest.approx(2 * np.sqrt(0.1 * 0.2))
+
+
+def test_logarithms_are_taken_of_the_losses() -> None:
+    logs = ImportanceConfig(mode="moments", warmup=0, log_scores=True)
+    past_M, loss_B = normal(1000), normal(16, seed=1)
+    assert torch.allclose(
+        weights_after(logs, past_M.exp(), loss_B.exp()), weights_after(MOMENTS, past_M, loss_B), atol=1e-3
+    )
+    assert bool(weights_after(logs, past_M.exp(), torch.zeros(16)).isfinite().all())
+
+
+@pytest.mark.parametrize("config", [MOMENTS, ROBUST])
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1.0, 1e6])
+def test_constant_scores_weigh_one(config: ImportanceConfig, value: float) -> None:
+    weight_B = weights_after(config, torch.full((300,), value), torch.full((16,), value))
+    assert torch.allclose(weight_B, torch.ones(16))
+
+
+def test_ratios_are_capped_and_weights_have_mean_one() -> None:
+    wide = ImportanceConfig(mode="fixed", mu=3, sigma=1, warmup=0, cap=4)
+    ratio = Ratio.of(wide, normal(2000))
+    far_B = torch.tensor([0.0, 3.0, 3.5])
+    assert float(ratio(far_B).max()) == 4
+    weight_B, _, _ = settled(ratio(far_B))
+    assert float(weight_B.mean()) == pytest.approx(1)
+
+
+def test_no_score_is_divided_by_less_than_eps() -> None:
+    config = ImportanceConfig(mode="fixed", mu=100, sigma=1000, warmup=0, eps=0.5, cap=1e9)
+    ratio = Ratio.of(config, normal(500))
+    at = torch.tensor([50.0])
+    z = (50 - 100) / 1000
+    assert float(ratio(at)) == pytest.approx(np.exp(-z * z / 2) / np.sqrt(2 * np.pi) / 1000 / 0.5)
+
+
+def test_the_first_steps_are_not_weighted_but_fill_the_ring() -> None:
+    weights = ImportanceWeights(ImportanceConfig(mode="moments", warmup=0.25), 8, CPU)
+    seen = [weights.weigh(normal(16, 5, seed=step)) for step in range(4)]
+    assert [bool((weight_B == 1).all()) for weight_B in seen] == [True, True, False, False]
+    # Two unweighted steps and this one: the target was taken from all three.
+    expected, _, _ = settled(
+        Ratio.of(MOMENTS, torch.cat([normal(16, 5, seed=step) for step in range(3)]))(normal(16, 5, seed=2))
+    )
+    assert torch.allclose(seen[2], expected)
+
+
+def test_old_scores_leave_the_ring() -> None:
+    small = MOMENTS.model_copy(update={"buffer": 128})
+    past_M = torch.cat([normal(256, 100), normal(128, 5)])
+    loss_B = normal(64, 5, seed=1)
+    afresh = weights_after(small, normal(128, 5), loss_B)
+    assert torch.allclose(weights_after(small, past_M, loss_B), afresh, atol=1e-5)
+
+
+def test_too_small_an_effective_sample_falls_back_to_one_and_is_noted() -> None:
+    far = ImportanceConfig(mode="fixed", mu=50, sigma=0.1, warmup=0)
+    weights = ImportanceWeights(far, 4, CPU)
+    assert torch.equal(weights.weigh(normal(16)), torch.ones(16)), "all ratios are zero"
+    lone_B = torch.cat([normal(15, 5, 0.1), torch.tensor([50.0])])
+    assert torch.equal(weights.weigh(lone_B), torch.ones(16)), "one image has all the weight"
+    steps = weights.log([normal(16)]).steps
+    assert steps["fell_back"].tolist() == [True, True]
+    assert steps["ess"] == pytest.approx([0, 1])
+    assert steps["max_weight"].tolist() == [1, 1]
+
+
+def test_the_effective_sample_size_counts_images() -> None:
+    _, ess, fell_back = settled(torch.tensor([2.0, 2.0, 0.0, 0.0]))
+    assert float(ess) == 2
+    assert not fell_back
+    assert settled(torch.ones(10))[1] == 10
+    assert settled(torch.tensor([1.0] + [0.0] * 9))[2]
+
+
+def test_equal_weights_give_the_plain_mean_and_doubling_one_is_having_the_image_twice() -> None:
+    loss_B = torch.tensor([1.0, 2.0, 4.0])
+    equal, _, _ = settled(torch.full((3,), 0.3))
+    assert float((equal * loss_B).mean()) == pytest.approx(float(loss_B.mean()))
+    doubled, _, _ = settled(torch.tensor([1.0, 1.0, 2.0]))
+    assert float((doubled * loss_B).mean()) == pytest.approx(float(loss_B[[0, 1, 2, 2]].mean()))
+
+
+def test_weights_go_with_their_images() -> None:
+    past_M, loss_B, order = normal(1000).exp(), normal(16, seed=1).exp(), torch.randperm(16)
+    straight, shuffled = (weights_after(MOMENTS, past_M, batch) for batch in (loss_B, loss_B[order]))
+    assert torch.allclose(shuffled, straight[order], rtol=1e-4)
+
+
+def test_no_gradient_flows_through_the_weights() -> None:
+    weights = ImportanceWeights(MOMENTS, 100, CPU)
+    loss_B = normal(16, 5).requires_grad_()
+    weight_B = weights.weigh(loss_B)
+    (gradient,) = torch.autograd.grad((weight_B * loss_B).mean(), loss_B)
+    assert not weight_B.requires_grad
+    assert torch.allclose(gradient, weight_B / 16)
+
+
+def _kinds(alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of 4000 images and their kind: 0 the many normals, 1 a rare kind of normal (5 %), 2 anomalies."""
+    rare, odd = 200, round(4000 * alpha)
+    head = 4000 - rare - odd
+    score_N = torch.cat([normal(head), normal(rare, 3, 1, 1), normal(odd, 8, 2, 2)])
+    return score_N, torch.tensor([0, 1, 2]).repeat_interleave(torch.tensor([head, rare, odd]))
+
+
+def _mean_weights(config: ImportanceConfig, alpha: float) -> list[float]:
+    score_N, kind_N = _kinds(alpha)
+    weight_N, _, _ = settled(Ratio.of(config, score_N)(score_N))
+    return [float(weight_N[kind_N == kind].mean()) for kind in range(3)]
+
+
+def test_moments_lift_a_rare_normal_while_the_data_are_nearly_clean_and_anomalies_once_they_are_not() -> None:
+    head, rare, odd = _mean_weights(MOMENTS, 0.01)
+    assert head == pytest.approx(1, abs=0.05)
+    assert rare > 1.2
+    assert odd < 0.1
+    head, rare, odd = _mean_weights(MOMENTS, 0.1)
+    assert head < 0.9
+    assert rare > 3
+    assert odd > 0.8, "the anomalies have widened the target and are trained on like anything else"
+
+
+def test_a_robust_target_starves_anomalies_and_the_rare_normal_too() -> None:
+    for alpha in (0.01, 0.1):
+        head, rare, odd = _mean_weights(ROBUST, alpha)
+        assert rare < 1 < head
+        assert odd < 0.05
+
+
+def test_an_autoencoder_notes_each_step_and_each_image() -> None:
+    detector = Autoencoder(CONFIG, STEPS, CPU, ImportanceConfig(mode="moments", warmup=0.1)).fit(Stripes(48), 0)
+    log = detector.log()
+    assert log is not None
+    assert log.steps["step"].tolist() == list(range(STEPS))
+    assert (log.steps["ess"][:6] == 16).all()
+    assert (log.steps["max_weight"][:6] == 1).all()
+    assert (log.steps["max_weight"][6:] > 1).any()
+    assert log.steps["loss"][-1] < log.steps["loss"][0]
+    assert len(log.images["weight"]) == len(log.images["score"]) == 48
+    assert float(log.images["weight"].mean()) == pytest.approx(1)
+
+
+def test_an_autoencoder_without_weights_has_nothing_to_note_and_a_loaded_one_neither() -> None:
+    assert fit(0).log() is None
+    detector = Autoencoder(CONFIG, STEPS, CPU, MOMENTS).fit(Stripes(48), 0)
+    assert detector.load_state(detector.state()).log() is None
+
+
+def test_weights_change_what_is_learnt_and_the_same_seed_repeats_it() -> None:
+    def learnt(importance: ImportanceConfig | None) -> dict[str, torch.Tensor]:
+        return Autoencoder(CONFIG, STEPS, CPU, importance).fit(Stripes(48), 0).state()
+
+    plain, weighted, again = learnt(None), learnt(MOMENTS), learnt(MOMENTS)
+    assert all(torch.equal(weighted[name], tensor) for name, tensor in again.items())
+    assert not torch.equal(plain["spread_HW"], weighted["spread_HW"])
+
+
+def test_a_fit_that_is_all_warm_up_is_the_unweighted_one() -> None:
+    late = ImportanceConfig(mode="moments", warmup=0.999)
+    weighted = Autoencoder(CONFIG, STEPS, CPU, late).fit(Stripes(48), 0).state()
+    assert all(torch.allclose(weighted[name], tensor, atol=1e-6) for name, tensor in fit(0).state().items())
+
+
+def test_a_loss_that_is_not_finite_still_stops_the_fit() -> None:
+    source = Stripes(8)
+    source.image_N3HW[3] = float("nan")
+    with pytest.raises(MemberError, match="loss at step 0 is nan"):
+        Autoencoder(CONFIG, STEPS, CPU, MOMENTS).fit(source, 0)
+
+
+def test_a_small_share_is_enough() -> None:
+    config = AutoencoderConfig(image_size_px=32, channels=8, latent_dim=8)
+    log = Autoencoder(config, 10, CPU, ROBUST).fit(Stripes(1), 0).log()
+    assert log is not None
+    assert log.images["weight"].tolist() == [1]
