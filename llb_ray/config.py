@@ -110,10 +110,10 @@ class ReconstructionConfig(_Settings):
     )
     decoder_depth: PositiveInt = Field(2, le=64, description="decoder blocks; for a ViT at least one per layer")
     channels: PositiveInt = Field(64, le=4096, description="width of a CNN's decoder; a ViT's is that of the ViT")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the bottleneck set to zero")
-    standardize: bool = Field(True, description="scale each channel to unit spread over the training images")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="share of the bottleneck set to zero")
+    standardize: bool = Field(False, description="scale each channel to unit spread over the training images")
     member_steps: PositiveInt = Field(200, description="optimiser steps of a sub-model: few, that is the learning bias")
-    final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
+    final_steps: PositiveInt = Field(300, description="optimiser steps of the final detector")
     batch_size: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="for 16 images; scaled with the batch size")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)

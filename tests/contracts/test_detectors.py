@@ -41,6 +41,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "member_steps": 100,
         "final_steps": 110,
         "learning_rate": 0.01,
+        "standardize": True,
     },
     "reconstruction, transformer": {
         "name": "reconstruction",

@@ -22,7 +22,7 @@ PYRAMID = ((6, 8, 8), (10, 4, 4))
 TOKENS = ((16, 6, 6),) * 4
 GROUPS = ((0, 1), (2, 3))
 CONFIGS = {
-    PYRAMID: ReconstructionConfig(channels=16, decoder_depth=1),
+    PYRAMID: ReconstructionConfig(channels=16, decoder_depth=1, dropout=0.2, standardize=True),
     TOKENS: parse(
         {
             "detector": {
@@ -30,6 +30,8 @@ CONFIGS = {
                 "backbone": {"layers": [0, 1, 2, 3]},
                 "groups": GROUPS,
                 "decoder_depth": 4,
+                "dropout": 0.2,
+                "standardize": True,
             }
         }
     ).detector,
