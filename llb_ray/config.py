@@ -76,6 +76,12 @@ class AutoencoderConfig(_Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
 
 
+def _odd(neighbourhood: int) -> int:
+    if neighbourhood % 2 == 0:
+        raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
+    return neighbourhood
+
+
 class MemoryBankConfig(_Settings):
     """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
 
@@ -92,9 +98,7 @@ class MemoryBankConfig(_Settings):
     @field_validator("neighbourhood")
     @classmethod
     def _has_a_centre(cls, neighbourhood: int) -> int:
-        if neighbourhood % 2 == 0:
-            raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
-        return neighbourhood
+        return _odd(neighbourhood)
 
 
 class ReconstructionConfig(_Settings):
@@ -103,6 +107,7 @@ class ReconstructionConfig(_Settings):
     name: Literal["reconstruction"] = "reconstruction"
     image_size_px: PositiveInt = Field(224, le=4096)
     backbone: BackboneConfig = BackboneConfig()
+    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd, 1: none")
     groups: tuple[tuple[int, ...], ...] | None = Field(
         None,
         description="positions in backbone.layers averaged before they are compared; default: each layer on its own, "
@@ -110,10 +115,10 @@ class ReconstructionConfig(_Settings):
     )
     decoder_depth: PositiveInt = Field(2, le=64, description="decoder blocks; for a ViT at least one per layer")
     channels: PositiveInt = Field(64, le=4096, description="width of a CNN's decoder; a ViT's is that of the ViT")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="share of the bottleneck set to zero")
-    standardize: bool = Field(True, description="scale each channel to unit spread over the training images")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="share of the bottleneck set to zero")
+    standardize: bool = Field(False, description="scale each channel to unit spread over the training images")
     member_steps: PositiveInt = Field(200, description="optimiser steps of a sub-model: few, that is the learning bias")
-    final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
+    final_steps: PositiveInt = Field(300, description="optimiser steps of the final detector")
     batch_size: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="for 16 images; scaled with the batch size")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
@@ -125,6 +130,11 @@ class ReconstructionConfig(_Settings):
     )
     hard_factor: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="what the gradient of easy points keeps")
     hard_ramp_steps: int = Field(1000, ge=0, description="steps over which the percentile rises from 0")
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _has_a_centre(cls, neighbourhood: int) -> int:
+        return _odd(neighbourhood)
 
     @field_validator("groups")
     @classmethod

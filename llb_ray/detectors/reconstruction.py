@@ -133,6 +133,7 @@ class Network(nn.Module):
     def __init__(self, config: ReconstructionConfig, shapes: Sequence[Shape]) -> None:
         super().__init__()
         self._hard_factor = config.hard_factor
+        self._side = config.neighbourhood
         self.decoder = _decoder(config, shapes)
         self.scale_C = nn.ParameterList(nn.Parameter(torch.ones(shape[0]), requires_grad=False) for shape in shapes)
         self.register_buffer("shape_L3", torch.tensor(shapes))
@@ -141,7 +142,7 @@ class Network(nn.Module):
     def measure(self, source: Source) -> None:
         """Learn the spread of each channel of each layer."""
         for index, scale_C in enumerate(self.scale_C):
-            spread_C = moments(_cells(source, index))[1].sqrt()
+            spread_C = moments(_cells(source, index, self._side))[1].sqrt()
             usable_C = spread_C > LEAST_SPREAD * spread_C.mean()
             scale_C.copy_(torch.where(usable_C, spread_C, torch.ones_like(spread_C)))
 
@@ -165,7 +166,10 @@ class Network(nn.Module):
 
     def _pairs(self, layers: Layers, noise: torch.Generator | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What is to be redrawn and what is made of it, group by group."""
-        level = tuple(layer / scale[:, None, None] for layer, scale in zip(layers, self.scale_C, strict=True))
+        level = tuple(
+            _averaged(layer, self._side) / scale_C[:, None, None]
+            for layer, scale_C in zip(layers, self.scale_C, strict=True)
+        )
         return zip(self.decoder.targets(level), self.decoder.redrawn(level, noise), strict=True)
 
 
@@ -198,10 +202,15 @@ def _distance(target: torch.Tensor, redrawn: torch.Tensor) -> torch.Tensor:
     return 1 - functional.cosine_similarity(target, redrawn, dim=1)
 
 
-def _cells(source: Source, index: int) -> Iterator[torch.Tensor]:
+def _averaged(layer_BCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Each cell's mean over its neighbourhood, as in PatchCore: fine texture, which no decoder can redraw, fades."""
+    return functional.avg_pool2d(layer_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
+
+
+def _cells(source: Source, index: int, side: int) -> Iterator[torch.Tensor]:
     """The vectors [P, C] of one layer over all images, a few images at a time."""
     for rows in row_batches(len(source), PASS_SIZE):
-        yield source.batch(rows)[index].movedim(1, -1).flatten(0, 2)
+        yield _averaged(source.batch(rows)[index], side).movedim(1, -1).flatten(0, 2)
 
 
 def _shape(layer: torch.Tensor) -> Shape:

@@ -41,10 +41,13 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "member_steps": 100,
         "final_steps": 110,
         "learning_rate": 0.01,
+        "standardize": True,
+        "neighbourhood": 1,
     },
     "reconstruction, transformer": {
         "name": "reconstruction",
         "backbone": {"name": "test_vit.r160_in1k", "weights": "random", "layers": [2, 3, 4, 5]},
+        "neighbourhood": 1,
         "groups": [[0, 1], [2, 3]],
         "decoder_depth": 4,
         "member_steps": 60,

@@ -22,7 +22,7 @@ PYRAMID = ((6, 8, 8), (10, 4, 4))
 TOKENS = ((16, 6, 6),) * 4
 GROUPS = ((0, 1), (2, 3))
 CONFIGS = {
-    PYRAMID: ReconstructionConfig(channels=16, decoder_depth=1),
+    PYRAMID: ReconstructionConfig(channels=16, decoder_depth=1, dropout=0.2, standardize=True, neighbourhood=1),
     TOKENS: parse(
         {
             "detector": {
@@ -30,6 +30,9 @@ CONFIGS = {
                 "backbone": {"layers": [0, 1, 2, 3]},
                 "groups": GROUPS,
                 "decoder_depth": 4,
+                "dropout": 0.2,
+                "standardize": True,
+                "neighbourhood": 1,
             }
         }
     ).detector,
@@ -260,3 +263,12 @@ def test_a_decoder_that_does_not_suit_the_backbone_is_refused() -> None:
 def test_groups_that_name_no_layer_are_refused(groups: str) -> None:
     with pytest.raises(ConfigError, match="detector.groups = .*: .*backbone.layers"):
         load(None, ["detector.name=reconstruction", f"detector.groups={groups}"])
+
+
+def test_a_neighbourhood_is_averaged_before_anything_else() -> None:
+    plain, pooled = (Network(config_of(PYRAMID, neighbourhood=side), PYRAMID) for side in (1, 3))
+    pooled.load_state_dict(plain.state_dict())
+    layers = unseen(PYRAMID)
+    averaged = tuple(functional.avg_pool2d(layer, 3, 1, 1, count_include_pad=False) for layer in layers)
+    with torch.no_grad():
+        torch.testing.assert_close(pooled.abnormality(layers), plain.abnormality(averaged))
