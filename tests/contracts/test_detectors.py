@@ -15,7 +15,8 @@ import torch
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.config import _DETECTORS, DetectorConfig, parse
+from llb_ray.config import DetectorConfig, parse
+from llb_ray.config.reading import _DETECTORS
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Scores
 from llb_ray.detectors.build import build_detector, build_encoder, encoder_fingerprint, learner_settings

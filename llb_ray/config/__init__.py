@@ -1,0 +1,42 @@
+"""The configuration: a tree of frozen models, read from YAML, overridden by ``section.key=value``.
+
+Every setting has one home, and unknown keys are refused with their dotted path and the nearest known one.
+Neither torch nor ray is imported here: reading a configuration is instant.
+"""
+
+from llb_ray.config.detectors import (
+    AutoencoderConfig,
+    BackboneConfig,
+    DetectorConfig,
+    MemoryBankConfig,
+    ReconstructionConfig,
+)
+from llb_ray.config.reading import known_keys, load, parse, with_overrides
+from llb_ray.config.run import (
+    DataConfig,
+    EvaluationConfig,
+    ImportanceConfig,
+    MembersConfig,
+    PurifyConfig,
+    ResourcesConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "AutoencoderConfig",
+    "BackboneConfig",
+    "DataConfig",
+    "DetectorConfig",
+    "EvaluationConfig",
+    "ImportanceConfig",
+    "MembersConfig",
+    "MemoryBankConfig",
+    "PurifyConfig",
+    "ReconstructionConfig",
+    "ResourcesConfig",
+    "RunConfig",
+    "known_keys",
+    "load",
+    "parse",
+    "with_overrides",
+]

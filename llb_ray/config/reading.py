@@ -1,0 +1,116 @@
+"""From YAML and ``section.key=value`` to a configuration, or to one sentence that names the key."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from llb_ray.config.detectors import DetectorConfig
+from llb_ray.config.run import RunConfig
+from llb_ray.errors import ConfigError
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a YAML file (or the defaults) with ``section.key=value`` overrides applied.
+
+    Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
+    """
+    config = parse(_read_yaml(path), str(path)) if path else RunConfig()
+    return with_overrides(config, overrides)
+
+
+def parse(tree: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """The configuration of a plain dictionary; `origin` is named in error messages."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_sentence(error.errors()[0])}") from error
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """A copy of `config` with ``section.key=value`` applied and checked."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree, "--set")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration cannot be read ({error}); give an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path}: expected `section: ...` lines, found a {type(tree).__name__}; see configs/")
+    # `purify:` with nothing below it is an empty section
+    return {name: {} if section is None else section for name, section in (tree or {}).items()}
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override}: expected section.key=value, for example purify.keep_ratio=0.9")
+    *parents, leaf = dotted.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent!r} is a value, not a section")
+        tree = child
+    try:
+        tree[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from error
+
+
+def _sentence(problem: ErrorDetails) -> str:
+    names = [str(part) for part in problem["loc"]]
+    detector = names[1] if names[:1] == ["detector"] and len(names) > 1 else None
+    if detector in _DETECTORS:
+        names.pop(1)  # pydantic names the union's branch, which a user never typed
+    dotted = ".".join(names)
+    message = problem["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {dotted!r}{_hint(dotted, detector)}"
+    return f"{dotted} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _hint(dotted: str, detector: str | None) -> str:
+    """The known key that was probably meant: the same last name elsewhere, else the nearest spelling."""
+    known = list(known_keys(RunConfig, detector))
+    same_leaf = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    nearest = [*same_leaf, *difflib.get_close_matches(dotted, known, n=1)]
+    return f"; did you mean {nearest[0]!r}?" if nearest else "; `llb-ray config` prints every known key"
+
+
+def known_keys(model: type[BaseModel], detector: str | None = None, prefix: str = "") -> Iterator[str]:
+    """Every dotted key; those of one detector only if it is named."""
+    for name, spec in model.model_fields.items():
+        nested = [
+            child
+            for child in _models(spec.annotation)
+            if _DETECTORS.get(detector or "", child) is child or child not in _DETECTORS.values()
+        ]
+        if not nested:
+            yield prefix + name
+        for child in nested:
+            yield from known_keys(child, detector, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _models(argument)
+
+
+_DETECTORS = {model.model_fields["name"].default: model for model in _models(DetectorConfig)}

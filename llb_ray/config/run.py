@@ -1,0 +1,202 @@
+"""The sections of a run's configuration, and the whole of it."""
+
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from llb_ray.config.base import Settings
+from llb_ray.config.detectors import AutoencoderConfig, DetectorConfig, MemoryBankConfig
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class DataConfig(Settings):
+    """How a folder becomes a manifest."""
+
+    category: str | None = Field(None, description="name in the tables; default: the folder's name")
+    group_pattern: str | None = Field(
+        None, description="regular expression searched in the relative path; its first group names the object"
+    )
+    max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
+
+
+class MembersConfig(Settings):
+    """The ensemble of sub-models."""
+
+    count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
+
+
+Filter = Literal["llb", "none", "random", "oracle"]
+Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
+
+
+class PurifyConfig(Settings):
+    """Which images the final detector is trained on."""
+
+    filter: Filter = Field("llb", description="controls: none keeps all, random drops blindly, oracle reads labels")
+    keep_ratio: Share = Field(0.8, description="share of the images kept (llb and random)")
+    aggregate: Aggregate = "mean"
+    members: Literal["held_out", "all"] = Field(
+        "held_out", description="held_out ignores the score of the member that trained on the image"
+    )
+    normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle: list[str] = []
+        if self.filter != "llb":
+            idle += ["aggregate", "members", "normalize", "trim"]
+        elif self.aggregate != "trimmed_mean":
+            idle += ["trim"]
+        if self.filter in ("none", "oracle"):
+            idle += ["keep_ratio"]
+        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        return [
+            f"purify.{name} has no effect with filter {self.filter}, aggregate {self.aggregate}" for name in changed
+        ]
+
+
+class ImportanceConfig(Settings):
+    """The importance-weighted loss of a detector trained by gradients (arXiv 2601.02440, reconstructed)."""
+
+    mode: Literal["off", "fixed", "moments", "robust"] = Field(
+        "off", description="target Gaussian: given, or mean/std (moments) or median/MAD (robust) of recent scores"
+    )
+    mu: float | None = Field(None, description="mean of the target, in units of the score (fixed)")
+    sigma: Annotated[float, Field(gt=0)] | None = Field(None, description="spread of the target (fixed)")
+    mu_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the mean found (moments and robust)")
+    sigma_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the spread found (moments and robust)")
+    log_scores: bool = Field(False, description="work on the logarithm of the scores; mu and sigma are then in logs")
+    cap: Annotated[float, Field(gt=1)] = Field(10, description="largest weight before they are brought to mean one")
+    eps: Annotated[float, Field(gt=0)] = Field(1e-6, description="least density of the scores that is divided by")
+    buffer: PositiveInt = Field(4096, description="recent scores that density and target are taken from")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps, the first, with weight 1")
+    members: bool = Field(False, description="weight the sub-models too, not the final detector alone")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, mode: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if mode is False else mode
+
+    @model_validator(mode="after")
+    def _target_is_given_once(self) -> "ImportanceConfig":
+        if self.mode == "fixed" and (self.mu is None or self.sigma is None):
+            raise ValueError("mode fixed needs mu and sigma, the target Gaussian")
+        if self.mode != "fixed" and (self.mu is not None or self.sigma is not None):
+            raise ValueError(f"mode {self.mode} takes no mu and sigma; drop them, or choose mode fixed")
+        return self
+
+    def for_role(self, role: str) -> "ImportanceConfig | None":
+        """Itself where it weights the loss of a `member` or of the `final` detector, else None."""
+        return self if self.mode != "off" and (role == "final" or self.members) else None
+
+    def effective_settings(self) -> dict[str, Any]:
+        """The settings that a weighted fit depends on, JSON-ready."""
+        return self.model_dump(mode="json", exclude=self._idle() | {"members"})
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        changed = [name for name in type(self).model_fields if name in self._idle() and not self._is_default(name)]
+        return [f"importance.{name} has no effect with mode {self.mode}" for name in changed]
+
+    def _idle(self) -> set[str]:
+        if self.mode == "off":
+            return set(type(self).model_fields) - {"mode"}
+        return {"mu_scale", "sigma_scale"} if self.mode == "fixed" else {"mu", "sigma"}
+
+    def _is_default(self, name: str) -> bool:
+        return bool(getattr(self, name) == type(self).model_fields[name].default)
+
+
+class ResourcesConfig(Settings):
+    """What one member (or the final detector) owns while it works, on either executor."""
+
+    num_cpus: PositiveInt = Field(1, le=1024, description="CPU cores, and torch threads, per member")
+    num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
+    batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
+    max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
+
+    @model_validator(mode="after")
+    def _gpus_make_sense(self) -> "ResourcesConfig":
+        gpus = self.num_gpus
+        if gpus and abs(1 / gpus - round(1 / gpus)) > 1e-3:
+            raise ValueError("num_gpus must be 1 or a fraction 1/n (0.5, 0.25, ...)")
+        if self.device == "cuda" and not gpus:
+            # Ray does not hide GPUs from workers that ask for none: they would all crowd onto the first one.
+            raise ValueError("device cuda needs num_gpus above 0")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """How the final detector is measured where labels exist."""
+
+    fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
+    sigma_px: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        None, description="Gaussian that smooths upsampled maps; default: 4 at 224 px, in proportion elsewhere"
+    )
+
+    def sigma_at(self, size_px: int) -> float:
+        """The Gaussian for maps of `size_px`, in pixels (LLBNAD and PatchCore: 4)."""
+        return size_px / 56 if self.sigma_px is None else self.sigma_px
+
+
+class RunConfig(Settings):
+    """Everything a run depends on besides the images."""
+
+    seed: int = Field(0, ge=0, strict=True)
+    data: DataConfig = DataConfig()
+    detector: DetectorConfig = AutoencoderConfig()
+    members: MembersConfig = MembersConfig()
+    purify: PurifyConfig = PurifyConfig()
+    importance: ImportanceConfig = ImportanceConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_detector(cls, tree: Any) -> Any:
+        """`detector.channels=8` alone means the default detector, which a tagged union cannot say by itself."""
+        detector = tree.get("detector") if isinstance(tree, dict) else None
+        if isinstance(detector, dict) and "name" not in detector:
+            return {**tree, "detector": {"name": AutoencoderConfig().name, **detector}}
+        return tree
+
+    @model_validator(mode="after")
+    def _rule_has_enough_members(self) -> "RunConfig":
+        rule, used = self.purify, self.members.count - (self.purify.members == "held_out")
+        if rule.aggregate == "trimmed_mean" and int(rule.trim * used) < 1:
+            raise ValueError(
+                f"purify.trim={rule.trim:g} of {used} scores per image cuts none; raise it or members.count"
+            )
+        if rule.aggregate == "max_var" and (used < 2 or rule.normalize == "robust_z"):
+            raise ValueError("purify.aggregate=max_var needs two scores per image, none negative: not with robust_z")
+        return self
+
+    @model_validator(mode="after")
+    def _weighted_loss_has_a_loss(self) -> "RunConfig":
+        mode, buffer = self.importance.mode, self.importance.buffer
+        if mode == "off":
+            return self
+        if isinstance(self.detector, MemoryBankConfig):
+            raise ValueError(
+                f"importance.mode={mode} weights a training loss, and detector {self.detector.name} has none; "
+                "choose importance.mode=off or a detector that is trained by gradients"
+            )
+        if buffer < self.detector.batch_size:
+            raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
+        return self
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle = [*self.purify.notices(), *self.importance.notices()]
+        if self.importance.for_role("member") and self.purify.filter != "llb":
+            idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
+        return idle
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, complete; `load` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
