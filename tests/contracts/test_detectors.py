@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from llb_ray.detectors.base import Detector, Layers, Scores
 from llb_ray.detectors.build import build_detector, build_encoder, encoder_fingerprint, learner_settings
 from llb_ray.engine.features import layers_of, stored_layers
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 SIZE = 32
 ROLES = ("member", "final")
@@ -56,14 +57,6 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 detectors = pytest.mark.parametrize("name", sorted(CASES))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Encoded:

@@ -1,6 +1,6 @@
 """The autoencoder: what every detector promises (shapes, orientation, repeatability), and what this one adds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from llb_ray.detectors.autoencoder import Autoencoder, Pixels
 from llb_ray.detectors.base import Detector, Encoder, Layers, Source
 from llb_ray.errors import MemberError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 32
 CPU = torch.device("cpu")
 CONFIG = AutoencoderConfig(image_size_px=SIZE, channels=8, latent_dim=8)
@@ -35,14 +36,6 @@ class Stripes:
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
         return (self.image_N3HW[torch.from_numpy(rows)],)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The reconstruction detector: what the contract suite does not ask, for a pyramid and for layers of one shape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from llb_ray.detectors.decoders import AttentionDecoder, PyramidDecoder
 from llb_ray.detectors.reconstruction import LAST_RATE_SHARE, Network, Reconstruction, _mined, rate_share
 from llb_ray.errors import ConfigError, MemberError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 STEPS = 40
 PYRAMID = ((6, 8, 8), (10, 4, 4))
@@ -63,14 +64,6 @@ class Patterns:
     @property
     def everything(self) -> Layers:
         return tuple(self.layers)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(shapes: Shapes, **changes: Any) -> ReconstructionConfig:
