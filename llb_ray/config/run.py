@@ -21,6 +21,22 @@ class DataConfig(Settings):
     max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
 
 
+Augmentation = Literal["hflip", "vflip", "rot90", "rot180", "rot270"]
+
+
+class FeaturesConfig(Settings):
+    """The frozen layers that every detector is trained on: made once per image and kept on disk."""
+
+    augment: tuple[Augmentation, ...] = Field(
+        (), description="a further copy of each training image for each of these, for detectors to be trained on"
+    )
+    max_gib: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="disk that the cache may take; larger ones are not written, and images are encoded whenever they "
+        "are read; default: what is free where the run is",
+    )
+
+
 class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
@@ -149,6 +165,7 @@ class RunConfig(Settings):
 
     seed: int = Field(0, ge=0, strict=True)
     data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
     detector: DetectorConfig = AutoencoderConfig()
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()

@@ -59,3 +59,15 @@ def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
     """What the fitted detector depends on besides its encoder and images: the other role's budget is left out."""
     unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
     return config.model_dump(mode="json", exclude=unused)
+
+
+def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: int = 0) -> int:
+    """How many images a fit on `num_rows` images reads from its source, repetitions counted.
+
+    `num_weighted` images are read once more at the end, for their importance weights.
+    """
+    if isinstance(config, MemoryBankConfig):
+        return num_rows
+    steps = config.member_steps if role == "member" else config.final_steps
+    measured = 2 if isinstance(config, AutoencoderConfig) else int(config.standardize)  # passes before and after
+    return steps * min(config.batch_size, num_rows) + measured * num_rows + num_weighted

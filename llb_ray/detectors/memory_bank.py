@@ -82,7 +82,9 @@ class MemoryBank:
         for rows in row_batches(len(source), _FIT_BATCH):
             patch_BDHW = self.patches(source.batch(rows))
             for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
-                chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[row]))
+                chosen.append(
+                    _sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[row % len(source.image_ids)])
+                )
             report(int(rows[-1]) + 1, len(source), "images")
         return torch.cat(chosen)
 

@@ -39,10 +39,10 @@ _LOCK = ".lock"
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
-    final = made.final.fitted
+    final = made.final
     return {
         "purified/part-0.arrow": made.purified.path / files.PURIFIED,
-        "scores.arrow": made.matrix.path / files.MATRIX if made.matrix else None,
+        "scores.arrow": made.matrix.path / files.SCORES if made.matrix else None,
         "quarantine.arrow": made.images.path / files.QUARANTINE,
         "image_scores.arrow": made.evaluated.path / files.IMAGE_SCORES,
         "importance.arrow": final.path / files.IMPORTANCE if files.IMPORTANCE in final.files else None,
