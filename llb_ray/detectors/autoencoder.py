@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from llb_ray.config import AutoencoderConfig
 from llb_ray.detectors.base import Layers, Scores, Source, top_mean
+from llb_ray.detectors.descent import cosine_share
 from llb_ray.detectors.training import GradientDetector, moments
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -65,10 +65,11 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
     def _network_of(self, state: Mapping[str, torch.Tensor]) -> "_Network":
         return _Network(self._config)
 
-    def _optimizer(self, network: "_Network", batch_size: int) -> tuple[Optimizer, LRScheduler]:
-        optimizer = torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
-        least = LAST_RATE_SHARE * self._config.learning_rate
-        return optimizer, CosineAnnealingLR(optimizer, self._steps, least)
+    def _optimizer(self, network: "_Network", batch_size: int) -> Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
+
+    def _rate_share(self, step: int) -> float:
+        return cosine_share(step, self._steps, warmup_steps=0, last=LAST_RATE_SHARE)
 
     def _losses(self, network: "_Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
         return network.loss(*layers)

@@ -7,7 +7,6 @@ attention in groups, layers of different shapes (a CNN's) by convolutions, each 
 Shapes as in `base`; L backbone layers, G groups of them.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
@@ -16,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from llb_ray.config import ReconstructionConfig
 from llb_ray.detectors.base import Layers, Scores, Source, top_mean
 from llb_ray.detectors.decoders import Decoder, Shape, attention_decoder, pyramid_decoder
+from llb_ray.detectors.descent import cosine_share
 from llb_ray.detectors.training import GradientDetector, moments
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -51,13 +50,13 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     def _network_of(self, state: Mapping[str, torch.Tensor]) -> "Network":
         return Network(self._config, [cast(Shape, tuple(row)) for row in state["shape_L3"].tolist()])
 
-    def _optimizer(self, network: "Network", batch_size: int) -> tuple[Optimizer, LRScheduler]:
+    def _optimizer(self, network: "Network", batch_size: int) -> Optimizer:
         config = self._config
         rate = config.learning_rate * batch_size / RATE_BATCH
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=rate, betas=config.betas, weight_decay=config.weight_decay
-        )
-        return optimizer, LambdaLR(optimizer, partial(rate_share, steps=self._steps, warmup_steps=config.warmup_steps))
+        return torch.optim.AdamW(network.parameters(), rate, betas=config.betas, weight_decay=config.weight_decay)
+
+    def _rate_share(self, step: int) -> float:
+        return cosine_share(step, self._steps, self._config.warmup_steps, LAST_RATE_SHARE)
 
     def _losses(self, network: "Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
         return network.loss(layers, noise, self._percentile(step))
@@ -121,14 +120,6 @@ class Network(nn.Module):
             for layer, scale_C in zip(layers, self.scale_C, strict=True)
         )
         return zip(self.decoder.targets(level), self.decoder.redrawn(level, noise), strict=True)
-
-
-def rate_share(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of the learning rate at a step: a linear warm-up, then a cosine down to `LAST_RATE_SHARE`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def _mined(target: torch.Tensor, redrawn: torch.Tensor, percentile: float, factor: float) -> torch.Tensor:

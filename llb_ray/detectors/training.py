@@ -1,23 +1,23 @@
-"""What the detectors that learn by gradient descent share: the fit itself, and the measuring of whole data sets."""
+"""What the detectors that learn by gradient descent share: the fit itself, and the measuring of whole data sets.
+
+A step's batch and dropout are functions of the seed and the step, so a fit that goes on from a checkpoint draws what
+it would have drawn.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from llb_ray.config import ImportanceConfig
-from llb_ray.detectors.base import FitLog, Layers, Report, Source, State, row_batches, silent
+from llb_ray.detectors.base import Checkpoints, FitLog, Layers, Report, Source, State, row_batches, silent
+from llb_ray.detectors.descent import Descent, Net, initialised, placed, snapshot
 from llb_ray.detectors.importance import ImportanceWeights
-from llb_ray.errors import MemberError
 from llb_ray.seeding import seed_for, stream
-
-Net = TypeVar("Net", bound=nn.Module)
 
 
 class TrainingConfig(Protocol):
@@ -46,18 +46,20 @@ class GradientDetector(ABC, Generic[Config, Net]):
         self._fitted: Net | None = None
         self._log: FitLog | None = None
 
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
+    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
         """Itself after its optimiser steps from seeded weights; raises MemberError if the loss is not finite,
         ConfigError for a network that does not suit the layers."""
-        build = partial(self._network_for, source.batch(np.zeros(1, np.int64)))
-        network = placed(initialised(build, seed_for(seed, self.name, "weights")), self._device)
-        weights = ImportanceWeights(self._importance, self._steps, self._device) if self._importance else None
+        descent = self._start(source, seed)
+        saved = checkpoints.load() if checkpoints else None
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            self._measure_before(network, source)
-            self._descend(network, source, seed, report, weights)
-            self._measure_after(network, source)
-            self._log = weights.log(self._final_losses(network, source)) if weights else None
-        self._fitted = network
+            if saved is None:
+                self._measure_before(descent.network, source)
+            else:
+                descent.load_state(saved)
+            self._descend(descent, source, seed, report, checkpoints)
+            self._measure_after(descent.network, source)
+            self._log = self._noted(descent, source)
+        self._fitted = descent.network
         return self
 
     def state(self) -> State:
@@ -89,8 +91,12 @@ class GradientDetector(ABC, Generic[Config, Net]):
         """A network that this state fits."""
 
     @abstractmethod
-    def _optimizer(self, network: Net, batch_size: int) -> tuple[Optimizer, LRScheduler]:
-        """What takes the steps, and how its learning rate goes."""
+    def _optimizer(self, network: Net, batch_size: int) -> Optimizer:
+        """What takes the steps, at its full learning rate."""
+
+    @abstractmethod
+    def _rate_share(self, step: int) -> float:
+        """Share of the full learning rate at a step."""
 
     @abstractmethod
     def _losses(self, network: Net, layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
@@ -110,7 +116,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
         return tuple(layer.to(self._device) for layer in layers)
 
     def _passes(self, source: Source) -> Iterator[Layers]:
-        """All images of the source once, a few at a time."""
+        """All rows of the source once, a few at a time."""
         return (self._ready(source.batch(rows)) for rows in row_batches(len(source), self.pass_size))
 
     @property
@@ -118,48 +124,37 @@ class GradientDetector(ABC, Generic[Config, Net]):
         assert self._fitted is not None, "fit or load_state comes first"
         return self._fitted
 
+    def _start(self, source: Source, seed: int) -> Descent[Net]:
+        build = partial(self._network_for, source.batch(np.zeros(1, np.int64)))
+        network = placed(initialised(build, seed_for(seed, self.name, "weights")), self._device)
+        batch_size = self._batch_size(source)
+        weights = ImportanceWeights(self._importance, self._steps, batch_size) if self._importance else None
+        return Descent(network, self._optimizer(network, batch_size), weights)
+
     def _descend(
-        self, network: Net, source: Source, seed: int, report: Report, weights: ImportanceWeights | None
+        self, descent: Descent[Net], source: Source, seed: int, report: Report, checkpoints: Checkpoints | None
     ) -> None:
-        rng = stream(seed, self.name, "batches")
-        noise = torch.Generator(self._device).manual_seed(seed_for(seed, self.name, "dropout"))
-        batch_size = min(self._config.batch_size, len(source))
-        optimizer, schedule = self._optimizer(network, batch_size)
-        for step in range(self._steps):
-            rows = rng.choice(len(source), batch_size, replace=False)
-            loss_B = self._losses(network, self._ready(source.batch(rows)), step, noise)
-            # The score that weighs an image is its loss of this very step: no second pass is needed.
-            loss = loss_B.mean() if weights is None else weights.mean(loss_B)
-            descend(network, optimizer, loss, self._gradient_norm, step)
-            schedule.step()
+        noise, batch_size = torch.Generator(self._device), self._batch_size(source)
+        for step in range(descent.num_done, self._steps):
+            rows = stream(seed, self.name, "batch", step).choice(len(source), batch_size, replace=False)
+            noise.manual_seed(seed_for(seed, self.name, "dropout", step))
+            loss_B = self._losses(descent.network, self._ready(source.batch(rows)), step, noise)
+            descent.step(loss_B, self._rate_share(step), self._gradient_norm)
             report(step + 1, self._steps, "step")
+            if checkpoints and checkpoints.due(step + 1):
+                checkpoints.save(descent.state())
+
+    def _batch_size(self, source: Source) -> int:
+        return min(self._config.batch_size, len(source))
 
     @torch.no_grad()
-    def _final_losses(self, network: Net, source: Source) -> Iterator[torch.Tensor]:
-        for layers in self._passes(source):
-            yield self._plain_losses(network, layers)
-
-
-def initialised(build: Callable[[], Net], seed: int) -> Net:
-    """A fresh network on the CPU, its weights a function of the seed; torch's global generators are left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also seed every GPU
-        return build()
-
-
-def placed(network: Net, device: torch.device) -> Net:
-    """The network on the device, channels last: a third faster on a CPU."""
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, norm: float, step: int) -> None:
-    """One optimiser step down `loss`, its gradient clipped to `norm`; raises MemberError if the loss is not finite."""
-    if not torch.isfinite(loss):
-        raise MemberError(f"the loss at step {step} is {loss.item()}; lower detector.learning_rate")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), norm)
-    optimizer.step()
+    def _noted(self, descent: Descent[Net], source: Source) -> FitLog | None:
+        """The log of a weighted loss: an image's own row says how it ends, its augmented copies do not."""
+        if descent.weights is None:
+            return None
+        batches = row_batches(len(source.image_ids), self.pass_size)
+        losses = [self._plain_losses(descent.network, self._ready(source.batch(rows))) for rows in batches]
+        return descent.weights.log(torch.cat(losses).cpu().numpy())
 
 
 def moments(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,8 +167,3 @@ def moments(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor
         squares = squares.to(values) + values.square().sum(dim=0)
     mean = total / count
     return mean, (squares / count - mean.square()).clamp(min=0)
-
-
-def snapshot(network: nn.Module) -> State:
-    """Everything the network holds, copied to the CPU (safetensors-ready)."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
