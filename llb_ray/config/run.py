@@ -134,6 +134,9 @@ class ResourcesConfig(Settings):
     num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
     batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
+    checkpoint_s: Annotated[float, Field(ge=0)] = Field(
+        60, description="seconds between checkpoints of a fit; a killed one goes on from its last"
+    )
     max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from llb_ray.config import ReconstructionConfig
 from llb_ray.detectors.base import Layers, Scores, Source, top_mean
-from llb_ray.detectors.decoders import Decoder, Shape, attention_decoder, pyramid_decoder
+from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
 from llb_ray.detectors.descent import cosine_share
 from llb_ray.detectors.training import GradientDetector, moments
 
@@ -37,6 +37,13 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     @property
     def _gradient_norm(self) -> float:
         return self._config.gradient_norm
+
+    def suits(self, layers: Layers) -> list[str]:
+        """One sentence for each setting without effect on such layers; raises ConfigError if no decoder fits them."""
+        with torch.device("meta"):
+            decoder = self._network_for(layers).decoder
+        idle = isinstance(decoder, AttentionDecoder) and "channels" in self._config.model_fields_set
+        return ["detector.channels has no effect: a transformer's decoder is as wide as it is"] if idle else []
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:

@@ -5,17 +5,19 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import torch
+
 from llb_ray.artifacts import Artifact, Store, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
-from llb_ray.detectors.build import encoder_fingerprint, fit_reads
+from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
 from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses, Features, no_room, trial
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.executor import Executor
 from llb_ray.engine.features import Featurizer, FeaturizerSpec, Shard, shards_of
 from llb_ray.engine.member import Member, MemberSpec
-from llb_ray.engine.photographs import ImageRef, Photographs
+from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
 from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
@@ -39,7 +41,10 @@ class Crew:
         missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
         with self.clock.timed("features", reused=not missing):
             if missing:
-                problem = self._no_room(shards, missing)
+                one = self._trial()
+                problem = no_room(
+                    self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
+                )
                 if problem:
                     self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
                     return Features(plain, [], Streamed(self._photographs, self._images))
@@ -92,10 +97,12 @@ class Crew:
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
         return [self._store.get(shard.recipe) for shard in shards]
 
-    def _no_room(self, shards: Sequence[Shard], missing: Sequence[Shard]) -> str:
-        """Why the cache cannot be written, as a phrase; empty if it can."""
+    def _trial(self) -> Stored:
+        """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
         one = trial(self.config.detector)
-        return no_room(self.config.features, one, _num_images(shards), _num_images(missing), self._store.root)
+        for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
+            self.clock.tell(f"note: {notice}")
+        return one
 
     def _spread(
         self, worker: type[Worker], shards: Sequence[Any], spec: Callable[[int, tuple[Any, ...]], Spec]

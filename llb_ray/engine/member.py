@@ -17,6 +17,7 @@ from llb_ray.data.tables import read_table, write_table
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.build import Role, build_detector
 from llb_ray.engine import files
+from llb_ray.engine.checkpoint import FileCheckpoints
 from llb_ray.engine.source import Access
 from llb_ray.engine.trainlog import write_log
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
@@ -58,6 +59,7 @@ class Member:
         self._spec = spec
         self._store = Store(spec.place.store)
         self._heartbeat = Heartbeat(spec.place, spec.name)
+        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, spec.place.resources.checkpoint_s)
 
     def __repr__(self) -> str:
         return f"Member({self._spec.name}, {len(self._spec.fit_ids)} images)"
@@ -66,12 +68,13 @@ class Member:
         """The fitted detector and the ids it was given are an artifact afterwards."""
         with owned_threads(self._spec.place.resources):
             self._store.make(self._spec.recipe, self._write)
+        self._checkpoints.drop()
 
     def _write(self, folder: Path) -> None:
         spec, device = self._spec, device_for(self._spec.place.resources)
         source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
-        detector.fit(source, spec.settings["seed"], self._heartbeat.report("fit"))
+        detector.fit(source, spec.settings["seed"], self._heartbeat.report("fit"), self._checkpoints)
         save_file(detector.state(), folder / files.DETECTOR)
         write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
         write_log(folder, detector.log(), source.image_ids)
