@@ -10,12 +10,13 @@ import torch
 
 from llb_ray.artifacts import Artifact, Recipe, Store
 from llb_ray.config import Augmentation
-from llb_ray.data.tables import read_batches
+from llb_ray.data.tables import MappedBatches
 from llb_ray.detectors.base import Layers, Source, row_batches
 from llb_ray.engine import files
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.worker import Place, device_for
 
+_HELD_BYTES = 32 * 2**20  # of mapped shards: pages that are let go of cost a fault each when they are read again
 Rows = npt.NDArray[np.int64]
 
 
@@ -71,13 +72,16 @@ class CachedSource:
     ) -> None:
         self.image_ids = image_ids
         self._device = device
+        self._held_bytes = 0
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
         where: dict[tuple[Augmentation | None, str], tuple[int, int]] = {}
-        for artifact, batch in ((one, batch) for one in artifacts for batch in read_batches(one.path / files.LAYERS)):
+        self._mapped = [MappedBatches(artifact.path / files.LAYERS) for artifact in artifacts]
+        for artifact, mapped in zip(artifacts, self._mapped, strict=True):
             kind = artifact.settings.get("augment")
-            for row, image_id in enumerate(batch.column("image_id").to_pylist()):
-                where[kind, image_id] = (len(self._layers), row)
-            self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])
+            for batch in mapped.batches:
+                for row, image_id in enumerate(batch.column("image_id").to_pylist()):
+                    where[kind, image_id] = (len(self._layers), row)
+                self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])
         self._where = [where[kind, image_id] for kind in (None, *augment) for image_id in image_ids]
 
     def __len__(self) -> int:
@@ -90,12 +94,21 @@ class CachedSource:
             np.stack([self._layers[batch][layer][row] for batch, row in places])
             for layer in range(len(self._layers[0]))
         ]
+        self._let_go(sum(layer.nbytes for layer in gathered))
         return layers_of(gathered, self._device)
 
     def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[Sequence[str], Layers]]:
         """The ids and layers of the rows from `start` up to `stop`, at most `size` at a time."""
         for rows in (start + rows for rows in row_batches(stop - start, size)):
             yield [self.image_ids[row] for row in rows], self.batch(rows)
+
+    def _let_go(self, num_bytes: int) -> None:
+        """Keep what this process seems to hold of the shards below `_HELD_BYTES`, and a batch."""
+        self._held_bytes += num_bytes
+        if self._held_bytes > _HELD_BYTES:
+            for mapped in self._mapped:
+                mapped.forget()
+            self._held_bytes = 0
 
 
 class StreamedSource:
