@@ -1,4 +1,4 @@
-"""What does one encoder pass per image save?  The same run with the feature cache and with the encoder at every reading.
+"""What does one encoder pass per image save?  The same run with the cache, and with the encoder at every reading.
 
     python benchmarks/feature_cache.py --out runs/feature_cache
 
@@ -133,8 +133,8 @@ def _report(rows: Sequence[Row], out: Path) -> str:
 {_line("cache, tiles turned", few)}
 {_line("cache, tiles turned", many)}
 
-**{recompute["seconds"] / cache["seconds"]:.1f} times faster** with the cache.  Scores of the members: largest difference
-{np.abs(cached - anew).max():.2g} of a score between {cached.min():.3g} and {cached.max():.3g} (Spearman
+**{recompute["seconds"] / cache["seconds"]:.1f} times faster** with the cache.  Scores of the members: largest
+difference {np.abs(cached - anew).max():.2g}, scores between {cached.min():.3g} and {cached.max():.3g} (Spearman
 {np.corrcoef(cached.argsort().argsort(), anew.argsort().argsort())[0, 1]:.6f}); kept sets: {len(kept[0] & kept[1])} of
 {len(kept[0])} images in common.  Memory at {many["images"]:,} images over that at {few["images"]}:
 {many["peak_mib"] / few["peak_mib"]:.3f}.

@@ -38,14 +38,17 @@ class Result:
     passes: EncoderPasses
 
 
-def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Executor, tell: Tell) -> Result:
+def run_stages(
+    config: RunConfig, manifest: Manifest, out: Path, executor: Executor, tell: Tell, store: Path | None = None
+) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
-    Finished stages are reused, so the same call after an interruption does only what is missing.
+    Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
+    one `store` reuse each other's, even while they are at work.
     Raises a `LlbError` for what the user can mend; nothing finished is lost by it.
     """
     _refuse(manifest, out)
-    with RunFolder.locked(out) as folder:
+    with RunFolder.locked(out, store) as folder:
         for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
@@ -56,7 +59,6 @@ def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Execu
         except LlbError as error:
             folder.log("run failed", error=str(error))
             raise
-        folder.store.clear_unfinished()  # of workers that were killed and started again
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
         return _result(stages, made)

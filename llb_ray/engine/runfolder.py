@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/artifacts/<stage>/<key>/   immutable stage outputs (llb_ray.artifacts)
+    RUN/artifacts/<stage>/<key>/   immutable stage outputs (llb_ray.artifacts); the trials of a search share one store
     RUN/run.json                   which artifacts this run is made of
     RUN/config.yaml                the resolved configuration
     RUN/purified/part-0.arrow      every training image with its scores, decision and reason
@@ -20,6 +20,7 @@ Two undisturbed runs differ in events and progress and in nothing else; a finish
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -57,19 +58,20 @@ class RunFolder:
     """Paths and small files of one run."""
 
     path: Path
+    shared_store: Path | None = None  # where the artifacts lie that other runs use too; None: in a store of its own
 
     @classmethod
     @contextlib.contextmanager
-    def locked(cls, path: Path) -> Iterator["RunFolder"]:
+    def locked(cls, path: Path, shared_store: Path | None = None) -> Iterator["RunFolder"]:
         """The folder, made if need be, writable, and ours alone until the end of the context.
 
         Raises ArtifactError if it cannot be written or another process is at work in it.
         """
-        folder = cls(Path(path).absolute())
+        folder = cls(Path(path).absolute(), shared_store)
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
         lock = FileLock(folder.path / _LOCK, timeout=0)
         try:
-            refuse_foreign(folder.path, belongs="artifacts")
+            refuse_foreign(folder.path, belongs="progress")
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
@@ -79,15 +81,22 @@ class RunFolder:
         try:
             folder._tidy()
             yield folder
+            folder.clear_unfinished()  # of workers that were killed and started again
         finally:
             lock.release()
 
     def _tidy(self) -> None:
         for folder in (self.path, self.path / "purified"):
             clear_temporary(folder)
-        self.store.clear_unfinished()
-        shutil.rmtree(self.progress, ignore_errors=True)
-        self.progress.mkdir()
+        self.progress.mkdir(exist_ok=True)  # first: it is how we know the folder again
+        for beat in self.progress.iterdir():
+            beat.unlink()
+        self.clear_unfinished()
+
+    def clear_unfinished(self) -> None:
+        """Remove what killed workers left half built, unless other runs may be building there now."""
+        if self.shared_store is None:
+            self.store.clear_unfinished()
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -99,7 +108,7 @@ class RunFolder:
 
     @property
     def store(self) -> Store:
-        return Store(self.path / "artifacts")
+        return Store(self.shared_store or self.path / "artifacts")
 
     @property
     def progress(self) -> Path:
@@ -114,16 +123,18 @@ class RunFolder:
         return load(self.path / "config.yaml")
 
     def index(self) -> dict[str, Any]:
-        """run.json: the data root, and the artifacts by role, as paths relative to the store."""
+        """run.json: the data root, the store, and the artifacts by role, as paths relative to the store."""
         try:
             index: dict[str, Any] = json.loads(self.index_path.read_text())
-            return {"data_root": Path(index["data_root"]), "artifacts": dict(index["artifacts"])}
+            store = Path(os.path.normpath(self.path / index["store"]))
+            return {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{self.index_path}: damaged ({error}); run the same command again") from error
 
     def made(self) -> Made:
         """The artifacts that the run is made of."""
-        return Made.of_index(self.index()["artifacts"], self.store)
+        index = self.index()
+        return Made.of_index(index["artifacts"], Store(index["store"]))
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
@@ -141,7 +152,9 @@ class RunFolder:
                 write_atomic(self.path / name, source.read_bytes())
         write_atomic(self.path / "config.yaml", config.to_yaml().encode())
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # of fits that other settings gave up
-        write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": made.index(self.store)})
+        store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
+        index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
+        write_json(self.index_path, index)
 
 
 def refuse_foreign(out: Path, belongs: str) -> None:
