@@ -119,8 +119,8 @@ def _peak_mib() -> float:
 def _report(rows: Sequence[Row], out: Path) -> str:
     cache, recompute, few, many = rows
     scores = [read_table(out / name / "scores.arrow") for name in ("cache", "recompute")]
-    assert scores[0].select(["image_id", "member"]).equals(scores[1].select(["image_id", "member"]))
-    cached, anew = (table["score"].to_numpy() for table in scores)
+    assert scores[0].drop(["scores"]).equals(scores[1].drop(["scores"]))
+    cached, anew = (pc.list_flatten(table["scores"]).to_numpy() for table in scores)
     kept = [set(kept_ids(read_table(out / name / "purified" / "part-0.arrow"))) for name in ("cache", "recompute")]
     return f"""# One encoder pass per image, {date.today()}
 

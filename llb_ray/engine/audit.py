@@ -117,16 +117,13 @@ def _scored_by_whom_it_says(run: FinishedRun) -> str:
 def _matrix_is_what_members_wrote(run: FinishedRun) -> str:
     if run.matrix is None:
         return "no score matrix (the filter looks at no score)"
-    dense(run.matrix)
+    matrix = dense(run.matrix)
     wrote = assemble(read_scores(run.made.member_scores), run.partition)
-    said = {(row["image_id"], row["member"]): row for row in wrote.to_pylist()}
-    for row in run.matrix.to_pylist():
-        expected = said.get((row["image_id"], row["member"]))
-        if row != expected:
-            raise AuditError(f"scores.arrow says {_brief(row)}, but the member wrote {_brief(expected)}")
-    if len(said) != run.matrix.num_rows:
-        raise AuditError(f"scores.arrow has {run.matrix.num_rows} rows, the members wrote {len(said)}")
-    return f"{run.matrix.num_rows} scores are what the members wrote, in-fold flags included"
+    _same_ids("scores.arrow", matrix.image_ids, "members' scores", wrote["image_id"].to_pylist())
+    for says, expected in zip(run.matrix.sort_by("image_id").to_pylist(), wrote.to_pylist(), strict=True):
+        if says != expected:
+            raise AuditError(f"scores.arrow says {_brief(says)}, but the members wrote {_brief(expected)}")
+    return f"{matrix.score_NK.size} scores are what the members wrote, in-fold members included"
 
 
 def _decisions_follow(run: FinishedRun) -> str:
@@ -189,7 +186,5 @@ def _same_ids(what: str, found: Sequence[str], where: str, expected: Sequence[st
         raise AuditError(f"{what}: image {odd[0]} {side} the {where} ({len(odd)} such images)")
 
 
-def _brief(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "nothing about that image"
-    return f"image {row['image_id']} member {row['member']} score {row['score']!r} in-fold {row['in_fold']}"
+def _brief(row: dict[str, Any]) -> str:
+    return f"image {row['image_id']} has the scores {row['scores']} and was in the fold of member {row['in_fold']}"

@@ -92,7 +92,9 @@ class Crew:
         missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
         with self.clock.timed(stage, reused=not missing):
             if missing:
-                self._spread(Scorer, missing, partial(self._scorer, fitted=fitted, access=features.access))
+                self._spread(
+                    Scorer, missing, partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
+                )
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
         return [self._store.get(shard.recipe) for shard in shards]
@@ -115,9 +117,15 @@ class Crew:
         return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, self._photographs, shards)
 
     def _scorer(
-        self, slot: int, shards: tuple[ScoreShard, ...], fitted: Mapping[str, Artifact], access: Access
+        self,
+        slot: int,
+        shards: tuple[ScoreShard, ...],
+        fitted: Mapping[str, Artifact],
+        access: Access,
+        keeps_maps: bool,
     ) -> ScorerSpec:
-        return ScorerSpec(f"scorer-{slot:03d}", self._place, self.config.detector, fitted, access, shards)
+        name = f"scorer-{slot:03d}"
+        return ScorerSpec(name, self._place, self.config.detector, fitted, access, shards, keeps_maps)
 
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:

@@ -6,6 +6,6 @@ PARTITION = "partition.arrow"  # partition
 LAYERS = "layers.arrow"  # features
 DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
 TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, where the loss is weighted
-SCORES = "scores.arrow"  # score: image_id, member, score, map; scores: the matrix
+SCORES = "scores.arrow"  # score: of a shard of images; scores: the matrix
 PURIFIED = "purified.arrow"  # purify
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate

@@ -18,7 +18,7 @@ from llb_ray.detectors.build import encoder_fingerprint
 from llb_ray.engine.member import load_detector
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
-from llb_ray.engine.scoring import score_batches
+from llb_ray.engine.scoring import map_batch
 from llb_ray.engine.worker import owned_threads
 from llb_ray.errors import DataError, WeightsError
 
@@ -73,13 +73,13 @@ def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[Fi
             f"{folder.path}: the backbone's weights or library versions are no longer those of the run; "
             "put the same file and versions back, or run again"
         )
-    detectors = {"final detector": load_detector(config.detector, fitted, config.resources)}
+    detector = load_detector(config.detector, fitted, config.resources)
     images = [ImageRef(file.image_id, path_text(file.path)) for file in files]
     encoding = Encoding(photographs, config.resources)
     # Through the cache's number format, so that an image gets the score that a run gives it, within float noise.
     for batch, stored in encoding.batches(images, config.resources.batch_size):
         layers = layers_of(stored, encoding.device)
-        yield from score_batches(detectors, [image.image_id for image in batch], layers, keeps_maps=True)
+        yield map_batch("the final detector", detector, [image.image_id for image in batch], layers)
 
 
 def _write_tables(out: Path, scored: Sequence[File], aside: Sequence[File]) -> None:

@@ -6,7 +6,7 @@
     RUN/run.json                   which artifacts this run is made of
     RUN/config.yaml                the resolved configuration
     RUN/purified/part-0.arrow      every training image with its scores, decision and reason
-    RUN/scores.arrow               the score matrix, one row per image and member
+    RUN/scores.arrow               the score matrix, one row per image, one score per member
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
@@ -38,6 +38,7 @@ from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
 
 _LOCK = ".lock"
+_EVENTS = "events.jsonl"
 
 
 def published(made: Made) -> dict[str, Path | None]:
@@ -71,7 +72,7 @@ class RunFolder:
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
         lock = FileLock(folder.path / _LOCK, timeout=0)
         try:
-            refuse_foreign(folder.path, belongs="progress")
+            refuse_foreign(folder.path, belongs=_EVENTS)
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
@@ -88,7 +89,8 @@ class RunFolder:
     def _tidy(self) -> None:
         for folder in (self.path, self.path / "purified"):
             clear_temporary(folder)
-        self.progress.mkdir(exist_ok=True)  # first: it is how we know the folder again
+        (self.path / _EVENTS).touch()  # first: it is how we know the folder again
+        self.progress.mkdir(exist_ok=True)
         for beat in self.progress.iterdir():
             beat.unlink()
         self.clear_unfinished()
@@ -139,7 +141,7 @@ class RunFolder:
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **facts}, sort_keys=True)
-        with (self.path / "events.jsonl").open("a") as file:
+        with (self.path / _EVENTS).open("a") as file:
             file.write(line + "\n")
 
     def publish(self, config: RunConfig, root: Path, made: Made) -> None:

@@ -48,9 +48,10 @@ class ScorerSpec:
     name: str
     place: Place
     detector: DetectorConfig
-    fitted: Mapping[str, Artifact]  # by the detector's name, in the order of the score table's `member` column
+    fitted: Mapping[str, Artifact]  # by the detector's name, in the order of their scores
     access: Access
     shards: tuple[ScoreShard, ...]
+    keeps_maps: bool  # of the only detector there is then
 
 
 class Scorer:
@@ -76,7 +77,7 @@ class Scorer:
             source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)
             done = 0
             for shard in todo:
-                rows = self._rows(detectors, source, done, done + len(shard.image_ids), shard.recipe.settings["maps"])
+                rows = self._rows(detectors, source, done, done + len(shard.image_ids))
                 self._store.make(shard.recipe, partial(_write, rows=rows))
                 done += len(shard.image_ids)
                 self._report(done, len(source), "images")
@@ -85,39 +86,46 @@ class Scorer:
         return load_detector(self._spec.detector, fitted, self._spec.place.resources)
 
     def _rows(
-        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int, keeps_maps: bool
+        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int
     ) -> Iterator[pa.RecordBatch]:
         done = start
         for image_ids, layers in source.batches(start, stop, self._spec.place.resources.batch_size):
-            yield from score_batches(detectors, image_ids, layers, keeps_maps)
+            if self._spec.keeps_maps:
+                ((name, detector),) = detectors.items()
+                yield map_batch(name, detector, image_ids, layers)
+            else:
+                yield score_batch(detectors, image_ids, layers)
             done += len(image_ids)
             self._report(done, len(source), "images")
 
 
-def score_batches(
-    detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers, keeps_maps: bool
-) -> Iterator[pa.RecordBatch]:
-    """What each detector thinks of a batch: image_id, member (its place in `detectors`), score and, if asked, map."""
-    for member, (name, detector) in enumerate(detectors.items()):
-        yield _score_batch(name, member, image_ids, detector.score(layers), keeps_maps)
+def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
+    """What all detectors think of a batch: image_id and scores, one per detector, in their order."""
+    columns = [_finite(name, detector.score(layers), image_ids).score_N for name, detector in detectors.items()]
+    offsets = np.arange(len(image_ids) + 1, dtype=np.int32) * len(detectors)
+    scores = pa.ListArray.from_arrays(offsets, np.stack(columns, axis=1).ravel())
+    return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "scores": scores})
 
 
-def _score_batch(name: str, member: int, image_ids: Sequence[str], scores: Scores, keeps_maps: bool) -> pa.RecordBatch:
+def map_batch(name: str, detector: Detector, image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
+    """What one detector thinks of a batch, and where: image_id, score and map."""
+    scores = _finite(name, detector.score(layers), image_ids)
+    maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(scores.map_NHW))
+    return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "score": pa.array(scores.score_N), "map": maps})
+
+
+def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
     bad = np.flatnonzero(~np.isfinite(scores.score_N))
     if len(bad):
         raise MemberError(
             f"{name} gave image {image_ids[bad[0]]} the score {scores.score_N[bad[0]]}; lower the learning rate or "
             "take that image out of the folder"
         )
-    members = pa.array([member] * len(image_ids), pa.int16())
-    columns = {"image_id": pa.array(image_ids), "member": members, "score": pa.array(scores.score_N)}
-    if keeps_maps:
-        columns["map"] = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(scores.map_NHW))
-    return pa.RecordBatch.from_pydict(columns)
+    return scores
 
 
 def read_scores(shards: Sequence[Artifact]) -> pa.Table:
-    """image_id, member, score and (final detector) map of `score` artifacts, memory-mapped."""
+    """image_id and scores (members), or image_id, score and map (final detector), memory-mapped."""
     return pa.concat_tables([read_table(artifact.path / files.SCORES) for artifact in shards])
 
 

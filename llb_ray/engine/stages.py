@@ -86,7 +86,7 @@ class Stages:
         return self.crew.score("member-scores", members, everyone, features, keeps_maps=False)
 
     def matrix(self, partitioned: Artifact, scored: Sequence[Artifact]) -> Artifact:
-        """The score matrix, one row per image and member."""
+        """The score matrix, one row per image."""
         inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
 
         def build(folder: Path) -> None:

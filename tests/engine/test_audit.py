@@ -53,13 +53,13 @@ def _set(table: pa.Table, column: str, values: list[object]) -> pa.Table:
 
 def _shuffle_rows(table: pa.Table) -> pa.Table:
     """The released code's fault: scores of one order under the ids of another."""
-    scores = table["score"].to_pylist()
-    return _set(table, "score", scores[1:] + scores[:1])
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", scores[1:] + scores[:1])
 
 
 def _edit_score(table: pa.Table) -> pa.Table:
-    scores = table["score"].to_pylist()
-    return _set(table, "score", [scores[0] + 0.125, *scores[1:]])
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", [[scores[0][0] + 0.125, *scores[0][1:]], *scores[1:]])
 
 
 def _swap_ids(table: pa.Table) -> pa.Table:
@@ -71,9 +71,14 @@ def _drop_row(table: pa.Table) -> pa.Table:
     return table.slice(1)
 
 
-def _flip_flag(table: pa.Table) -> pa.Table:
-    flags = table["in_fold"].to_pylist()
-    return _set(table, "in_fold", [not flags[0], *flags[1:]])
+def _move_fold(table: pa.Table) -> pa.Table:
+    folds = table["in_fold"].to_pylist()
+    return _set(table, "in_fold", [(folds[0] + 1) % 3, *folds[1:]])
+
+
+def _drop_score(table: pa.Table) -> pa.Table:
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", [scores[0][1:], *scores[1:]])
 
 
 def _swap_decision(table: pa.Table) -> pa.Table:
@@ -84,11 +89,12 @@ def _swap_decision(table: pa.Table) -> pa.Table:
 
 
 FAULTS = [
-    ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _edit_score, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _swap_ids, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _drop_row, "has 0 scores by member 0"),
-    ("scores.arrow", _flip_flag, "exactly one member"),
+    ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _edit_score, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _swap_ids, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _drop_row, r"scores.arrow: image .* is missing"),
+    ("scores.arrow", _drop_score, "has 2 scores, others have 3"),
+    ("scores.arrow", _move_fold, "scores.arrow says image .* but the members wrote"),
     ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the score matrix gives"),
     ("purified/part-0.arrow", _drop_row, "purified set: image .* is missing"),
 ]
@@ -115,7 +121,7 @@ def test_the_command_exits_1_and_names_the_fault(run: Path) -> None:
     _edit(run, "scores.arrow", _edit_score, sealed=False)
     result = CliRunner().invoke(main, ["audit", str(run)])
     assert result.exit_code == 1
-    assert "but the member wrote" in result.output
+    assert "but the members wrote" in result.output
 
 
 def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import safetensors.torch
@@ -19,7 +18,7 @@ from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Scores
 from llb_ray.engine.pipeline import Result
-from llb_ray.engine.scoring import score_batches
+from llb_ray.engine.scoring import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
 
@@ -193,24 +192,24 @@ class Says:
         return self.scores
 
 
-def _batches(detectors: dict[str, Says], image_ids: list[str], keeps_maps: bool) -> list[pa.RecordBatch]:
-    return list(score_batches(cast(dict[str, Detector], detectors), image_ids, (), keeps_maps))
+def _detectors(**says: Says) -> dict[str, Detector]:
+    return cast(dict[str, Detector], says)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_refused_with_the_image_it_is_of(value: float) -> None:
-    with pytest.raises(MemberError, match="^member-001 gave image b the score .*(nan|inf)"):
-        _batches({"member-000": Says(1, 2, 3), "member-001": Says(1, value, 2)}, ["a", "b", "c"], False)
+    detectors = _detectors(first=Says(1, 2, 3), second=Says(1, value, 2))
+    with pytest.raises(MemberError, match="^second gave image b the score .*(nan|inf)"):
+        score_batch(detectors, ["a", "b", "c"], ())
 
 
-def test_every_detector_scores_the_batch_under_its_own_number() -> None:
-    table = pa.Table.from_batches(_batches({"member-000": Says(1, 2), "member-001": Says(3, 4)}, ["a", "b"], False))
-    expected = {"image_id": ["a", "b", "a", "b"], "member": [0, 0, 1, 1], "score": [1, 2, 3, 4]}
-    assert table.to_pydict() == expected
+def test_every_detector_scores_every_image_of_a_batch() -> None:
+    batch = score_batch(_detectors(first=Says(1, 2), second=Says(3, 4)), ["a", "b"], ())
+    assert batch.to_pydict() == {"image_id": ["a", "b"], "scores": [[1, 3], [2, 4]]}
 
 
-def test_maps_are_kept_only_where_asked_for() -> None:
-    final = {"final": Says(0, 1)}
-    (with_maps,), (without,) = (_batches(final, ["a", "b"], keeps) for keeps in (True, False))
-    assert np.array_equal(with_maps.column("map").to_numpy_ndarray(), final["final"].scores.map_NHW)
-    assert without.schema.names == ["image_id", "member", "score"]
+def test_the_final_detector_keeps_its_maps() -> None:
+    final = Says(0, 1)
+    batch = map_batch("final", cast(Detector, final), ["a", "b"], ())
+    assert np.array_equal(batch.column("map").to_numpy_ndarray(), final.scores.map_NHW)
+    assert batch.column("score").to_pylist() == [0, 1]
