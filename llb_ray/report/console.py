@@ -66,7 +66,8 @@ class _Bars:
 
     def refreshed(self) -> Progress:
         for beat in read_beats(self._progress):
-            self._update(beat)
+            if beat.state != "waiting":  # a run of 200 members must not fill the screen
+                self._update(beat)
         return self._bars
 
     def _update(self, beat: Beat) -> None:
@@ -77,7 +78,7 @@ class _Bars:
         task = self._tasks[beat.name, beat.step]
         speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
         rate = f"{speed:.0f} {beat.unit}/s" if speed else ""
-        # A finished step makes room: a run of 200 members must not fill the screen.
+        # A finished step makes room.
         self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
 
     def _hide(self, name: str) -> None:
