@@ -4,11 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-cluster check format clean
 
 help:
 	@echo "make demo    run the main job on a synthetic contaminated set (about a minute)"
 	@echo "make test    run the tests"
+	@echo "make test-cluster  jobs on a real Ray head of its own (about three minutes)"
 	@echo "make check   lint, format check, strict types"
 	@echo "make format  let ruff rewrite the sources"
 	@echo "make clean   remove the environment and the demo run"
@@ -32,6 +33,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Its own processes, ports and home: a Ray that runs here already is left alone.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster
 
 check: $(READY)
 	$(BIN)/ruff check .
