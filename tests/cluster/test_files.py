@@ -27,7 +27,7 @@ from tests.cluster.rayjob_schema import CLAIM, RAY_JOB
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["ray-local.yaml", "ray-aws.yaml"]
-SCRIPTS = [CLUSTER / "slurm.sh", ROOT / ".ci" / "run"]
+SCRIPTS = [CLUSTER / "slurm.sh", ROOT / ".ci" / "run", ROOT / "tests" / "cluster" / "two_nodes.sh"]
 README = (CLUSTER / "README.md").read_text()
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PINNED = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
