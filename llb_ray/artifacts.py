@@ -22,7 +22,7 @@ from typing import Any
 
 from llb_ray.errors import ArtifactError
 
-FORMAT_VERSION = 1  # raise it whenever a stage gives other output for the same recipe: it is part of every key
+FORMAT_VERSION = 2  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
 _TEMPORARY = ".tmp"

@@ -13,8 +13,9 @@
     RUN/metrics.json               what the labels say, where there are any
     RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
+    RUN/checkpoints/               how far each unfinished fit got
 
-Two undisturbed runs differ in the last two and in nothing else.
+Two undisturbed runs differ in events and progress and in nothing else; a finished run has no checkpoints.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from filelock import FileLock, Timeout
 from llb_ray.artifacts import Store, clear_temporary, write_atomic, write_json
 from llb_ray.config import RunConfig, load
 from llb_ray.engine import files
+from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
 from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
 
@@ -39,10 +41,10 @@ _LOCK = ".lock"
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
-    final = made.final.fitted
+    final = made.final
     return {
         "purified/part-0.arrow": made.purified.path / files.PURIFIED,
-        "scores.arrow": made.matrix.path / files.MATRIX if made.matrix else None,
+        "scores.arrow": made.matrix.path / files.SCORES if made.matrix else None,
         "quarantine.arrow": made.images.path / files.QUARANTINE,
         "image_scores.arrow": made.evaluated.path / files.IMAGE_SCORES,
         "importance.arrow": final.path / files.IMPORTANCE if files.IMPORTANCE in final.files else None,
@@ -138,6 +140,7 @@ class RunFolder:
             else:
                 write_atomic(self.path / name, source.read_bytes())
         write_atomic(self.path / "config.yaml", config.to_yaml().encode())
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # of fits that other settings gave up
         write_json(self.index_path, {"data_root": str(root.absolute()), "artifacts": made.index(self.store)})
 
 

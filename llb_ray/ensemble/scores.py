@@ -42,18 +42,17 @@ class ScoreMatrix:
             raise DataError(f"score matrix: image {image_id} is not in the training share of exactly one member")
 
 
-def member_scores(
-    image_ids: Sequence[str], member: int, score_N: npt.NDArray[np.float32], share: Sequence[str]
-) -> pa.Table:
-    """One member's rows of the matrix (schema `SCORES`, in image_id order)."""
-    own = set(share)
-    columns = [image_ids, [member] * len(image_ids), score_N, [image_id in own for image_id in image_ids]]
-    return pa.table(columns, schema=SCORES).sort_by("image_id")
+def assemble(scores: pa.Table, partition: pa.Table) -> pa.Table:
+    """The whole matrix (schema `SCORES`), ordered by member, then image_id.
 
-
-def assemble(tables: Sequence[pa.Table]) -> pa.Table:
-    """The whole matrix (schema `SCORES`) from the members' rows, ordered by member, then image_id."""
-    return pa.concat_tables(tables).sort_by([("member", "ascending"), ("image_id", "ascending")]).combine_chunks()
+    `scores` has the columns image_id, member and score, `partition` (schema `partition.PARTITION`) says in whose
+    training share each image is; both may be in any order.
+    """
+    home = partition["member"].take(pc.index_in(scores["image_id"], partition["image_id"].combine_chunks()))
+    in_fold = pc.fill_null(pc.equal(home, scores["member"]), False)
+    columns = [*(scores[name] for name in SCORES.names[:3]), in_fold]
+    order = [("member", "ascending"), ("image_id", "ascending")]
+    return pa.table(columns, schema=SCORES).sort_by(order).combine_chunks()
 
 
 def dense(table: pa.Table) -> ScoreMatrix:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.worker import Beat, read_beats
@@ -91,7 +92,12 @@ class _Bars:
 def show_result(console: Console, result: Result) -> None:
     """The closing table: images, metrics, seconds per stage, and where the files are."""
     table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in [*_image_rows(result), *_metric_rows(result.metrics), *_time_rows(result)]:
+    for name, value in [
+        *_image_rows(result),
+        *_metric_rows(result.metrics),
+        *_encoder_rows(result.passes),
+        *_time_rows(result),
+    ]:
         table.add_row(name, value)
     console.print(table)
     # Not in the table: a path that is folded or cut cannot be copied.
@@ -104,6 +110,12 @@ def _image_rows(result: Result) -> Iterator[tuple[str, str]]:
     yield "  kept", f"{result.num_kept}"
     yield "  rejected", f"{result.num_rejected}"
     yield "  quarantined", f"{result.num_quarantined}"
+
+
+def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:
+    yield "encoder passes", f"{passes.done:,} images"
+    yield "  without a cache", f"{passes.recomputing:,} images"
+    yield "features cached", f"{passes.cached_bytes / 2**20:,.1f} MiB"
 
 
 def _time_rows(result: Result) -> Iterator[tuple[str, str]]:

@@ -121,7 +121,7 @@ def _kill_one(progress: Path, step: str, killed: list[int]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for beat in read_beats(progress):
-            if beat.name.startswith("member") and beat.step == step and beat.done < beat.total:
+            if beat.step == step and beat.name != "final" and beat.done < beat.total:
                 os.kill(beat.pid, signal.SIGKILL)
                 killed.append(beat.pid)
                 return

@@ -134,7 +134,7 @@ def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> No
 def test_training_on_something_else_is_named(run: Path, role: str) -> None:
     """The fault that a log cannot show: the delivered list is right, the detector saw another."""
     made = json.loads((run / "run.json").read_text())["artifacts"]
-    fitted = made["final"]["fitted"] if role == "final" else made["members"][1]["fitted"]
+    fitted = made["final"] if role == "final" else made["members"][1]
     path = run / "artifacts" / fitted / "trained_on.arrow"
     given = read_table(path)["image_id"].to_pylist()
     everyone = read_table(run / "purified" / "part-0.arrow")["image_id"].to_pylist()
@@ -147,12 +147,11 @@ def test_training_on_something_else_is_named(run: Path, role: str) -> None:
         llb_ray.audit(run)
 
 
-def test_scores_filed_under_another_member_are_named(run: Path) -> None:
+def test_scores_filed_under_another_detector_are_named(run: Path) -> None:
     index = json.loads((run / "run.json").read_text())
-    first, second = index["artifacts"]["members"][:2]
-    first["scored"], second["scored"] = second["scored"], first["scored"]
+    index["artifacts"]["member_scores"] = index["artifacts"]["final_scores"]
     (run / "run.json").write_text(json.dumps(index))
-    with pytest.raises(AuditError, match="member 0: its scores .* were made by another detector"):
+    with pytest.raises(AuditError, match="member-000: its scores .* were made by another detector"):
         llb_ray.audit(run)
 
 
@@ -175,7 +174,7 @@ def test_a_configuration_that_is_not_the_runs_is_named(run: Path, edit: str) -> 
 
 def test_a_damaged_model_is_named(run: Path) -> None:
     index = json.loads((run / "run.json").read_text())["artifacts"]
-    model = run / "artifacts" / index["final"]["fitted"] / "detector.safetensors"
+    model = run / "artifacts" / index["final"] / "detector.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
     with pytest.raises(AuditError, match=r"detector\.safetensors"):
         llb_ray.audit(run)

@@ -4,17 +4,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llb_ray.ensemble.scores import SCORES, assemble, dense, member_scores
+from llb_ray.ensemble.partition import PARTITION
+from llb_ray.ensemble.scores import SCORES, assemble, dense
 from llb_ray.errors import DataError
 
 
+def _scores(member: int, score: dict[str, float]) -> pa.Table:
+    members = pa.array([member] * len(score), pa.int16())
+    return pa.table({"image_id": list(score), "member": members, "score": pa.array(score.values(), pa.float32())})
+
+
+def _home(member: dict[str, int]) -> pa.Table:
+    return pa.table([list(member), list(member.values())], schema=PARTITION)
+
+
 def _matrix() -> pa.Table:
-    ids = ["c", "a", "b"]
-    tables = [
-        member_scores(ids, 0, np.array([3, 1, 2], np.float32), ["a"]),
-        member_scores(ids[::-1], 1, np.array([20, 10, 30], np.float32), ["b", "c"]),
-    ]
-    return assemble(tables)
+    scores = [_scores(1, {"b": 20, "a": 10, "c": 30}), _scores(0, {"c": 3, "a": 1, "b": 2})]
+    return assemble(pa.concat_tables(scores), _home({"c": 1, "a": 0, "b": 1}))
 
 
 def test_scores_are_joined_by_id() -> None:
@@ -51,8 +57,6 @@ def test_an_image_must_have_been_in_one_fold() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_score_that_is_no_number_never_enters(bad: float) -> None:
-    tables = [
-        member_scores(["a", "b"], member, np.array([0, bad], np.float32), [own]) for member, own in ((0, "a"), (1, "b"))
-    ]
+    scores = pa.concat_tables([_scores(member, {"a": 0, "b": bad}) for member in (0, 1)])
     with pytest.raises(DataError, match="image b has 1 scores by member 0"):
-        dense(assemble(tables))
+        dense(assemble(scores, _home({"a": 0, "b": 1})))
