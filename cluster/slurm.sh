@@ -25,14 +25,14 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 port=$((20000 + SLURM_JOB_ID % 10000))
 finished=$SLURM_SUBMIT_DIR/.llb-ray-$SLURM_JOB_ID
 
 # Starts Ray on every node, the command on the first, and stops Ray at the end (every Ray of the node: --exclusive).
 # shellcheck disable=SC2016
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-  ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --disable-usage-stats -- \
+  ray symmetric-run --address "${nodes[0]}:$port" --min-nodes "$SLURM_JOB_NUM_NODES" --disable-usage-stats -- \
   bash -c '"$@" && touch "$0"' "$finished" \
   llb-ray run --ray-address auto --data "$data" --out "$out" "$@"
 

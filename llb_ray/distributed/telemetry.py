@@ -90,8 +90,8 @@ class Telemetry:
             self._meters.stages.inc(1, tags | {"stage": time.stage, "reused": str(time.reused).lower()})
             self._meters.stage_seconds.set(time.seconds, tags | {"stage": time.stage})
         watched.num_stages = len(status.times)
-        if status.result is not None:
-            kept, rejected = status.result.num_kept, status.result.num_rejected
+        if status.outcome is not None:
+            kept, rejected = status.outcome.num_kept, status.outcome.num_rejected
             self._meters.kept.set(kept / (kept + rejected), tags)
 
     def _count_workers(self, status: Status, tags: dict[str, str]) -> None:

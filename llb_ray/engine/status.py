@@ -14,13 +14,23 @@ from typing import Any, Literal
 
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.stages import StageTime
+from llb_ray.engine.clock import StageTime
 from llb_ray.engine.worker import Beat, State, read_beats
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
 
 STALE_S = 60.0  # a worker beats twice a second, but a step may be silent while it loads or selects
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run came to, as far as its published files say."""
+
+    num_input: int  # training files found: kept + rejected + quarantined
+    num_kept: int
+    num_rejected: int
+    num_quarantined: int
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Status:
     started_s: float
     last_sign_s: float
     now_s: float
-    result: Result | None  # of a finished run
+    outcome: Outcome | None  # of a finished run
 
     @property
     def silence_s(self) -> float:
@@ -75,7 +85,7 @@ def read_status(path: Path) -> Status:
         started_s=events[0]["time_s"],
         last_sign_s=max([last["time_s"], *(beat.time_s for beat in beats)]),
         now_s=time.time(),
-        result=_result(path, times) if finished else None,
+        outcome=_outcome(path) if finished else None,
     )
 
 
@@ -99,16 +109,13 @@ def _stage_time(event: dict[str, Any]) -> StageTime:
     return StageTime(event["stage"], event["seconds"], event["reused"])
 
 
-def _result(path: Path, times: list[StageTime]) -> Result:
-    """What the run itself said at its end, from the files that it published."""
+def _outcome(path: Path) -> Outcome:
     decisions = Counter(read_table(path / "purified" / "part-0.arrow")["decision"].to_pylist())
     num_quarantined = read_table(path / "quarantine.arrow")["split"].to_pylist().count(TRAIN)
-    return Result(
-        path=path,
+    return Outcome(
         num_input=decisions.total() + num_quarantined,
         num_kept=decisions[KEPT],
         num_rejected=decisions[REJECTED],
         num_quarantined=num_quarantined,
         metrics=json.loads((path / "metrics.json").read_text()),
-        times=times,
     )

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from llb_ray.engine.status import STALE_S, Status
 from llb_ray.engine.worker import Beat
-from llb_ray.report.console import show_result
+from llb_ray.report.console import show_outcome
 
 _SHOWN_WORKERS = 16
 
@@ -15,8 +15,8 @@ def show_status(console: Console, status: Status) -> None:
     """How far the run is, in plain lines."""
     for line in _lines(status):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    if status.result is not None:
-        show_result(console, status.result)
+    if status.outcome is not None:
+        show_outcome(console, status, status.outcome)
 
 
 def _lines(status: Status) -> Iterator[str]:

@@ -31,7 +31,7 @@ def test_a_run_at_work_names_its_stage_and_counts_its_workers(tmp_path: Path) ->
     write_beat(tmp_path, "member-002")
     write_beat(tmp_path, "member-004", state="waiting")
     status = read_status(tmp_path)
-    assert (status.state, status.stage, status.result) == ("running", "members", None)
+    assert (status.state, status.stage, status.outcome) == ("running", "members", None)
     assert [(time.stage, time.seconds) for time in status.times] == [("features", 2.5)]
     # Two of the five were found finished and have no heartbeat.
     assert status.workers() == {"member": {"done": 3, "working": 1, "waiting": 1}}
@@ -65,9 +65,9 @@ def test_a_finished_run_gives_its_result_again(photos: Path, tiny: RunConfig, tm
     result = llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=tmp_path / "run", executor="serial")
     status = llb_ray.status(tmp_path / "run")
     assert status.state == "finished"
-    assert status.result is not None
-    for name in ("path", "num_input", "num_kept", "num_rejected", "num_quarantined", "metrics"):
-        assert getattr(status.result, name) == getattr(result, name)
+    assert status.outcome is not None
+    for name in ("num_input", "num_kept", "num_rejected", "num_quarantined", "metrics"):
+        assert getattr(status.outcome, name) == getattr(result, name)
     assert [time.stage for time in status.times] == [time.stage for time in result.times]
     assert status.workers()["member"] == {"done": 3}
 
