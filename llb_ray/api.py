@@ -12,6 +12,7 @@ from llb_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from llb_ray.engine.predict import Prediction
+    from llb_ray.engine.status import Status
 
 
 def run(
@@ -87,3 +88,10 @@ def predict(run: str | Path, data: str | Path, *, out: str | Path) -> "Predictio
     prediction = predict_folder(Path(run), Path(data), Path(out))
     write_overlays(prediction)
     return prediction
+
+
+def status(run: str | Path) -> "Status":
+    """How far the run in the folder `run` is, from its event log and heartbeats; needs no Ray and no dashboard."""
+    from llb_ray.engine.status import read_status
+
+    return read_status(Path(run))

@@ -154,7 +154,8 @@ class Crew:
 
     @property
     def _place(self) -> Place:
-        return Place(self._store.root, self.clock.folder.progress, self.config.resources)
+        category = self.manifest.table["category"][0].as_py()  # a run is one category
+        return Place(self._store.root, self.clock.folder.progress, self.config.resources, category)
 
 
 def _num_images(shards: Sequence[Shard]) -> int:
