@@ -20,12 +20,13 @@ LAYERS = {
     "metrics": 3,
     "detectors": 4,
     "engine": 5,
-    "distributed": 6,
-    "report": 6,
-    "api": 7,
-    "cli": 8,
-    "__main__": 9,
-    "__init__": 9,
+    "search": 6,
+    "distributed": 7,
+    "report": 7,
+    "api": 8,
+    "cli": 9,
+    "__main__": 10,
+    "__init__": 10,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
