@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, predict, read_folder, run, status, synth
+    from llb_ray.api import audit, predict, read_folder, run, status, synth, tune
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -31,6 +31,7 @@ _HOMES = {
     "run": ("llb_ray.api", "run"),
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
+    "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
     "LlbError",
@@ -44,6 +45,7 @@ __all__ = [
     "run",
     "status",
     "synth",
+    "tune",
 ]
 
 

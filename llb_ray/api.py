@@ -11,8 +11,12 @@ from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
+    from llb_ray.search.plan import Searcher
+    from llb_ray.search.space import Space
 
 
 def run(
@@ -88,6 +92,45 @@ def predict(run: str | Path, data: str | Path, *, out: str | Path) -> "Predictio
     prediction = predict_folder(Path(run), Path(data), Path(out))
     write_overlays(prediction)
     return prediction
+
+
+def tune(
+    config: RunConfig,
+    manifest: Manifest,
+    space: "Space",
+    *,
+    out: str | Path,
+    objective: str = "canary",
+    validation: str | Path | None = None,
+    searcher: "Searcher" = "grid",
+    trials: int | None = None,
+    early_stopping: bool = False,
+    workers_per_trial: int = 1,
+    max_concurrent: int | None = None,
+    ray_address: str | None = None,
+    resume: bool = False,
+    tell: Tell = lambda line: None,
+) -> "pa.Table":
+    """The table of trials (`llb_ray.search.trials`), each a whole run of `config` with some settings of `space`.
+
+    Writes trials.parquet, trials.png and best.yaml to `out`; what trials have in common is made once.  No test label
+    is read: the manifest's test split takes no part at all.  `validation` is a folder of labelled images (good/ and
+    others beside it) for the objective val_auroc.  Raises a `LlbError` for a search that cannot be, or in
+    which no trial finished.
+    """
+    from llb_ray.distributed import cluster
+    from llb_ray.distributed.tuning import run_trials
+    from llb_ray.search.outcome import conclude
+    from llb_ray.search.plan import Search, judged_by
+
+    folder = Path(out).absolute()
+    labelled = None if validation is None else Path(validation)
+    judged = judged_by(objective, manifest, labelled, folder, config)
+    plan = Search(
+        config, space, judged, folder, objective, searcher, trials, early_stopping, workers_per_trial, max_concurrent
+    )
+    with cluster.connected(ray_address):
+        return conclude(plan, run_trials(plan, tell, resume))
 
 
 def status(run: str | Path) -> "Status":

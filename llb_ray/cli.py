@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,6 +63,54 @@ def run(
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
         show_result(console, result)
+
+
+@main.command()
+@click.option("--config", "config_path", type=_FOLDER, help="YAML file of what is not searched.")
+@click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--space", "space_path", type=_FOLDER, required=True, help="YAML file: dotted setting to its values.")
+@click.option("--out", type=_FOLDER, required=True, help="Where everything goes; trials share their work there.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
+@click.option(
+    "--objective",
+    type=click.Choice(["canary", "split_half", "separation", "val_auroc"]),
+    default="canary",
+    show_default=True,
+    help="What is maximised; none reads a test label.",
+)
+@click.option("--validation", type=_FOLDER, help="Labelled images, good/ and others beside it, for val_auroc.")
+@click.option("--searcher", type=click.Choice(["grid", "random", "optuna"]), default="grid", show_default=True)
+@click.option("--trials", type=click.IntRange(min=1), help="How many; a grid has as many as it has points.")
+@click.option("--early-stopping", is_flag=True, help="Stop hopeless trials at a quarter and half of the steps (ASHA).")
+@click.option("--workers-per-trial", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="Default: as many trials as the cluster holds.")
+@click.option("--resume", is_flag=True, help="Go on with the interrupted search in --out.")
+@_address
+def tune(
+    config_path: Path | None,
+    data: Path,
+    space_path: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    **choices: Any,
+) -> None:
+    """Search settings without labels: each trial is a run, and what trials have in common is made once.
+
+    \b
+    llb-ray tune --config configs/demo.yaml --data photos --space configs/tune_demo.yaml --out runs/tune
+    """
+    with _refusals() as console:
+        from llb_ray import api, config
+        from llb_ray.report.console import show_trials, watching
+        from llb_ray.search.space import read_space
+
+        settings = config.load(config_path, overrides)
+        space = read_space(space_path, settings)
+        with watching(console, out / "progress") as tell:
+            tell(f"reading {data}")
+            manifest = api.read_folder(data, settings)
+            trials = api.tune(settings, manifest, space, out=out, tell=tell, **choices)
+        show_trials(console, trials, out)
 
 
 @main.command()

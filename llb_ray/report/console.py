@@ -7,17 +7,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from llb_ray.artifacts import Store
 from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.status import Outcome, Status
 from llb_ray.engine.worker import Beat, read_beats
+from llb_ray.search.outcome import num_trained
+from llb_ray.search.trials import num_failed, printed
 
 _PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
@@ -90,6 +94,26 @@ class _Bars:
         for (other, _), task in self._tasks.items():
             if other == name:
                 self._bars.update(task, visible=False)
+
+
+def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
+    """The best trials, what training all of them took, and where the files are."""
+    names, rows = printed(trials)
+    table = Table(title="llb-ray tune", title_justify="left", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")  # a setting's name that is cut off names nothing
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    trained = num_trained(Store(out.absolute() / "artifacts"))
+    told = f"{trials.num_rows} trials trained {trained['member']} members and {trained['final']} final detectors"
+    console.print(told if num_failed(trials) == 0 else f"{told}; {num_failed(trials)} trials failed", highlight=False)
+    for what, name in (
+        ("best configuration", "best.yaml"),
+        ("all trials", "trials.parquet"),
+        ("picture", "trials.png"),
+    ):
+        console.print(f"{what:18} {out / name}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_result(console: Console, result: Result) -> None:

@@ -1,0 +1,211 @@
+"""Ray Tune over whole runs: every trial is a run, all of them share one store.
+
+What two trials have in common (features, members of one partition, a final detector on the same kept images) is made
+once, by whichever comes first; the others wait for it.  So a trial that differs in the keep ratio alone trains no
+member, and one that differs in the target Gaussian alone trains the final detector and nothing else.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import BasicVariantGenerator
+
+from llb_ray.config import MemoryBankConfig, RunConfig
+from llb_ray.distributed import cluster
+from llb_ray.distributed.executor import RayExecutor
+from llb_ray.engine.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.pipeline import run_stages
+from llb_ray.errors import ConfigError, LlbError
+from llb_ray.search.objective import OBJECTIVES, label_free_facts
+from llb_ray.search.plan import RUNGS, Search
+from llb_ray.search.space import Choice, Domain, Integer, LogUniform, Uniform, trial_config
+from llb_ray.search.trials import Trial
+
+_FACT = "fact_"  # before the names of label-free figures in a report
+_NAME = "tune"  # Ray's own folder: its state, and TensorBoard's event files
+
+
+def run_trials(plan: Search, tell: Tell, resume: bool = False) -> list[Trial]:
+    """Every trial, in the order they were started; call inside `cluster.connected`.
+
+    With `resume`, an interrupted search goes on where it was: Ray Tune remembers its trials, the store their stages.
+    Raises ConfigError for a search that cannot be, ResourceError where no trial fits the cluster.
+    """
+    cluster.slots(plan.base.resources)
+    with _quiet(tell):
+        results = _tuner(plan, resume).fit()
+    return [_trial(plan, number, results[number]) for number in range(len(results))]
+
+
+def _tuner(plan: Search, resume: bool) -> tune.Tuner:
+    trainable = tune.with_resources(tune.with_parameters(_run_trial, plan=plan), _resources(plan))
+    folder = str(plan.out / _NAME)
+    if resume:
+        if not tune.Tuner.can_restore(folder):
+            raise ConfigError(f"{plan.out}: no interrupted search to resume here; leave --resume out")
+        return tune.Tuner.restore(folder, trainable=trainable, resume_errored=True)
+    return tune.Tuner(
+        trainable,
+        param_space=_param_space(plan),
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode="max",
+            num_samples=1 if plan.searcher == "grid" else plan.num_trials,
+            search_alg=_searcher(plan),
+            scheduler=_scheduler(plan),
+            max_concurrent_trials=plan.max_concurrent,
+        ),
+        run_config=tune.RunConfig(
+            name=_NAME, storage_path=str(plan.out), verbose=0, callbacks=[_Telling(plan.num_trials)]
+        ),
+    )
+
+
+def _run_trial(values: dict[str, Any], plan: Search) -> None:
+    """A whole run of these values, in the trial's process; reports its objective, after each rung if there are any."""
+    for outcome in _outcomes(values, plan):
+        tune.report(outcome)
+
+
+def _outcomes(values: dict[str, Any], plan: Search) -> Iterator[dict[str, Any]]:
+    objective = OBJECTIVES[plan.objective]
+    executor: Executor = SerialExecutor() if plan.workers_per_trial == 1 else RayExecutor()
+    out = plan.folder(values)
+    try:
+        config = trial_config(plan.base, values)
+        with executor:
+            for share in RUNGS if plan.early_stopping else RUNGS[-1:]:
+                result = run_stages(_rung(config, share), plan.manifest, out, executor, _silent, plan.store)
+                facts = {_FACT + name: value for name, value in label_free_facts(out).items()}
+                counts = {"kept": result.num_kept, "rejected": result.num_rejected}
+                yield {"objective": objective(out), "reason": "", **counts, **facts}
+    except LlbError as error:
+        # A trial that cannot be is a finding about its values, not the end of the search.
+        yield {"objective": -math.inf, "reason": str(error)}
+
+
+def _silent(line: str) -> None:
+    """A trial's own lines would drown the search's; `llb-ray status` of its folder shows how it is doing."""
+
+
+def _rung(config: RunConfig, share: float) -> RunConfig:
+    if share == RUNGS[-1] or isinstance(config.detector, MemoryBankConfig):
+        return config
+    steps = max(1, round(share * config.detector.final_steps))
+    return config.model_copy(update={"detector": config.detector.model_copy(update={"final_steps": steps})})
+
+
+def _resources(plan: Search) -> tune.PlacementGroupFactory:
+    """What a trial holds while it runs: one worker's share, or one for each worker that it sends out."""
+    asked = plan.base.resources
+    worker = {"CPU": float(asked.num_cpus)} | ({"GPU": asked.num_gpus} if asked.num_gpus else {})
+    if plan.workers_per_trial == 1:
+        return tune.PlacementGroupFactory([worker])
+    waiting: dict[str, float] = {}  # the trial's own process computes nothing
+    return tune.PlacementGroupFactory([waiting, *[worker] * plan.workers_per_trial])
+
+
+def _param_space(plan: Search) -> dict[str, Any]:
+    as_grid = plan.searcher == "grid"
+    return {key: _domain(domain, as_grid) for key, domain in plan.space.domains.items()}
+
+
+def _domain(domain: Domain, as_grid: bool) -> Any:
+    match domain:
+        case Choice(values):
+            return tune.grid_search(list(values)) if as_grid else tune.choice(list(values))
+        case Uniform(low, high):
+            return tune.uniform(low, high)
+        case LogUniform(low, high):
+            return tune.loguniform(low, high)
+        case Integer(low, high):
+            return tune.randint(low, high + 1)
+    raise AssertionError(f"{domain}: a kind of domain that Ray Tune was not told about")
+
+
+def _searcher(plan: Search) -> Any:
+    if plan.searcher != "optuna":
+        return BasicVariantGenerator(random_state=plan.base.seed)
+    try:
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric="objective", mode="max", seed=plan.base.seed)
+    except (ImportError, AssertionError) as error:
+        raise ConfigError(
+            "searcher optuna: the optuna package is not installed; pip install 'llb-ray[optuna]'"
+        ) from error
+
+
+def _scheduler(plan: Search) -> TrialScheduler:
+    if not plan.early_stopping:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    if isinstance(plan.base.detector, MemoryBankConfig):
+        raise ConfigError(
+            "early stopping cuts the final detector's steps short, and a memory bank has none; leave it out"
+        )
+    return ASHAScheduler(time_attr="training_iteration", max_t=len(RUNGS), grace_period=1, reduction_factor=2)
+
+
+_listener: ContextVar[Tell] = ContextVar("listener", default=_silent)  # a callback is pickled, a terminal cannot be
+
+
+class _Telling(tune.Callback):
+    """A line for every trial that ends."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        self._told(trial, result.get("reason") or f"{result['objective']:.4f}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._told(trial, "its process died")
+
+    def _told(self, trial: Any, outcome: str) -> None:
+        self._done += 1
+        _listener.get()(f"trial {self._done} of {self._total}: {_text(trial.config)}: {outcome}")
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
+    )
+
+
+def _trial(plan: Search, number: int, result: Any) -> Trial:
+    values, metrics = result.config, result.metrics or {}
+    seconds, folder = metrics.get("time_total_s", 0.0), plan.folder(values)
+    reason = metrics.get("reason", "the search was stopped before it ended")
+    if result.error is not None:
+        reason = f"its process died: {str(result.error).strip().splitlines()[-1]}"
+    if reason:
+        return Trial(number, values, seconds, reason=reason, run=folder)
+    facts = {name.removeprefix(_FACT): value for name, value in metrics.items() if name.startswith(_FACT)}
+    counts = {name: metrics[name] for name in ("kept", "rejected")}
+    return Trial(number, values, seconds, metrics["objective"], run=folder, facts=facts, **counts)
+
+
+@contextlib.contextmanager
+def _quiet(tell: Tell) -> Iterator[None]:
+    """Ray Tune with our lines for its tables, and in our working directory, so that relative paths stay valid."""
+    wanted = {"RAY_CHDIR_TO_TRIAL_DIR": "0", "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+    listening = _listener.set(tell)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        _listener.reset(listening)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,77 @@
+"""What is searched, how, and where everything goes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from llb_ray.artifacts import digest
+from llb_ray.config import MemoryBankConfig, RunConfig
+from llb_ray.data.manifest import Manifest
+from llb_ray.errors import ConfigError
+from llb_ray.search.canary import with_canaries, without_test
+from llb_ray.search.objective import OBJECTIVES
+from llb_ray.search.space import Space
+from llb_ray.search.validation import with_validation
+
+Searcher = Literal["grid", "random", "optuna"]
+RUNGS = (0.25, 0.5, 1.0)  # of the final detector's steps, after which a hopeless trial is stopped early
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search; raises ConfigError for one that cannot be."""
+
+    base: RunConfig
+    space: Space
+    manifest: Manifest  # what `judged_by` gives: no test split of the user's is in it
+    out: Path
+    objective: str = "canary"
+    searcher: Searcher = "grid"
+    trials: int | None = None  # None: every point of the grid
+    early_stopping: bool = False
+    workers_per_trial: int = 1
+    max_concurrent: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ConfigError(f"objective {self.objective!r} is unknown; choose one of {', '.join(OBJECTIVES)}")
+        if self.searcher == "grid" and self.trials is not None:
+            raise ConfigError("a grid has as many trials as it has points; drop --trials, or search at random")
+        if self.searcher != "grid" and self.trials is None:
+            raise ConfigError(f"searcher {self.searcher} needs to know how many trials; give --trials")
+        if self.early_stopping and isinstance(self.base.detector, MemoryBankConfig):
+            raise ConfigError(
+                "early stopping cuts the final detector's steps, and a memory bank has none; leave it out"
+            )
+        _ = self.num_trials  # refuses a grid over ranges
+
+    @cached_property
+    def num_trials(self) -> int:
+        """How many trials there will be."""
+        return len(self.space.grid()) if self.trials is None else self.trials
+
+    @property
+    def store(self) -> Path:
+        """The artifacts of all trials."""
+        return self.out / "artifacts"
+
+    def folder(self, values: Mapping[str, Any]) -> Path:
+        """Where the trial of these values is; the same values find what an earlier search left."""
+        return self.out / "trials" / digest(dict(values))[:12]
+
+
+def judged_by(
+    objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig
+) -> Manifest:
+    """What the trials of a search are given: the training images, and what the objective judges them by.
+
+    For `canary` held-back images and defective copies of them, for `val_auroc` the user's labelled validation images,
+    for the others nothing.  The manifest's own test split is never in it.
+    """
+    if (objective == "val_auroc") != (validation is not None):
+        raise ConfigError("objective val_auroc and --validation FOLDER belong together; give both or neither")
+    if objective == "canary":
+        return with_canaries(manifest, out / "canaries", config, config.seed)
+    return without_test(manifest) if validation is None else with_validation(manifest, validation, config)

@@ -1,0 +1,120 @@
+"""A search on a real Ray: trials share their work, a refused one is listed, an interrupted one goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import llb_ray
+from llb_ray import Manifest, RunConfig
+from llb_ray.config import load, parse, with_overrides
+from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
+from llb_ray.distributed import tuning
+from llb_ray.errors import ConfigError
+from llb_ray.search.plan import Search, judged_by
+from llb_ray.search.space import Choice, Space, Uniform
+
+pytestmark = pytest.mark.ray
+GRID = Space({"members.count": Choice((2, 3)), "purify.keep_ratio": Choice((0.6, 0.8)), "purify.trim": Choice((0.25,))})
+
+
+@pytest.fixture(scope="module")
+def many(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Enough images to hold some back."""
+    root = tmp_path_factory.mktemp("many")
+    write_synthetic(root, SyntheticConfig(("weave",), train_objects=64, test_objects=8, alpha=0.25, size_px=48))
+    return llb_ray.read_folder(root / "weave", tiny)
+
+
+@pytest.fixture
+def manifest(photos: Path, tiny: RunConfig) -> Manifest:
+    return llb_ray.read_folder(photos, tiny)
+
+
+def _fits(out: Path) -> list[str]:
+    records = (json.loads(record.read_text()) for record in (out / "artifacts" / "fit").glob("*/record.json"))
+    return sorted(record["settings"]["role"] for record in records)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_search_trains_what_trials_share_once_and_goes_on_after_a_stop(
+    manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    trials = llb_ray.tune(tiny, manifest, GRID, out=tmp_path, objective="separation", tell=lines.append)
+    assert trials.num_rows == 4
+    assert set(trials["status"].to_pylist()) == {"finished"}
+    assert len([line for line in lines if line.startswith("trial")]) == 4
+    assert _fits(tmp_path) == ["final"] * 4 + ["member"] * (2 + 3)
+    assert {path.name for path in tmp_path.iterdir()} >= {"best.yaml", "trials.parquet", "trials.png"}
+    best = load(tmp_path / "best.yaml")
+    winner = max(trials.to_pylist(), key=lambda row: row["objective"])
+    assert (best.members.count, best.purify.keep_ratio) == (winner["members.count"], winner["purify.keep_ratio"])
+    assert pq.read_table(tmp_path / "trials.parquet").equals(trials)
+    for run in trials["run"].to_pylist():
+        assert llb_ray.audit(run)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("artifacts/fit/*/record.json")}
+    shutil.rmtree(next(iter(before)).parent)
+    again = llb_ray.tune(tiny, manifest, GRID, out=tmp_path, objective="separation", resume=True)
+    assert again["objective"].to_pylist() == trials["objective"].to_pylist()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_a_trial_of_several_workers_and_one_that_is_refused(
+    manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    # Three held-out scores are enough to trim a third of, one is not.
+    base = with_overrides(tiny, ["purify.aggregate=mean"])
+    space = Space(
+        {"members.count": Choice((4, 2)), "purify.aggregate": Choice(("trimmed_mean",)), "purify.trim": Choice((0.4,))}
+    )
+    trials = llb_ray.tune(base, manifest, space, out=tmp_path, workers_per_trial=2)
+    good, refused = sorted(trials.to_pylist(), key=lambda row: -row["members.count"])
+    assert good["status"] == "finished"
+    assert refused["objective"] is None
+    assert "cuts none; raise it or members.count" in refused["reason"]
+
+
+def test_no_trial_sees_a_label_or_the_test_split(many: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
+    test = set(many.image_ids("test"))
+    for objective in ("canary", "split_half", "separation"):
+        judged = judged_by(objective, many, None, tmp_path, tiny)
+        assert not test & set(judged.table["image_id"].to_pylist())
+        assert judged.table["label"].null_count == judged.table["mask_path"].null_count == judged.table.num_rows
+
+
+def test_a_validation_folder_and_its_objective_belong_together(
+    manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    for objective, folder in (("canary", tmp_path), ("val_auroc", None)):
+        with pytest.raises(ConfigError, match="belong together"):
+            judged_by(objective, manifest, folder, tmp_path, tiny)
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"objective": "test_auroc"}, "objective 'test_auroc' is unknown; choose one of canary"),
+        ({"trials": 3}, "a grid has as many trials as it has points"),
+        ({"searcher": "random"}, "searcher random needs to know how many trials"),
+        ({"space": Space({"purify.keep_ratio": Uniform(0.5, 1)})}, "has no end of values"),
+        ({"early_stopping": True, "base": parse({"detector": {"name": "memory_bank"}})}, "a memory bank has none"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(
+    choices: dict[str, object], sentence: str, manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    given = {"base": tiny, "space": GRID, "manifest": manifest, "out": tmp_path} | choices
+    with pytest.raises(ConfigError, match=sentence):
+        Search(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_there_is_nothing_to_resume(manifest: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
+    plan = Search(tiny, GRID, manifest, tmp_path)
+    with pytest.raises(ConfigError, match="no interrupted search to resume here"):
+        tuning.run_trials(plan, print, resume=True)
