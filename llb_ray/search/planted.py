@@ -4,7 +4,6 @@ The defect is made on a small square canvas and only the *change* it makes is en
 the same size relative to every photograph, and the photograph's own grain stays.  HW, HW3: rows, columns, RGB in 0..1.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,20 +28,15 @@ def planted(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> tuple[Pix
 
     Some kinds cannot be seen on some pictures (a smear on plain white): after `TRIES` of them it is a hole.
     """
-    visible = (change for change in _changes(image_HW3, kind, rng) if change is not None)
-    change = next(visible, None)
-    if change is not None:
-        return change, kind
-    return next(change for change in _changes(image_HW3, PLAIN_KIND, rng) if change is not None), PLAIN_KIND
+    for name in [kind] * TRIES + [PLAIN_KIND] * TRIES:
+        result_HW3, change = _changed(image_HW3, name, rng)
+        if change >= FAINTEST_CHANGE:
+            break
+    return result_HW3, name
 
 
-def _changes(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> Iterator[Pixels | None]:
-    """The photograph with a defect, time and again; None where it is too faint."""
-    for _ in range(TRIES):
-        yield _changed(image_HW3, kind, rng)
-
-
-def _changed(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> Pixels | None:
+def _changed(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> tuple[Pixels, float]:
+    """The photograph with a defect, and how much that changes what it covers, 0 to 1."""
     side = min(image_HW3.shape[:2])
     top, left = (int(rng.integers(length - side + 1)) for length in image_HW3.shape[:2])
     window = np.s_[top : top + side, left : left + side]
@@ -51,11 +45,9 @@ def _changed(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> Pixels |
     change_HW3 = (damaged_HW3.clip(0, 1) - canvas_HW3) * np.float32(rng.uniform(*FADED))
     if _is_grey(image_HW3):
         change_HW3 = np.broadcast_to(change_HW3.mean(axis=2, keepdims=True), change_HW3.shape)
-    if not mask_HW.any() or np.abs(change_HW3[mask_HW]).mean() < FAINTEST_CHANGE:
-        return None
     result_HW3 = image_HW3.copy()
     result_HW3[window] = (image_HW3[window] + 255 * _resized(change_HW3, side)).round().clip(0, 255).astype(np.uint8)
-    return result_HW3
+    return result_HW3, float(np.abs(change_HW3[mask_HW]).mean()) if mask_HW.any() else 0.0
 
 
 def _damaged(canvas_HW3: Array, kind: str, rng: np.random.Generator) -> tuple[Array, Mask]:

@@ -141,11 +141,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or not tree:
         raise ConfigError(f"{path}: names no setting; expected lines such as `members.count: [2, 3, 5]`")
-    return tree
+    return {str(key): given for key, given in tree.items()}
 
 
 def _domain(path: Path, key: str, given: Any, base: RunConfig) -> Domain:
-    if str(key).partition(".")[0] in _IDLE:
+    if key.partition(".")[0] in _IDLE:
         raise ConfigError(f"{path}: {key} does not change what a detector learns; search over something else")
     domain: Domain = _choice(path, key, given) if isinstance(given, list) else _range(path, key, given)
     for value in domain.probes():

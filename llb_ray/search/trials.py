@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llb_ray.config import RunConfig
@@ -108,10 +107,6 @@ def printed(table: pa.Table, at_most: int = 20) -> tuple[list[str], list[list[st
     names = ["trial", *keys, "objective", "kept", "seconds", *["reason"] * (FAILED in table["status"].to_pylist())]
     rows = ranked(table).slice(0, at_most).to_pylist()
     return names, [[_text(row[name], name) for name in names] for row in rows]
-
-
-def num_failed(table: pa.Table) -> int:
-    return int(pc.sum(pc.equal(table["status"], FAILED)).as_py() or 0)
 
 
 def _values(trial: Trial) -> Mapping[str, Any]:

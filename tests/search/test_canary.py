@@ -17,6 +17,7 @@ from llb_ray.data.manifest import TEST, TRAIN, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.search.canary import RECORD, with_canaries
+from llb_ray.search.objective import canary
 from llb_ray.search.planted import KINDS, planted
 from llb_ray.seeding import stream
 
@@ -128,6 +129,7 @@ def test_a_run_trains_on_the_rest_scores_the_canaries_and_passes_its_audit(
     scored = read_table(tmp_path / "run" / "image_scores.arrow")["image_id"].to_pylist()
     assert set(scored) == set(searched.table["image_id"].to_pylist())
     assert llb_ray.audit(tmp_path / "run")
+    assert 0 <= canary(tmp_path / "run") <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
