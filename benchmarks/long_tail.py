@@ -15,6 +15,7 @@ Writes benchmarks/long_tail.md and the raw rows beside it.
 import argparse
 import csv
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -161,7 +162,10 @@ def _fixed_target(name: str, out: Path) -> list[str]:
 def _run(name: str, config: RunConfig, out: Path, alpha: float, seed: int, settings: list[str]) -> Path:
     data, run = out / f"data-{alpha:g}-{seed}", out / f"run-{alpha:g}-{seed}"
     if not data.is_dir():
-        _write_images(data, SETS[name](alpha, seed))
+        part = data.with_suffix(".part")  # so that a folder with its name is whole
+        shutil.rmtree(part, ignore_errors=True)
+        _write_images(part, SETS[name](alpha, seed))
+        part.rename(data)
     chosen = with_overrides(config, [f"seed={seed}", *settings])
     llb_ray.run(chosen, llb_ray.read_folder(data, chosen), out=run, executor="serial")
     return run

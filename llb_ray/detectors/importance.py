@@ -61,11 +61,14 @@ class ImportanceWeights:
         return loss_B @ torch.from_numpy(weight_B / len(weight_B)).to(loss_B)
 
     def weigh(self, loss_B: Numbers) -> Numbers:
-        """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones."""
+        """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones.
+
+        Losses that are not finite weigh one, so that their mean is not finite either.
+        """
         step = self._num_done
         self._num_done += 1
         self._loss_SB[step] = loss_B
-        if step >= self._warmup_steps:
+        if step >= self._warmup_steps and np.isfinite(loss_B).all():
             self._ratio_SB[step] = self._fresh_ratio()(self._score(loss_B))
         return settled(self._ratio_SB[step])[0]
 

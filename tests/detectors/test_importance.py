@@ -242,6 +242,14 @@ def test_a_loss_that_is_not_finite_still_stops_the_fit() -> None:
         Autoencoder(CONFIG, STEPS, CPU, MOMENTS).fit(source, 0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_do_not_hide_a_loss_that_is_not_finite(value: float) -> None:
+    weights = ImportanceWeights(MOMENTS, 2, 16)
+    weights.weigh(normal(16, 5))
+    loss_B = np.append(normal(15, 5), value)
+    assert not torch.isfinite(weights.mean(torch.from_numpy(loss_B)))
+
+
 def test_a_small_share_is_enough() -> None:
     config = AutoencoderConfig(image_size_px=32, channels=8, latent_dim=8)
     log = Autoencoder(config, 10, CPU, ROBUST).fit(Stripes(1), 0).log()
