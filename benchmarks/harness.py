@@ -73,7 +73,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     for alpha in dict.fromkeys(row["alpha"] for row in rows):
         for name in FILTERS:
             chosen = [row for row in rows if (row["alpha"], row["filter"]) == (alpha, name)]
-            cells = " | ".join(_spread([row[metric] for row in chosen]) for metric in metrics)
+            cells = " | ".join(spread([row[metric] for row in chosen]) for metric in metrics)
             lines.append(f"| {alpha:g} | {name} | {cells} |")
     return "\n".join(lines)
 
@@ -89,18 +89,29 @@ def stage_seconds(rows: Sequence[Row]) -> str:
 
 
 def setting(command: str) -> str:
+    """Where and with what the figures were made, and how much memory that took."""
+    peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    return f"{software(command)}  \nPeak memory of the largest process: {peak_mib:.0f} MiB"
+
+
+def software(command: str) -> str:
     """Where and with what the figures were made."""
     packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     return (
         f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used  \n"
-        f"Peak memory of the largest process: {peak_mib:.0f} MiB"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used"
     )
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def gain(differences: Sequence[float], lower_is_better: bool = False) -> str:
+    """Mean of paired differences, and in how many of them the change was for the better."""
+    better = sum(difference < 0 if lower_is_better else difference > 0 for difference in differences)
+    return f"{statistics.mean(differences):+.3f} ({better}/{len(differences)})"
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± standard deviation of the values that are known."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"

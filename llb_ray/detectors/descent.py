@@ -27,12 +27,10 @@ class Descent(Generic[Net]):
     def step(self, loss_B: torch.Tensor, rate_share: float, norm: float) -> None:
         """One step down the (weighted) mean of the losses, its gradient cut to `norm`, at a share of the optimiser's
         learning rate; raises MemberError if the mean is not finite."""
-        loss = loss_B.mean()
+        # The score that weighs an image is its loss of this very step: no second pass is needed.
+        loss = loss_B.mean() if self.weights is None else self.weights.mean(loss_B)
         if not torch.isfinite(loss):
             raise MemberError(f"the loss at step {self.num_done} is {loss.item()}; lower detector.learning_rate")
-        if self.weights is not None:
-            # The score that weighs an image is its loss of this very step: no second pass is needed.
-            loss = self.weights.mean(loss_B)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), norm)

@@ -12,9 +12,10 @@ available; this is textbook importance weighting::
 A target fitted to contaminated scores lifts anomalies too (`moments`), or starves rare normals (`robust`): purify
 first, weight after.
 
-The few numbers of a step are worked on by numpy, wherever the network is: a dozen tensor operations would cost more.
+The ratio is tabulated whenever density and target are taken anew, and the few numbers of a step are worked on by numpy,
+wherever the network is: a dozen tensor operations would cost more than the training step can spare.
 
-Shape suffixes: B images of a batch, N images of a set, M recent scores, G points of the density's grid, S steps.
+Shape suffixes: B images of a batch, N images of a set, M recent scores, G points of the table, S steps.
 """
 
 import math
@@ -30,15 +31,15 @@ from scipy.ndimage import gaussian_filter1d
 from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.base import FitLog, State
 
-GRID = 512  # points of the density: at most 0.7 bandwidths apart, and a tenth for a Gaussian
-MARGIN = 4.0  # bandwidths from the outermost score to the end of the grid
+GRID = 512  # points of the table: at most 0.7 bandwidths apart, and a tenth for a Gaussian
+MARGIN = 4.0  # bandwidths from the outermost recent score to the end of the table
 NEW_SHARE = 1 / 16  # of the recent scores, after which density and target are taken anew
 LEAST_ESS_SHARE = 0.2  # of the batch: with fewer images that really count, the plain mean is the better estimate
 LEAST_SPREAD = 1e-6  # relative: constant scores have no spread to divide by
 ROOT_TWO_PI = math.sqrt(2 * math.pi)
 MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for a Gaussian
 
-Numbers = npt.NDArray[np.floating[Any]]
+Numbers = npt.NDArray[np.floating[Any]]  # losses and weights are float32, scores and densities float64
 
 
 class ImportanceWeights:
@@ -48,8 +49,8 @@ class ImportanceWeights:
         self._config = config
         self._warmup_steps = math.ceil(config.warmup * num_steps)
         self._recent_steps = max(1, config.buffer // batch_size)
-        self._score_SB = np.empty((num_steps, batch_size))
-        self._note_S4 = np.empty((num_steps, 4), np.float32)  # loss, ess, largest weight, whether it fell back
+        self._loss_SB = np.empty((num_steps, batch_size), np.float32)
+        self._ratio_SB = np.ones((num_steps, batch_size), np.float32)
         self._num_done = 0
         self._ratio: Ratio | None = None
         self._ratio_taken_at = 0
@@ -57,53 +58,61 @@ class ImportanceWeights:
     def mean(self, loss_B: torch.Tensor) -> torch.Tensor:
         """The weighted mean of a step's losses; gradients flow through the losses and not through the weights."""
         weight_B = self.weigh(loss_B.detach().cpu().numpy())
-        return (torch.from_numpy(weight_B).to(loss_B) * loss_B).mean()
+        return loss_B @ torch.from_numpy(weight_B / len(weight_B)).to(loss_B)
 
     def weigh(self, loss_B: Numbers) -> Numbers:
-        """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones."""
-        step, size = self._num_done, len(loss_B)
+        """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones.
+
+        Losses that are not finite weigh one, so that their mean is not finite either.
+        """
+        step = self._num_done
         self._num_done += 1
-        self._score_SB[step] = self._score(loss_B)
-        ratio_B = np.ones(size) if step < self._warmup_steps else self._fresh_ratio()(self._score_SB[step])
-        weight_B, ess, fell_back = settled(ratio_B)
-        self._note_S4[step] = weight_B @ loss_B / size, ess, weight_B.max(), fell_back
-        return weight_B
+        self._loss_SB[step] = loss_B
+        if step >= self._warmup_steps and np.isfinite(loss_B).all():
+            self._ratio_SB[step] = self._fresh_ratio()(self._score(loss_B))
+        return settled(self._ratio_SB[step])[0]
 
     def log(self, loss_N: Numbers) -> FitLog:
         """Every step's loss and weights, and score and weight of each training image, given their losses at the end.
 
         The images' weights follow the rule of a step, over all images at once.
         """
+        done = slice(self._num_done)
+        weights, ess, fell_back = zip(*map(settled, self._ratio_SB[done]), strict=True)
+        weight_SB = np.stack(weights)
+        steps = {
+            "step": np.arange(self._num_done, dtype=np.int32),
+            "loss": (weight_SB * self._loss_SB[done]).mean(axis=1),
+            "ess": np.array(ess, np.float32),
+            "max_weight": weight_SB.max(axis=1),
+            "fell_back": np.array(fell_back),
+        }
         score_N = self._score(loss_N)
         weight_N, _, _ = settled(Ratio.of(self._config, self._recent(self._num_done))(score_N))
-        loss_S, ess_S, max_weight_S, fell_back_S = self._note_S4[: self._num_done].T.copy()
-        step_S = np.arange(self._num_done, dtype=np.int32)
-        steps = {"step": step_S, "loss": loss_S, "ess": ess_S, "max_weight": max_weight_S}
-        images = {"score": score_N.astype(np.float32), "weight": weight_N.astype(np.float32)}
-        return FitLog(steps | {"fell_back": fell_back_S > 0}, images)
+        return FitLog(steps, {"score": score_N.astype(np.float32), "weight": weight_N.astype(np.float32)})
 
     def state(self) -> State:
-        """What the weights of later steps depend on, and what was noted."""
+        """What the weights of later steps and the log depend on."""
         done = slice(self._num_done)
-        columns = {"score_SB": torch.tensor(self._score_SB[done]), "note_S4": torch.tensor(self._note_S4[done])}
+        columns = {"loss_SB": torch.tensor(self._loss_SB[done]), "ratio_SB": torch.tensor(self._ratio_SB[done])}
         return columns | {"ratio_taken_at": torch.tensor(self._ratio_taken_at)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Be as when `state` was taken."""
-        self._num_done = len(state["note_S4"])
-        self._score_SB[: self._num_done] = state["score_SB"].numpy()
-        self._note_S4[: self._num_done] = state["note_S4"].numpy()
+        self._num_done = len(state["loss_SB"])
+        self._loss_SB[: self._num_done] = state["loss_SB"].numpy()
+        self._ratio_SB[: self._num_done] = state["ratio_SB"].numpy()
         self._ratio_taken_at = int(state["ratio_taken_at"])
         if self._ratio_taken_at:
             self._ratio = Ratio.of(self._config, self._recent(self._ratio_taken_at))
 
-    def _score(self, loss_B: Numbers) -> Numbers:
-        score_B = loss_B.astype(np.float64)
-        return np.log(score_B.clip(min=np.finfo(np.float32).tiny)) if self._config.log_scores else score_B
+    def _score(self, loss_N: Numbers) -> Numbers:
+        return np.log(loss_N.clip(min=np.finfo(np.float32).tiny)) if self._config.log_scores else loss_N
 
     def _recent(self, num_done: int) -> Numbers:
         """The last scores [M] as they were after `num_done` steps: at most `buffer`, in whole batches."""
-        return self._score_SB[max(0, num_done - self._recent_steps) : num_done].ravel()
+        loss_M = self._loss_SB[max(0, num_done - self._recent_steps) : num_done].ravel()
+        return self._score(loss_M.astype(np.float64))
 
     def _fresh_ratio(self) -> "Ratio":
         num_new = self._num_done - self._ratio_taken_at
@@ -115,25 +124,24 @@ class ImportanceWeights:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Target density over density of the recent scores, capped; a function of a score."""
+    """Target density over density of the recent scores, capped; a function of a score.
 
-    config: ImportanceConfig
-    mu: float
-    sigma: float
+    Nought beyond the table: where there have been no scores, there is no density to divide by.
+    """
+
     score_G: Numbers
-    density_G: Numbers
+    ratio_G: Numbers
 
     @classmethod
     def of(cls, config: ImportanceConfig, recent_M: Numbers) -> "Ratio":
         """The ratio for scores of which `recent_M` are a sample."""
-        return cls(config, *target(config, recent_M), *kernel_density(recent_M))
+        mu, sigma = target(config, recent_M)
+        score_G, density_G = kernel_density(recent_M)
+        wanted_G = np.exp(-0.5 * ((score_G - mu) / sigma) ** 2) / (sigma * ROOT_TWO_PI)
+        return cls(score_G, np.minimum(wanted_G / np.maximum(density_G, config.eps), config.cap))
 
     def __call__(self, score_B: Numbers) -> Numbers:
-        z_B = (score_B - self.mu) / self.sigma
-        wanted_B = np.exp(-0.5 * z_B * z_B) / (self.sigma * ROOT_TWO_PI)
-        found_B = np.interp(score_B, self.score_G, self.density_G)
-        ratio_B: Numbers = np.minimum(wanted_B / np.maximum(found_B, self.config.eps), self.config.cap)
-        return ratio_B
+        return np.interp(score_B, self.score_G, self.ratio_G, left=0, right=0)
 
 
 def target(config: ImportanceConfig, score_M: Numbers) -> tuple[float, float]:
