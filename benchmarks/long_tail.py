@@ -61,8 +61,8 @@ METRICS = {
 KINDS = (*PATTERNS, "odd")
 NOTES = {"ess": "ESS / B", "fell_back": "fell back"} | {f"weight_{kind}": f"weight, {kind}" for kind in KINDS}
 INTRO = """mean ± sd over seeds; the scaled targets were chosen on others, 100 to 104.  FPR: share of the normal test
-images above the threshold that 95 % of the anomalies exceed.  Differences are from the unweighted loss of the same seed:
-mean, and seeds in which the weighted loss was better."""
+images above the threshold that 95 % of the anomalies exceed.  Differences are from the unweighted loss of the same
+seed: mean, and seeds in which the weighted loss was better."""
 
 
 class Draw(NamedTuple):

@@ -21,7 +21,7 @@ from llb_ray.engine.pipeline import Result
 from llb_ray.engine.status import Outcome, Status
 from llb_ray.engine.worker import Beat, read_beats
 from llb_ray.search.outcome import num_trained
-from llb_ray.search.trials import num_failed, printed
+from llb_ray.search.trials import FAILED, printed
 
 _PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
@@ -106,8 +106,9 @@ def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
         table.add_row(*row)
     console.print(table)
     trained = num_trained(Store(out.absolute() / "artifacts"))
+    failed = trials["status"].to_pylist().count(FAILED)
     told = f"{trials.num_rows} trials trained {trained['member']} members and {trained['final']} final detectors"
-    console.print(told if num_failed(trials) == 0 else f"{told}; {num_failed(trials)} trials failed", highlight=False)
+    console.print(f"{told}; {failed} trials failed" if failed else told, highlight=False)
     for what, name in (
         ("best configuration", "best.yaml"),
         ("all trials", "trials.parquet"),

@@ -62,9 +62,7 @@ class Search:
         return self.out / "trials" / digest(dict(values))[:12]
 
 
-def judged_by(
-    objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig
-) -> Manifest:
+def judged_by(objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig) -> Manifest:
     """What the trials of a search are given: the training images, and what the objective judges them by.
 
     For `canary` held-back images and defective copies of them, for `val_auroc` the user's labelled validation images,
