@@ -81,7 +81,7 @@ def _outcomes(values: dict[str, Any], plan: Search) -> Iterator[dict[str, Any]]:
         config = trial_config(plan.base, values)
         with executor:
             for share in RUNGS if plan.early_stopping else RUNGS[-1:]:
-                result = run_stages(_rung(config, share), plan.manifest, out, executor, _silent, plan.store)
+                result = run_stages(_rung(config, share), plan.manifest, out, executor, _silent, plan.store_of(values))
                 facts = {_FACT + name: value for name, value in label_free_facts(out).items()}
                 counts = {"kept": result.num_kept, "rejected": result.num_rejected}
                 yield {"objective": objective(out), "reason": "", **counts, **facts}

@@ -52,9 +52,8 @@ class Search:
         """How many trials there will be."""
         return len(self.space.grid()) if self.trials is None else self.trials
 
-    @property
-    def store(self) -> Path:
-        """The artifacts of all trials."""
+    def store_of(self, values: Mapping[str, Any]) -> Path:
+        """Where the trial of these values keeps its artifacts: all trials in one place."""
         return self.out / "artifacts"
 
     def folder(self, values: Mapping[str, Any]) -> Path:
