@@ -22,6 +22,10 @@ class CountingSpec:
     folder: Path
     fails: str = ""
 
+    @property
+    def title(self) -> str:
+        return self.name
+
 
 class Counting:
     """Leaves one file per step, or fails in the way it is told."""

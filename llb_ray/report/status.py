@@ -58,7 +58,9 @@ def _worker(beat: Beat, now_s: float) -> str:
     rate = f", {beat.per_second:.1f} {beat.unit}/s" if beat.per_second else ""
     silence_s = now_s - beat.time_s
     silent = f", silent for {duration(silence_s)}" if silence_s > STALE_S else ""
-    return f"{beat.name} {beat.step} {beat.done} of {beat.total}{rate}{silent}"
+    far = f"{beat.done} of {beat.total}" if beat.total else "begins"
+    again = f", started {beat.starts} times" if beat.starts > 1 else ""
+    return f"{beat.name} {beat.step} {far}{rate}{again}{silent}"
 
 
 def duration(seconds: float) -> str:
