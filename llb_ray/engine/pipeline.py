@@ -20,6 +20,7 @@ from llb_ray.engine.made import Made
 from llb_ray.engine.member import member_name
 from llb_ray.engine.runfolder import RunFolder, refuse_inside
 from llb_ray.engine.stages import Stages
+from llb_ray.engine.status import died_in
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
 
@@ -52,7 +53,7 @@ def run_stages(
     """
     _refuse(manifest, out)
     with RunFolder.locked(out, store) as folder:
-        for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
+        for line in [*_last_words(folder), *_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
@@ -80,6 +81,12 @@ def _refuse(manifest: Manifest, out: Path) -> None:
 def _an_image(manifest: Manifest) -> dict[Path, Path]:
     """The folder of the images, and one of them."""
     return {manifest.root: manifest.root / path_from_text(manifest.table["path"][0].as_py())}
+
+
+def _last_words(folder: RunFolder) -> Iterator[str]:
+    stage = died_in(folder.path)
+    if stage:
+        yield f"the last run here died in stage {stage}, unannounced; going on from what it had finished"
 
 
 def _put_aside(manifest: Manifest) -> Iterator[str]:

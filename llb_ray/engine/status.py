@@ -90,6 +90,21 @@ def read_status(path: Path) -> Status:
     )
 
 
+def died_in(path: Path) -> str | None:
+    """The stage that the last run in `path` was in when its process died; None if it said how it ended, or never was.
+
+    For who holds the run's lock: to anybody else, a run at work looks the same.
+    """
+    try:
+        events = _events(path)
+    except ArtifactError:
+        return None
+    if events[-1]["event"] in ("run finished", "run failed"):
+        return None
+    stages = [event["stage"] for event in events if event["event"].startswith("stage ")]
+    return stages[-1] if stages else "manifest"
+
+
 def _events(path: Path) -> list[dict[str, Any]]:
     """The events since the run was last started, the start first."""
     log = path / "events.jsonl"
