@@ -21,12 +21,11 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
 from llb_ray.distributed.telemetry import Telemetry
-from llb_ray.distributed.watch import Watch
+from llb_ray.distributed.watch import LOOK_S, Watch
 from llb_ray.engine.executor import Failures, Tell, announce
 from llb_ray.engine.worker import Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
-_LOOK_S = 1.0
 Reference: TypeAlias = "ray.ObjectRef[Any]"
 
 
@@ -82,6 +81,7 @@ class RayExecutor:
                 # Early release: with more workers than GPUs, a pending or restarting one needs this place.
                 ray.kill(one.actor)
                 if failure is not None:
+                    heartbeats[one.spec.name].finish("failed")
                     failures.add(one.spec.name, failure)
                     continue
                 heartbeats[one.spec.name].finish()
@@ -119,7 +119,7 @@ def _next_step(one: _Running) -> Reference:
 def _as_completed(in_flight: dict[Reference, _Running], watch: Watch) -> Iterator[Reference]:
     """References as they finish; `in_flight` may grow and shrink meanwhile."""
     while in_flight:
-        done, _ = ray.wait(list(in_flight), num_returns=1, timeout=_LOOK_S)
+        done, _ = ray.wait(list(in_flight), num_returns=1, timeout=LOOK_S)
         watch.look([one.spec for one in in_flight.values()])
         yield from done
 

@@ -78,6 +78,7 @@ class SerialExecutor:
                 for step in worker.STEPS:
                     getattr(working, step)()
             except LlbError as error:
+                heartbeats[spec.name].finish("failed")
                 failures.add(spec.name, error)
                 continue
             for line in taken_up_again(read_beat(spec.place, spec.name)):

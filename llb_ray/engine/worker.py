@@ -60,7 +60,7 @@ class Spec(Protocol):
     def place(self) -> Place: ...
 
 
-State = Literal["waiting", "working", "done"]
+State = Literal["waiting", "working", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ class Heartbeat:
 
         return beat
 
-    def finish(self) -> None:
-        """The executor's word that the worker is through all its steps; the last beat's figures stay."""
+    def finish(self, state: State = "done") -> None:
+        """The executor's word that the worker is through all its steps, or has failed; the last figures stay."""
         beat = _read_beat(self._path)
         if beat is not None:
-            self._write(replace(beat, state="done"))
+            self._write(replace(beat, state=state))
 
     def _write(self, beat: Beat) -> None:
         write_json(self._path, asdict(beat))

@@ -43,9 +43,12 @@ class Nodes:
     def _add(self) -> Any:
         return self.cluster.add_node(num_cpus=2, num_gpus=2, include_dashboard=False)
 
-    def kill_one(self) -> None:
-        """As when its plug is pulled."""
-        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
+    def kill_node_of(self, pid: int) -> None:
+        """The node that this worker process runs on is gone, as when its plug is pulled."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        node = next(node for node in self.workers if node.all_processes["raylet"][0].process.pid == parent)
+        self.workers.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
 
     def mend(self) -> None:
         """Two nodes again."""

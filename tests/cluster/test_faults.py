@@ -100,7 +100,7 @@ def test_the_death_of_an_actor_or_a_node_changes_nothing_and_is_told(
     said: list[str] = []
 
     def strike(line: journal.Line) -> None:
-        os.kill(line.pid, signal.SIGKILL) if what == "actor" else whole_cluster.kill_one()
+        os.kill(line.pid, signal.SIGKILL) if what == "actor" else whole_cluster.kill_node_of(line.pid)
         struck.append(line)
 
     with whole_cluster.driving(tmp_path / "journal", SLOW_S[step]), in_small_shards():
