@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (about a minute)"
 	@echo "make test         run the tests"
-	@echo "make test-cluster jobs on a real Ray head of its own, Slurm simulated (about four minutes)"
+	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about eight minutes)"
 	@echo "make check        lint, format check, strict types"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make clean        remove the environment and the demo run"

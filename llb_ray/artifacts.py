@@ -9,12 +9,13 @@ manifest read again from a copied folder, say) leaves everything after it finish
 two undisturbed runs (a time, a host, a path) may be written inside an artifact; such facts go to the event log.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,12 +47,24 @@ def file_digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an OSError that names no file, as that of a failed write does not, names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
-        temporary.write_bytes(data)
+        with naming(path):
+            temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -154,8 +167,9 @@ class Store:
         temporary = self.root / _BUILDING / f"{name}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            build(temporary)
-            _seal(temporary, recipe)
+            with naming(temporary):
+                build(temporary)
+                _seal(temporary, recipe)
             self._move_into_place(temporary, self.path(recipe))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

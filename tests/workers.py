@@ -1,5 +1,6 @@
 """Plain workers for the executor contract; in a module of their own so that Ray can import them by name."""
 
+import errno
 import os
 import signal
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ class CountingSpec:
     folder: Path
     fails: str = ""
 
+    @property
+    def title(self) -> str:
+        return self.name
+
 
 class Counting:
     """Leaves one file per step, or fails in the way it is told."""
@@ -39,6 +44,8 @@ class Counting:
             raise MemberError(f"{self._spec.name} has a poison image")
         if self._spec.fails == "bug":
             raise ZeroDivisionError("a bug")
+        if self._spec.fails == "disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._spec.folder))
         if self._spec.fails == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         self._leave("score")

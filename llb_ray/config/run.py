@@ -41,6 +41,20 @@ class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
     count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
+    min_members: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="go on without sub-models that fail while this many come through; default: all must"
+    )
+
+    @model_validator(mode="after")
+    def _least_is_possible(self) -> "MembersConfig":
+        if self.fewest > self.count:
+            raise ValueError(f"min_members={self.fewest} is more than count={self.count}; lower it")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """How many sub-models must come through."""
+        return self.count if self.min_members is None else self.min_members
 
 
 Filter = Literal["llb", "none", "random", "oracle"]
@@ -187,7 +201,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _rule_has_enough_members(self) -> "RunConfig":
-        rule, used = self.purify, self.members.count - (self.purify.members == "held_out")
+        # With no more than the fewest members, the rule must still be defined.
+        rule, used = self.purify, self.members.fewest - (self.purify.members == "held_out")
         if rule.aggregate == "trimmed_mean" and int(rule.trim * used) < 1:
             raise ValueError(
                 f"purify.trim={rule.trim:g} of {used} scores per image cuts none; raise it or members.count"

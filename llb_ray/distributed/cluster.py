@@ -4,15 +4,21 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util import get_current_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.errors import ResourceError
 
 _PROBE_TIMEOUT_S = 5.0
+_ANSWER_S = 60.0  # a node that is slow to start a process, against one whose mount hangs
+_LATE_S = 3.0  # a network file system may show a new file a moment late
 
 
 @contextlib.contextmanager
@@ -82,3 +88,52 @@ def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
     by_cpu = node.get("CPU", 0) / resources.num_cpus
     by_gpu = node.get("GPU", 0) / resources.num_gpus if resources.num_gpus else by_cpu
     return int(min(by_cpu, by_gpu) + 1e-3)  # a third of a GPU is typed as 0.3333
+
+
+def nodes() -> dict[str, str]:
+    """The nodes that are alive, by Ray's id: address and the id's first digits, for people."""
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})" for node in alive}
+
+
+def refuse_unshared(proofs: Mapping[Path, Path]) -> None:
+    """Raise ResourceError, naming node and folder, unless every other node sees the file that stands for each folder.
+
+    Asks nobody where there is one node.  A node that joins later is not asked: its workers say what they miss.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
+    asked = {}
+    for node_id, node in nodes().items():
+        if node_id != here:
+            pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
+            asked[look.options(scheduling_strategy=pinned).remote({str(k): str(v) for k, v in proofs.items()})] = node
+    for answer, node in asked.items():
+        for folder in _answered(answer, node):
+            raise ResourceError(
+                f"node {node}: {folder} is not the same folder there as on the driver's machine; images and results "
+                "must lie on storage that every node mounts at the same path (cluster/README.md)"
+            )
+
+
+def _answered(answer: "ray.ObjectRef[list[str]]", node: str) -> list[str]:
+    try:
+        return ray.get(answer, timeout=_ANSWER_S)
+    except GetTimeoutError as error:
+        raise ResourceError(
+            f"node {node}: does not say within {_ANSWER_S:g} s whether it sees the run's folders; look at its mounts "
+            "and its load, or remove it from the cluster"
+        ) from error
+    except RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ResourceError(f"node {node}: cannot run this version of llb_ray ({reason}); install it there") from error
+
+
+def _unseen(proofs: Mapping[str, str]) -> list[str]:
+    """The folders whose files cannot be seen where this runs."""
+    give_up_s = time.monotonic() + _LATE_S
+    while missing := [folder for folder, file in proofs.items() if not os.path.exists(file)]:
+        if time.monotonic() > give_up_s:
+            break
+        time.sleep(0.2)
+    return missing

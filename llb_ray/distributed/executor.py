@@ -1,15 +1,17 @@
 """The Ray executor: one actor per worker, its GPU given back the moment its last step is done.
 
 Actors are restarted by Ray when their process or node dies, and a step that was interrupted is called again; steps
-are idempotent, so the driver sees nothing of it.  There is no placement group: members are independent, more of
-them than GPUs simply queue, and under Ray Tune the trial's own group captures them.
+are idempotent and fits go on from their checkpoints, so the driver has only to tell of it.  There is no placement
+group: members are independent, more of them than GPUs simply queue, and under Ray Tune the trial's own group captures
+them.
 """
 
 import contextlib
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -19,11 +21,11 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
 from llb_ray.distributed.telemetry import Telemetry
-from llb_ray.engine.executor import Tell, announce
+from llb_ray.distributed.watch import LOOK_S, Watch
+from llb_ray.engine.executor import Failures, Tell, announce
 from llb_ray.engine.worker import Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
-_PATIENCE_S = 60.0
 Reference: TypeAlias = "ray.ObjectRef[Any]"
 
 
@@ -57,29 +59,37 @@ class RayExecutor:
     def slots(self, resources: ResourcesConfig) -> int:
         return cluster.slots(resources)
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
+    def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
+        cluster.refuse_unshared(proofs)
+
+    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
         for spec in specs:
             self.slots(spec.place.resources)  # refuses now what Ray would leave pending for ever
             self._telemetry.watch(spec.place)
-        heartbeats = announce(specs)
+        heartbeats, failures, watch = announce(specs), Failures(may_fail), Watch(tell)
         # Names are unique in a namespace, and another run, or this one's last try, may still hold them.
         attempt = uuid.uuid4().hex[:6]
         running = [_start(worker, spec, attempt) for spec in specs]
         try:
             in_flight = {_next_step(one): one for one in running}
-            for reference in _as_completed(in_flight, tell):
+            for reference in _as_completed(in_flight, watch):
                 one = in_flight.pop(reference)
-                _collect(reference, one)
-                if one.steps_left:
+                failure = _failure(reference, one.spec)
+                if failure is None and one.steps_left:
                     in_flight[_next_step(one)] = one
-                else:
-                    # Early release: with more workers than GPUs, a pending or restarting one needs this place.
-                    ray.kill(one.actor)
-                    heartbeats[one.spec.name].finish()
-                    tell(f"{one.spec.name} done")
+                    continue
+                # Early release: with more workers than GPUs, a pending or restarting one needs this place.
+                ray.kill(one.actor)
+                if failure is not None:
+                    heartbeats[one.spec.name].finish("failed")
+                    failures.add(one.spec.name, failure)
+                    continue
+                heartbeats[one.spec.name].finish()
+                watch.done(one.spec)
         finally:
             for one in running:
                 ray.kill(one.actor)
+        return failures.by_name
 
 
 def actor_name(spec: Spec) -> str:
@@ -106,28 +116,29 @@ def _next_step(one: _Running) -> Reference:
     return reference
 
 
-def _as_completed(in_flight: dict[Reference, _Running], tell: Tell) -> Iterator[Reference]:
+def _as_completed(in_flight: dict[Reference, _Running], watch: Watch) -> Iterator[Reference]:
     """References as they finish; `in_flight` may grow and shrink meanwhile."""
     while in_flight:
-        done, _ = ray.wait(list(in_flight), num_returns=1, timeout=_PATIENCE_S)
-        if not done:
-            names = sorted(one.spec.name for one in in_flight.values())
-            tell(f"still at work or waiting for a place: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+        done, _ = ray.wait(list(in_flight), num_returns=1, timeout=LOOK_S)
+        watch.look([one.spec for one in in_flight.values()])
         yield from done
 
 
-def _collect(reference: Reference, one: _Running) -> None:
+def _failure(reference: Reference, spec: Spec) -> LlbError | None:
+    """Why a finished step failed; None if it did not.  Raises what is no failure of the worker's own."""
     try:
         ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, LlbError):
-            raise error.cause from None
-        raise
+            return error.cause
+        # A full disk or a lost mount: Ray's own report of it is a page.
+        raise error.cause if isinstance(error.cause, OSError) else error from None
     except (RayActorError, OutOfMemoryError) as error:
-        raise MemberError(
-            f"{one.spec.name}: its process died and {one.spec.place.resources.max_restarts} restarts did not help "
+        return MemberError(
+            f"{spec.title}: its process died and {spec.place.resources.max_restarts} restarts did not help "
             f"({_why(error)}); run the same command again to go on from what is finished"
-        ) from error
+        )
+    return None
 
 
 def _why(error: Exception) -> str:

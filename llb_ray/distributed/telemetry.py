@@ -83,7 +83,7 @@ class Telemetry:
         tags = {"run": status.path.name, "category": watched.category}
         self._count_workers(status, tags)
         for beat in status.beats:
-            if beat.state != "waiting":
+            if beat.state != "waiting" and beat.total:
                 self._follow(beat, status.now_s, tags)
                 self._count_images(beat, watched, tags)
         for time in status.times[watched.num_stages :]:

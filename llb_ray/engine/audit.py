@@ -18,7 +18,7 @@ from llb_ray.artifacts import Artifact, file_digest
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.member import trained_on
+from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
@@ -74,7 +74,7 @@ def _config_is_the_runs(run: FinishedRun) -> str:
     }
     if made.partition is not None:
         expected["partition"] = (partition_settings(config), made.partition)
-    for member, fitted in enumerate(made.members):
+    for member, fitted in made.by_number().items():
         expected[f"member {member} fit"] = (fit_settings(config, "member", member), fitted)
     for stage, (settings, artifact) in expected.items():
         if dict(artifact.settings) != dict(settings):
@@ -97,14 +97,19 @@ def _shares_disjoint(run: FinishedRun) -> str:
 
 
 def _trained_on_shares(run: FinishedRun) -> str:
-    for member, (fitted, share) in enumerate(zip(run.made.members, run.owned, strict=True)):
-        _same_ids(f"member {member}'s training images", trained_on(fitted), "its share", share)
-    return f"{len(run.owned)} members trained on their shares and nothing else"
+    members, fewest = run.made.by_number(), run.config.members.fewest if run.owned else 0
+    for member, fitted in members.items():
+        _same_ids(f"member {member}'s training images", trained_on(fitted), "its share", run.owned[member])
+    missing = [member_name(member) for member in range(len(run.owned)) if member not in members]
+    if len(members) < fewest:
+        raise AuditError(f"{', '.join(missing)}: missing, and the configuration wants {fewest} members")
+    lost = f"; missing: {', '.join(missing)}" if missing else ""
+    return f"{len(members)} members trained on their shares and nothing else{lost}"
 
 
 def _scored_by_whom_it_says(run: FinishedRun) -> str:
     made = run.made
-    members = {f"member-{index:03d}": fitted for index, fitted in enumerate(made.members)}
+    members = {member_name(number): fitted for number, fitted in made.by_number().items()}
     for detectors, shards in ((members, made.member_scores), ({FINAL: made.final}, made.final_scores)):
         for shard in shards:
             for name, fitted in detectors.items():
@@ -118,7 +123,7 @@ def _matrix_is_what_members_wrote(run: FinishedRun) -> str:
     if run.matrix is None:
         return "no score matrix (the filter looks at no score)"
     matrix = dense(run.matrix)
-    wrote = assemble(read_scores(run.made.member_scores), run.partition)
+    wrote = assemble(read_scores(run.made.member_scores), run.partition, list(run.made.by_number()))
     _same_ids("scores.arrow", matrix.image_ids, "members' scores", wrote["image_id"].to_pylist())
     for says, expected in zip(run.matrix.sort_by("image_id").to_pylist(), wrote.to_pylist(), strict=True):
         if says != expected:

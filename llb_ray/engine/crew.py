@@ -22,6 +22,7 @@ from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.worker import Place, Spec, Worker
+from llb_ray.errors import LlbError
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Crew:
     executor: Executor
     clock: Clock
     passes: EncoderPasses = field(default_factory=EncoderPasses)
+    missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
     def features(self) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
@@ -69,12 +71,14 @@ class Crew:
             fit_ids=tuple(image_ids),
         )
 
-    def fit(self, stage: str, specs: Sequence[MemberSpec]) -> dict[str, Artifact]:
-        """The fitted detector of each, by name."""
+    def fit(self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0) -> dict[str, Artifact]:
+        """The fitted detector of each, by name, but of those that failed, `may_fail` at most."""
         todo = [spec for spec in specs if self._store.find(spec.recipe) is None]
         with self.clock.timed(stage, reused=not todo):
-            if todo:
-                self.executor.run(Member, todo, self.clock.tell)
+            failed = self.executor.run(Member, todo, self.clock.tell, may_fail) if todo else {}
+        self._go_on_without(failed, len(specs))
+        specs = [spec for spec in specs if spec.name not in failed]
+        todo = [spec for spec in todo if spec.name not in failed]
         self.passes.recomputing += sum(map(_reads, specs))
         self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, Streamed))
         fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
@@ -98,6 +102,12 @@ class Crew:
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
         return [self._store.get(shard.recipe) for shard in shards]
+
+    def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
+        for name, error in failed.items():
+            self.missing[name] = str(error)
+            self.clock.folder.log("member missing", name=name, reason=str(error))
+            self.clock.tell(f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}")
 
     def _trial(self) -> Stored:
         """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""

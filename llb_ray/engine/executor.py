@@ -1,11 +1,14 @@
 """How workers are run: the protocol, and the serial executor that is the reference for every other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.engine.worker import Heartbeat, Spec, Worker
+from llb_ray.engine.worker import Beat, Heartbeat, Spec, Worker, read_beat
+from llb_ray.errors import LlbError
 
 Tell = Callable[[str], None]  # a plain line for the person who watches
 
@@ -25,8 +28,29 @@ class Executor(Protocol):
         Raises ResourceError when not even one fits.
         """
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
-        """One worker per spec, each through all its steps; the first failure of a worker's own is raised."""
+    def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
+        """Raise ResourceError unless every machine that workers may run on sees these folders, each proved by a file
+        that was just written to it, or is known to lie in it."""
+
+    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
+        """Why workers failed, by name, `may_fail` of them at most; one per spec, each through all its steps.
+
+        The first failure beyond that is raised, and at once whatever is no `LlbError`.
+        """
+
+
+@dataclass
+class Failures:
+    """The failures that a run goes on without."""
+
+    may_fail: int
+    by_name: dict[str, LlbError] = field(default_factory=dict)
+
+    def add(self, name: str, error: LlbError) -> None:
+        """Take note of it; raises it if it is one too many."""
+        if len(self.by_name) >= self.may_fail:
+            raise error
+        self.by_name[name] = error
 
 
 class SerialExecutor:
@@ -43,14 +67,25 @@ class SerialExecutor:
     def slots(self, resources: ResourcesConfig) -> int:
         return 1
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
-        heartbeats = announce(specs)
+    def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
+        return None
+
+    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
+        heartbeats, failures = announce(specs), Failures(may_fail)
         for spec in specs:
             working = worker(spec)
-            for step in worker.STEPS:
-                getattr(working, step)()
+            try:
+                for step in worker.STEPS:
+                    getattr(working, step)()
+            except LlbError as error:
+                heartbeats[spec.name].finish("failed")
+                failures.add(spec.name, error)
+                continue
+            for line in taken_up_again(read_beat(spec.place, spec.name)):
+                tell(line)
             heartbeats[spec.name].finish()
             tell(f"{spec.name} done")
+        return failures.by_name
 
 
 def announce(specs: Sequence[Spec]) -> dict[str, Heartbeat]:
@@ -59,3 +94,15 @@ def announce(specs: Sequence[Spec]) -> dict[str, Heartbeat]:
     for heartbeat in heartbeats.values():
         heartbeat.wait()
     return heartbeats
+
+
+def taken_up_again(beat: Beat | None) -> list[str]:
+    """What the last beat of a worker says of a death before it, for people; nothing where there was none."""
+    if beat is None:
+        return []
+    where = f"on from {beat.unit.removesuffix('s')} {beat.first} of {beat.total}" if beat.first else "nothing was left"
+    if beat.starts > 1:
+        return [f"{beat.name}: its process died and was started again ({beat.starts - 1}x), {where}"]
+    # Images come in batches and are counted anew, so their first count says nothing.
+    begun_before = beat.unit == "step" and beat.first > 1
+    return [f"{beat.name}: taken up again from its checkpoint, {where}"] if begun_before else []

@@ -61,6 +61,10 @@ class FeaturizerSpec:
     photographs: Photographs
     shards: tuple[Shard, ...]
 
+    @property
+    def title(self) -> str:
+        return self.name
+
 
 class Featurizer:
     """Runs the frozen encoder over some shards."""
@@ -70,7 +74,7 @@ class Featurizer:
     def __init__(self, spec: FeaturizerSpec) -> None:
         self._spec = spec
         self._store = Store(spec.place.store)
-        self._report = Heartbeat(spec.place, spec.name).report("encode")
+        self._heartbeat = Heartbeat(spec.place, spec.name)
 
     def __repr__(self) -> str:
         return f"Featurizer({self._spec.name})"
@@ -80,6 +84,7 @@ class Featurizer:
         todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
         if not todo:
             return
+        report = self._heartbeat.report("encode")
         total, done = sum(len(shard.images) for shard in todo), 0
         resources = self._spec.place.resources
         with owned_threads(resources):
@@ -88,7 +93,7 @@ class Featurizer:
                 write = partial(_write, shard=shard, encoding=encoding, batch_size=resources.batch_size)
                 self._store.make(shard.recipe, write)
                 done += len(shard.images)
-                self._report(done, total, "images")
+                report(done, total, "images")
 
 
 def _write(folder: Path, shard: Shard, encoding: Encoding, batch_size: int) -> None:

@@ -21,7 +21,7 @@ class Made:
     final_scores: list[Artifact]
     evaluated: Artifact
     partition: Artifact | None = None
-    members: list[Artifact] = field(default_factory=list)
+    members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
 
@@ -29,6 +29,10 @@ class Made:
         """Every one of them."""
         for spec in fields(self):
             yield from _flat(getattr(self, spec.name))
+
+    def by_number(self) -> dict[int, Artifact]:
+        """The members that there are."""
+        return {number: fitted for number, fitted in enumerate(self.members) if fitted is not None}
 
     def index(self, store: Store) -> dict[str, Any]:
         """JSON-ready: paths relative to the store, by role."""

@@ -3,24 +3,33 @@
 The two are the same thing here; they differ in the share and in the budget (`role`).
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file, save
 
 from llb_ray.artifacts import Artifact, Recipe, Store, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.detectors.base import Detector
+from llb_ray.detectors.base import Detector, Report
 from llb_ray.detectors.build import Role, build_detector
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FileCheckpoints
 from llb_ray.engine.source import Access
 from llb_ray.engine.trainlog import write_log
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
+from llb_ray.errors import LlbError, ResourceError
+
+
+def member_name(number: int) -> str:
+    """``member-003``."""
+    return f"member-{number:03d}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,11 @@ class MemberSpec:
     access: Access
     encoder_digest: str
     fit_ids: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """``member-003 (its share: 20 images)``; partition.arrow lists a share by the member's number."""
+        return f"{self.name} ({'its share' if self.role == 'member' else 'the kept set'}: {len(self.fit_ids)} images)"
 
     @property
     def role(self) -> Role:
@@ -65,19 +79,34 @@ class Member:
         return f"Member({self._spec.name}, {len(self._spec.fit_ids)} images)"
 
     def fit(self) -> None:
-        """The fitted detector and the ids it was given are an artifact afterwards."""
-        with owned_threads(self._spec.place.resources):
-            self._store.make(self._spec.recipe, self._write)
+        """The fitted detector and the ids it was given are an artifact afterwards; an error names this member."""
+        with owned_threads(self._spec.place.resources), _named(self._spec.title):
+            self._store.make(self._spec.recipe, partial(self._write, report=self._heartbeat.report("fit")))
         self._checkpoints.drop()
 
-    def _write(self, folder: Path) -> None:
+    def _write(self, folder: Path, report: Report) -> None:
         spec, device = self._spec, device_for(self._spec.place.resources)
         source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
-        detector.fit(source, spec.settings["seed"], self._heartbeat.report("fit"), self._checkpoints)
-        save_file(detector.state(), folder / files.DETECTOR)
+        detector.fit(source, spec.settings["seed"], report, self._checkpoints)
+        # Not `save_file`: of a full disk it raises an error of its own.
+        (folder / files.DETECTOR).write_bytes(save(detector.state()))
         write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
         write_log(folder, detector.log(), source.image_ids)
+
+
+@contextlib.contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Inside, an error that the user can mend is raised with `title` before its words, and lack of memory is one."""
+    try:
+        yield
+    except LlbError as error:
+        raise type(error)(f"{title}: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"{title}: out of memory ({reason}); lower detector.image_size_px, or give it a larger machine"
+        ) from error
 
 
 def load_detector(config: DetectorConfig, fitted: Artifact, resources: ResourcesConfig) -> Detector:

@@ -1,14 +1,15 @@
 """The whole method, top to bottom."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llb_ray.config import RunConfig
-from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses
@@ -16,8 +17,10 @@ from llb_ray.engine.clock import Clock, StageTime
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.executor import Executor, Tell
 from llb_ray.engine.made import Made
+from llb_ray.engine.member import member_name
 from llb_ray.engine.runfolder import RunFolder, refuse_inside
 from llb_ray.engine.stages import Stages
+from llb_ray.engine.status import died_in
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
 
@@ -36,6 +39,7 @@ class Result:
     metrics: dict[str, Any]  # empty but for the protocol where nothing is labelled
     times: list[StageTime]
     passes: EncoderPasses
+    missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
 
 
 def run_stages(
@@ -45,19 +49,22 @@ def run_stages(
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
     one `store` reuse each other's, even while they are at work.
-    Raises a `LlbError` for what the user can mend; nothing finished is lost by it.
+    Raises a `LlbError` for what the user can mend, and OSError for a disk or mount; nothing finished is lost by it.
     """
     _refuse(manifest, out)
     with RunFolder.locked(out, store) as folder:
-        for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
+        for line in [*_last_words(folder), *_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
         stages = Stages(config, manifest, Crew(config, manifest, executor, clock), clock)
         try:
+            with folder.proofs() as proofs:
+                executor.refuse_unshared(proofs | _an_image(manifest))
             made = _in_order(stages)
-        except LlbError as error:
-            folder.log("run failed", error=str(error))
+        except (LlbError, OSError) as error:
+            with contextlib.suppress(OSError):  # of the same full disk or lost mount
+                folder.log("run failed", error=str(error))
             raise
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
@@ -69,6 +76,17 @@ def _refuse(manifest: Manifest, out: Path) -> None:
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
     refuse_inside(manifest.root, out)
+
+
+def _an_image(manifest: Manifest) -> dict[Path, Path]:
+    """The folder of the images, and one of them."""
+    return {manifest.root: manifest.root / path_from_text(manifest.table["path"][0].as_py())}
+
+
+def _last_words(folder: RunFolder) -> Iterator[str]:
+    stage = died_in(folder.path)
+    if stage:
+        yield f"the last run here died in stage {stage}, unannounced; going on from what it had finished"
 
 
 def _put_aside(manifest: Manifest) -> Iterator[str]:
@@ -86,7 +104,9 @@ def _in_order(stages: Stages) -> Made:
     features = stages.features()
     members = stages.members(partitioned, features) if partitioned else {}
     scored = stages.member_scores(members, features) if partitioned else []
-    matrix = stages.matrix(partitioned, scored) if partitioned else None
+    by_number = [members.get(member_name(number)) for number in range(stages.config.members.count)]
+    numbers = [number for number, fitted in enumerate(by_number) if fitted]
+    matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
     purified = stages.purify(images, labels, matrix)
     final = stages.final(purified, features)
     final_scores = stages.final_scores(final, features)
@@ -100,7 +120,7 @@ def _in_order(stages: Stages) -> Made:
         final_scores=final_scores,
         evaluated=evaluated,
         partition=partitioned,
-        members=list(members.values()),
+        members=by_number if partitioned else [],
         member_scores=scored,
         matrix=matrix,
     )
@@ -119,4 +139,5 @@ def _result(stages: Stages, made: Made) -> Result:
         metrics=metrics,
         times=stages.clock.times,
         passes=stages.crew.passes,
+        missing=stages.crew.missing,
     )

@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Store, clear_temporary, write_atomic, write_json
+from llb_ray.artifacts import Store, clear_temporary, naming, write_atomic, write_json
 from llb_ray.config import RunConfig, load
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
@@ -100,6 +101,20 @@ class RunFolder:
         if self.shared_store is None:
             self.store.clear_unfinished()
 
+    @contextlib.contextmanager
+    def proofs(self) -> Iterator[dict[Path, Path]]:
+        """A file in each folder that workers write to, by the folder; new, so that no other folder has it."""
+        name = f".{uuid.uuid4().hex}"
+        proofs = {folder: folder / name for folder in (self.store.root, self.progress)}
+        try:
+            for folder, file in proofs.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                file.touch()
+            yield proofs
+        finally:
+            for file in proofs.values():
+                file.unlink(missing_ok=True)
+
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """A finished run; raises ArtifactError if there is none in `path`."""
@@ -141,7 +156,8 @@ class RunFolder:
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **facts}, sort_keys=True)
-        with (self.path / _EVENTS).open("a") as file:
+        path = self.path / _EVENTS
+        with naming(path), path.open("a") as file:
             file.write(line + "\n")
 
     def publish(self, config: RunConfig, root: Path, made: Made) -> None:

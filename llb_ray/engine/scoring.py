@@ -16,7 +16,7 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact, Recipe, Store, digest
 from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import read_table, write_batches
-from llb_ray.detectors.base import Detector, Layers, Scores
+from llb_ray.detectors.base import Detector, Layers, Report, Scores
 from llb_ray.engine import files
 from llb_ray.engine.member import load_detector
 from llb_ray.engine.source import Access, OrderedSource
@@ -53,6 +53,10 @@ class ScorerSpec:
     shards: tuple[ScoreShard, ...]
     keeps_maps: bool  # of the only detector there is then
 
+    @property
+    def title(self) -> str:
+        return self.name
+
 
 class Scorer:
     """Scores some shards of images with all detectors."""
@@ -62,7 +66,7 @@ class Scorer:
     def __init__(self, spec: ScorerSpec) -> None:
         self._spec = spec
         self._store = Store(spec.place.store)
-        self._report = Heartbeat(spec.place, spec.name).report("score")
+        self._heartbeat = Heartbeat(spec.place, spec.name)
 
     def __repr__(self) -> str:
         return f"Scorer({self._spec.name}, {len(self._spec.fitted)} detectors)"
@@ -72,21 +76,22 @@ class Scorer:
         todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
         if not todo:
             return
+        report = self._heartbeat.report("score")
         with owned_threads(self._spec.place.resources):
             detectors = {name: self._load(fitted) for name, fitted in self._spec.fitted.items()}
             source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)
             done = 0
             for shard in todo:
-                rows = self._rows(detectors, source, done, done + len(shard.image_ids))
+                rows = self._rows(detectors, source, done, done + len(shard.image_ids), report)
                 self._store.make(shard.recipe, partial(_write, rows=rows))
                 done += len(shard.image_ids)
-                self._report(done, len(source), "images")
+                report(done, len(source), "images")
 
     def _load(self, fitted: Artifact) -> Detector:
         return load_detector(self._spec.detector, fitted, self._spec.place.resources)
 
     def _rows(
-        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int
+        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int, report: Report
     ) -> Iterator[pa.RecordBatch]:
         done = start
         for image_ids, layers in source.batches(start, stop, self._spec.place.resources.batch_size):
@@ -96,7 +101,7 @@ class Scorer:
             else:
                 yield score_batch(detectors, image_ids, layers)
             done += len(image_ids)
-            self._report(done, len(source), "images")
+            report(done, len(source), "images")
 
 
 def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:

@@ -21,6 +21,7 @@ from llb_ray.engine.cache import Features
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.evaluate import Truth, detection_metrics, protocol, purification_metrics
+from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
@@ -72,28 +73,29 @@ class Stages:
         return self.crew.features()
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
-        """Every sub-model, fitted on its share, by name: ``member-000``, ``member-001``, ..."""
+        """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
         owned = shares(read_table(partitioned.path / files.PARTITION))
         specs = [
-            self.crew.member(f"member-{index:03d}", fit_settings(self.config, "member", index), share, features)
+            self.crew.member(member_name(index), fit_settings(self.config, "member", index), share, features)
             for index, share in enumerate(owned)
         ]
-        return self.crew.fit("members", specs)
+        return self.crew.fit("members", specs, may_fail=len(specs) - self.config.members.fewest)
 
     def member_scores(self, members: Mapping[str, Artifact], features: Features) -> list[Artifact]:
         """The score of every training image by every sub-model."""
         everyone = self._train_images["image_id"].to_pylist()
         return self.crew.score("member-scores", members, everyone, features, keeps_maps=False)
 
-    def matrix(self, partitioned: Artifact, scored: Sequence[Artifact]) -> Artifact:
-        """The score matrix, one row per image."""
+    def matrix(self, partitioned: Artifact, members: Sequence[int], scored: Sequence[Artifact]) -> Artifact:
+        """The score matrix, one row per image, by the members of these numbers."""
+        settings = {} if len(members) == self.config.members.count else {"members": list(members)}
         inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
 
         def build(folder: Path) -> None:
             home = read_table(partitioned.path / files.PARTITION)
-            write_table(folder / files.SCORES, assemble(read_scores(scored), home))
+            write_table(folder / files.SCORES, assemble(read_scores(scored), home, members))
 
-        return self._make(Recipe("scores", {}, {"partition": partitioned.content, **inputs}), build)
+        return self._make(Recipe("scores", settings, {"partition": partitioned.content, **inputs}), build)
 
     def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
         """Every training image's decision."""

@@ -31,6 +31,7 @@ class Outcome:
     num_rejected: int
     num_quarantined: int
     metrics: dict[str, Any]
+    missing: dict[str, str]  # sub-models that it had to do without, and why
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,23 @@ def read_status(path: Path) -> Status:
         started_s=events[0]["time_s"],
         last_sign_s=max([last["time_s"], *(beat.time_s for beat in beats)]),
         now_s=time.time(),
-        outcome=_outcome(path) if finished else None,
+        outcome=_outcome(path, events) if finished else None,
     )
+
+
+def died_in(path: Path) -> str | None:
+    """The stage that the last run in `path` was in when its process died; None if it said how it ended, or never was.
+
+    For who holds the run's lock: to anybody else, a run at work looks the same.
+    """
+    try:
+        events = _events(path)
+    except ArtifactError:
+        return None
+    if events[-1]["event"] in ("run finished", "run failed"):
+        return None
+    stages = [event["stage"] for event in events if event["event"].startswith("stage ")]
+    return stages[-1] if stages else "manifest"
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -109,7 +125,7 @@ def _stage_time(event: dict[str, Any]) -> StageTime:
     return StageTime(event["stage"], event["seconds"], event["reused"])
 
 
-def _outcome(path: Path) -> Outcome:
+def _outcome(path: Path, events: list[dict[str, Any]]) -> Outcome:
     decisions = Counter(read_table(path / "purified" / "part-0.arrow")["decision"].to_pylist())
     num_quarantined = read_table(path / "quarantine.arrow")["split"].to_pylist().count(TRAIN)
     return Outcome(
@@ -118,4 +134,5 @@ def _outcome(path: Path) -> Outcome:
         num_rejected=decisions[REJECTED],
         num_quarantined=num_quarantined,
         metrics=json.loads((path / "metrics.json").read_text()),
+        missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
     )

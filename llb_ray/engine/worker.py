@@ -53,10 +53,14 @@ class Spec(Protocol):
     def name(self) -> str: ...
 
     @property
+    def title(self) -> str:
+        """The name, and what it stands for, as an error's first words."""
+
+    @property
     def place(self) -> Place: ...
 
 
-State = Literal["waiting", "working", "done"]
+State = Literal["waiting", "working", "done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Beat:
     time_s: float
     since_s: float = 0.0  # when the step began
     state: State = "working"
+    starts: int = 1  # processes that began the step: one more than died in it
+    first: int = 0  # the first `done` of this process; 0 before it
 
     @property
     def kind(self) -> str:
@@ -88,9 +94,8 @@ class Heartbeat:
     """Writes a worker's progress where any process can read it, at most twice a second."""
 
     def __init__(self, place: Place, name: str) -> None:
-        self._path = place.progress / f"{name}.json"
+        self._path = _path(place, name)
         self._name = name
-        self._last_s = 0.0
 
     def wait(self) -> None:
         """The executor's word that the worker has no place yet."""
@@ -98,23 +103,30 @@ class Heartbeat:
         self._write(Beat(self._name, "", 0, 0, "", os.getpid(), now_s, now_s, "waiting"))
 
     def report(self, step: str) -> Report:
-        """A function to be called with (done, total, unit) as often as one likes."""
-        self._last_s = 0.0  # a step's first beat is never held back: it says that the step has begun
-        since_s = time.time()
+        """A function to be called with (done, total, unit) as often as one likes; it is known now that the step began.
+
+        A step that another process left unfinished is begun once more: that is how a death is seen from outside.
+        """
+        before, now_s = _read_beat(self._path), time.time()
+        starts = before.starts + 1 if before and (before.step, before.state) == (step, "working") else 1
+        begun = Beat(self._name, step, 0, 0, "", os.getpid(), now_s, now_s, starts=starts)
+        self._write(begun)
+        last_s, first = 0.0, 0
 
         def beat(done: int, total: int, unit: str) -> None:
-            now_s = time.time()
-            if done in (0, total) or now_s - self._last_s >= _BEAT_INTERVAL_S:
-                self._last_s = now_s
-                self._write(Beat(self._name, step, done, total, unit, os.getpid(), now_s, since_s))
+            nonlocal last_s, first
+            first, now_s = first or done, time.time()
+            if done in (0, total) or now_s - last_s >= _BEAT_INTERVAL_S:
+                last_s = now_s
+                self._write(replace(begun, done=done, total=total, unit=unit, time_s=now_s, first=first))
 
         return beat
 
-    def finish(self) -> None:
-        """The executor's word that the worker is through all its steps; the last beat's figures stay."""
+    def finish(self, state: State = "done") -> None:
+        """The executor's word that the worker is through all its steps, or has failed; the last figures stay."""
         beat = _read_beat(self._path)
         if beat is not None:
-            self._write(replace(beat, state="done"))
+            self._write(replace(beat, state=state))
 
     def _write(self, beat: Beat) -> None:
         write_json(self._path, asdict(beat))
@@ -124,6 +136,15 @@ def read_beats(progress: Path) -> list[Beat]:
     """The last beat of every worker of a run, by name."""
     beats = map(_read_beat, sorted(progress.glob("[!.]*.json")))
     return [beat for beat in beats if beat is not None]
+
+
+def read_beat(place: Place, name: str) -> Beat | None:
+    """The last beat of one worker; None before its first."""
+    return _read_beat(_path(place, name))
+
+
+def _path(place: Place, name: str) -> Path:
+    return place.progress / f"{name}.json"
 
 
 def _read_beat(path: Path) -> Beat | None:

@@ -13,7 +13,7 @@ PURIFIED = pa.schema(
     [
         *IMAGES,
         *list(DECISIONS)[1:],
-        pa.field("member_scores", pa.list_(pa.float32())),  # by member 0, 1, ...; null where none was asked
+        pa.field("member_scores", pa.list_(pa.float32())),  # by member 0, 1, ...; null where it was not asked, or lost
     ]
 )
 

@@ -5,7 +5,7 @@ because a sub-model has memorised the anomalies of its own share, and because th
 would otherwise outvote the rest: ``members=held_out, normalize=rank``.
 
 Everything here works by image_id: shuffling the rows of the score table or renaming members changes nothing.
-Shapes: N images, K members, M members used per image (K, or K - 1 held out).
+Shapes: N images, K members, M members used per image (K, or K - 1 where the image is in the share of one of them).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,17 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     ):  # one at a time: a million images' columns fit, copies of all do not
         used_N = used_NK[:, column]
         score_NK[used_N, column] = _normalized(config.normalize, score_NK[used_N, column], member)
-    return _combine(config, score_NK[used_NK].reshape(len(score_NK), -1))
+    return _combined(config, score_NK, used_NK)
+
+
+def _combined(config: PurifyConfig, score_NK: Floats, used_NK: npt.NDArray[np.bool_]) -> Floats:
+    """Each image's used scores as one number [N]; images of a lost member's share have one score more than others."""
+    count_N = used_NK.sum(axis=1)
+    value_N = np.empty(len(count_N))
+    for count in np.unique(count_N):
+        rows = np.flatnonzero(count_N == count)
+        value_N[rows] = _combine(config, score_NK[rows][used_NK[rows]].reshape(len(rows), -1))
+    return value_N
 
 
 def num_kept(keep_ratio: float, num_images: int) -> int:

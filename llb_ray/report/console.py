@@ -144,6 +144,8 @@ def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:
     yield "  kept", f"{result.num_kept}"
     yield "  rejected", f"{result.num_rejected}"
     yield "  quarantined", f"{result.num_quarantined}"
+    for name, reason in result.missing.items():
+        yield "missing", reason if reason.startswith(name) else f"{name}: {reason}"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:

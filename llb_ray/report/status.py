@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from llb_ray.engine.status import STALE_S, Status
-from llb_ray.engine.worker import Beat
+from llb_ray.engine.worker import Beat, State
 from llb_ray.report.console import show_outcome
 
 _SHOWN_WORKERS = 16
@@ -28,7 +28,8 @@ def _lines(status: Status) -> Iterator[str]:
     if status.stage:
         yield f"{status.stage}: {'at work' if status.state == 'running' else 'not finished'}"
     for kind, states in status.workers().items():
-        counts = ", ".join(f"{states[state]} {state}" for state in ("done", "working", "waiting"))
+        shown: tuple[State, ...] = ("done", "working", "waiting", *(("failed",) if states["failed"] else ()))
+        counts = ", ".join(f"{states[state]} {state}" for state in shown)
         yield f"{kind}: {counts}{_images_per_second(status, kind)}"
     working = [beat for beat in status.beats if beat.state == "working"]
     yield from (f"  {_worker(beat, status.now_s)}" for beat in working[:_SHOWN_WORKERS])
@@ -58,7 +59,9 @@ def _worker(beat: Beat, now_s: float) -> str:
     rate = f", {beat.per_second:.1f} {beat.unit}/s" if beat.per_second else ""
     silence_s = now_s - beat.time_s
     silent = f", silent for {duration(silence_s)}" if silence_s > STALE_S else ""
-    return f"{beat.name} {beat.step} {beat.done} of {beat.total}{rate}{silent}"
+    far = f"{beat.done} of {beat.total}" if beat.total else "begins"
+    again = f", started {beat.starts} times" if beat.starts > 1 else ""
+    return f"{beat.name} {beat.step} {far}{rate}{again}{silent}"
 
 
 def duration(seconds: float) -> str:

@@ -60,6 +60,27 @@ def test_our_own_error_arrives_as_it_was_raised(executor: Executor, tmp_path: Pa
         executor.run(Counting, specs, print)
 
 
+def test_a_full_disk_arrives_with_its_path_and_in_one_line(executor: Executor, tmp_path: Path) -> None:
+    spec = CountingSpec("unlucky", place(tmp_path), tmp_path, fails="disk")
+    with pytest.raises(OSError, match="No space left") as error:
+        executor.run(Counting, [spec], print, may_fail=1)
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path}'"
+
+
+def test_as_many_as_may_fail_do_and_the_others_are_finished(executor: Executor, tmp_path: Path) -> None:
+    fails = {"w1": "llb", "w2": "llb"}
+    specs = [CountingSpec(name, place(tmp_path), tmp_path, fails.get(name, "")) for name in ("w0", "w1", "w2", "w3")]
+    lines: list[str] = []
+    failures = executor.run(Counting, specs, lines.append, may_fail=2)
+    assert {name: str(error) for name, error in failures.items()} == {
+        "w1": "w1 has a poison image",
+        "w2": "w2 has a poison image",
+    }
+    assert sorted(lines) == ["w0 done", "w3 done"]
+    with pytest.raises(MemberError, match="has a poison image"):
+        executor.run(Counting, specs, print, may_fail=1)
+
+
 def test_a_programming_error_keeps_its_type(executor: Executor, tmp_path: Path) -> None:
     spec = CountingSpec("bad", place(tmp_path), tmp_path, fails="bug")
     with pytest.raises(ZeroDivisionError):
@@ -132,6 +153,14 @@ def test_an_actor_that_keeps_dying_is_named(ray_local: None, tmp_path: Path) -> 
     spec = CountingSpec("doomed", place(tmp_path, max_restarts=1), tmp_path, fails="die")
     with make_executor("ray") as executor, pytest.raises(MemberError, match="doomed: its process died and 1 restarts"):
         executor.run(Counting, [spec], print)
+
+
+def test_a_worker_that_keeps_dying_may_be_done_without(ray_local: None, tmp_path: Path) -> None:
+    once = place(tmp_path, max_restarts=0)
+    specs = [CountingSpec("good", once, tmp_path), CountingSpec("doomed", once, tmp_path, fails="die")]
+    with make_executor("ray") as executor:
+        failures = executor.run(Counting, specs, print, may_fail=1)
+    assert "its process died and 0 restarts did not help" in str(failures["doomed"])
 
 
 def test_actors_have_telling_names_which_two_runs_at_once_may_share(ray_local: None, tmp_path: Path) -> None:

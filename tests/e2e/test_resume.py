@@ -40,7 +40,8 @@ def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, 
     _kill_when(command, out, stage, count)
     before = {path: path.stat().st_mtime_ns for path in out.glob("artifacts/*/*/record.json")}
     assert not (out / "run.json").exists(), "run.json means finished"
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert "the last run here died in stage " in again.stdout
     assert final_files(out) == final_files(finished)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished work was done again"
 

@@ -29,7 +29,7 @@ from llb_ray.engine.member import Member
 from llb_ray.engine.photographs import ImageRef, Photographs
 from llb_ray.engine.source import CachedSource
 from llb_ray.engine.worker import Place, Worker
-from llb_ray.errors import DataError, WeightsError
+from llb_ray.errors import DataError, LlbError, WeightsError
 
 CPU = torch.device("cpu")
 SHARD = 10
@@ -45,9 +45,9 @@ class Wide(SerialExecutor):
     def slots(self, resources: ResourcesConfig) -> int:
         return self.room
 
-    def run(self, worker: type[Worker], specs: Sequence[Any], tell: Tell) -> None:
+    def run(self, worker: type[Worker], specs: Sequence[Any], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
         self.given += [[len(spec.shards) for spec in specs]] if worker is not Member else []
-        super().run(worker, specs, tell)
+        return super().run(worker, specs, tell, may_fail)
 
 
 @pytest.fixture(scope="module")

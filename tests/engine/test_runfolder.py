@@ -61,12 +61,12 @@ class Intruded(SerialExecutor):
     out: Path
     refusals: list[str] = field(default_factory=list)
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
+    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
         if not self.refusals:
             intruder = threading.Thread(target=self._intrude)
             intruder.start()
             intruder.join()
-        super().run(worker, specs, tell)
+        return super().run(worker, specs, tell, may_fail)
 
     def _intrude(self) -> None:
         self.refusals.append(_refusal(self.config, self.photos, self.out))
@@ -97,7 +97,7 @@ def test_a_failed_run_frees_the_lock_while_its_error_is_still_at_hand(
     photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*given: object) -> None:
-        raise MemberError("member-000 has had enough")
+        raise MemberError("had enough")
 
     with monkeypatch.context() as patched:
         patched.setattr("llb_ray.engine.member.build_detector", fail)
@@ -106,7 +106,7 @@ def test_a_failed_run_frees_the_lock_while_its_error_is_still_at_hand(
     assert not (tmp_path / "run.json").exists()
     assert '"event": "run failed"' in (tmp_path / "events.jsonl").read_text()
     _again(tiny, photos, tmp_path)
-    assert kept.value.args == ("member-000 has had enough",)
+    assert kept.value.args == ("member-000 (its share: 16 images): had enough",)
     assert final_files(tmp_path) == final_files(finished)
 
 

@@ -96,7 +96,7 @@ def test_an_image_in_two_folds_is_refused() -> None:
     matrix = _matrix(num_images=3, num_members=3)
     in_fold = matrix.in_fold_NK.copy()
     in_fold[0], in_fold[1] = [True, True, False], [False, False, False]
-    with pytest.raises(DataError, match="exactly one member"):
+    with pytest.raises(DataError, match="image 000 is in the training shares of two members"):
         ScoreMatrix(matrix.image_ids, matrix.members, matrix.score_NK, in_fold)
 
 
@@ -145,6 +145,23 @@ def test_the_matrix_must_be_of_the_same_images() -> None:
     matrix = _matrix()
     with pytest.raises(DataError, match="not the same set"):
         purify(PurifyConfig(), Evidence([*matrix.image_ids, "new"], 0, matrix))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("members", ["held_out", "all"])
+def test_images_of_a_lost_member_are_judged_by_all_the_others(rule: str, members: str) -> None:
+    """As if each image had been asked for alone: its number is the rule's on the scores that it has."""
+    whole = _matrix()
+    left = [0, 1, 3]
+    matrix = ScoreMatrix(whole.image_ids, left, whole.score_NK[:, left], whole.in_fold_NK[:, left])
+    settings = {"aggregate": rule, "normalize": "none", "members": members, "trim": 0.34}
+    config = PurifyConfig.model_validate(settings)
+    values = aggregate(config, matrix)
+    for row, image_id in enumerate(matrix.image_ids):
+        used = ~matrix.in_fold_NK[row] if members == "held_out" else slice(None)
+        scores = matrix.score_NK[row, used][None]
+        alone = ScoreMatrix([image_id], range(scores.shape[1]), scores, np.zeros_like(scores, dtype=bool))
+        assert values[row] == pytest.approx(aggregate(config, alone)[0])
 
 
 def test_controls() -> None:

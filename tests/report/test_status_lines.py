@@ -35,6 +35,18 @@ def test_a_run_at_work(tmp_path: Path) -> None:
     ]
 
 
+def test_members_that_failed_or_were_started_again_are_told_apart(tmp_path: Path) -> None:
+    write_events(tmp_path, STARTED, MEMBERS)
+    write_beat(tmp_path, "member-001", state="failed")
+    write_beat(tmp_path, "member-002", starts=2)
+    write_beat(tmp_path, "member-003", done=0, total=0)
+    assert _said(tmp_path)[2:] == [
+        "member: 1 done, 2 working, 0 waiting, 1 failed, 1.5 images/s",
+        "  member-002 score 3 of 10, 1.5 images/s, started 2 times",
+        "  member-003 score begins",
+    ]
+
+
 def test_a_silent_worker_is_named_and_a_silent_run_is_told_apart(tmp_path: Path) -> None:
     write_events(tmp_path, STARTED, MEMBERS, time_s=time.time() - 4000)
     write_beat(tmp_path, "member-002", time_s=time.time() - 300, unit="step", done=0)

@@ -1,0 +1,87 @@
+"""A simulated cluster of three nodes, and runs small enough to kill things in."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import ray
+from ray.cluster_utils import Cluster
+
+from llb_ray.engine.features import shards_of
+from tests.cluster import journal
+
+_LIMIT_S = 150
+
+
+def in_small_shards() -> contextlib.AbstractContextManager[Any]:
+    """Inside, images are planned in shards of 8: a run of 72 images has something to be caught in the middle of."""
+    return mock.patch("llb_ray.engine.crew.shards_of", partial(shards_of, shard_images=8))
+
+
+class Nodes:
+    """A head for the driver and nothing else, and two nodes of two logical GPUs each.
+
+    Not simulated: a network between them, and disks of their own.  They are processes of one machine, which share its
+    file system and its clock, as nodes with shared storage do.
+    """
+
+    def __init__(self) -> None:
+        head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20}
+        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        self.workers = [self._add(), self._add()]
+
+    @property
+    def address(self) -> str:
+        address: str = self.cluster.address
+        return address
+
+    def _add(self) -> Any:
+        return self.cluster.add_node(num_cpus=2, num_gpus=2, include_dashboard=False)
+
+    def kill_node_of(self, pid: int) -> None:
+        """The node that this worker process runs on is gone, as when its plug is pulled."""
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        node = next(node for node in self.workers if node.all_processes["raylet"][0].process.pid == parent)
+        self.workers.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def mend(self) -> None:
+        """Two nodes again."""
+        while len(self.workers) < 2:
+            self.workers.append(self._add())
+
+    @contextlib.contextmanager
+    def driving(self, folder: Path, slow_s: float) -> Iterator[None]:
+        """Inside, this process is a driver whose workers keep a journal in `folder`."""
+        folder.mkdir(exist_ok=True)
+        environment = journal.runtime_env(folder, slow_s)
+        ray.init(address=self.address, runtime_env=environment, log_to_driver=False, logging_level="error")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def when(
+    folder: Path, caught: Callable[[journal.Line], bool], strike: Callable[[journal.Line], None]
+) -> threading.Thread:
+    """A started thread that strikes once, at the first worker that the journal shows in the right place."""
+
+    def wait() -> None:
+        give_up_s = time.monotonic() + _LIMIT_S
+        while time.monotonic() < give_up_s:
+            last = {line.name: line for line in journal.read(folder)}
+            for line in last.values():
+                if caught(line):
+                    strike(line)
+                    return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
