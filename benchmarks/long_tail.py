@@ -86,15 +86,16 @@ def _config(name: str) -> RunConfig:
 
 def _rows(name: str, out: Path, alphas: Sequence[float], seeds: Sequence[int]) -> Iterator[Row]:
     config, target = _config(name), _fixed_target(name, out)
-    for alpha, purified in [(alpha, rule) for alpha in alphas for rule in (("none", "llb") if alpha else ("none",))]:
-        rule = [f"purify.filter={purified}", f"purify.keep_ratio={1 - alpha}"]
+    conditions = [(alpha, purified) for alpha in alphas for purified in ("none", "llb") if alpha or purified == "none"]
+    for share, purified in conditions:
+        rule = [f"purify.filter={purified}", f"purify.keep_ratio={1 - share}"]
         for seed in seeds:
-            for loss in JOINT_LOSSES if alpha else LOSSES:
+            for loss in JOINT_LOSSES if share else LOSSES:
                 settings = [*rule, *LOSSES[loss], *(target if loss == "fixed" else [])]
-                run = _run(name, config, out, alpha, seed, settings)
-                row: Row = {"alpha": alpha, "filter": purified, "loss": loss, "seed": seed}
+                run = _run(name, config, out, share, seed, settings)
+                row: Row = {"alpha": share, "filter": purified, "loss": loss, "seed": seed}
                 row |= _measured(run) | _weights(run)
-                print(f"{name} {alpha:g} {purified} {seed} {loss}: {row['i_auroc']:.4f}", file=sys.stderr, flush=True)
+                print(f"{name} {share:g} {purified} {seed} {loss}: {row['i_auroc']:.4f}", file=sys.stderr, flush=True)
                 yield row
 
 
