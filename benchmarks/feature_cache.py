@@ -57,7 +57,7 @@ def main() -> None:
     if arguments.run:
         print(json.dumps(_run(arguments.run[0], int(arguments.run[1]), arguments.out)))
         return
-    _write_many(arguments.out / "many", arguments.many)
+    _write_many(arguments.out / "photos", arguments.many)
     names = [("cache", arguments.images), ("recompute", arguments.images), ("few", arguments.images)]
     rows = [_in_a_process(name, count, arguments.out) for name, count in [*names, ("many", arguments.many)]]
     write_rows(rows, HERE / "feature_cache.csv")
@@ -77,7 +77,7 @@ def _run(name: str, count: int, out: Path) -> Row:
     settings += ["features.max_gib=0"] if name == "recompute" else []
     settings += ["detector.member_steps=40", "detector.final_steps=40"] if name in ("few", "many") else []
     config = load(HERE.parent / "configs" / "reconstruction_cnn.yaml", settings)
-    manifest = _tiles(config, count) if name in ("cache", "recompute") else _first(out / "many", config, count)
+    manifest = _tiles(config, count) if name in ("cache", "recompute") else _first(out / "photos", config, count)
     started = time.perf_counter()
     result = llb_ray.run(config, manifest, out=out / name, executor="serial")
     row: Row = {"run": name, "images": count, "seconds": time.perf_counter() - started}

@@ -1,6 +1,7 @@
 """Does the importance-weighted loss help a rare kind of normal?  Real images, three normal patterns in unequal shares.
 
-    python benchmarks/long_tail.py --out runs/long_tail
+    python benchmarks/long_tail.py --set mnist --out runs/long_tail
+    python benchmarks/long_tail.py --set juice_bottle --alphas 0 --out runs/long_tail
 
 mnist: three digits drawn per seed are normal, 1000:100:20 training images, the other seven anomalies; autoencoder at
 32 px.  juice_bottle: the three fillings of MVTec LOCO's bottle, 112:20:4, the rare one rotating over the seeds, and its
@@ -9,21 +10,19 @@ mixed into the training set, and not tested on; the filter says whether they are
 1 - alpha, the true share).  The target `fixed` is the mean and spread of the scores that a pilot seed ends with.
 
 Images and weights are looked for under LLB_DATA (default ../shared/data) and are not part of the repository.
-Writes benchmarks/long_tail.md and the raw rows beside it.
+Writes benchmarks/long_tail_SET.md and the raw rows beside it.
 """
 
 import argparse
-import csv
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from harness import Row, gain, software, spread, write_rows
+from long_tail_draws import DATA, DRAWS, ODD, PATTERNS, Draw
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -32,14 +31,8 @@ from llb_ray import RunConfig
 from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.engine.runfolder import RunFolder
-from llb_ray.seeding import stream
 
 HERE = Path(__file__).parent
-RESULT = HERE / "long_tail.md"
-DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data"))
-PATTERNS = ("head", "middle", "rarest")
-ODD = len(PATTERNS)
-NUM_TEST = 100  # of each normal digit; as many anomalies as normals
 PILOT = 100  # the seed that settings were tried on, and that the fixed target is taken from
 LOSSES = {
     "unweighted": [],
@@ -65,70 +58,22 @@ images above the threshold that 95 % of the anomalies exceed.  Differences are f
 seed: mean, and seeds in which the weighted loss was better."""
 
 
-class Draw(NamedTuple):
-    """The pictures of one seed, by kind: the three normal patterns, head first, and the anomalies."""
-
-    train: Sequence[Sequence[Path | Image.Image]]
-    test: Sequence[Sequence[Path | Image.Image]]
-
-
-def mnist(alpha: float, seed: int) -> Draw:
-    """1000, 100 and 20 images of three digits; the other seven are anomalies."""
-    digits = [int(digit) for digit in stream(seed, "long_tail", "digits").permutation(10)]
-    kinds, rng = [[digit] for digit in digits[:ODD]] + [digits[ODD:]], stream(seed, "long_tail", "images")
-    draws = []
-    for part, counts in (("train", _with_odd((1000, 100, 20), alpha)), ("test", (*[NUM_TEST] * ODD, ODD * NUM_TEST))):
-        with np.load(DATA / "mnist" / "mnist.npz") as file:
-            image_NHW, digit_N = np.pad(file[f"x_{part}"], ((0, 0), (2, 2), (2, 2))), file[f"y_{part}"]
-        pools = [np.flatnonzero(np.isin(digit_N, kind)) for kind in kinds]
-        chosen = [rng.choice(pool, count, replace=False) for pool, count in zip(pools, counts, strict=True)]
-        draws.append([[Image.fromarray(image) for image in image_NHW[rows]] for rows in chosen])
-    return Draw(*draws)
-
-
-def juice_bottle(alpha: float, seed: int) -> Draw:
-    """112, 20 and 4 bottles of three fillings; every good test bottle, and the anomalies that are not trained on."""
-    root, rng = DATA / "mvtec_loco_juice_bottle", stream(seed, "long_tail", "bottles")
-    with (root / "pattern_labels.csv").open() as file:
-        pattern = {row["path"]: row["pattern"] for row in csv.DictReader(file)}
-    names = sorted(set(pattern.values()))
-    order = [names[(seed + shift) % ODD] for shift in range(ODD)]
-
-    def bottles(folder: str, fillings: Sequence[str]) -> list[Path]:
-        """In random order; the table names the originals, which were .png."""
-        found = [path for path, name in pattern.items() if path.startswith(folder) and name in fillings]
-        return [(root / found[row]).with_suffix(".jpg") for row in rng.permutation(len(found))]
-
-    *counts, num_odd = _with_odd((112, 20, 4), alpha)
-    train = [bottles("train/good", [name])[:count] for name, count in zip(order, counts, strict=True)]
-    test, odd = [bottles("test/good", [name]) for name in order], bottles("test/logical_anomalies", names)
-    return Draw([*train, odd[:num_odd]], [*test, odd[num_odd:]])
-
-
-SETS = {"mnist": mnist, "juice_bottle": juice_bottle}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", choices=list(DRAWS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--alpha", type=float, default=0.1)
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0, 0.1])
     arguments = parser.parse_args()
     if not (DATA / "mnist").is_dir():
         sys.exit(f"{DATA}/mnist is missing: set LLB_DATA to the folder that holds mnist/")
-    rows: list[Row] = []
-    for name in arguments.sets:
-        rows += _rows(name, arguments.out / name, arguments.alpha, range(arguments.seeds))
-    write_rows(rows, RESULT.with_suffix(".csv"))
+    rows = list(_rows(arguments.set, arguments.out / arguments.set, arguments.alphas, range(arguments.seeds)))
+    result = HERE / f"long_tail_{arguments.set}.md"
+    write_rows(rows, result.with_suffix(".csv"))
     command = " ".join(["python benchmarks/long_tail.py", *sys.argv[1:]])
-    title = f"# Importance-weighted loss on long-tailed normals, {date.today()}"
-    RESULT.write_text("\n\n".join([title, software(command), *_report(rows), f"Raw rows: {RESULT.stem}.csv\n"]))
-    print(RESULT.read_text())
-
-
-def _with_odd(counts: Sequence[int], alpha: float) -> tuple[int, ...]:
-    return (*counts, round(alpha / (1 - alpha) * sum(counts)))
+    title = f"# Importance-weighted loss on long-tailed normals, {arguments.set}, {date.today()}"
+    result.write_text("\n\n".join([title, software(command), *_report(rows), f"Raw rows: {result.stem}.csv\n"]))
+    print(result.read_text())
 
 
 def _config(name: str) -> RunConfig:
@@ -139,15 +84,16 @@ def _config(name: str) -> RunConfig:
     return load(HERE.parent / "configs" / "reconstruction_cnn.yaml", settings)
 
 
-def _rows(name: str, out: Path, alpha: float, seeds: Sequence[int]) -> Iterator[Row]:
+def _rows(name: str, out: Path, alphas: Sequence[float], seeds: Sequence[int]) -> Iterator[Row]:
     config, target = _config(name), _fixed_target(name, out)
-    for share, purified in ((0.0, "none"), (alpha, "none"), (alpha, "llb")):
+    conditions = [(alpha, purified) for alpha in alphas for purified in ("none", "llb") if alpha or purified == "none"]
+    for share, purified in conditions:
         rule = [f"purify.filter={purified}", f"purify.keep_ratio={1 - share}"]
         for seed in seeds:
-            for loss in LOSSES if share == 0 else JOINT_LOSSES:
+            for loss in JOINT_LOSSES if share else LOSSES:
                 settings = [*rule, *LOSSES[loss], *(target if loss == "fixed" else [])]
                 run = _run(name, config, out, share, seed, settings)
-                row: Row = {"set": name, "alpha": share, "filter": purified, "loss": loss, "seed": seed}
+                row: Row = {"alpha": share, "filter": purified, "loss": loss, "seed": seed}
                 row |= _measured(run) | _weights(run)
                 print(f"{name} {share:g} {purified} {seed} {loss}: {row['i_auroc']:.4f}", file=sys.stderr, flush=True)
                 yield row
@@ -164,7 +110,7 @@ def _run(name: str, config: RunConfig, out: Path, alpha: float, seed: int, setti
     if not data.is_dir():
         part = data.with_suffix(".part")  # so that a folder with its name is whole
         shutil.rmtree(part, ignore_errors=True)
-        _write_images(part, SETS[name](alpha, seed))
+        _write_images(part, DRAWS[name](alpha, seed))
         part.rename(data)
     chosen = with_overrides(config, [f"seed={seed}", *settings])
     llb_ray.run(chosen, llb_ray.read_folder(data, chosen), out=run, executor="serial")
@@ -220,11 +166,9 @@ def _weights(run: Path) -> Row:
 
 def _report(rows: Sequence[Row]) -> Iterator[str]:
     yield f"Seeds 0 to {max(row['seed'] for row in rows)}, {INTRO}"
-    for name in dict.fromkeys(row["set"] for row in rows):
-        chosen = [row for row in rows if row["set"] == name]
-        yield from (f"## {name}", _table(chosen, METRICS), _differences(chosen))
-        yield "Effective sample size of a step, and the weights that images of each kind end with:"
-        yield _table(chosen, NOTES)
+    yield from (_table(rows, METRICS), _differences(rows))
+    yield "Effective sample size of a step, and the weights that images of each kind end with:"
+    yield _table(rows, NOTES)
 
 
 def _groups(rows: Sequence[Row]) -> dict[tuple[float, str, str], list[Row]]:
