@@ -6,7 +6,6 @@ them than GPUs simply queue, and under Ray Tune the trial's own group captures t
 """
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,8 +16,9 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
-from llb_ray.engine.executor import Tell
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.distributed.deaths import why
+from llb_ray.engine.executor import Tell, refuse_crowd
+from llb_ray.engine.worker import PeerWorker, Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
 _PATIENCE_S = 60.0
@@ -56,29 +56,42 @@ class RayExecutor:
     def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
         for spec in specs:
             self.slots(spec.place.resources)  # refuses now what Ray would leave pending for ever
-        running = [_start(worker, spec) for spec in specs]
-        try:
-            in_flight = {_next_step(one): one for one in running}
-            for reference in _as_completed(in_flight, tell):
-                one = in_flight.pop(reference)
-                _collect(reference, one)
-                if one.steps_left:
-                    in_flight[_next_step(one)] = one
-                else:
-                    # Early release: with more workers than GPUs, a pending or restarting one needs this place.
-                    ray.kill(one.actor)
-                    tell(f"{one.spec.name} done")
-        finally:
-            for one in running:
+        owned = [(spec.place.resources.num_cpus, spec.place.resources.num_gpus) for spec in specs]
+        _to_the_end([_start(worker, spec, *one) for spec, one in zip(specs, owned, strict=True)], tell)
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        # Takes seconds to import, which only those who train together should wait for.
+        from llb_ray.distributed.training import Together, TogetherSpec
+
+        refuse_crowd(self, spec.place.resources, count)
+        # In an actor: it takes its trainer along when it is killed, and Ray Train's signal handlers stay out of ours.
+        together = TogetherSpec(spec.name, spec.place, worker, spec, count)
+        _to_the_end([_start(Together, together, num_cpus=0, num_gpus=0)], tell)
+
+
+def _to_the_end(running: Sequence[_Running], tell: Tell) -> None:
+    """Have every actor do its steps, and give its place back."""
+    try:
+        in_flight = {_next_step(one): one for one in running}
+        for reference in _as_completed(in_flight, tell):
+            one = in_flight.pop(reference)
+            _collect(reference, one)
+            if one.steps_left:
+                in_flight[_next_step(one)] = one
+            else:
+                # Early release: with more workers than GPUs, a pending or restarting one needs this place.
                 ray.kill(one.actor)
+                tell(f"{one.spec.name} done")
+    finally:
+        for one in running:
+            ray.kill(one.actor)
 
 
-def _start(worker: type[Worker], spec: Spec) -> _Running:
-    resources = spec.place.resources
+def _start(worker: type[Worker], spec: Spec, num_cpus: float, num_gpus: float) -> _Running:
     actor = ray.remote(worker).options(
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        max_restarts=resources.max_restarts,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_restarts=spec.place.resources.max_restarts,
         # -1: a retry that meets a restart still pending must not be counted, or it is used up by waiting.
         max_task_retries=-1,
     )
@@ -110,13 +123,5 @@ def _collect(reference: Reference, one: _Running) -> None:
     except (RayActorError, OutOfMemoryError) as error:
         raise MemberError(
             f"{one.spec.name}: its process died and {one.spec.place.resources.max_restarts} restarts did not help "
-            f"({_why(error)}); run the same command again to go on from what is finished"
+            f"({why(error)}); run the same command again to go on from what is finished"
         ) from error
-
-
-def _why(error: Exception) -> str:
-    """The telling line of Ray's report of a death: the last Python error in it, else how the process ended."""
-    lines = str(error).strip().splitlines()
-    errors = [line.strip() for line in lines if re.match(r"\s*[\w.]*Error: ", line)]
-    endings = [line.partition("exit detail: ")[2] for line in lines if "exit detail: " in line]
-    return (errors or endings or lines)[-1][:300]

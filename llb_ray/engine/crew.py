@@ -69,12 +69,15 @@ class Crew:
             fit_ids=tuple(image_ids),
         )
 
-    def fit(self, stage: str, specs: Sequence[MemberSpec]) -> dict[str, Artifact]:
-        """The fitted detector of each, by name."""
+    def fit(self, stage: str, specs: Sequence[MemberSpec], num_workers: int = 1) -> dict[str, Artifact]:
+        """The fitted detector of each, by name; every one the work of `num_workers`."""
         todo = [spec for spec in specs if self._store.find(spec.recipe) is None]
         with self.clock.timed(stage, reused=not todo):
-            if todo:
+            if todo and num_workers == 1:
                 self.executor.run(Member, todo, self.clock.tell)
+            elif num_workers > 1:
+                for spec in todo:
+                    self.executor.run_together(Member, spec, num_workers, self.clock.tell)
         self.passes.recomputing += sum(map(_reads, specs))
         self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, Streamed))
         fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}

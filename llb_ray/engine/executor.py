@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.engine.worker import PeerWorker, Spec, Worker
+from llb_ray.errors import ResourceError
 
 Tell = Callable[[str], None]  # a plain line for the person who watches
 
@@ -28,6 +29,12 @@ class Executor(Protocol):
     def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
         """One worker per spec, each through all its steps; the first failure of a worker's own is raised."""
 
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        """`count` workers of one spec, peers of each other, through all its steps at once.
+
+        Raises ResourceError where there is no room for all of them.
+        """
+
 
 class SerialExecutor:
     """Every worker in this process, one after the other."""
@@ -49,3 +56,17 @@ class SerialExecutor:
             for step in worker.STEPS:
                 getattr(working, step)()
             tell(f"{spec.name} done")
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        refuse_crowd(self, spec.place.resources, count)
+
+
+def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
+    """Raise ResourceError if `count` workers with these resources cannot be at work at once."""
+    room = executor.slots(resources)
+    if count > room:
+        raise ResourceError(
+            f"final.num_workers={count} must be at work at once, each with {resources.num_cpus} CPUs and "
+            f"{resources.num_gpus:g} GPUs, and there is room for {room}; lower it, or take the Ray executor on a "
+            "cluster that has room"
+        )
