@@ -4,11 +4,16 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 
+from llb_ray.config import ResourcesConfig
+from llb_ray.detectors import training
 from llb_ray.detectors.peers import Peers
+from llb_ray.engine.executor import SerialExecutor, Tell
+from llb_ray.engine.worker import PeerWorker, Spec
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
@@ -21,6 +26,10 @@ class Meeting:
         self.count = count
         self._barrier = threading.Barrier(count, timeout=PATIENCE_S)
         self._values: list[object] = [None] * count
+
+    def end(self) -> None:
+        """Nobody need come any more; whoever waits gets a BrokenBarrierError."""
+        self._barrier.abort()
 
     def exchanged(self, rank: int, value: T) -> list[T]:
         self._values[rank] = value
@@ -59,7 +68,36 @@ class ThreadPeers:
 
 def together(count: int, work: Callable[[Peers], T]) -> list[T]:
     """What `work` returns for each of `count` peers at work at once."""
-    meeting = Meeting(count)
-    # OpenMP counts threads for each of its callers: without this each peer would take all cores.
-    with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, [ThreadPeers(meeting, rank) for rank in range(count)]))
+    meeting, lock, initialised = Meeting(count), threading.Lock(), training.initialised
+
+    def locked(build: Callable[[], Any], seed: int) -> Any:
+        """Threads share the global generator that networks are initialised from; processes do not."""
+        with lock:
+            return initialised(build, seed)
+
+    def to_the_end(rank: int) -> T:
+        try:
+            return work(ThreadPeers(meeting, rank))
+        except BaseException:
+            meeting.end()
+            raise
+
+    # OpenMP counts threads for each of its callers: told nothing, each peer would take all cores.
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    with mock.patch.object(training, "initialised", locked), pool:
+        return list(pool.map(to_the_end, range(count)))
+
+
+class ThreadExecutor(SerialExecutor):
+    """The serial executor, but that it has room for four."""
+
+    def slots(self, resources: ResourcesConfig) -> int:
+        return 4
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        def work(peers: Peers) -> None:
+            working = worker(spec, peers)
+            for step in worker.STEPS:
+                getattr(working, step)()
+
+        together(count, work)

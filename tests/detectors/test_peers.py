@@ -1,6 +1,5 @@
 """Several workers that fit one detector together: the network of one worker, but for the order of sums."""
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from llb_ray.config import ImportanceConfig
-from llb_ray.detectors import training
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.build import build_detector
 from llb_ray.detectors.peers import ALONE, Peers, Turn
@@ -26,18 +24,6 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
     ("reconstruction", MINING),
     ("reconstruction, transformer", MINING),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_start_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads share the global generator that networks are initialised from; processes do not."""
-    lock, initialised = threading.Lock(), training.initialised
-
-    def locked(build: Callable[[], Any], seed: int) -> Any:
-        with lock:
-            return initialised(build, seed)
-
-    monkeypatch.setattr(training, "initialised", locked)
 
 
 def _fitting(
