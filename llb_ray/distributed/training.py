@@ -6,7 +6,7 @@ A worker that dies takes the others down, for they wait for it; Ray Train then s
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,9 +53,9 @@ class Together:
         try:
             self._trainer().fit()
         except train.ControllerError as error:
-            raise error.controller_failure from None
+            raise self._verdict([error.controller_failure]) from error
         except train.WorkerGroupError as error:
-            raise self._verdict(error.worker_failures) from None
+            raise self._verdict(list(error.worker_failures.values())) from error
         finally:
             shutil.rmtree(self._storage, ignore_errors=True)
 
@@ -80,20 +80,21 @@ class Together:
             ),
         )
 
-    def _verdict(self, failures: Mapping[int, Exception]) -> Exception:
-        """What to raise when no restart helped.
+    def _verdict(self, failures: Sequence[Exception]) -> Exception:
+        """What to raise: a worker's own exception, if there is one, else one of ours that says how a worker ended.
 
-        A worker's own exception, if there is one; a RuntimeError may also be torch's, whose peer has died.
+        A RuntimeError counts as an end, for it is also what gloo and nccl raise when a peer has died.
         """
-        rays = [error for error in failures.values() if type(error).__module__.partition(".")[0] == "ray"]
-        torchs = [error for error in failures.values() if isinstance(error, RuntimeError)]
-        own = [error for error in failures.values() if error not in rays and error not in torchs]
-        if own:
-            return own[0]
-        restarts = self._spec.place.resources.max_restarts
-        return MemberError(
-            f"{self._spec.name}: its workers failed and {restarts} restarts did not help ({why((rays + torchs)[0])}); "
-            "run the same command again to go on from the last checkpoint"
+        deaths = [error for error in failures if type(error).__module__.partition(".")[0] == "ray"]
+        losses = [error for error in failures if isinstance(error, RuntimeError)]
+        own = [error for error in failures if error not in deaths + losses]
+        return (
+            own[0]
+            if own
+            else MemberError(
+                f"{self._spec.name}: a worker died for good ({why((deaths + losses)[0])}); "
+                "run the same command again to go on from the last checkpoint"
+            )
         )
 
 
