@@ -3,8 +3,8 @@
     python benchmarks/tune_reuse.py --out runs/tune_reuse
 
 4 partition counts x 3 keep ratios x 2 target Gaussians on synthetic gears with the autoencoder, two trials at a time
-on two cores.  Both searches go through Ray Tune the same way and judge by the same canaries.  Stage 2 is in every trial,
-so what can be saved depends on the budgets: `--member-steps` and `--final-steps`.
+on two cores.  Both searches go through Ray Tune the same way and judge by the same canaries.  Stage 2 is in every
+trial, so what can be saved depends on the budgets: `--member-steps` and `--final-steps`.
 
 Writes benchmarks/tune_reuse.md and the raw rows beside it.
 """

@@ -83,9 +83,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an artifact: the same key gives the same bytes on the same machine, device and number of threads.
+    """What makes an artifact: the same key gives the same bytes on the same machine, device and number of threads, and
+    of workers that fit together.
 
-    Those three are left out of keys on purpose.  They move results within float noise only, and a run that is resumed
+    Those are left out of keys on purpose.  They move results within float noise only, and a run that is resumed
     with a smaller batch, or on another machine, must not lose what it has finished.
     """
 

@@ -46,6 +46,8 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
         ("resources.device=cuda", "needs num_gpus above 0"),
         ("purify={aggregate: trimmed_mean, trim: 0.1}", "cuts none"),
         ("purify={aggregate: max_var, normalize: robust_z}", "not with robust_z"),
+        ("final.num_workers=0", "final.num_workers = 0"),
+        ("final.num_workers=17", "share a batch; raise detector.batch_size to 17"),
         ("seed", "expected section.key=value"),
         ("seed.x.y=1", "seed"),
         ("seed=[", "not a YAML value"),
@@ -97,6 +99,18 @@ def test_settings_without_effect_are_said_aloud() -> None:
     assert len(none.notices()) == 2
     trim = parse({"purify": {"trim": 0.1}}).purify
     assert "purify.trim" in trim.notices()[0]
+
+
+def test_workers_that_train_together_cannot_share_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="need a GPU each; set resources.num_gpus to 1, or to 0"):
+        load(None, ["final.num_workers=2", "resources.num_gpus=0.5"])
+
+
+def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
+    bank = parse({"detector": {"name": "memory_bank"}, "final": {"num_workers": 32}})
+    assert bank.final_workers == 1
+    assert bank.notices() == ["final.num_workers has no effect: a memory bank is fitted by one worker"]
+    assert parse({"final": {"num_workers": 3}}).final_workers == 3
 
 
 def test_known_keys_can_be_those_of_one_detector() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from llb_ray.config import ResourcesConfig
+from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.engine.worker import Place
 from llb_ray.errors import MemberError
 
@@ -28,6 +29,34 @@ class CountingSpec:
         return self.name
 
 
+class Team:
+    """Peers that meet once, the second of which fails in the way it is told before it gets there."""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("meet",)
+
+    def __init__(self, spec: CountingSpec, peers: Peers = ALONE) -> None:
+        self._spec = spec
+        self._peers = peers
+
+    def meet(self) -> None:
+        if not self._peers.leads:
+            fail(self._spec)
+        said = self._peers.told(b"the leader says so" if self._peers.leads else b"")
+        share = self._peers.share(3)
+        (self._spec.folder / f"{self._spec.name}-{share.start}-{share.stop}.txt").write_bytes(said)
+
+
+def fail(spec: CountingSpec) -> None:
+    if spec.fails == "llb":
+        raise MemberError(f"{spec.name} has a poison image")
+    if spec.fails == "bug":
+        raise ZeroDivisionError("a bug")
+    if spec.fails == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spec.folder))
+    if spec.fails == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Counting:
     """Leaves one file per step, or fails in the way it is told."""
 
@@ -40,14 +69,7 @@ class Counting:
         self._leave("fit")
 
     def score(self) -> None:
-        if self._spec.fails == "llb":
-            raise MemberError(f"{self._spec.name} has a poison image")
-        if self._spec.fails == "bug":
-            raise ZeroDivisionError("a bug")
-        if self._spec.fails == "disk":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._spec.folder))
-        if self._spec.fails == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        fail(self._spec)
         self._leave("score")
 
     def _leave(self, step: str) -> None:

@@ -141,6 +141,14 @@ class ImportanceConfig(Settings):
         return bool(getattr(self, name) == type(self).model_fields[name].default)
 
 
+class FinalConfig(Settings):
+    """How the final detector is trained."""
+
+    num_workers: int = Field(
+        1, ge=1, le=1024, description="workers that share each batch (Ray Train), each with `resources` of its own"
+    )
+
+
 class ResourcesConfig(Settings):
     """What one member (or the final detector) owns while it works, on either executor."""
 
@@ -187,6 +195,7 @@ class RunConfig(Settings):
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()
     importance: ImportanceConfig = ImportanceConfig()
+    final: FinalConfig = FinalConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -225,9 +234,26 @@ class RunConfig(Settings):
             raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
         return self
 
+    @model_validator(mode="after")
+    def _every_worker_has_something_to_do(self) -> "RunConfig":
+        count = self.final_workers
+        if count > 1 and not isinstance(self.detector, MemoryBankConfig) and count > self.detector.batch_size:
+            raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {count} at least")
+        if count > 1 and 0 < self.resources.num_gpus < 1:
+            # NCCL refuses two processes on one GPU.
+            raise ValueError(f"final.num_workers={count} need a GPU each; set resources.num_gpus to 1, or to 0")
+        return self
+
+    @property
+    def final_workers(self) -> int:
+        """How many workers train the final detector: a memory bank is fitted by one."""
+        return 1 if isinstance(self.detector, MemoryBankConfig) else self.final.num_workers
+
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
         idle = [*self.purify.notices(), *self.importance.notices()]
+        if self.final_workers != self.final.num_workers:
+            idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
         if self.importance.for_role("member") and self.purify.filter != "llb":
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
         return idle

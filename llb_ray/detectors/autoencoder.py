@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from llb_ray.config import AutoencoderConfig
 from llb_ray.detectors.base import Layers, Scores, Source, top_mean
 from llb_ray.detectors.descent import cosine_share
+from llb_ray.detectors.peers import Turn
 from llb_ray.detectors.training import GradientDetector, moments
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -71,7 +72,7 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
     def _rate_share(self, step: int) -> float:
         return cosine_share(step, self._steps, warmup_steps=0, last=LAST_RATE_SHARE)
 
-    def _losses(self, network: "_Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
+    def _losses(self, network: "_Network", layers: Layers, step: int, turn: Turn) -> torch.Tensor:
         return network.loss(*layers)
 
     def _plain_losses(self, network: "_Network", layers: Layers) -> torch.Tensor:

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from llb_ray.detectors.peers import ALONE, Peers
+
 Layers = tuple[torch.Tensor, ...]  # one BCHW tensor per layer, float32, on the detector's device
 State = dict[str, torch.Tensor]
 Report = Callable[[int, int, str], None]  # (done, total, unit), called as fitting goes on
@@ -90,9 +92,19 @@ class Checkpoints(Protocol):
 class Detector(Protocol):
     """Learns what is normal from a `Source`; construct with settings, `fit` or `load_state`, then `score`."""
 
-    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+    def fit(
+        self,
+        source: Source,
+        seed: int,
+        report: Report = silent,
+        checkpoints: Checkpoints | None = None,
+        peers: Peers = ALONE,
+    ) -> Self:
         """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count),
-        whichever of the checkpoints it goes on from."""
+        whichever of the checkpoints it goes on from.
+
+        Every one of `peers` makes the same call; how many there are moves the result within float noise.
+        """
 
     def score(self, layers: Layers) -> Scores:
         """Scores of a batch; does not change the detector, and does not depend on batch size or order."""

@@ -4,8 +4,8 @@ After Dinomaly (Guo et al., arXiv 2405.14325) for transformers, whose layers all
 distillation (Deng and Li, arXiv 2201.10703) for feature pyramids, whose layers have different grids and widths.
 Both keep fine detail from passing: linear attention cannot focus, and the pyramid is squeezed to its coarsest grid.
 
-`noise` is the generator of the bottleneck's dropout while training, and None when scoring: nothing is dropped then,
-and torch's global generators are never used.
+`turn` has the noise of the bottleneck's dropout while training, and is None when scoring: nothing is dropped then, and
+torch's global generators are never used.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from llb_ray.detectors.base import Layers
+from llb_ray.detectors.peers import Turn
 from llb_ray.errors import ConfigError
 
 Shape = tuple[int, int, int]  # channels, height and width of a layer
@@ -31,7 +32,7 @@ class Decoder(Protocol):
     def targets(self, layers: Layers) -> Layers:
         """What is to be redrawn: one BCHW tensor per group."""
 
-    def redrawn(self, layers: Layers, noise: torch.Generator | None) -> Layers:
+    def redrawn(self, layers: Layers, turn: Turn | None) -> Layers:
         """What is made of it: tensors of the same shapes."""
 
 
@@ -52,9 +53,9 @@ class AttentionDecoder(nn.Module):
     def targets(self, layers: Layers) -> Layers:
         return tuple(_fused([layers[index] for index in group]) for group in self.groups)
 
-    def redrawn(self, layers: Layers, noise: torch.Generator | None) -> Layers:
+    def redrawn(self, layers: Layers, turn: Turn | None) -> Layers:
         height, width = layers[0].shape[-2:]
-        token_BPC = self.bottleneck(_fused(layers).flatten(2).transpose(1, 2), noise)
+        token_BPC = self.bottleneck(_fused(layers).flatten(2).transpose(1, 2), turn)
         outputs = []
         for block in self.blocks:
             token_BPC = block(token_BPC)
@@ -76,8 +77,8 @@ class PyramidDecoder(nn.Module):
     def targets(self, layers: Layers) -> Layers:
         return layers
 
-    def redrawn(self, layers: Layers, noise: torch.Generator | None) -> Layers:
-        picture_BCHW = self.stem(_as_maps(self.bottleneck, _squeezed(layers), noise))
+    def redrawn(self, layers: Layers, turn: Turn | None) -> Layers:
+        picture_BCHW = self.stem(_as_maps(self.bottleneck, _squeezed(layers), turn))
         outputs = []
         for layer, block, head in reversed(list(zip(layers, self.blocks, self.heads, strict=True))):
             # Nearest, because the gradient of bilinear resizing is not repeatable on a GPU; the block smooths it.
@@ -116,15 +117,14 @@ class _Bottleneck(nn.Module):
         self.widen = nn.Linear(outer, hidden)
         self.narrow = nn.Linear(hidden, channels)
 
-    def forward(self, token_BPC: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
-        hidden = functional.gelu(self.widen(self._thinned(token_BPC, noise)))
-        return self._thinned(self.narrow(self._thinned(hidden, noise)), noise)
+    def forward(self, token_BPC: torch.Tensor, turn: Turn | None) -> torch.Tensor:
+        hidden = functional.gelu(self.widen(self._thinned(token_BPC, turn)))
+        return self._thinned(self.narrow(self._thinned(hidden, turn)), turn)
 
-    def _thinned(self, value: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
-        if noise is None or self.share == 0:
+    def _thinned(self, value: torch.Tensor, turn: Turn | None) -> torch.Tensor:
+        if turn is None or self.share == 0:
             return value
-        kept = torch.empty_like(value).bernoulli_(1 - self.share, generator=noise)
-        return value * kept / (1 - self.share)
+        return value * turn.kept(value, 1 - self.share) / (1 - self.share)
 
 
 class _AttentionBlock(nn.Module):
@@ -179,9 +179,9 @@ def _squeezed(layers: Layers) -> torch.Tensor:
     return torch.cat([functional.adaptive_avg_pool2d(layer, (height, width)) for layer in layers], dim=1)
 
 
-def _as_maps(bottleneck: _Bottleneck, picture_BCHW: torch.Tensor, noise: torch.Generator | None) -> torch.Tensor:
+def _as_maps(bottleneck: _Bottleneck, picture_BCHW: torch.Tensor, turn: Turn | None) -> torch.Tensor:
     """The bottleneck at every cell of a picture."""
-    cell_BHWC: torch.Tensor = bottleneck(picture_BCHW.permute(0, 2, 3, 1), noise)
+    cell_BHWC: torch.Tensor = bottleneck(picture_BCHW.permute(0, 2, 3, 1), turn)
     return cell_BHWC.permute(0, 3, 1, 2)
 
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from llb_ray.detectors.base import State
 from llb_ray.detectors.importance import ImportanceWeights
+from llb_ray.detectors.peers import Turn
 from llb_ray.errors import MemberError
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -24,20 +25,28 @@ class Descent(Generic[Net]):
         self.weights = weights
         self.num_done = 0
 
-    def step(self, loss_B: torch.Tensor, rate_share: float, norm: float) -> None:
-        """One step down the (weighted) mean of the losses, its gradient cut to `norm`, at a share of the optimiser's
-        learning rate; raises MemberError if the mean is not finite."""
-        # The score that weighs an image is its loss of this very step: no second pass is needed.
-        loss = loss_B.mean() if self.weights is None else self.weights.mean(loss_B)
-        if not torch.isfinite(loss):
-            raise MemberError(f"the loss at step {self.num_done} is {loss.item()}; lower detector.learning_rate")
+    def step(self, loss_B: torch.Tensor, turn: Turn, rate_share: float, norm: float) -> None:
+        """One step down the (weighted) mean of the batch's losses, given those of this worker's rows, its gradient cut
+        to `norm`, at a share of the optimiser's learning rate; raises MemberError if the mean is not finite."""
+        weight_B = self._weights(turn.whole(loss_B))[turn.rows]
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        ((weight_B * loss_B).sum() / turn.batch_size).backward()  # type: ignore[no-untyped-call]
+        turn.peers.add_up([one.grad for one in self.network.parameters() if one.grad is not None])
         nn.utils.clip_grad_norm_(self.network.parameters(), norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate_share * self.optimizer.defaults["lr"]
         self.optimizer.step()
         self.num_done += 1
+
+    def _weights(self, whole_B: torch.Tensor) -> torch.Tensor:
+        """What each loss of the whole batch counts for [B], of mean one."""
+        loss = whole_B.mean()
+        if not torch.isfinite(loss):
+            raise MemberError(f"the loss at step {self.num_done} is {loss.item()}; lower detector.learning_rate")
+        if self.weights is None:
+            return torch.ones_like(whole_B)
+        # The score that weighs an image is its loss of this very step: no second pass is needed.
+        return torch.from_numpy(self.weights.weigh(whole_B.cpu().numpy())).to(whole_B)
 
     def state(self) -> State:
         """Everything that the steps to come depend on, copied to the CPU."""

@@ -55,11 +55,6 @@ class ImportanceWeights:
         self._ratio: Ratio | None = None
         self._ratio_taken_at = 0
 
-    def mean(self, loss_B: torch.Tensor) -> torch.Tensor:
-        """The weighted mean of a step's losses; gradients flow through the losses and not through the weights."""
-        weight_B = self.weigh(loss_B.detach().cpu().numpy())
-        return loss_B @ torch.from_numpy(weight_B / len(weight_B)).to(loss_B)
-
     def weigh(self, loss_B: Numbers) -> Numbers:
         """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones.
 

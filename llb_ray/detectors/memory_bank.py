@@ -16,6 +16,7 @@ from torch.nn import functional
 from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
 from llb_ray.detectors.coreset import k_center, random_subset
+from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.seeding import stream
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
@@ -48,8 +49,16 @@ class MemoryBank:
         resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
         return torch.cat(resized, dim=1)
 
-    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+    def fit(
+        self,
+        source: Source,
+        seed: int,
+        report: Report = silent,
+        checkpoints: Checkpoints | None = None,
+        peers: Peers = ALONE,
+    ) -> Self:
         """Itself, fitted in one pass over the source; `checkpoints` are left alone, there is little to go on from."""
+        assert peers is ALONE, "RunConfig.final_workers has one worker fit a memory bank"
         candidate_PD = self._candidates(source, seed, report)
         mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
         candidate_PD = (candidate_PD - mean_D) / scale_D

@@ -20,6 +20,7 @@ from llb_ray.config import ReconstructionConfig
 from llb_ray.detectors.base import Layers, Scores, Source, top_mean
 from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
 from llb_ray.detectors.descent import cosine_share
+from llb_ray.detectors.peers import Turn
 from llb_ray.detectors.training import GradientDetector, moments
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -65,8 +66,8 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     def _rate_share(self, step: int) -> float:
         return cosine_share(step, self._steps, self._config.warmup_steps, LAST_RATE_SHARE)
 
-    def _losses(self, network: "Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
-        return network.loss(layers, noise, self._percentile(step))
+    def _losses(self, network: "Network", layers: Layers, step: int, turn: Turn) -> torch.Tensor:
+        return network.loss(layers, turn, self._percentile(step))
 
     def _plain_losses(self, network: "Network", layers: Layers) -> torch.Tensor:
         return network.loss(layers, None, 0)
@@ -102,15 +103,16 @@ class Network(nn.Module):
             usable_C = spread_C > LEAST_SPREAD * spread_C.mean()
             scale_C.copy_(torch.where(usable_C, spread_C, torch.ones_like(spread_C)))
 
-    def loss(self, layers: Layers, noise: torch.Generator | None, percentile: float) -> torch.Tensor:
+    def loss(self, layers: Layers, turn: Turn | None, percentile: float) -> torch.Tensor:
         """Each image's loss [B]: mean over groups of 1 - cosine of the flattened maps; an image weighs by its mean.
 
         The gradient of points easier than the batch's `percentile` is multiplied by the configured factor.
         """
         loss_GB = []
-        for target, redrawn in self._pairs(layers, noise):
-            mined = _mined(target, redrawn, percentile, self._hard_factor) if percentile > 0 else redrawn
-            loss_GB.append(1 - functional.cosine_similarity(target.flatten(1), mined.flatten(1)))
+        for target, redrawn in self._pairs(layers, turn):
+            if turn is not None and percentile > 0:
+                redrawn = _mined(target, redrawn, turn, percentile, self._hard_factor)
+            loss_GB.append(1 - functional.cosine_similarity(target.flatten(1), redrawn.flatten(1)))
         return torch.stack(loss_GB).mean(dim=0)
 
     def abnormality(self, layers: Layers) -> torch.Tensor:
@@ -120,21 +122,22 @@ class Network(nn.Module):
         large_B1HW = [functional.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps_B1HW]
         return torch.stack(large_B1HW).mean(dim=0)[:, 0]
 
-    def _pairs(self, layers: Layers, noise: torch.Generator | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _pairs(self, layers: Layers, turn: Turn | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What is to be redrawn and what is made of it, group by group."""
         level = tuple(
             _averaged(layer, self._side) / scale_C[:, None, None]
             for layer, scale_C in zip(layers, self.scale_C, strict=True)
         )
-        return zip(self.decoder.targets(level), self.decoder.redrawn(level, noise), strict=True)
+        return zip(self.decoder.targets(level), self.decoder.redrawn(level, turn), strict=True)
 
 
-def _mined(target: torch.Tensor, redrawn: torch.Tensor, percentile: float, factor: float) -> torch.Tensor:
+def _mined(target: torch.Tensor, redrawn: torch.Tensor, turn: Turn, percentile: float, factor: float) -> torch.Tensor:
     """`redrawn`, the same in value, with the gradient of easy points multiplied by `factor` (hard mining, Dinomaly)."""
     with torch.no_grad():
         distance_BHW = _distance(target, redrawn)
-        num_hard = max(1, round(distance_BHW.numel() * (1 - percentile)))
-        easy_B1HW = (distance_BHW < distance_BHW.flatten().topk(num_hard).values[-1])[:, None]
+        all_distances = turn.whole(distance_BHW).flatten()
+        num_hard = max(1, round(len(all_distances) * (1 - percentile)))
+        easy_B1HW = (distance_BHW < all_distances.topk(num_hard).values[-1])[:, None]
     return torch.where(easy_B1HW, factor * redrawn + (1 - factor) * redrawn.detach(), redrawn)
 
 

@@ -17,6 +17,7 @@ from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.base import Checkpoints, FitLog, Layers, Report, Source, State, row_batches, silent
 from llb_ray.detectors.descent import Descent, Net, initialised, placed, snapshot
 from llb_ray.detectors.importance import ImportanceWeights
+from llb_ray.detectors.peers import ALONE, Peers, Turn
 from llb_ray.seeding import seed_for, stream
 
 
@@ -46,7 +47,14 @@ class GradientDetector(ABC, Generic[Config, Net]):
         self._fitted: Net | None = None
         self._log: FitLog | None = None
 
-    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+    def fit(
+        self,
+        source: Source,
+        seed: int,
+        report: Report = silent,
+        checkpoints: Checkpoints | None = None,
+        peers: Peers = ALONE,
+    ) -> Self:
         """Itself after its optimiser steps from seeded weights; raises MemberError if the loss is not finite,
         ConfigError for a network that does not suit the layers."""
         descent = self._start(source, seed)
@@ -56,7 +64,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
                 self._measure_before(descent.network, source)
             else:
                 descent.load_state(saved)
-            self._descend(descent, source, seed, report, checkpoints)
+            self._descend(descent, source, seed, report, checkpoints, peers)
             self._measure_after(descent.network, source)
             self._log = self._noted(descent, source)
         self._fitted = descent.network
@@ -99,8 +107,8 @@ class GradientDetector(ABC, Generic[Config, Net]):
         """Share of the full learning rate at a step."""
 
     @abstractmethod
-    def _losses(self, network: Net, layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
-        """The loss of each image [B] of a step."""
+    def _losses(self, network: Net, layers: Layers, step: int, turn: Turn) -> torch.Tensor:
+        """The loss of each of this worker's images [B] of a step."""
 
     @abstractmethod
     def _plain_losses(self, network: Net, layers: Layers) -> torch.Tensor:
@@ -132,14 +140,21 @@ class GradientDetector(ABC, Generic[Config, Net]):
         return Descent(network, self._optimizer(network, batch_size), weights)
 
     def _descend(
-        self, descent: Descent[Net], source: Source, seed: int, report: Report, checkpoints: Checkpoints | None
+        self,
+        descent: Descent[Net],
+        source: Source,
+        seed: int,
+        report: Report,
+        checkpoints: Checkpoints | None,
+        peers: Peers,
     ) -> None:
-        noise, batch_size = torch.Generator(self._device), self._batch_size(source)
+        turn = Turn(peers, self._batch_size(source), torch.Generator(self._device))
         for step in range(descent.num_done, self._steps):
-            rows = stream(seed, self.name, "batch", step).choice(len(source), batch_size, replace=False)
-            noise.manual_seed(seed_for(seed, self.name, "dropout", step))
-            loss_B = self._losses(descent.network, self._ready(source.batch(rows)), step, noise)
-            descent.step(loss_B, self._rate_share(step), self._gradient_norm)
+            rows = stream(seed, self.name, "batch", step).choice(len(source), turn.batch_size, replace=False)
+            turn.noise.manual_seed(seed_for(seed, self.name, "dropout", step))
+            layers = self._ready(source.batch(rows[turn.rows]))
+            loss_B = self._losses(descent.network, layers, step, turn)
+            descent.step(loss_B, turn, self._rate_share(step), self._gradient_norm)
             report(step + 1, self._steps, "step")
             if checkpoints and checkpoints.due(step + 1):
                 checkpoints.save(descent.state())

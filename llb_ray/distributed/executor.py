@@ -7,7 +7,6 @@ them.
 """
 
 import contextlib
-import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
+from llb_ray.distributed.deaths import why
 from llb_ray.distributed.telemetry import Telemetry
 from llb_ray.distributed.watch import LOOK_S, Watch
-from llb_ray.engine.executor import Failures, Tell, announce
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.engine.executor import Failures, Tell, announce, refuse_crowd
+from llb_ray.engine.worker import PeerWorker, Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
 Reference: TypeAlias = "ray.ObjectRef[Any]"
@@ -66,30 +66,51 @@ class RayExecutor:
         for spec in specs:
             self.slots(spec.place.resources)  # refuses now what Ray would leave pending for ever
             self._telemetry.watch(spec.place)
-        heartbeats, failures, watch = announce(specs), Failures(may_fail), Watch(tell)
-        # Names are unique in a namespace, and another run, or this one's last try, may still hold them.
-        attempt = uuid.uuid4().hex[:6]
-        running = [_start(worker, spec, attempt) for spec in specs]
-        try:
-            in_flight = {_next_step(one): one for one in running}
-            for reference in _as_completed(in_flight, watch):
-                one = in_flight.pop(reference)
-                failure = _failure(reference, one.spec)
-                if failure is None and one.steps_left:
-                    in_flight[_next_step(one)] = one
-                    continue
-                # Early release: with more workers than GPUs, a pending or restarting one needs this place.
-                ray.kill(one.actor)
-                if failure is not None:
-                    heartbeats[one.spec.name].finish("failed")
-                    failures.add(one.spec.name, failure)
-                    continue
-                heartbeats[one.spec.name].finish()
+        attempt = _attempt()
+        owned = [spec.place.resources for spec in specs]
+        running = [
+            _start(worker, spec, attempt, one.num_cpus, one.num_gpus) for spec, one in zip(specs, owned, strict=True)
+        ]
+        return _to_the_end(running, Failures(may_fail), Watch(tell))
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        # Takes seconds to import, which only those who train together should wait for.
+        from llb_ray.distributed.training import Together, TogetherSpec
+
+        refuse_crowd(self, spec.place.resources, count)
+        self._telemetry.watch(spec.place)
+        # In an actor: it takes its trainer along when it is killed, and Ray Train's signal handlers stay out of ours.
+        together = TogetherSpec(spec.name, spec.title, spec.place, worker, spec, count)
+        _to_the_end([_start(Together, together, _attempt(), 0, 0)], Failures(0), Watch(tell))
+
+
+def _attempt() -> str:
+    """Part of a namespace: names are unique in one, and another run, or this one's last try, may still hold them."""
+    return uuid.uuid4().hex[:6]
+
+
+def _to_the_end(running: Sequence[_Running], failures: Failures, watch: Watch) -> dict[str, LlbError]:
+    """Have every actor do its steps, and give its place back; why those failed that may."""
+    heartbeats = announce([one.spec for one in running])
+    try:
+        in_flight = {_next_step(one): one for one in running}
+        for reference in _as_completed(in_flight, watch):
+            one = in_flight.pop(reference)
+            failure = _failure(reference, one.spec)
+            if failure is None and one.steps_left:
+                in_flight[_next_step(one)] = one
+                continue
+            # Early release: with more workers than GPUs, a pending or restarting one needs this place.
+            ray.kill(one.actor)
+            heartbeats[one.spec.name].finish("done" if failure is None else "failed")
+            if failure is None:
                 watch.done(one.spec)
-        finally:
-            for one in running:
-                ray.kill(one.actor)
-        return failures.by_name
+            else:
+                failures.add(one.spec.name, failure)
+    finally:
+        for one in running:
+            ray.kill(one.actor)
+    return failures.by_name
 
 
 def actor_name(spec: Spec) -> str:
@@ -97,14 +118,13 @@ def actor_name(spec: Spec) -> str:
     return "-".join(part for part in ("llb", spec.place.category, spec.name) if part)
 
 
-def _start(worker: type[Worker], spec: Spec, attempt: str) -> _Running:
-    resources = spec.place.resources
+def _start(worker: type[Worker], spec: Spec, attempt: str, num_cpus: float, num_gpus: float) -> _Running:
     actor = ray.remote(worker).options(
         name=actor_name(spec),
         namespace=f"llb-{spec.place.run.name}-{attempt}",
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        max_restarts=resources.max_restarts,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_restarts=spec.place.resources.max_restarts,
         # -1: a retry that meets a restart still pending must not be counted, or it is used up by waiting.
         max_task_retries=-1,
     )
@@ -136,14 +156,6 @@ def _failure(reference: Reference, spec: Spec) -> LlbError | None:
     except (RayActorError, OutOfMemoryError) as error:
         return MemberError(
             f"{spec.title}: its process died and {spec.place.resources.max_restarts} restarts did not help "
-            f"({_why(error)}); run the same command again to go on from what is finished"
+            f"({why(error)}); run the same command again to go on from what is finished"
         )
     return None
-
-
-def _why(error: Exception) -> str:
-    """The telling line of Ray's report of a death: the last Python error in it, else how the process ended."""
-    lines = str(error).strip().splitlines()
-    errors = [line.strip() for line in lines if re.match(r"\s*[\w.]*Error: ", line)]
-    endings = [line.partition("exit detail: ")[2] for line in lines if "exit detail: " in line]
-    return (errors or endings or lines)[-1][:300]

@@ -2,6 +2,10 @@
 
 A checkpoint is not an artifact: it is overwritten as the fit goes on, and gone when the fit is finished.  Resuming
 from any of them gives the same bytes, so how often one is written is no part of any key.
+
+Workers that fit together have one file between them, which the leading one writes and reads out to the others; they
+need not agree on what a shared disk shows at the moment, and may be more or fewer when the fit goes on.  Ray Train's
+checkpoints are not used: they end with the driver's process, and this file does not.
 """
 
 import time
@@ -13,6 +17,7 @@ from safetensors.torch import load, save
 
 from llb_ray.artifacts import Recipe, write_atomic
 from llb_ray.detectors.base import State
+from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.errors import ArtifactError
 
 FOLDER = "checkpoints"  # beside the artifacts
@@ -24,25 +29,25 @@ class FileCheckpoints:
 
     path: Path
     interval_s: float
+    peers: Peers = ALONE
     _saved_s: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, recipe: Recipe, store: Path, interval_s: float) -> "FileCheckpoints":
+    def of(cls, recipe: Recipe, store: Path, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
         """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
-        return cls(store.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors", interval_s)
+        return cls(store.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors", interval_s, peers)
 
     def load(self) -> State | None:
         """What was saved last; None where there is nothing.  Raises ArtifactError if it cannot be read."""
+        content = self.peers.told(self._content() if self.peers.leads else b"")
         try:
-            return load(self.path.read_bytes())
-        except FileNotFoundError:
-            return None
+            return load(content) if content else None
         except SafetensorError as error:
             raise ArtifactError(f"{self.path}: damaged ({error}); delete it and run the same command again") from error
 
     def due(self, num_done: int) -> bool:
-        """Whether the interval has passed."""
-        return time.monotonic() - self._saved_s >= self.interval_s
+        """Whether the interval has passed, and it is this worker's to save."""
+        return self.peers.leads and time.monotonic() - self._saved_s >= self.interval_s
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
@@ -52,3 +57,9 @@ class FileCheckpoints:
     def drop(self) -> None:
         """The fit is finished."""
         self.path.unlink(missing_ok=True)
+
+    def _content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""

@@ -71,11 +71,14 @@ class Crew:
             fit_ids=tuple(image_ids),
         )
 
-    def fit(self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0) -> dict[str, Artifact]:
-        """The fitted detector of each, by name, but of those that failed, `may_fail` at most."""
+    def fit(
+        self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0, num_workers: int = 1
+    ) -> dict[str, Artifact]:
+        """The fitted detector of each, by name, but of those that failed, `may_fail` at most; every one the work of
+        `num_workers`."""
         todo = [spec for spec in specs if self._store.find(spec.recipe) is None]
         with self.clock.timed(stage, reused=not todo):
-            failed = self.executor.run(Member, todo, self.clock.tell, may_fail) if todo else {}
+            failed = self._fit(todo, may_fail, num_workers) if todo else {}
         self._go_on_without(failed, len(specs))
         specs = [spec for spec in specs if spec.name not in failed]
         todo = [spec for spec in todo if spec.name not in failed]
@@ -102,6 +105,13 @@ class Crew:
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
         return [self._store.get(shard.recipe) for shard in shards]
+
+    def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
+        if num_workers == 1:
+            return self.executor.run(Member, todo, self.clock.tell, may_fail)
+        for spec in todo:
+            self.executor.run_together(Member, spec, num_workers, self.clock.tell)
+        return {}
 
     def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
         for name, error in failed.items():

@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.engine.worker import Beat, Heartbeat, Spec, Worker, read_beat
-from llb_ray.errors import LlbError
+from llb_ray.engine.worker import Beat, Heartbeat, PeerWorker, Spec, Worker, read_beat
+from llb_ray.errors import LlbError, ResourceError
 
 Tell = Callable[[str], None]  # a plain line for the person who watches
 
@@ -36,6 +36,12 @@ class Executor(Protocol):
         """Why workers failed, by name, `may_fail` of them at most; one per spec, each through all its steps.
 
         The first failure beyond that is raised, and at once whatever is no `LlbError`.
+        """
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        """`count` workers of one spec, peers of each other, through all its steps at once.
+
+        Raises ResourceError where there is no room for all of them.
         """
 
 
@@ -86,6 +92,20 @@ class SerialExecutor:
             heartbeats[spec.name].finish()
             tell(f"{spec.name} done")
         return failures.by_name
+
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+        refuse_crowd(self, spec.place.resources, count)
+
+
+def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
+    """Raise ResourceError if `count` workers with these resources cannot be at work at once."""
+    room = executor.slots(resources)
+    if count > room:
+        raise ResourceError(
+            f"final.num_workers={count} must be at work at once, each with {resources.num_cpus} CPUs and "
+            f"{resources.num_gpus:g} GPUs, and there is room for {room}; lower it, or take the Ray executor on a "
+            "cluster that has room"
+        )
 
 
 def announce(specs: Sequence[Spec]) -> dict[str, Heartbeat]:

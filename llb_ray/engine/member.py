@@ -1,6 +1,7 @@
 """One detector in training: a sub-model on its share, or the final detector on what was kept.
 
-The two are the same thing here; they differ in the share and in the budget (`role`).
+The two are the same thing here; they differ in the share and in the budget (`role`).  Either may be fitted by several
+workers together: the leading one writes the artifact, and the others fit along with it.
 """
 
 import contextlib
@@ -17,11 +18,12 @@ from safetensors.torch import load_file, save
 from llb_ray.artifacts import Artifact, Recipe, Store, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.detectors.base import Detector, Report
+from llb_ray.detectors.base import Detector, Report, silent
 from llb_ray.detectors.build import Role, build_detector
+from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FileCheckpoints
-from llb_ray.engine.source import Access
+from llb_ray.engine.source import Access, OrderedSource
 from llb_ray.engine.trainlog import write_log
 from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
 from llb_ray.errors import LlbError, ResourceError
@@ -30,6 +32,9 @@ from llb_ray.errors import LlbError, ResourceError
 def member_name(number: int) -> str:
     """``member-003``."""
     return f"member-{number:03d}"
+
+
+_FIT, _DONE = b"fit", b"done"  # what the leading worker says to the others
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,17 @@ class MemberSpec:
 
 
 class Member:
-    """Fits a detector on its share."""
+    """Fits a detector on its share, alone or with peers."""
 
     STEPS: ClassVar[tuple[str, ...]] = ("fit",)
 
-    def __init__(self, spec: MemberSpec) -> None:
+    def __init__(self, spec: MemberSpec, peers: Peers = ALONE) -> None:
         self._spec = spec
+        self._peers = peers
         self._store = Store(spec.place.store)
         self._heartbeat = Heartbeat(spec.place, spec.name)
-        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, spec.place.resources.checkpoint_s)
+        interval_s = spec.place.resources.checkpoint_s
+        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, interval_s, peers)
 
     def __repr__(self) -> str:
         return f"Member({self._spec.name}, {len(self._spec.fit_ids)} images)"
@@ -81,18 +88,37 @@ class Member:
     def fit(self) -> None:
         """The fitted detector and the ids it was given are an artifact afterwards; an error names this member."""
         with owned_threads(self._spec.place.resources), _named(self._spec.title):
-            self._store.make(self._spec.recipe, partial(self._write, report=self._heartbeat.report("fit")))
+            if self._peers.leads:
+                self._lead(self._heartbeat.report("fit"))
+            else:
+                self._follow()
+
+    def _lead(self, report: Report) -> None:
+        self._store.make(self._spec.recipe, partial(self._write, report=report))
         self._checkpoints.drop()
+        self._peers.told(_DONE)
+        self._checkpoints.drop()
+        self._peers.told(_DONE)
+
+    def _follow(self) -> None:
+        """Fit along, unless the leading worker finds the artifact there: the store lets in one builder."""
+        while self._peers.told(b"") == _FIT:
+            self._fitted(silent)
 
     def _write(self, folder: Path, report: Report) -> None:
-        spec, device = self._spec, device_for(self._spec.place.resources)
-        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
-        detector = build_detector(spec.detector, spec.role, device, spec.importance)
-        detector.fit(source, spec.settings["seed"], report, self._checkpoints)
+        self._peers.told(_FIT)
+        detector, source = self._fitted(report)
         # Not `save_file`: of a full disk it raises an error of its own.
         (folder / files.DETECTOR).write_bytes(save(detector.state()))
         write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
         write_log(folder, detector.log(), source.image_ids)
+
+    def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
+        spec, device = self._spec, device_for(self._spec.place.resources)
+        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
+        detector = build_detector(spec.detector, spec.role, device, spec.importance)
+        detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
+        return detector, source
 
 
 @contextlib.contextmanager

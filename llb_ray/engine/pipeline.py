@@ -15,7 +15,7 @@ from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import Clock, StageTime
 from llb_ray.engine.crew import Crew
-from llb_ray.engine.executor import Executor, Tell
+from llb_ray.engine.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.made import Made
 from llb_ray.engine.member import member_name
 from llb_ray.engine.runfolder import RunFolder, refuse_inside
@@ -52,6 +52,8 @@ def run_stages(
     Raises a `LlbError` for what the user can mend, and OSError for a disk or mount; nothing finished is lost by it.
     """
     _refuse(manifest, out)
+    if config.final_workers > 1:
+        refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
     with RunFolder.locked(out, store) as folder:
         for line in [*_last_words(folder), *_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)

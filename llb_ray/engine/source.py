@@ -16,7 +16,7 @@ from llb_ray.engine import files
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.worker import Place, device_for
 
-_HELD_BYTES = 32 * 2**20  # of mapped shards: pages that are let go of cost a fault each when they are read again
+_HELD_BYTES = 8 * 2**20  # of mapped shards; the kernel maps several times that around what is read
 Rows = npt.NDArray[np.int64]
 
 

@@ -117,7 +117,7 @@ class Stages:
         """The final detector, fitted on the kept images."""
         kept = kept_ids(read_table(purified.path / files.PURIFIED))
         spec = self.crew.member(FINAL, fit_settings(self.config, "final"), kept, features)
-        return self.crew.fit("final", [spec])[FINAL]
+        return self.crew.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
 
     def final_scores(self, final: Artifact, features: Features) -> list[Artifact]:
         """The final detector's score and map of every image, test split included."""

@@ -18,6 +18,7 @@ import torch
 from llb_ray.artifacts import write_json
 from llb_ray.config import ResourcesConfig
 from llb_ray.detectors.base import Report
+from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.errors import ResourceError
 
 _BEAT_INTERVAL_S = 0.5
@@ -44,6 +45,14 @@ class Worker(Protocol):
     STEPS: ClassVar[tuple[str, ...]]  # methods without arguments, called in this order
 
     def __init__(self, spec: Any) -> None: ...
+
+
+class PeerWorker(Protocol):
+    """A worker that can also be one of several that go through the same steps together."""
+
+    STEPS: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: Any, peers: Peers = ALONE) -> None: ...
 
 
 class Spec(Protocol):

@@ -8,7 +8,9 @@ from scipy.stats import gaussian_kde
 
 from llb_ray.config import AutoencoderConfig, ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
+from llb_ray.detectors.descent import Descent
 from llb_ray.detectors.importance import ImportanceWeights, Numbers, Ratio, kernel_density, settled, target
+from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.errors import MemberError
 from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
 
@@ -150,8 +152,8 @@ def test_equal_weights_give_the_plain_mean_and_doubling_one_is_having_the_image_
 
 
 def test_the_loss_that_is_noted_is_the_weighted_one() -> None:
-    weights = ImportanceWeights(MOMENTS, 2, 16)
-    losses = [float(weights.mean(torch.from_numpy(normal(16, 5, seed=step)))) for step in range(2)]
+    weights, batches = ImportanceWeights(MOMENTS, 2, 16), [normal(16, 5, seed=step) for step in range(2)]
+    losses = [(weights.weigh(loss_B) * loss_B).mean() for loss_B in batches]
     assert weights.log(normal(16, 5)).steps["loss"] == pytest.approx(losses)
 
 
@@ -163,10 +165,13 @@ def test_weights_go_with_their_images() -> None:
 
 
 def test_no_gradient_flows_through_the_weights() -> None:
-    loss_B = torch.from_numpy(normal(16, 5)).requires_grad_()
-    weight_B = ImportanceWeights(MOMENTS, 1, 16).weigh(normal(16, 5))
-    (gradient,) = torch.autograd.grad(ImportanceWeights(MOMENTS, 1, 16).mean(loss_B), loss_B)
-    np.testing.assert_allclose(gradient, weight_B / 16)
+    network = torch.nn.Linear(16, 1, bias=False)
+    descent = Descent(network, torch.optim.SGD(network.parameters(), lr=1), ImportanceWeights(MOMENTS, 1, 16))
+    before_B = network.weight.detach().squeeze().clone()
+    loss_B = network.weight.squeeze() - before_B + torch.tensor(normal(16, 5), dtype=torch.float32)
+    descent.step(loss_B, Turn(ALONE, 16, torch.Generator()), rate_share=1, norm=10)
+    weight_B = ImportanceWeights(MOMENTS, 1, 16).weigh(loss_B.detach().numpy())
+    np.testing.assert_allclose(before_B - network.weight.detach().squeeze(), weight_B / 16, rtol=1e-4)
 
 
 def _kinds(alpha: float) -> tuple[Numbers, npt.NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from llb_ray.config import ReconstructionConfig, load, parse
 from llb_ray.detectors.base import Detector, Layers
 from llb_ray.detectors.decoders import AttentionDecoder, PyramidDecoder
+from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.detectors.reconstruction import Network, Reconstruction, _mined
 from llb_ray.errors import ConfigError, MemberError
 
@@ -185,7 +186,7 @@ def test_hard_mining_keeps_the_value_and_scales_the_gradient_of_easy_points_only
     generator = torch.Generator().manual_seed(0)
     target, redrawn = (torch.randn(2, 3, 5, 5, generator=generator) for _ in range(2))
     redrawn.requires_grad_()
-    mined = _mined(target, redrawn, percentile=0.9, factor=0.25)
+    mined = _mined(target, redrawn, Turn(ALONE, 2, generator), percentile=0.9, factor=0.25)
     torch.testing.assert_close(mined, redrawn)
     (gradient,) = torch.autograd.grad(mined.sum(), redrawn)
     distance = 1 - functional.cosine_similarity(target, redrawn, dim=1)
