@@ -71,28 +71,26 @@ class Encoding:
         self.device = device_for(resources)
         self._encoder = _the_runs(photographs, self.device)
         self._most = resources.batch_size  # images at once, as far as is known
+        # Kept: every new thread would get, and keep, a heap of its own to decode images in.
+        self._readers = ThreadPoolExecutor(resources.num_cpus)
 
     def batches(self, images: Sequence[ImageRef], size: int) -> Iterator[tuple[Sequence[ImageRef], Stored]]:
         """Consecutive images, at most `size` at a time, and their layers."""
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
-        with ThreadPoolExecutor(self._resources.num_cpus) as readers:
-            for chunk, image_BHW3 in zip(chunks, self._read_ahead(chunks, readers), strict=True):
-                yield chunk, self._encode(image_BHW3)
+        for chunk, image_BHW3 in zip(chunks, self._read_ahead(chunks), strict=True):
+            yield chunk, self._encode(image_BHW3)
 
     def layers(self, images: Sequence[ImageRef]) -> Stored:
         """The layers of one batch."""
-        with ThreadPoolExecutor(self._resources.num_cpus) as readers:
-            return self._encode(np.stack(list(readers.map(self._photographs.read, images))))
+        return self._encode(np.stack(list(self._readers.map(self._photographs.read, images))))
 
-    def _read_ahead(
-        self, chunks: Sequence[Sequence[ImageRef]], readers: ThreadPoolExecutor
-    ) -> Iterator[npt.NDArray[np.uint8]]:
+    def _read_ahead(self, chunks: Sequence[Sequence[ImageRef]]) -> Iterator[npt.NDArray[np.uint8]]:
         # A worker on one core gains nothing from reading while that core is busy encoding.
         ahead = _BATCHES_AHEAD if self._resources.num_cpus > 1 or self.device.type == "cuda" else 0
         waiting: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append([readers.submit(self._photographs.read, image) for image in chunk])
+                waiting.append([self._readers.submit(self._photographs.read, image) for image in chunk])
                 if len(waiting) > ahead:
                     yield _stacked(waiting.popleft())
             while waiting:
