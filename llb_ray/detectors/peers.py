@@ -3,6 +3,10 @@
 Each takes some rows of every step's batch, in the order of their ranks; what depends on the whole batch (the weights of
 the losses, the percentile of hard mining) is worked out by every one of them from the gathered numbers, and gradients
 are added up.  So all hold the same network after each step, but for the order of sums that of one worker.
+
+A descent amplifies such noise.  After the 600 steps of the gear demo, scores by two workers differed from those by one
+by 0.005 of their standard deviation (median; 0.14 at most, correlation 0.9998); a relative change of 1e-7 in one
+worker's starting weights moved them by 0.014 (0.68, 0.998).
 """
 
 from collections.abc import Sequence
