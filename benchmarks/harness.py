@@ -24,6 +24,7 @@ METRICS = {
     "residual_contamination": "residual contamination",
     "normals_lost": "normals lost",
 }
+LESS_IS_BETTER = ("residual_contamination", "normals_lost")
 FILTERS = ("none", "random", "llb", "oracle")
 Row = dict[str, Any]
 
@@ -73,7 +74,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     for alpha in dict.fromkeys(row["alpha"] for row in rows):
         for name in FILTERS:
             chosen = [row for row in rows if (row["alpha"], row["filter"]) == (alpha, name)]
-            cells = " | ".join(_spread([row[metric] for row in chosen]) for metric in metrics)
+            cells = " | ".join(spread([row[metric] for row in chosen]) for metric in metrics)
             lines.append(f"| {alpha:g} | {name} | {cells} |")
     return "\n".join(lines)
 
@@ -88,20 +89,29 @@ def stage_seconds(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def setting(command: str) -> str:
+def setting(command: str, hardware: str = "no GPU used") -> str:
     """Where and with what the figures were made."""
     packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     return (
         f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used  \n"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, {hardware}  \n"
         f"Peak memory of the largest process: {peak_mib:.0f} MiB"
     )
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± sd of those that are known."""
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     return f"{statistics.mean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0:.3f}"
+
+
+def gain(rows: Sequence[Row], reference: Sequence[Row], metric: str) -> str:
+    """Mean difference of the rows from those of the same seed, and in how many seeds it is an improvement."""
+    before = {row["seed"]: row[metric] for row in reference}
+    gains = [row[metric] - before[row["seed"]] for row in rows]
+    better = sum(one < 0 if metric in LESS_IS_BETTER else one > 0 for one in gains)
+    return f"{statistics.mean(gains):+.3f} ({better}/{len(gains)})"

@@ -1,0 +1,232 @@
+"""Does it pay to train the sub-models of the reconstruction detector together where they share a device?
+
+    python benchmarks/members_together.py
+
+Five members of 16 images a batch; random features in the shapes of real ones, and no dropout, so that every way must
+arrive at the same losses:
+
+loop       one member after the other, as shipped
+vmap       one stacked set of parameters, `torch.func.vmap` over the members, one optimiser, a gradient norm per member
+grouped    the same parameters, the members' convolutions written as grouped ones (pyramid decoder only)
+processes  a process for each of the loop's threads, two members each: what Ray makes of members on a CPU
+
+Every way lives in processes of its own, so that its peak memory is its own.  The ways take turns within a round, and
+ratios are between turns of one round.  Rounds in which other programs took more than a twentieth of the machine stay
+among the raw rows and out of the tables (Linux: /proc/stat).
+Writes benchmarks/members_together.md and the raw rows beside it; the reading that ends it is written by hand.
+"""
+
+import argparse
+import contextlib
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import torch
+from harness import Row, setting, write_rows
+from member_ways import CASES, SCORED, Alone, Case, Grouped, Stacked, Step
+
+HERE = Path(__file__).parent
+NUM_MEMBERS = 5
+IN_A_PROCESS = 2  # members, where each process has one thread
+CALM = 9  # of the machine, at most, for other programs
+MAX_ROUNDS = 20  # for each calm one that is wanted
+Task = Literal["train", "score"]
+Way = type[Alone] | type[Stacked]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one process says of its turn."""
+
+    images_per_s: float
+    values: list[float]  # the members' last losses, or mean scores
+    cpu_s: float
+    before_mib: float  # memory before anything was built; on a GPU 0
+    peak_mib: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=["CNN", "small ViT"])
+    parser.add_argument("--rounds", type=int, default=12, help="calm ones")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--result", type=Path, default=HERE / "members_together.md")
+    arguments = parser.parse_args()
+    rows = [row for case in arguments.cases for row in _measured(case, arguments)]
+    write_rows(rows, arguments.result.with_suffix(".csv"))
+    command = " ".join(["python benchmarks/members_together.py", *sys.argv[1:]])
+    arguments.result.write_text(
+        f"# Members trained together, {date.today()}\n\n{setting(command, _hardware(arguments.device))}\n\n"
+        f"K = {NUM_MEMBERS}, {arguments.threads} threads; median [quartiles] over the calm rounds; a ratio is to the "
+        "loop's turn in the same round.  The difference is the largest of any member's loss, or mean score, from the "
+        f"loop's.\n\n{_table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
+    )
+    print(arguments.result.read_text())
+
+
+def _measured(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
+    with contextlib.ExitStack() as stack:
+        ways = {
+            way: [stack.enter_context(_process(name, kind, members, threads, arguments.device)) for members in shares]
+            for way, kind, shares, threads in _ways(name, arguments.threads)
+        }
+        for task in ("train", "score"):
+            calm = 0
+            for number in range(MAX_ROUNDS * arguments.rounds):
+                rows = _round(ways, task, reverse=number % 2 == 1)
+                calm += rows[0]["calm"]
+                yield from ({"case": name, "task": task, "round": number, **row} for row in rows)
+                if calm == arguments.rounds:
+                    break
+
+
+def _ways(case: str, threads: int) -> Iterator[tuple[str, Way, list[range], int]]:
+    """Name, kind, members of each process, and threads of each."""
+    everyone = [range(NUM_MEMBERS)]
+    yield "loop", Alone, everyone, threads
+    yield "vmap", Stacked, everyone, threads
+    if case == "CNN":
+        yield "grouped", Grouped, everyone, threads
+    yield "processes", Alone, [range(IN_A_PROCESS)] * threads, 1
+
+
+def _round(ways: Mapping[str, Sequence[Connection]], task: Task, reverse: bool) -> list[Row]:
+    """A row per way, in the order of `ways`, whichever order they had their turns in."""
+    rows = {way: _turn(ways[way], task) for way in sorted(ways, key=list(ways).index, reverse=reverse)}
+    loop = rows["loop"]
+    calm = all(row["others"] <= CALM for row in rows.values())
+    for row in rows.values():
+        values = row.pop("values") if row is not loop else loop["values"]
+        row["difference"] = max(abs(a - b) for a, b in zip(values, loop["values"], strict=False))
+        row["ratio"] = row["images_per_s"] / loop["images_per_s"]
+    del loop["values"]
+    return [{"way": way, "calm": calm, **rows[way]} for way in ways]
+
+
+def _turn(pipes: Sequence[Connection], task: Task) -> Row:
+    start_s, busy_s = time.perf_counter(), _machine_busy_s()
+    for pipe in pipes:
+        pipe.send(task)
+    turns: list[Turn] = [pipe.recv() for pipe in pipes]
+    wall_s, busy_s = time.perf_counter() - start_s, _machine_busy_s() - busy_s
+    return {
+        "images_per_s": sum(turn.images_per_s for turn in turns),
+        "others": (busy_s - sum(turn.cpu_s for turn in turns)) / (wall_s * (os.cpu_count() or 1)),
+        "before_mib": sum(turn.before_mib for turn in turns),
+        "peak_mib": sum(turn.peak_mib for turn in turns),
+        "values": turns[0].values,
+    }
+
+
+def _machine_busy_s() -> float:
+    """CPU seconds that all programs together have had since the machine started."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _process(case: str, way: Way, members: range, threads: int, device: torch.device) -> Iterator[Connection]:
+    """The end of a pipe: a task sent there is answered by a Turn."""
+    context = get_context("spawn")  # a forked copy of a process that has loaded torch may deadlock
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, CASES[case], way, members, threads, device))
+    process.start()
+    try:
+        yield here
+    finally:
+        here.send(None)
+        process.join()
+
+
+def _serve(pipe: Connection, case: Case, way: Way, members: range, threads: int, device: torch.device) -> None:
+    torch.set_num_threads(threads)
+    measure = {"train": _train, "score": _score}
+    before_mib = _peak_mib(device)
+    # As shipped: repeatable kernels.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        while task := pipe.recv():
+            cpu_s = time.process_time()
+            images_per_s, values = measure[task](case, way(case, members, device), len(members), device)
+            pipe.send(Turn(images_per_s, values, time.process_time() - cpu_s, before_mib, _peak_mib(device)))
+
+
+def _train(case: Case, way: Alone | Stacked, num_members: int, device: torch.device) -> tuple[float, list[float]]:
+    seconds, losses = 0.0, list[float]()
+    for step in way.steps():
+        taken_s, loss_K = _timed(step, case.repeats, device)
+        seconds += taken_s
+        losses += loss_K.tolist()
+    return num_members * case.repeats * case.detector.batch_size / seconds, losses
+
+
+@torch.no_grad()
+def _score(case: Case, way: Alone | Stacked, num_members: int, device: torch.device) -> tuple[float, list[float]]:
+    seconds, score_KB = _timed(way.scorer(), case.repeats, device)
+    return num_members * case.repeats * SCORED / seconds, score_KB.mean(dim=1).tolist()
+
+
+def _timed(step: Step, repeats: int, device: torch.device) -> tuple[float, torch.Tensor]:
+    """Seconds of so many steps after a first one, and what the last one returned."""
+    step()
+    start_s = _now_s(device)
+    for _ in range(repeats):
+        last = step()
+    return _now_s(device) - start_s, last
+
+
+def _now_s(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _hardware(device: torch.device) -> str:
+    return f"on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "no GPU used"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| decoder | task | way | images/s | ratio | difference | peak MiB (before) | calm rounds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case, task, way in dict.fromkeys((row["case"], row["task"], row["way"]) for row in rows):
+        tried = [row for row in rows if (row["case"], row["task"], row["way"]) == (case, task, way)]
+        calm = [row for row in tried if row["calm"]]
+        if len(calm) < 2:
+            lines.append(f"| {case} | {task} | {way} | - | - | - | - | {len(calm)} of {len(tried)} |")
+            continue
+        rate, ratio = (
+            _quartiles([row[name] for row in calm], form) for name, form in (("images_per_s", ".0f"), ("ratio", ".2f"))
+        )
+        off, peak, before = (max(row[name] for row in calm) for name in ("difference", "peak_mib", "before_mib"))
+        lines.append(
+            f"| {case} | {task} | {way} | {rate} | {ratio} | {off:.1e} | {peak:.0f} ({before:.0f}) | "
+            f"{len(calm)} of {len(tried)} |"
+        )
+    return "\n".join(lines)
+
+
+def _quartiles(values: Sequence[float], form: str) -> str:
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
+
+
+if __name__ == "__main__":
+    main()
