@@ -115,3 +115,19 @@ def gain(rows: Sequence[Row], reference: Sequence[Row], metric: str) -> str:
     gains = [row[metric] - before[row["seed"]] for row in rows]
     better = sum(one < 0 if metric in LESS_IS_BETTER else one > 0 for one in gains)
     return f"{statistics.mean(gains):+.3f} ({better}/{len(gains)})"
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that all programs together have had since the machine started (Linux)."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_calm(share: float, patience_s: float) -> None:
+    """Until all programs together take at most `share` of the machine, or patience is at its end."""
+    end_s = time.perf_counter() + patience_s
+    while time.perf_counter() < end_s:
+        before_s = machine_busy_s()
+        time.sleep(1)
+        if machine_busy_s() - before_s <= share * (os.cpu_count() or 1):
+            return

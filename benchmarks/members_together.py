@@ -11,8 +11,8 @@ grouped    the same parameters, the members' convolutions written as grouped one
 processes  a process for each of the loop's threads, two members each: what Ray makes of members on a CPU
 
 Every way lives in processes of its own, so that its peak memory is its own.  The ways take turns within a round, and
-ratios are between turns of one round.  Rounds in which other programs took more than a twentieth of the machine stay
-among the raw rows and out of the tables (Linux: /proc/stat).
+ratios are between turns of one round.  A round waits for other programs to rest; one that they disturbed all the same
+stays among the raw rows, and the table takes from it only what other programs hardly touch (Linux: /proc/stat).
 Writes benchmarks/members_together.md and the raw rows beside it; the reading that ends it is written by hand.
 """
 
@@ -31,17 +31,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from harness import Row, setting, write_rows
+from harness import Row, machine_busy_s, setting, wait_for_calm, write_rows
 from member_ways import CASES, SCORED, Alone, Case, Grouped, Stacked, Step
 
 HERE = Path(__file__).parent
 NUM_MEMBERS = 5
 IN_A_PROCESS = 2  # members, where each process has one thread
-CALM = 9  # of the machine, at most, for other programs
-MAX_ROUNDS = 20  # for each calm one that is wanted
+CALM = 0.05  # of the machine, at most, for other programs
+MAX_ROUNDS = 3  # for each calm one that is wanted
+PATIENCE_S = 120  # that a round waits for calm
 Task = Literal["train", "score"]
 Way = type[Alone] | type[Stacked]
+Seconds = npt.NDArray[np.float64]  # of the wall clock, and of the processor
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Turn:
     """What one process says of its turn."""
 
     images_per_s: float
+    images_per_cpu_s: float
     values: list[float]  # the members' last losses, or mean scores
     cpu_s: float
     before_mib: float  # memory before anything was built; on a GPU 0
@@ -59,34 +64,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["CNN", "small ViT"])
     parser.add_argument("--rounds", type=int, default=12, help="calm ones")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--result", type=Path, default=HERE / "members_together.md")
     arguments = parser.parse_args()
-    rows = [row for case in arguments.cases for row in _measured(case, arguments)]
+    rows = [
+        row for case in arguments.cases for threads in arguments.threads for row in _measured(case, threads, arguments)
+    ]
     write_rows(rows, arguments.result.with_suffix(".csv"))
     command = " ".join(["python benchmarks/members_together.py", *sys.argv[1:]])
     arguments.result.write_text(
         f"# Members trained together, {date.today()}\n\n{setting(command, _hardware(arguments.device))}\n\n"
-        f"K = {NUM_MEMBERS}, {arguments.threads} threads; median [quartiles] over the calm rounds; a ratio is to the "
-        "loop's turn in the same round.  The difference is the largest of any member's loss, or mean score, from the "
-        f"loop's.\n\n{_table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
+        f"K = {NUM_MEMBERS}; median [quartiles] over rounds; a ratio is to the loop's turn in the same round.  Disturbed "
+        "rounds give no time but the CPU time of one thread (more would count their waiting for each other).  The "
+        "difference is the largest of any member's loss, or mean score, from the loop's.\n\n"
+        f"{_table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
     )
     print(arguments.result.read_text())
 
 
-def _measured(name: str, arguments: argparse.Namespace) -> Iterator[Row]:
+def _measured(name: str, threads: int, arguments: argparse.Namespace) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         ways = {
-            way: [stack.enter_context(_process(name, kind, members, threads, arguments.device)) for members in shares]
-            for way, kind, shares, threads in _ways(name, arguments.threads)
+            way: [stack.enter_context(_process(name, kind, members, each, arguments.device)) for members in shares]
+            for way, kind, shares, each in _ways(name, threads)
         }
         for task in ("train", "score"):
             calm = 0
             for number in range(MAX_ROUNDS * arguments.rounds):
                 rows = _round(ways, task, reverse=number % 2 == 1)
                 calm += rows[0]["calm"]
-                yield from ({"case": name, "task": task, "round": number, **row} for row in rows)
+                print(f"{name} {task} {threads} threads: round {number}, {calm} calm", file=sys.stderr, flush=True)
+                yield from ({"case": name, "threads": threads, "task": task, "round": number, **row} for row in rows)
                 if calm == arguments.rounds:
                     break
 
@@ -98,11 +107,13 @@ def _ways(case: str, threads: int) -> Iterator[tuple[str, Way, list[range], int]
     yield "vmap", Stacked, everyone, threads
     if case == "CNN":
         yield "grouped", Grouped, everyone, threads
-    yield "processes", Alone, [range(IN_A_PROCESS)] * threads, 1
+    if threads > 1:
+        yield "processes", Alone, [range(IN_A_PROCESS)] * threads, 1
 
 
 def _round(ways: Mapping[str, Sequence[Connection]], task: Task, reverse: bool) -> list[Row]:
     """A row per way, in the order of `ways`, whichever order they had their turns in."""
+    wait_for_calm(CALM, PATIENCE_S)
     rows = {way: _turn(ways[way], task) for way in sorted(ways, key=list(ways).index, reverse=reverse)}
     loop = rows["loop"]
     calm = all(row["others"] <= CALM for row in rows.values())
@@ -110,29 +121,25 @@ def _round(ways: Mapping[str, Sequence[Connection]], task: Task, reverse: bool) 
         values = row.pop("values") if row is not loop else loop["values"]
         row["difference"] = max(abs(a - b) for a, b in zip(values, loop["values"], strict=False))
         row["ratio"] = row["images_per_s"] / loop["images_per_s"]
+        row["cpu_ratio"] = row["images_per_cpu_s"] / loop["images_per_cpu_s"]
     del loop["values"]
     return [{"way": way, "calm": calm, **rows[way]} for way in ways]
 
 
 def _turn(pipes: Sequence[Connection], task: Task) -> Row:
-    start_s, busy_s = time.perf_counter(), _machine_busy_s()
+    start_s, busy_s = time.perf_counter(), machine_busy_s()
     for pipe in pipes:
         pipe.send(task)
     turns: list[Turn] = [pipe.recv() for pipe in pipes]
-    wall_s, busy_s = time.perf_counter() - start_s, _machine_busy_s() - busy_s
+    wall_s, busy_s = time.perf_counter() - start_s, machine_busy_s() - busy_s
     return {
         "images_per_s": sum(turn.images_per_s for turn in turns),
+        "images_per_cpu_s": statistics.mean(turn.images_per_cpu_s for turn in turns),
         "others": (busy_s - sum(turn.cpu_s for turn in turns)) / (wall_s * (os.cpu_count() or 1)),
         "before_mib": sum(turn.before_mib for turn in turns),
         "peak_mib": sum(turn.peak_mib for turn in turns),
         "values": turns[0].values,
     }
-
-
-def _machine_busy_s() -> float:
-    """CPU seconds that all programs together have had since the machine started."""
-    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager
@@ -151,44 +158,45 @@ def _process(case: str, way: Way, members: range, threads: int, device: torch.de
 
 def _serve(pipe: Connection, case: Case, way: Way, members: range, threads: int, device: torch.device) -> None:
     torch.set_num_threads(threads)
-    measure = {"train": _train, "score": _score}
     before_mib = _peak_mib(device)
     # As shipped: repeatable kernels.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         while task := pipe.recv():
             cpu_s = time.process_time()
-            images_per_s, values = measure[task](case, way(case, members, device), len(members), device)
-            pipe.send(Turn(images_per_s, values, time.process_time() - cpu_s, before_mib, _peak_mib(device)))
+            measure = _train if task == "train" else _score
+            num_images, taken, values = measure(case, way(case, members, device), device)
+            rates = (len(members) * num_images / taken).tolist()
+            pipe.send(Turn(*rates, values, time.process_time() - cpu_s, before_mib, _peak_mib(device)))
 
 
-def _train(case: Case, way: Alone | Stacked, num_members: int, device: torch.device) -> tuple[float, list[float]]:
-    seconds, losses = 0.0, list[float]()
+def _train(case: Case, way: Alone | Stacked, device: torch.device) -> tuple[int, Seconds, list[float]]:
+    taken, losses = np.zeros(2), list[float]()
     for step in way.steps():
-        taken_s, loss_K = _timed(step, case.repeats, device)
-        seconds += taken_s
+        step_taken, loss_K = _timed(step, case.repeats, device)
+        taken += step_taken
         losses += loss_K.tolist()
-    return num_members * case.repeats * case.detector.batch_size / seconds, losses
+    return case.repeats * case.detector.batch_size, taken, losses
 
 
 @torch.no_grad()
-def _score(case: Case, way: Alone | Stacked, num_members: int, device: torch.device) -> tuple[float, list[float]]:
-    seconds, score_KB = _timed(way.scorer(), case.repeats, device)
-    return num_members * case.repeats * SCORED / seconds, score_KB.mean(dim=1).tolist()
+def _score(case: Case, way: Alone | Stacked, device: torch.device) -> tuple[int, Seconds, list[float]]:
+    taken, score_KB = _timed(way.scorer(), case.repeats, device)
+    return case.repeats * SCORED, taken, score_KB.mean(dim=1).tolist()
 
 
-def _timed(step: Step, repeats: int, device: torch.device) -> tuple[float, torch.Tensor]:
-    """Seconds of so many steps after a first one, and what the last one returned."""
+def _timed(step: Step, repeats: int, device: torch.device) -> tuple[Seconds, torch.Tensor]:
+    """What so many steps take after a first one, and what the last one returned."""
     step()
-    start_s = _now_s(device)
+    start = _now(device)
     for _ in range(repeats):
         last = step()
-    return _now_s(device) - start_s, last
+    return _now(device) - start, last
 
 
-def _now_s(device: torch.device) -> float:
+def _now(device: torch.device) -> Seconds:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def _peak_mib(device: torch.device) -> float:
@@ -202,29 +210,29 @@ def _hardware(device: torch.device) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = [
-        "| decoder | task | way | images/s | ratio | difference | peak MiB (before) | calm rounds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for case, task, way in dict.fromkeys((row["case"], row["task"], row["way"]) for row in rows):
-        tried = [row for row in rows if (row["case"], row["task"], row["way"]) == (case, task, way)]
+    names = ("decoder", "task", "threads", "way", "images/s", "ratio", "per CPU s", "ratio", "difference", "peak MiB")
+    lines = ["| " + " | ".join(names) + " | before | calm rounds |", "|---" * (len(names) + 2) + "|"]
+    keys = ("case", "task", "threads", "way")
+    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in rows):
+        tried = [row for row in rows if tuple(row[name] for name in keys) == key]
         calm = [row for row in tried if row["calm"]]
-        if len(calm) < 2:
-            lines.append(f"| {case} | {task} | {way} | - | - | - | - | {len(calm)} of {len(tried)} |")
-            continue
-        rate, ratio = (
-            _quartiles([row[name] for row in calm], form) for name, form in (("images_per_s", ".0f"), ("ratio", ".2f"))
-        )
-        off, peak, before = (max(row[name] for row in calm) for name in ("difference", "peak_mib", "before_mib"))
-        lines.append(
-            f"| {case} | {task} | {way} | {rate} | {ratio} | {off:.1e} | {peak:.0f} ({before:.0f}) | "
-            f"{len(calm)} of {len(tried)} |"
-        )
+        alone = tried if tried[0]["threads"] == 1 else calm
+        cells = [
+            *map(str, key),
+            *(_quartiles(calm, "images_per_s", ".0f"), _quartiles(calm, "ratio", ".2f")),
+            *(_quartiles(alone, "images_per_cpu_s", ".0f"), _quartiles(alone, "cpu_ratio", ".2f")),
+            f"{max(row['difference'] for row in tried):.1e}",
+            *(f"{max(row[name] for row in tried):.0f}" for name in ("peak_mib", "before_mib")),
+            f"{len(calm)} of {len(tried)}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _quartiles(values: Sequence[float], form: str) -> str:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+def _quartiles(rows: Sequence[Row], name: str, form: str) -> str:
+    if len(rows) < 2:
+        return "-"
+    low, middle, high = statistics.quantiles([row[name] for row in rows], n=4, method="inclusive")
     return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
 
 
