@@ -75,9 +75,9 @@ def main() -> None:
     command = " ".join(["python benchmarks/members_together.py", *sys.argv[1:]])
     arguments.result.write_text(
         f"# Members trained together, {date.today()}\n\n{setting(command, _hardware(arguments.device))}\n\n"
-        f"K = {NUM_MEMBERS}; median [quartiles] over rounds; a ratio is to the loop's turn in the same round.  Disturbed "
-        "rounds give no time but the CPU time of one thread (more would count their waiting for each other).  The "
-        "difference is the largest of any member's loss, or mean score, from the loop's.\n\n"
+        f"K = {NUM_MEMBERS}; median [quartiles] over rounds; a ratio is to the loop's turn in the same round.  A "
+        "disturbed round gives no time but the CPU time of one thread (more would count their waiting for each other). "
+        " The difference is the largest of any member's loss, or mean score, from the loop's.\n\n"
         f"{_table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
     )
     print(arguments.result.read_text())
