@@ -4,14 +4,15 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-cluster check format clean
 
 help:
-	@echo "make demo    run the main job on a synthetic contaminated set (about a minute)"
-	@echo "make test    run the tests"
-	@echo "make check   lint, format check, strict types"
-	@echo "make format  let ruff rewrite the sources"
-	@echo "make clean   remove the environment and the demo run"
+	@echo "make demo         run the main job on a synthetic contaminated set (about a minute)"
+	@echo "make test         run the tests"
+	@echo "make test-cluster jobs on a real Ray head of its own, Slurm simulated (about four minutes)"
+	@echo "make check        lint, format check, strict types"
+	@echo "make format       let ruff rewrite the sources"
+	@echo "make clean        remove the environment and the demo run"
 
 # --prefer-binary: never compile a dependency.  The second line of defence against another torch is
 # constraints.txt, which pins every version the tests ran with.
@@ -32,6 +33,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Its own processes, ports and home: a Ray that runs here already is left alone.
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster
 
 check: $(READY)
 	$(BIN)/ruff check .

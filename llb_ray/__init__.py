@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, predict, read_folder, run, synth
+    from llb_ray.api import audit, predict, read_folder, run, status, synth
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -29,6 +29,7 @@ _HOMES = {
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
     "run": ("llb_ray.api", "run"),
+    "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
 }
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "read_folder",
     "run",
+    "status",
     "synth",
 ]
 

@@ -12,6 +12,7 @@ from llb_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from llb_ray.engine.predict import Prediction
+    from llb_ray.engine.status import Status
 
 
 def run(
@@ -21,18 +22,21 @@ def run(
     out: str | Path,
     executor: str | Executor = "ray",
     tell: Tell = lambda line: None,
+    store: str | Path | None = None,
 ) -> Result:
     """Purify the training images of `manifest`, train the final detector, and say what came of it.
 
     `executor` is ``ray`` (a local cluster unless RAY_ADDRESS is set), ``serial``, or an `Executor` that the caller
     has entered (so that many runs share one cluster).  `tell` receives plain progress lines.  Everything is written
-    to `out`; calling again after an interruption does only what is missing.
+    to `out`; calling again after an interruption does only what is missing.  Runs that name the same `store` keep
+    their artifacts there instead, and make what they have in common once.
     Raises a `LlbError` with one sentence for whatever the user can mend.
     """
+    shared = None if store is None else Path(store).absolute()
     if not isinstance(executor, str):
-        return run_stages(config, manifest, Path(out), executor, tell)
+        return run_stages(config, manifest, Path(out), executor, tell, shared)
     with make_executor(executor) as entered:
-        return run_stages(config, manifest, Path(out), entered, tell)
+        return run_stages(config, manifest, Path(out), entered, tell, shared)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:
@@ -84,3 +88,10 @@ def predict(run: str | Path, data: str | Path, *, out: str | Path) -> "Predictio
     prediction = predict_folder(Path(run), Path(data), Path(out))
     write_overlays(prediction)
     return prediction
+
+
+def status(run: str | Path) -> "Status":
+    """How far the run in the folder `run` is, from its event log and heartbeats; needs no Ray and no dashboard."""
+    from llb_ray.engine.status import read_status
+
+    return read_status(Path(run))

@@ -20,9 +20,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from llb_ray.errors import ArtifactError
 
-FORMAT_VERSION = 1  # raise it whenever a stage gives other output for the same recipe: it is part of every key
+FORMAT_VERSION = 2  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
 _TEMPORARY = ".tmp"
@@ -141,8 +143,16 @@ class Store:
         found = self.find(recipe)
         if found is not None:
             return found
-        temporary = self.root / _BUILDING / f"{recipe.stage}-{recipe.key}-{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
+        name = f"{recipe.stage}-{recipe.key}"
+        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+        # One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
+        # The operating system drops the lock of a builder that dies.
+        with FileLock(self.root / _BUILDING / f"{name}.lock"):
+            return self.find(recipe) or self._built(recipe, build, name)
+
+    def _built(self, recipe: Recipe, build: Callable[[Path], None], name: str) -> Artifact:
+        temporary = self.root / _BUILDING / f"{name}-{uuid.uuid4().hex}"
+        temporary.mkdir()
         try:
             build(temporary)
             _seal(temporary, recipe)
@@ -159,7 +169,7 @@ class Store:
         try:
             os.rename(temporary, path)
         except OSError:
-            # Another worker finished the same artifact first: its bytes are as good as ours.
+            # A worker on another machine, where locks may not reach, was first: its bytes are as good as ours.
             if not (path / RECORD).exists():
                 raise
 

@@ -101,6 +101,21 @@ def audit(run_folder: Path, data: Path | None) -> None:
 
 @main.command()
 @click.argument("run_folder", metavar="RUN", type=_FOLDER)
+def status(run_folder: Path) -> None:
+    """Print how far a run is, from its folder alone: on any machine, without a dashboard.
+
+    \b
+    llb-ray status runs/photos
+    """
+    with _refusals() as console:
+        from llb_ray import api
+        from llb_ray.report.status import show_status
+
+        show_status(console, api.status(run_folder))
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=_FOLDER)
 @click.option("--data", type=_FOLDER, required=True, help="A folder of new images.")
 @click.option("--out", type=_FOLDER, required=True, help="Where scores and overlays go.")
 def predict(run_folder: Path, data: Path, out: Path) -> None:

@@ -1,5 +1,10 @@
 """Artifacts: complete or absent, keyed by content, and damage is named."""
 
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,14 +48,33 @@ def test_a_folder_without_a_record_is_not_an_artifact(tmp_path: Path) -> None:
     assert store.make(recipe, _write("made")).files.keys() == {"a.txt"}
 
 
-def test_two_builders_of_one_artifact_agree(tmp_path: Path) -> None:
+def test_what_two_need_at_once_is_built_once(tmp_path: Path) -> None:
     store, recipe = Store(tmp_path), Recipe("stage")
+    builders: list[int] = []
 
     def slow(folder: Path) -> None:
-        store.make(recipe, _write("fast"))
-        (folder / "a.txt").write_text("slow")
+        builders.append(threading.get_ident())
+        time.sleep(0.2)
+        (folder / "a.txt").write_text("one")
 
-    assert (store.make(recipe, slow).path / "a.txt").read_text() == "fast"
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: store.make(recipe, slow), range(4)))
+    assert len(builders) == 1
+    assert made == [store.get(recipe)] * 4
+
+
+def test_a_builder_that_is_killed_frees_the_artifact(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from llb_ray.artifacts import Recipe, Store\n"
+        "def build(folder): (folder / 'half').touch(); print('at work', flush=True); time.sleep(600)\n"
+        "Store(Path(sys.argv[1])).make(Recipe('stage'), build)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as builder:
+        assert builder.stdout is not None
+        assert builder.stdout.readline() == "at work\n"
+        builder.kill()
+    assert (Store(tmp_path).make(Recipe("stage"), _write("one")).path / "a.txt").read_text() == "one"
 
 
 @pytest.mark.parametrize("other", [Recipe("b"), Recipe("a", {"x": 1}), Recipe("a", {}, {"i": "1"})])

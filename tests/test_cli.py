@@ -235,6 +235,22 @@ def test_predict_refuses_what_is_no_run_and_what_holds_no_image(finished: Path, 
     assert (refused.exit_code, "readable image" in refused.stderr) == (1, True)
 
 
+def test_status_of_a_finished_run_is_what_the_run_said_itself(config: Path, photos: Path, tmp_path: Path) -> None:
+    said = _run(config, photos, tmp_path / "run").output
+    result = _llb("status", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    headline, _, table = result.output.partition("\n")
+    assert re.fullmatch(r"finished after [\d.]+ s", headline)
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert {"kept 36", "rejected 12", f"all files {tmp_path / 'run'}"} < set(lines)
+    assert set(lines) <= {" ".join(line.split()) for line in said.splitlines()}
+
+
+def test_status_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    result = _llb("status", tmp_path)
+    assert (result.exit_code, "no run was started here" in result.stderr) == (1, True)
+
+
 def test_config_prints_something_that_config_reads(tmp_path: Path) -> None:
     printed = _llb("config", "--set", "detector.name=memory_bank").output
     path = tmp_path / "c.yaml"

@@ -20,12 +20,13 @@ LAYERS = {
     "metrics": 3,
     "detectors": 4,
     "engine": 5,
-    "distributed": 6,
-    "report": 6,
-    "api": 7,
-    "cli": 8,
-    "__main__": 9,
-    "__init__": 9,
+    "search": 6,
+    "distributed": 7,
+    "report": 7,
+    "api": 8,
+    "cli": 9,
+    "__main__": 10,
+    "__init__": 10,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -89,7 +90,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", script], text=True)
     assert output.strip().endswith("[]")
-    for command in ("run", "synth", "audit", "predict", "config"):
+    for command in ("run", "synth", "audit", "status", "predict", "config"):
         assert command in output
 
 

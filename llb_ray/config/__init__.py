@@ -13,8 +13,10 @@ from llb_ray.config.detectors import (
 )
 from llb_ray.config.reading import known_keys, load, parse, with_overrides
 from llb_ray.config.run import (
+    Augmentation,
     DataConfig,
     EvaluationConfig,
+    FeaturesConfig,
     ImportanceConfig,
     MembersConfig,
     PurifyConfig,
@@ -23,11 +25,13 @@ from llb_ray.config.run import (
 )
 
 __all__ = [
+    "Augmentation",
     "AutoencoderConfig",
     "BackboneConfig",
     "DataConfig",
     "DetectorConfig",
     "EvaluationConfig",
+    "FeaturesConfig",
     "ImportanceConfig",
     "MembersConfig",
     "MemoryBankConfig",

@@ -19,6 +19,9 @@ class BackboneConfig(Settings):
     layers: tuple[int, ...] = Field(
         (2, 3), description="timm feature indices, shallow to deep; the first sets the map's resolution"
     )
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="what the network computes in (autocast); its layers are stored as float16 in any case"
+    )
 
     @field_validator("weights")
     @classmethod

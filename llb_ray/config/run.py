@@ -21,6 +21,22 @@ class DataConfig(Settings):
     max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
 
 
+Augmentation = Literal["hflip", "vflip", "rot90", "rot180", "rot270"]
+
+
+class FeaturesConfig(Settings):
+    """The frozen layers that every detector is trained on: made once per image and kept on disk."""
+
+    augment: tuple[Augmentation, ...] = Field(
+        (), description="a further copy of each training image for each of these, for detectors to be trained on"
+    )
+    max_gib: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="disk that the cache may take; larger ones are not written, and images are encoded whenever they "
+        "are read; default: what is free where the run is",
+    )
+
+
 class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
@@ -118,6 +134,9 @@ class ResourcesConfig(Settings):
     num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
     batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
+    checkpoint_s: Annotated[float, Field(ge=0)] = Field(
+        60, description="seconds between checkpoints of a fit; a killed one goes on from its last"
+    )
     max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
 
     @model_validator(mode="after")
@@ -149,6 +168,7 @@ class RunConfig(Settings):
 
     seed: int = Field(0, ge=0, strict=True)
     data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
     detector: DetectorConfig = AutoencoderConfig()
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()

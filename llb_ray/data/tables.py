@@ -1,5 +1,6 @@
 """Arrow files on disk: plain, uncompressed, memory-mappable, and the same bytes for the same table."""
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,24 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow IPC file, memory-mapped."""
     file = pa.ipc.open_file(pa.memory_map(str(path)))
     yield from (file.get_batch(index) for index in range(file.num_record_batches))
+
+
+class MappedBatches:
+    """The record batches of an Arrow IPC file, mapped, whose pages can be let go of.
+
+    The kernel counts every mapped page that was ever read as ours; without `forget`, random reading of a large cache
+    looks, to a container's memory limit as to its owner, like a process that holds all of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self.batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+
+    def forget(self) -> None:
+        """Give all pages back; reading goes on, from the page cache or the disk."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def joined(left: pa.Table, right: pa.Table) -> pa.Table:

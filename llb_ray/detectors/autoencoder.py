@@ -10,25 +10,22 @@ Shapes as in `base`; pixels are 0..255 outside the network and unit-free, centre
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
-from llb_ray.config import AutoencoderConfig, ImportanceConfig
-from llb_ray.detectors.base import FitLog, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
-from llb_ray.detectors.importance import ImportanceWeights
-from llb_ray.detectors.training import descend, initialised, moments, placed, snapshot
-from llb_ray.seeding import seed_for, stream
+from llb_ray.config import AutoencoderConfig
+from llb_ray.detectors.base import Layers, Scores, Source, top_mean
+from llb_ray.detectors.descent import cosine_share
+from llb_ray.detectors.training import GradientDetector, moments
 
-GRADIENT_NORM = 1.0
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 LAST_RATE_SHARE = 0.05  # of the learning rate, reached along a cosine: the last steps settle, they do not wander
 GREY_LEVEL = 1.0  # least scale, so that identical training images do not divide by zero
 LEAST_SPREAD = 1e-4  # of a cell's error, in squared units of the scale; ordinary spreads are hundreds of times that
-PASS_SIZE = 64  # images at a time in the passes that only measure; it bounds memory
 
 
 class Pixels:
@@ -49,87 +46,45 @@ class Pixels:
         return (image_B3HW.to(self._device).float(),)
 
 
-class Autoencoder:
+class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
     """Scores an image by how badly it is redrawn; a `Detector` over the layers of `Pixels`."""
 
-    def __init__(
-        self,
-        config: AutoencoderConfig,
-        steps: int,
-        device: torch.device,
-        importance: ImportanceConfig | None = None,
-    ) -> None:
-        self._config = config
-        self._steps = steps
-        self._device = device
-        self._importance = importance
-        self._network: _Network | None = None
-        self._log: FitLog | None = None
-
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
-        """Itself after `steps` optimiser steps from seeded weights; raises MemberError if the loss is not finite."""
-        build = partial(_Network, self._config)
-        network = placed(initialised(build, seed_for(seed, "autoencoder", "weights")), self._device)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            network.measure_pixels(self._passes(source))
-            weights = self._weights()
-            self._train(network, source, seed, report, weights)
-            network.measure_errors(self._passes(source))
-            with torch.no_grad():
-                self._log = weights.log(map(network.loss, self._passes(source))) if weights else None
-        self._network = network
-        return self
+    name = "autoencoder"
+    pass_size = 64
+    _gradient_norm = 1.0
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Standard deviations above the usual error, per cell of two pixels; an image's score is its worst 1 %."""
-        assert self._network is not None, "score needs fit or load_state first"
-        map_BHW = self._network.abnormality(self._ready(layers))
+        map_BHW = self._network.abnormality(*self._ready(layers))
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
-    def state(self) -> State:
-        """The weights, the mean image, the scale and each cell's usual error."""
-        assert self._network is not None, "state needs fit or load_state first"
-        return snapshot(self._network)
+    def _network_for(self, layers: Layers) -> "_Network":
+        return _Network(self._config)
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        """Itself, as it was when `state` was taken."""
-        network = initialised(partial(_Network, self._config), seed=0)
-        network.load_state_dict(dict(state))
-        self._network = placed(network, self._device)
-        self._log = None
-        return self
+    def _network_of(self, state: Mapping[str, torch.Tensor]) -> "_Network":
+        return _Network(self._config)
 
-    def log(self) -> FitLog | None:
-        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
-        return self._log
+    def _optimizer(self, network: "_Network", batch_size: int) -> Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
 
-    def _weights(self) -> ImportanceWeights | None:
-        return ImportanceWeights(self._importance, self._steps, self._device) if self._importance else None
+    def _rate_share(self, step: int) -> float:
+        return cosine_share(step, self._steps, warmup_steps=0, last=LAST_RATE_SHARE)
 
-    def _train(
-        self, network: "_Network", source: Source, seed: int, report: Report, weights: ImportanceWeights | None
-    ) -> None:
-        rng = stream(seed, "autoencoder", "batches")
-        optimizer = torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
-        least = LAST_RATE_SHARE * self._config.learning_rate
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._steps, least)
-        batch_size = min(self._config.batch_size, len(source))
-        for step in range(self._steps):
-            rows = rng.choice(len(source), batch_size, replace=False)
-            loss_B = network.loss(self._ready(source.batch(rows)))
-            # The score that weighs an image is its loss of this very step: no second pass is needed.
-            loss = loss_B.mean() if weights is None else weights.mean(loss_B)
-            descend(network, optimizer, loss, GRADIENT_NORM, step)
-            schedule.step()
-            report(step + 1, self._steps, "step")
+    def _losses(self, network: "_Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
+        return network.loss(*layers)
 
-    def _passes(self, source: Source) -> Iterable[torch.Tensor]:
-        """All images of the source once, a few at a time."""
-        return (self._ready(source.batch(rows)) for rows in row_batches(len(source), PASS_SIZE))
+    def _plain_losses(self, network: "_Network", layers: Layers) -> torch.Tensor:
+        return network.loss(*layers)
 
-    def _ready(self, layers: Layers) -> torch.Tensor:
-        return layers[0].to(self._device, memory_format=torch.channels_last)
+    def _measure_before(self, network: "_Network", source: Source) -> None:
+        network.measure_pixels(image for (image,) in self._passes(source))
+
+    def _measure_after(self, network: "_Network", source: Source) -> None:
+        network.measure_errors(image for (image,) in self._passes(source))
+
+    def _ready(self, layers: Layers) -> Layers:
+        return tuple(layer.to(self._device, memory_format=torch.channels_last) for layer in layers)
 
 
 class _Network(nn.Module):

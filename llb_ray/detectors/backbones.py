@@ -66,7 +66,8 @@ class Backbone:
         self.image_size_px = image_size_px
         self.cache_dtypes = (torch.float16,) * len(config.layers)
         self._fingerprint = fingerprint(config, image_size_px)
-        self._model = _load(config, image_size_px).eval().requires_grad_(False).to(device)
+        model = _load(config, image_size_px).eval().requires_grad_(False)
+        self._model = model.to(device, memory_format=torch.channels_last)  # images come that way: no copy
         self._mean_311, self._std_311 = (scale.to(device) for scale in _normalisation(self._model))
         self.layer_channels = self._trial_run()
 
@@ -89,9 +90,11 @@ class Backbone:
     def _forward(self, image_B3HW: torch.Tensor) -> Layers:
         normal_B3HW = (image_B3HW.float() / 255 - self._mean_311) / self._std_311
         indices = list(self.config.layers)
-        layers = self._model.forward_intermediates(
-            normal_B3HW, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
-        )
+        precision = getattr(torch, self.config.precision)
+        with torch.autocast(normal_B3HW.device.type, precision, enabled=precision is not torch.float32):
+            layers = self._model.forward_intermediates(
+                normal_B3HW, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
+            )
         return tuple(layer.float() for layer in layers)
 
     def _check_range(self, index: int, layer_BCHW: torch.Tensor) -> None:
@@ -121,7 +124,8 @@ def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
     path = weights_file(config)
     weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
     layers = list(config.layers)
-    return {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
+    found = {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
+    return found if config.precision == "float32" else found | {"precision": config.precision}
 
 
 def weights_file(config: BackboneConfig) -> Path | None:

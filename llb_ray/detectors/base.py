@@ -58,22 +58,41 @@ class Encoder(Protocol):
 
 
 class Source(Protocol):
-    """Random access to the layers of a fixed list of images."""
+    """Random access to the layers of a fixed list of images, and of augmented copies of them.
+
+    It has image_ids x copies rows: first the plain images in the order of `image_ids`, then copy after copy of all of
+    them in that order.  Learning and measuring use every row; what is said of an image, its plain row.
+    """
 
     @property
     def image_ids(self) -> Sequence[str]: ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of rows, a multiple of the number of images."""
 
     def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
         """Layers of the images at `rows`, float32, in that order."""
 
 
+class Checkpoints(Protocol):
+    """Where one fit keeps how far it got; whoever keeps them sees to it that settings, source and seed are the same."""
+
+    def load(self) -> State | None:
+        """What was saved last; None for a fit that starts."""
+
+    def due(self, num_done: int) -> bool:
+        """Whether to save now, `num_done` steps after the start."""
+
+    def save(self, state: State) -> None:
+        """Keep a state, as named CPU tensors (safetensors-ready), instead of the one before."""
+
+
 class Detector(Protocol):
     """Learns what is normal from a `Source`; construct with settings, `fit` or `load_state`, then `score`."""
 
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
-        """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count)."""
+    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+        """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count),
+        whichever of the checkpoints it goes on from."""
 
     def score(self, layers: Layers) -> Scores:
         """Scores of a batch; does not change the detector, and does not depend on batch size or order."""

@@ -7,7 +7,7 @@ import torch
 
 from llb_ray.config import AutoencoderConfig, DetectorConfig, ImportanceConfig, MemoryBankConfig, ReconstructionConfig
 from llb_ray.detectors.autoencoder import Autoencoder, Pixels
-from llb_ray.detectors.base import Detector, Encoder
+from llb_ray.detectors.base import Detector, Encoder, Layers
 from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.reconstruction import Reconstruction
 
@@ -59,3 +59,25 @@ def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
     """What the fitted detector depends on besides its encoder and images: the other role's budget is left out."""
     unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
     return config.model_dump(mode="json", exclude=unused)
+
+
+def refuse_unsuitable(config: DetectorConfig, layers: Layers) -> list[str]:
+    """One sentence for each setting without effect on layers like these, an image's; raises ConfigError for a decoder
+    that does not suit them.  Quick: it is asked before the first long stage."""
+    if isinstance(config, ReconstructionConfig):
+        return Reconstruction(config, 0, torch.device("cpu")).suits(layers)
+    return []
+
+
+def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: int = 0) -> int:
+    """How many images a fit on `num_rows` rows reads from its source, repetitions counted.
+
+    `num_weighted` images are read once more at the end, for their importance weights.
+    """
+    if isinstance(config, MemoryBankConfig):
+        return num_rows
+    steps = config.member_steps if role == "member" else config.final_steps
+    # To measure: the mean image before the steps and the usual errors after them, or each layer's spread.
+    passes = 2 if isinstance(config, AutoencoderConfig) else config.standardize * len(config.backbone.layers)
+    shapes = 1  # the first image, for the sizes of the network
+    return shapes + steps * min(config.batch_size, num_rows) + passes * num_rows + num_weighted

@@ -12,82 +12,104 @@ available; this is textbook importance weighting::
 A target fitted to contaminated scores lifts anomalies too (`moments`), or starves rare normals (`robust`): purify
 first, weight after.
 
-Shape suffixes: B images of a batch, N images of a set, M recent scores, K kernels, S steps.  Whatever a step needs
-stays on the device.
+The few numbers of a step are worked on by numpy, wherever the network is: a dozen tensor operations would cost more.
+
+Shape suffixes: B images of a batch, N images of a set, M recent scores, G points of the density's grid, S steps.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from llb_ray.config import ImportanceConfig
-from llb_ray.detectors.base import FitLog
+from llb_ray.detectors.base import FitLog, State
 
-KERNELS = 512  # of the density, at most
+GRID = 512  # points of the density: at most 0.7 bandwidths apart, and a tenth for a Gaussian
+MARGIN = 4.0  # bandwidths from the outermost score to the end of the grid
 NEW_SHARE = 1 / 16  # of the recent scores, after which density and target are taken anew
 LEAST_ESS_SHARE = 0.2  # of the batch: with fewer images that really count, the plain mean is the better estimate
 LEAST_SPREAD = 1e-6  # relative: constant scores have no spread to divide by
 ROOT_TWO_PI = math.sqrt(2 * math.pi)
 MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for a Gaussian
 
+Numbers = npt.NDArray[np.floating[Any]]
+
 
 class ImportanceWeights:
     """The weights of one fit, fed with the losses of every step in order."""
 
-    def __init__(self, config: ImportanceConfig, num_steps: int, device: torch.device) -> None:
+    def __init__(self, config: ImportanceConfig, num_steps: int, batch_size: int) -> None:
         self._config = config
         self._warmup_steps = math.ceil(config.warmup * num_steps)
-        self._recent = _Ring(config.buffer, device)
+        self._recent_steps = max(1, config.buffer // batch_size)
+        self._score_SB = np.empty((num_steps, batch_size))
+        self._note_S4 = np.empty((num_steps, 4), np.float32)  # loss, ess, largest weight, whether it fell back
+        self._num_done = 0
         self._ratio: Ratio | None = None
-        self._pushed_at_refresh = 0
-        self._notes: list[torch.Tensor] = []
+        self._ratio_taken_at = 0
 
     def mean(self, loss_B: torch.Tensor) -> torch.Tensor:
         """The weighted mean of a step's losses; gradients flow through the losses and not through the weights."""
-        weight_B = self.weigh(loss_B)
-        loss = (weight_B * loss_B).mean()
-        self._notes[-1][0] = loss.detach()
-        return loss
+        weight_B = self.weigh(loss_B.detach().cpu().numpy())
+        return (torch.from_numpy(weight_B).to(loss_B) * loss_B).mean()
 
-    def weigh(self, loss_B: torch.Tensor) -> torch.Tensor:
+    def weigh(self, loss_B: Numbers) -> Numbers:
         """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones."""
-        score_B = self._score(loss_B)
-        self._recent.push(score_B)
-        if len(self._notes) < self._warmup_steps:
-            weight_B, ess, fell_back = _plain(score_B)
-        else:
-            weight_B, ess, fell_back = settled(self._fresh_ratio()(score_B))
-        self._notes.append(torch.stack([torch.zeros_like(ess), ess, weight_B.max(), fell_back.to(ess)]))
+        step, size = self._num_done, len(loss_B)
+        self._num_done += 1
+        self._score_SB[step] = self._score(loss_B)
+        ratio_B = np.ones(size) if step < self._warmup_steps else self._fresh_ratio()(self._score_SB[step])
+        weight_B, ess, fell_back = settled(ratio_B)
+        self._note_S4[step] = weight_B @ loss_B / size, ess, weight_B.max(), fell_back
         return weight_B
 
-    @torch.no_grad()
-    def log(self, loss_batches: Iterable[torch.Tensor]) -> FitLog:
+    def log(self, loss_N: Numbers) -> FitLog:
         """Every step's loss and weights, and score and weight of each training image, given their losses at the end.
 
         The images' weights follow the rule of a step, over all images at once.
         """
-        ratio = Ratio.of(self._config, self._recent.values())
-        pairs = [(score_B, ratio(score_B)) for score_B in map(self._score, loss_batches)]
-        score_N, ratio_N = (torch.cat(column) for column in zip(*pairs, strict=True))
-        weight_N, _, _ = settled(ratio_N)
-        loss_S, ess_S, max_weight_S, fell_back_S = torch.stack(self._notes).cpu().numpy().T
-        step_S = np.arange(len(loss_S), dtype=np.int32)
+        score_N = self._score(loss_N)
+        weight_N, _, _ = settled(Ratio.of(self._config, self._recent(self._num_done))(score_N))
+        loss_S, ess_S, max_weight_S, fell_back_S = self._note_S4[: self._num_done].T.copy()
+        step_S = np.arange(self._num_done, dtype=np.int32)
         steps = {"step": step_S, "loss": loss_S, "ess": ess_S, "max_weight": max_weight_S}
-        images = {"score": score_N.cpu().numpy(), "weight": weight_N.cpu().numpy()}
+        images = {"score": score_N.astype(np.float32), "weight": weight_N.astype(np.float32)}
         return FitLog(steps | {"fell_back": fell_back_S > 0}, images)
 
-    def _score(self, loss_B: torch.Tensor) -> torch.Tensor:
-        score_B = loss_B.detach().float()
-        return score_B.clamp(min=torch.finfo(score_B.dtype).tiny).log() if self._config.log_scores else score_B
+    def state(self) -> State:
+        """What the weights of later steps depend on, and what was noted."""
+        done = slice(self._num_done)
+        columns = {"score_SB": torch.tensor(self._score_SB[done]), "note_S4": torch.tensor(self._note_S4[done])}
+        return columns | {"ratio_taken_at": torch.tensor(self._ratio_taken_at)}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Be as when `state` was taken."""
+        self._num_done = len(state["note_S4"])
+        self._score_SB[: self._num_done] = state["score_SB"].numpy()
+        self._note_S4[: self._num_done] = state["note_S4"].numpy()
+        self._ratio_taken_at = int(state["ratio_taken_at"])
+        if self._ratio_taken_at:
+            self._ratio = Ratio.of(self._config, self._recent(self._ratio_taken_at))
+
+    def _score(self, loss_B: Numbers) -> Numbers:
+        score_B = loss_B.astype(np.float64)
+        return np.log(score_B.clip(min=np.finfo(np.float32).tiny)) if self._config.log_scores else score_B
+
+    def _recent(self, num_done: int) -> Numbers:
+        """The last scores [M] as they were after `num_done` steps: at most `buffer`, in whole batches."""
+        return self._score_SB[max(0, num_done - self._recent_steps) : num_done].ravel()
 
     def _fresh_ratio(self) -> "Ratio":
-        num_new = self._recent.num_pushed - self._pushed_at_refresh
-        if self._ratio is None or num_new >= NEW_SHARE * len(self._recent.values()):
-            self._ratio = Ratio.of(self._config, self._recent.values())
-            self._pushed_at_refresh = self._recent.num_pushed
+        num_new = self._num_done - self._ratio_taken_at
+        if self._ratio is None or num_new >= NEW_SHARE * min(self._num_done, self._recent_steps):
+            self._ratio = Ratio.of(self._config, self._recent(self._num_done))
+            self._ratio_taken_at = self._num_done
         return self._ratio
 
 
@@ -96,95 +118,71 @@ class Ratio:
     """Target density over density of the recent scores, capped; a function of a score."""
 
     config: ImportanceConfig
-    mu: torch.Tensor
-    sigma: torch.Tensor
-    bandwidth: torch.Tensor
-    centre_K: torch.Tensor  # of the kernels, in bandwidths
+    mu: float
+    sigma: float
+    score_G: Numbers
+    density_G: Numbers
 
     @classmethod
-    def of(cls, config: ImportanceConfig, recent_M: torch.Tensor) -> "Ratio":
+    def of(cls, config: ImportanceConfig, recent_M: Numbers) -> "Ratio":
         """The ratio for scores of which `recent_M` are a sample."""
-        bandwidth = silverman(recent_M)
-        return cls(config, *target(config, recent_M), bandwidth, _thinned(recent_M) / bandwidth)
+        return cls(config, *target(config, recent_M), *kernel_density(recent_M))
 
-    def __call__(self, score_B: torch.Tensor) -> torch.Tensor:
+    def __call__(self, score_B: Numbers) -> Numbers:
         z_B = (score_B - self.mu) / self.sigma
-        wanted_B = (-0.5 * z_B.square()).exp() / (self.sigma * ROOT_TWO_PI)
-        return (wanted_B / self.density(score_B).clamp(min=self.config.eps)).clamp(max=self.config.cap)
-
-    def density(self, score_B: torch.Tensor) -> torch.Tensor:
-        """Density [B] of the recent scores at `score_B`, per unit of score: a Gaussian kernel estimate."""
-        kernel_BK = (score_B / self.bandwidth)[:, None] - self.centre_K
-        kernel_BK.square_().mul_(-0.5).exp_()
-        return kernel_BK.mean(dim=1) / (self.bandwidth * ROOT_TWO_PI)
+        wanted_B = np.exp(-0.5 * z_B * z_B) / (self.sigma * ROOT_TWO_PI)
+        found_B = np.interp(score_B, self.score_G, self.density_G)
+        ratio_B: Numbers = np.minimum(wanted_B / np.maximum(found_B, self.config.eps), self.config.cap)
+        return ratio_B
 
 
-def target(config: ImportanceConfig, score_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and spread of the target Gaussian, given the recent scores; zero-dimensional tensors.
+def target(config: ImportanceConfig, score_M: Numbers) -> tuple[float, float]:
+    """Mean and spread of the target Gaussian, given the recent scores.
 
     `mu_scale` multiplies the score itself, so with logarithms it is added as its own logarithm: they may be negative.
     """
     if config.mode == "fixed":
         assert config.mu is not None, "checked by ImportanceConfig"
         assert config.sigma is not None, "checked by ImportanceConfig"
-        return score_M.new_tensor(config.mu), score_M.new_tensor(config.sigma)
+        return config.mu, config.sigma
     if config.mode == "moments":
-        sigma, mu = torch.std_mean(score_M, correction=0)
+        mu, sigma = float(score_M.mean()), float(score_M.std())
     else:
-        mu = score_M.median()
-        sigma = MAD_TO_SIGMA * (score_M - mu).abs().median()
+        mu = float(np.median(score_M))
+        sigma = MAD_TO_SIGMA * float(np.median(np.abs(score_M - mu)))
     moved = mu + math.log(config.mu_scale) if config.log_scores else mu * config.mu_scale
-    return moved, torch.maximum(sigma, _least_spread(mu)) * config.sigma_scale
+    return moved, max(sigma, _least_spread(mu)) * config.sigma_scale
 
 
-def silverman(score_M: torch.Tensor) -> torch.Tensor:
+def kernel_density(score_M: Numbers) -> tuple[Numbers, Numbers]:
+    """Points on a grid [G] and the density of the scores there [G], per unit of score: a Gaussian kernel estimate
+    with Silverman's bandwidth, of binned scores (Silverman 1986, section 3.5)."""
+    bandwidth = silverman(score_M)
+    score_G, pitch = np.linspace(
+        score_M.min() - MARGIN * bandwidth, score_M.max() + MARGIN * bandwidth, GRID, retstep=True
+    )
+    point_M = ((score_M - score_G[0]) / pitch + 0.5).astype(np.int64)
+    share_G = np.bincount(point_M, minlength=GRID) / len(score_M)
+    return score_G, gaussian_filter1d(share_G, bandwidth / pitch, mode="constant") / pitch
+
+
+def silverman(score_M: Numbers) -> float:
     """Silverman's bandwidth, sigma (3 M / 4)^(-1/5), as scipy's `gaussian_kde` has it."""
-    sigma, mu = torch.std_mean(score_M, correction=0)
-    return torch.maximum(sigma, _least_spread(mu)) * math.pow(0.75 * len(score_M), -0.2)
+    spread = max(float(score_M.std()), _least_spread(float(score_M.mean())))
+    return spread * math.pow(0.75 * len(score_M), -0.2)
 
 
-def settled(ratio_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def settled(ratio_B: Numbers) -> tuple[Numbers, float, bool]:
     """Weights [B] of mean one, their effective sample size (sum w)^2 / sum w^2, and whether it was too small.
 
     Where it was, which includes ratios that are all zero, the weights are one, and the size is still what was found.
     """
-    total = ratio_B.sum()
-    weight_B = len(ratio_B) * ratio_B / total
-    ess = (total.square() / ratio_B.square().sum()).nan_to_num(nan=0.0)
-    fell_back = ess < LEAST_ESS_SHARE * len(ratio_B)
-    return torch.where(fell_back, torch.ones_like(weight_B), weight_B), ess, fell_back
+    total, squares = float(ratio_B.sum()), float(ratio_B @ ratio_B)
+    ess = total * total / squares if squares > 0 else 0.0
+    if ess < LEAST_ESS_SHARE * len(ratio_B):
+        return np.ones_like(ratio_B), ess, True
+    return ratio_B * (len(ratio_B) / total), ess, False
 
 
-def _thinned(score_M: torch.Tensor) -> torch.Tensor:
-    """At most KERNELS of the scores, evenly spaced in rank: all but the same density for an eighth of the work."""
-    if len(score_M) <= KERNELS:
-        return score_M
-    rank_K = ((torch.arange(KERNELS, device=score_M.device) + 0.5) * (len(score_M) / KERNELS)).long()
-    return score_M.sort().values[rank_K]
-
-
-def _plain(score_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.ones_like(score_B), score_B.new_tensor(len(score_B)), torch.zeros((), dtype=torch.bool)
-
-
-def _least_spread(mu: torch.Tensor) -> torch.Tensor:
-    return (LEAST_SPREAD * mu.abs()).clamp(min=torch.finfo(mu.dtype).tiny ** 0.5)
-
-
-class _Ring:
-    """The last `size` scores, in no particular order."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._score_M = torch.empty(size, device=device)
-        self.num_pushed = 0
-
-    def push(self, score_B: torch.Tensor) -> None:
-        """Put a batch, not larger than the ring, in the place of the oldest scores."""
-        size = len(self._score_M)
-        assert len(score_B) <= size, "checked by RunConfig"
-        places_B = torch.arange(self.num_pushed, self.num_pushed + len(score_B), device=score_B.device) % size
-        self._score_M[places_B] = score_B
-        self.num_pushed += len(score_B)
-
-    def values(self) -> torch.Tensor:
-        return self._score_M[: self.num_pushed]
+def _least_spread(mu: float) -> float:
+    return max(LEAST_SPREAD * abs(mu), math.sqrt(np.finfo(np.float32).tiny))

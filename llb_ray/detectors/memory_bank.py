@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from llb_ray.config import MemoryBankConfig
-from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.seeding import stream
 
@@ -48,7 +48,8 @@ class MemoryBank:
         resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
         return torch.cat(resized, dim=1)
 
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
+    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+        """Itself, fitted in one pass over the source; `checkpoints` are left alone, there is little to go on from."""
         candidate_PD = self._candidates(source, seed, report)
         mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
         candidate_PD = (candidate_PD - mean_D) / scale_D
@@ -76,13 +77,14 @@ class MemoryBank:
         """Nothing: there are no steps to note."""
 
     def _candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
-        """At most `candidates` patches [P, D], the same number from each image (give or take one)."""
+        """At most `candidates` patches [P, D], the same number from each row (give or take one)."""
         quota_N = _quotas(len(source), self.config.candidates, seed)
         chosen = []
         for rows in row_batches(len(source), _FIT_BATCH):
             patch_BDHW = self.patches(source.batch(rows))
             for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
-                chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[row]))
+                copy, image = divmod(int(row), len(source.image_ids))
+                chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
             report(int(rows[-1]) + 1, len(source), "images")
         return torch.cat(chosen)
 
@@ -115,14 +117,14 @@ def nearest_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor) -> torch.T
 
 
 def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How many patches to take from each image [N]: equal shares, the remainder to images drawn at random."""
+    """How many patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
     quota_N = np.full(num_images, candidates // num_images)
     quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
     return quota_N
 
 
-def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str) -> torch.Tensor:
-    """`quota` patches [quota, D] of one image, or all where there are fewer."""
+def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
+    """`quota` patches [quota, D] of one image, or all where there are fewer; each copy of it gives other cells."""
     patch_QD = patch_DHW.flatten(1).T
-    rows = stream(seed, "candidates", image_id).permutation(len(patch_QD))[:quota]
+    rows = np.roll(stream(seed, "candidates", image_id).permutation(len(patch_QD)), -copy * quota)[:quota]
     return patch_QD[torch.from_numpy(rows).to(patch_QD.device)]

@@ -7,117 +7,73 @@ attention in groups, layers of different shapes (a CNN's) by convolutions, each 
 Shapes as in `base`; L backbone layers, G groups of them.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Self, cast
+from typing import cast
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
-from llb_ray.config import ImportanceConfig, ReconstructionConfig
-from llb_ray.detectors.base import FitLog, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
-from llb_ray.detectors.decoders import Decoder, Shape, attention_decoder, pyramid_decoder
-from llb_ray.detectors.importance import ImportanceWeights
-from llb_ray.detectors.training import descend, initialised, moments, placed, snapshot
-from llb_ray.seeding import seed_for, stream
+from llb_ray.config import ReconstructionConfig
+from llb_ray.detectors.base import Layers, Scores, Source, top_mean
+from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
+from llb_ray.detectors.descent import cosine_share
+from llb_ray.detectors.training import GradientDetector, moments
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 RATE_BATCH = 16  # the learning rate is per 16 images (LLBNAD)
 LAST_RATE_SHARE = 0.1  # of the learning rate, reached along a cosine (Dinomaly: 2e-3 to 2e-4)
-PASS_SIZE = 32  # images at a time in the pass that only measures; it bounds memory
 LEAST_SPREAD = 1e-3  # of the mean spread: a channel that is all but constant is left as it is
 
 
-class Reconstruction:
+class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     """Scores an image by how badly its backbone layers are redrawn; a `Detector` over the layers of a `Backbone`."""
 
-    def __init__(
-        self,
-        config: ReconstructionConfig,
-        steps: int,
-        device: torch.device,
-        importance: ImportanceConfig | None = None,
-    ) -> None:
-        self._config = config
-        self._steps = steps
-        self._device = device
-        self._importance = importance
-        self._network: Network | None = None
-        self._log: FitLog | None = None
+    name = "reconstruction"
+    pass_size = 32
 
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
-        """Itself after `steps` optimiser steps from seeded weights; raises MemberError if the loss is not finite,
-        ConfigError for a decoder that does not suit the backbone."""
-        shapes = [_shape(layer) for layer in source.batch(np.zeros(1, np.int64))]
-        build = partial(Network, self._config, shapes)
-        network = placed(initialised(build, seed_for(seed, "reconstruction", "weights")), self._device)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            if self._config.standardize:
-                network.measure(source)
-            weights = ImportanceWeights(self._importance, self._steps, self._device) if self._importance else None
-            self._train(network, source, seed, report, weights)
-            self._log = weights.log(self._losses(network, source)) if weights else None
-        self._network = network
-        return self
+    @property
+    def _gradient_norm(self) -> float:
+        return self._config.gradient_norm
 
-    def log(self) -> FitLog | None:
-        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
-        return self._log
+    def suits(self, layers: Layers) -> list[str]:
+        """One sentence for each setting without effect on such layers; raises ConfigError if no decoder fits them."""
+        with torch.device("meta"):
+            decoder = self._network_for(layers).decoder
+        idle = isinstance(decoder, AttentionDecoder) and "channels" in self._config.model_fields_set
+        return ["detector.channels has no effect: a transformer's decoder is as wide as it is"] if idle else []
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Mean over the groups of 1 - cosine, 0 to 2, on the first layer's grid; an image's score is its worst 1 %."""
-        assert self._network is not None, "score needs fit or load_state first"
-        map_BHW = self._network.abnormality(tuple(layer.to(self._device) for layer in layers))
+        map_BHW = self._network.abnormality(self._ready(layers))
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
-    def state(self) -> State:
-        """The decoder's weights, the channel scales, and the shapes of the layers it was made for."""
-        assert self._network is not None, "state needs fit or load_state first"
-        return snapshot(self._network)
+    def _network_for(self, layers: Layers) -> "Network":
+        return Network(self._config, [cast(Shape, tuple(layer.shape[1:])) for layer in layers])
 
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        """Itself, as it was when `state` was taken."""
-        shapes = [cast(Shape, tuple(row)) for row in state["shape_L3"].tolist()]
-        network = initialised(partial(Network, self._config, shapes), seed=0)
-        network.load_state_dict(dict(state))
-        self._network = placed(network, self._device)
-        self._log = None
-        return self
+    def _network_of(self, state: Mapping[str, torch.Tensor]) -> "Network":
+        return Network(self._config, [cast(Shape, tuple(row)) for row in state["shape_L3"].tolist()])
 
-    @torch.no_grad()
-    def _losses(self, network: "Network", source: Source) -> Iterator[torch.Tensor]:
-        """Every image's loss as it ends, without dropout and without mining."""
-        for rows in row_batches(len(source), PASS_SIZE):
-            layers = tuple(layer.to(self._device) for layer in source.batch(rows))
-            yield network.loss(layers, None, 0)
+    def _optimizer(self, network: "Network", batch_size: int) -> Optimizer:
+        config = self._config
+        rate = config.learning_rate * batch_size / RATE_BATCH
+        return torch.optim.AdamW(network.parameters(), rate, betas=config.betas, weight_decay=config.weight_decay)
 
-    def _train(
-        self, network: "Network", source: Source, seed: int, report: Report, weights: ImportanceWeights | None
-    ) -> None:
-        config, rng = self._config, stream(seed, "reconstruction", "batches")
-        noise = torch.Generator(self._device).manual_seed(seed_for(seed, "reconstruction", "dropout"))
-        batch_size = min(config.batch_size, len(source))
-        optimizer = torch.optim.AdamW(
-            network.parameters(),
-            lr=config.learning_rate * batch_size / RATE_BATCH,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-        )
-        shape = partial(rate_share, steps=self._steps, warmup_steps=config.warmup_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
-        for step in range(self._steps):
-            rows = rng.choice(len(source), batch_size, replace=False)
-            layers = tuple(layer.to(self._device) for layer in source.batch(rows))
-            loss_B = network.loss(layers, noise, self._percentile(step))
-            # The score that weighs an image is its loss of this very step: no second pass is needed.
-            loss = loss_B.mean() if weights is None else weights.mean(loss_B)
-            descend(network, optimizer, loss, config.gradient_norm, step)
-            schedule.step()
-            report(step + 1, self._steps, "step")
+    def _rate_share(self, step: int) -> float:
+        return cosine_share(step, self._steps, self._config.warmup_steps, LAST_RATE_SHARE)
+
+    def _losses(self, network: "Network", layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
+        return network.loss(layers, noise, self._percentile(step))
+
+    def _plain_losses(self, network: "Network", layers: Layers) -> torch.Tensor:
+        return network.loss(layers, None, 0)
+
+    def _measure_before(self, network: "Network", source: Source) -> None:
+        if self._config.standardize:
+            network.measure(partial(self._passes, source))
 
     def _percentile(self, step: int) -> float:
         """Below which a point counts as easy at this step: it rises linearly, for at first all points are hard."""
@@ -139,10 +95,10 @@ class Network(nn.Module):
         self.register_buffer("shape_L3", torch.tensor(shapes))
 
     @torch.no_grad()
-    def measure(self, source: Source) -> None:
-        """Learn the spread of each channel of each layer."""
+    def measure(self, passes: Callable[[], Iterable[Layers]]) -> None:
+        """Learn the spread of each channel of each layer; `passes` gives all images anew at each call."""
         for index, scale_C in enumerate(self.scale_C):
-            spread_C = moments(_cells(source, index, self._side))[1].sqrt()
+            spread_C = moments(_cells(layers[index], self._side) for layers in passes())[1].sqrt()
             usable_C = spread_C > LEAST_SPREAD * spread_C.mean()
             scale_C.copy_(torch.where(usable_C, spread_C, torch.ones_like(spread_C)))
 
@@ -173,14 +129,6 @@ class Network(nn.Module):
         return zip(self.decoder.targets(level), self.decoder.redrawn(level, noise), strict=True)
 
 
-def rate_share(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of the learning rate at a step: a linear warm-up, then a cosine down to `LAST_RATE_SHARE`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return LAST_RATE_SHARE + (1 - LAST_RATE_SHARE) * (1 + math.cos(math.pi * progress)) / 2
-
-
 def _mined(target: torch.Tensor, redrawn: torch.Tensor, percentile: float, factor: float) -> torch.Tensor:
     """`redrawn`, the same in value, with the gradient of easy points multiplied by `factor` (hard mining, Dinomaly)."""
     with torch.no_grad():
@@ -207,12 +155,6 @@ def _averaged(layer_BCHW: torch.Tensor, side: int) -> torch.Tensor:
     return functional.avg_pool2d(layer_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
-def _cells(source: Source, index: int, side: int) -> Iterator[torch.Tensor]:
-    """The vectors [P, C] of one layer over all images, a few images at a time."""
-    for rows in row_batches(len(source), PASS_SIZE):
-        yield _averaged(source.batch(rows)[index], side).movedim(1, -1).flatten(0, 2)
-
-
-def _shape(layer: torch.Tensor) -> Shape:
-    _, channels, height, width = layer.shape
-    return channels, height, width
+def _cells(layer_BCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """The averaged vectors [P, C] of one layer."""
+    return _averaged(layer_BCHW, side).movedim(1, -1).flatten(0, 2)

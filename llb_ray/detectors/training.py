@@ -1,37 +1,160 @@
-"""What the detectors that learn by gradient descent share: seeded weights, one guarded step, moments, a snapshot."""
+"""What the detectors that learn by gradient descent share: the fit itself, and the measuring of whole data sets.
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+A step's batch and dropout are functions of the seed and the step, so a fit that goes on from a checkpoint draws what
+it would have drawn.
+"""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
 import torch
-from torch import nn
+from torch.optim import Optimizer
 
-from llb_ray.detectors.base import State
-from llb_ray.errors import MemberError
-
-Net = TypeVar("Net", bound=nn.Module)
-
-
-def initialised(build: Callable[[], Net], seed: int) -> Net:
-    """A fresh network on the CPU, its weights a function of the seed; torch's global generators are left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also seed every GPU
-        return build()
+from llb_ray.config import ImportanceConfig
+from llb_ray.detectors.base import Checkpoints, FitLog, Layers, Report, Source, State, row_batches, silent
+from llb_ray.detectors.descent import Descent, Net, initialised, placed, snapshot
+from llb_ray.detectors.importance import ImportanceWeights
+from llb_ray.seeding import seed_for, stream
 
 
-def placed(network: Net, device: torch.device) -> Net:
-    """The network on the device, channels last: a third faster on a CPU."""
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+class TrainingConfig(Protocol):
+    """The settings that every such detector has."""
+
+    @property
+    def batch_size(self) -> int: ...
 
 
-def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, norm: float, step: int) -> None:
-    """One optimiser step down `loss`, its gradient clipped to `norm`; raises MemberError if the loss is not finite."""
-    if not torch.isfinite(loss):
-        raise MemberError(f"the loss at step {step} is {loss.item()}; lower detector.learning_rate")
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), norm)
-    optimizer.step()
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+class GradientDetector(ABC, Generic[Config, Net]):
+    """A `Detector` but for `score`: a subclass says what network learns, down which loss, and what is measured."""
+
+    name: ClassVar[str]  # of its random streams
+    pass_size: ClassVar[int]  # images at a time in the passes that only measure; it bounds memory
+
+    def __init__(
+        self, config: Config, steps: int, device: torch.device, importance: ImportanceConfig | None = None
+    ) -> None:
+        self._config = config
+        self._steps = steps
+        self._device = device
+        self._importance = importance
+        self._fitted: Net | None = None
+        self._log: FitLog | None = None
+
+    def fit(self, source: Source, seed: int, report: Report = silent, checkpoints: Checkpoints | None = None) -> Self:
+        """Itself after its optimiser steps from seeded weights; raises MemberError if the loss is not finite,
+        ConfigError for a network that does not suit the layers."""
+        descent = self._start(source, seed)
+        saved = checkpoints.load() if checkpoints else None
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            if saved is None:
+                self._measure_before(descent.network, source)
+            else:
+                descent.load_state(saved)
+            self._descend(descent, source, seed, report, checkpoints)
+            self._measure_after(descent.network, source)
+            self._log = self._noted(descent, source)
+        self._fitted = descent.network
+        return self
+
+    def state(self) -> State:
+        """The network's weights and what was measured."""
+        return snapshot(self._network)
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
+        """Itself, as it was when `state` was taken."""
+        network = initialised(partial(self._network_of, state), seed=0)
+        network.load_state_dict(dict(state))
+        self._fitted, self._log = placed(network, self._device), None
+        return self
+
+    def log(self) -> FitLog | None:
+        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
+        return self._log
+
+    @property
+    @abstractmethod
+    def _gradient_norm(self) -> float:
+        """Longer gradients are cut to it."""
+
+    @abstractmethod
+    def _network_for(self, layers: Layers) -> Net:
+        """A network for layers of these shapes."""
+
+    @abstractmethod
+    def _network_of(self, state: Mapping[str, torch.Tensor]) -> Net:
+        """A network that this state fits."""
+
+    @abstractmethod
+    def _optimizer(self, network: Net, batch_size: int) -> Optimizer:
+        """What takes the steps, at its full learning rate."""
+
+    @abstractmethod
+    def _rate_share(self, step: int) -> float:
+        """Share of the full learning rate at a step."""
+
+    @abstractmethod
+    def _losses(self, network: Net, layers: Layers, step: int, noise: torch.Generator) -> torch.Tensor:
+        """The loss of each image [B] of a step."""
+
+    @abstractmethod
+    def _plain_losses(self, network: Net, layers: Layers) -> torch.Tensor:
+        """The loss of each image [B] without what only serves training."""
+
+    def _measure_before(self, network: Net, source: Source) -> None:
+        """Learn what the steps need to know of all the images."""
+
+    def _measure_after(self, network: Net, source: Source) -> None:
+        """Learn how the trained network does on all the images."""
+
+    def _ready(self, layers: Layers) -> Layers:
+        return tuple(layer.to(self._device) for layer in layers)
+
+    def _passes(self, source: Source) -> Iterator[Layers]:
+        """All rows of the source once, a few at a time."""
+        return (self._ready(source.batch(rows)) for rows in row_batches(len(source), self.pass_size))
+
+    @property
+    def _network(self) -> Net:
+        assert self._fitted is not None, "fit or load_state comes first"
+        return self._fitted
+
+    def _start(self, source: Source, seed: int) -> Descent[Net]:
+        build = partial(self._network_for, source.batch(np.zeros(1, np.int64)))
+        network = placed(initialised(build, seed_for(seed, self.name, "weights")), self._device)
+        batch_size = self._batch_size(source)
+        weights = ImportanceWeights(self._importance, self._steps, batch_size) if self._importance else None
+        return Descent(network, self._optimizer(network, batch_size), weights)
+
+    def _descend(
+        self, descent: Descent[Net], source: Source, seed: int, report: Report, checkpoints: Checkpoints | None
+    ) -> None:
+        noise, batch_size = torch.Generator(self._device), self._batch_size(source)
+        for step in range(descent.num_done, self._steps):
+            rows = stream(seed, self.name, "batch", step).choice(len(source), batch_size, replace=False)
+            noise.manual_seed(seed_for(seed, self.name, "dropout", step))
+            loss_B = self._losses(descent.network, self._ready(source.batch(rows)), step, noise)
+            descent.step(loss_B, self._rate_share(step), self._gradient_norm)
+            report(step + 1, self._steps, "step")
+            if checkpoints and checkpoints.due(step + 1):
+                checkpoints.save(descent.state())
+
+    def _batch_size(self, source: Source) -> int:
+        return min(self._config.batch_size, len(source))
+
+    @torch.no_grad()
+    def _noted(self, descent: Descent[Net], source: Source) -> FitLog | None:
+        """The log of a weighted loss: an image's own row says how it ends, its augmented copies do not."""
+        if descent.weights is None:
+            return None
+        batches = row_batches(len(source.image_ids), self.pass_size)
+        losses = [self._plain_losses(descent.network, self._ready(source.batch(rows))) for rows in batches]
+        return descent.weights.log(torch.cat(losses).cpu().numpy())
 
 
 def moments(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,8 +167,3 @@ def moments(batches: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor
         squares = squares.to(values) + values.square().sum(dim=0)
     mean = total / count
     return mean, (squares / count - mean.square()).clamp(min=0)
-
-
-def snapshot(network: nn.Module) -> State:
-    """Everything the network holds, copied to the CPU (safetensors-ready)."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}

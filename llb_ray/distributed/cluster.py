@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import ray
+from ray.util import get_current_placement_group
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.errors import ResourceError
@@ -58,11 +59,14 @@ def _no_cluster(address: str) -> ResourceError:
 
 
 def slots(resources: ResourcesConfig) -> int:
-    """How many workers with these resources the whole cluster can hold at once.
+    """How many workers with these resources the whole cluster can hold at once; in a search, the trial's own share.
 
     Raises ResourceError when not even one fits on any node: Ray itself would wait for ever.
     """
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    group = get_current_placement_group()
+    nodes: list[dict[str, float]] = (
+        [node["Resources"] for node in ray.nodes() if node["Alive"]] if group is None else group.bundle_specs  # type: ignore[no-untyped-call]
+    )
     fitting = sum(_fits(node, resources) for node in nodes)
     if not fitting:
         largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))

@@ -7,6 +7,7 @@ them than GPUs simply queue, and under Ray Tune the trial's own group captures t
 
 import contextlib
 import re
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +18,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
-from llb_ray.engine.executor import Tell
+from llb_ray.distributed.telemetry import Telemetry
+from llb_ray.engine.executor import Tell, announce
 from llb_ray.engine.worker import Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
@@ -40,9 +42,11 @@ class RayExecutor:
     def __init__(self, address: str | None = None) -> None:
         self._address = address
         self._exit = contextlib.ExitStack()
+        self._telemetry = Telemetry()
 
     def __enter__(self) -> Self:
         self._exit.enter_context(cluster.connected(self._address))
+        self._exit.enter_context(self._telemetry)
         return self
 
     def __exit__(
@@ -56,7 +60,11 @@ class RayExecutor:
     def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
         for spec in specs:
             self.slots(spec.place.resources)  # refuses now what Ray would leave pending for ever
-        running = [_start(worker, spec) for spec in specs]
+            self._telemetry.watch(spec.place)
+        heartbeats = announce(specs)
+        # Names are unique in a namespace, and another run, or this one's last try, may still hold them.
+        attempt = uuid.uuid4().hex[:6]
+        running = [_start(worker, spec, attempt) for spec in specs]
         try:
             in_flight = {_next_step(one): one for one in running}
             for reference in _as_completed(in_flight, tell):
@@ -67,15 +75,23 @@ class RayExecutor:
                 else:
                     # Early release: with more workers than GPUs, a pending or restarting one needs this place.
                     ray.kill(one.actor)
+                    heartbeats[one.spec.name].finish()
                     tell(f"{one.spec.name} done")
         finally:
             for one in running:
                 ray.kill(one.actor)
 
 
-def _start(worker: type[Worker], spec: Spec) -> _Running:
+def actor_name(spec: Spec) -> str:
+    """What the dashboard shows: ``llb-bottle-member-003``."""
+    return "-".join(part for part in ("llb", spec.place.category, spec.name) if part)
+
+
+def _start(worker: type[Worker], spec: Spec, attempt: str) -> _Running:
     resources = spec.place.resources
     actor = ray.remote(worker).options(
+        name=actor_name(spec),
+        namespace=f"llb-{spec.place.run.name}-{attempt}",
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
         max_restarts=resources.max_restarts,

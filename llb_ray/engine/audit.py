@@ -9,27 +9,22 @@ people open (``scores.arrow``, ``purified/``); the last two tie those to the art
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact, file_digest
-from llb_ray.config import RunConfig
 from llb_ray.data.images import content_id
-from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN, path_from_text
-from llb_ray.data.tables import read_table
-from llb_ray.engine import files
-from llb_ray.engine.made import Made
-from llb_ray.engine.member import score_matrix, trained_on
+from llb_ray.data.manifest import TRAIN, path_from_text
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.member import trained_on
 from llb_ray.engine.runfolder import RunFolder, published
-from llb_ray.engine.stages import fit_settings, oracle_labels, partition_settings, purify_settings
-from llb_ray.ensemble.dataset import PURIFIED, kept_ids, purified_dataset
-from llb_ray.ensemble.partition import PARTITION, shares
-from llb_ray.ensemble.scores import SCORES, dense
+from llb_ray.engine.scoring import read_scores
+from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
+from llb_ray.engine.stages import FINAL
+from llb_ray.ensemble.dataset import kept_ids, purified_dataset
+from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.errors import AuditError, LlbError
 
 
@@ -38,7 +33,7 @@ def audit_run(out: Path, data: Path | None = None) -> list[str]:
 
     Raises AuditError naming the first thing that does not follow, and ArtifactError if there is no finished run.
     """
-    run = _Run(RunFolder.open(out), data)
+    run = FinishedRun(RunFolder.open(out), data)
     try:
         return [check(run) for check in _CHECKS]
     except AuditError:
@@ -47,53 +42,7 @@ def audit_run(out: Path, data: Path | None = None) -> list[str]:
         raise AuditError(f"{out}: {error}") from error
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A finished run, read lazily; tables are those that people open."""
-
-    folder: RunFolder
-    data: Path | None
-
-    @cached_property
-    def config(self) -> RunConfig:
-        return self.folder.config()
-
-    @cached_property
-    def made(self) -> Made:
-        return self.folder.made()
-
-    @cached_property
-    def root(self) -> Path:
-        return self.data or self.folder.index()["data_root"]
-
-    @cached_property
-    def images(self) -> pa.Table:
-        return _read(self.made.images.path / files.IMAGES, IMAGES)
-
-    @cached_property
-    def train(self) -> pa.Table:
-        return self.images.filter(pc.equal(self.images["split"], TRAIN))
-
-    @cached_property
-    def quarantine(self) -> pa.Table:
-        return _read(self.folder.path / "quarantine.arrow", QUARANTINE)
-
-    @cached_property
-    def owned(self) -> list[list[str]]:
-        if self.made.partition is None:
-            return []
-        return shares(_read(self.made.partition.path / files.PARTITION, PARTITION))
-
-    @cached_property
-    def matrix(self) -> pa.Table | None:
-        return None if self.made.matrix is None else _read(self.folder.path / "scores.arrow", SCORES)
-
-    @cached_property
-    def purified(self) -> pa.Table:
-        return _read(self.folder.path / "purified" / "part-0.arrow", PURIFIED)
-
-
-def _images_unchanged(run: _Run) -> str:
+def _images_unchanged(run: FinishedRun) -> str:
     for image_id, path in zip(run.images["image_id"].to_pylist(), run.images["path"].to_pylist(), strict=True):
         file = run.root / path_from_text(path)
         if not file.is_file():
@@ -103,7 +52,7 @@ def _images_unchanged(run: _Run) -> str:
     return f"{run.images.num_rows} images on disk are the ones that the manifest names"
 
 
-def _conserved(run: _Run) -> str:
+def _conserved(run: FinishedRun) -> str:
     delivered, input_ids = run.purified["image_id"].to_pylist(), run.train["image_id"].to_pylist()
     _same_ids("purified set", delivered, "manifest's training images", input_ids)
     paths = [*run.images["path"].to_pylist(), *run.quarantine["path"].to_pylist()]
@@ -117,23 +66,23 @@ def _conserved(run: _Run) -> str:
     return f"{kept} kept + {len(delivered) - kept} rejected + {aside} quarantined = {len(input_ids) + aside} input"
 
 
-def _config_is_the_runs(run: _Run) -> str:
+def _config_is_the_runs(run: FinishedRun) -> str:
     config, made = run.config, run.made
     expected: dict[str, tuple[Mapping[str, Any], Artifact]] = {
         "purify": (purify_settings(config), made.purified),
-        "final fit": (fit_settings(config, "final"), made.final.fitted),
+        "final fit": (fit_settings(config, "final"), made.final),
     }
     if made.partition is not None:
         expected["partition"] = (partition_settings(config), made.partition)
-    for member, trained in enumerate(made.members):
-        expected[f"member {member} fit"] = (fit_settings(config, "member", member), trained.fitted)
+    for member, fitted in enumerate(made.members):
+        expected[f"member {member} fit"] = (fit_settings(config, "member", member), fitted)
     for stage, (settings, artifact) in expected.items():
         if dict(artifact.settings) != dict(settings):
             raise AuditError(f"config.yaml is not what the run was made with: stage {stage!r} had other settings")
     return f"{len(expected)} stages were made with the settings in config.yaml"
 
 
-def _shares_disjoint(run: _Run) -> str:
+def _shares_disjoint(run: FinishedRun) -> str:
     if run.made.partition is None:
         return "no members (the filter looks at no score)"
     dealt = [image_id for share in run.owned for image_id in share]
@@ -147,36 +96,37 @@ def _shares_disjoint(run: _Run) -> str:
     return f"{len(run.owned)} disjoint shares, no group split"
 
 
-def _trained_on_shares(run: _Run) -> str:
-    for member, (trained, share) in enumerate(zip(run.made.members, run.owned, strict=True)):
-        _same_ids(f"member {member}'s training images", trained_on(trained.fitted), "its share", share)
+def _trained_on_shares(run: FinishedRun) -> str:
+    for member, (fitted, share) in enumerate(zip(run.made.members, run.owned, strict=True)):
+        _same_ids(f"member {member}'s training images", trained_on(fitted), "its share", share)
     return f"{len(run.owned)} members trained on their shares and nothing else"
 
 
-def _scored_by_whom_it_says(run: _Run) -> str:
-    named = {f"member {member}": trained for member, trained in enumerate(run.made.members)}
-    for name, trained in (named | {"final detector": run.made.final}).items():
-        if trained.scored.inputs.get("detector") != trained.fitted.content:
-            raise AuditError(f"{name}: its scores ({trained.scored.path}) were made by another detector")
-    return f"{len(named) + 1} score files were made by the detectors they are filed under"
+def _scored_by_whom_it_says(run: FinishedRun) -> str:
+    made = run.made
+    members = {f"member-{index:03d}": fitted for index, fitted in enumerate(made.members)}
+    for detectors, shards in ((members, made.member_scores), ({FINAL: made.final}, made.final_scores)):
+        for shard in shards:
+            for name, fitted in detectors.items():
+                if shard.inputs.get(name) != fitted.content:
+                    raise AuditError(f"{name}: its scores ({shard.path}) were made by another detector")
+    num_shards = len(made.member_scores) + len(made.final_scores)
+    return f"{len(members) + 1} detectors made the scores that are filed under their names, in {num_shards} shards"
 
 
-def _matrix_is_what_members_wrote(run: _Run) -> str:
+def _matrix_is_what_members_wrote(run: FinishedRun) -> str:
     if run.matrix is None:
         return "no score matrix (the filter looks at no score)"
-    dense(run.matrix)
-    wrote = score_matrix([trained.scored for trained in run.made.members], run.owned)
-    said = {(row["image_id"], row["member"]): row for row in wrote.to_pylist()}
-    for row in run.matrix.to_pylist():
-        expected = said.get((row["image_id"], row["member"]))
-        if row != expected:
-            raise AuditError(f"scores.arrow says {_brief(row)}, but the member wrote {_brief(expected)}")
-    if len(said) != run.matrix.num_rows:
-        raise AuditError(f"scores.arrow has {run.matrix.num_rows} rows, the members wrote {len(said)}")
-    return f"{run.matrix.num_rows} scores are what the members wrote, in-fold flags included"
+    matrix = dense(run.matrix)
+    wrote = assemble(read_scores(run.made.member_scores), run.partition)
+    _same_ids("scores.arrow", matrix.image_ids, "members' scores", wrote["image_id"].to_pylist())
+    for says, expected in zip(run.matrix.sort_by("image_id").to_pylist(), wrote.to_pylist(), strict=True):
+        if says != expected:
+            raise AuditError(f"scores.arrow says {_brief(says)}, but the members wrote {_brief(expected)}")
+    return f"{matrix.score_NK.size} scores are what the members wrote, in-fold members included"
 
 
-def _decisions_follow(run: _Run) -> str:
+def _decisions_follow(run: FinishedRun) -> str:
     rule, known = run.config.purify, oracle_labels(run.config.purify, run.made.labels)
     derived = purified_dataset(rule, run.config.seed, run.train, run.matrix, known)
     for says, expected in zip(run.purified.sort_by("image_id").to_pylist(), derived.to_pylist(), strict=True):
@@ -189,27 +139,29 @@ def _decisions_follow(run: _Run) -> str:
     return f"{derived.num_rows} decisions follow from the raw score matrix"
 
 
-def _final_trained_on_kept(run: _Run) -> str:
+def _final_trained_on_kept(run: FinishedRun) -> str:
     kept = kept_ids(run.purified)
-    _same_ids("final detector's training images", trained_on(run.made.final.fitted), "kept set", kept)
+    _same_ids("final detector's training images", trained_on(run.made.final), "kept set", kept)
+    if run.weighted is not None:
+        _same_ids("importance.arrow", run.weighted, "kept set", kept)
     return f"the final detector was trained on the {len(kept)} kept images and nothing else"
 
 
-def _published_are_artifacts(run: _Run) -> str:
+def _published_are_artifacts(run: FinishedRun) -> str:
     for name, source in published(run.made).items():
         if source is not None and file_digest(run.folder.path / name) != file_digest(source):
             raise AuditError(f"{run.folder.path / name}: not the file that its stage wrote ({source})")
     return "the published files are the artifacts'"
 
 
-def _artifacts_unchanged(run: _Run) -> str:
+def _artifacts_unchanged(run: FinishedRun) -> str:
     artifacts = list(run.made.artifacts())
     for artifact in artifacts:
         artifact.verify()
     return f"{len(artifacts)} artifacts match their completion records"
 
 
-_CHECKS: Sequence[Callable[[_Run], str]] = (
+_CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _images_unchanged,
     _conserved,
     _config_is_the_runs,
@@ -224,13 +176,6 @@ _CHECKS: Sequence[Callable[[_Run], str]] = (
 )
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
-    table = read_table(path)
-    if not table.schema.equals(schema):
-        raise AuditError(f"{path}: its columns are {table.column_names}, expected {schema.names}")
-    return table
-
-
 def _same_ids(what: str, found: Sequence[str], where: str, expected: Sequence[str]) -> None:
     twice = [image_id for image_id, times in Counter(found).items() if times > 1]
     if twice:
@@ -241,7 +186,5 @@ def _same_ids(what: str, found: Sequence[str], where: str, expected: Sequence[st
         raise AuditError(f"{what}: image {odd[0]} {side} the {where} ({len(odd)} such images)")
 
 
-def _brief(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "nothing about that image"
-    return f"image {row['image_id']} member {row['member']} score {row['score']!r} in-fold {row['in_fold']}"
+def _brief(row: dict[str, Any]) -> str:
+    return f"image {row['image_id']} has the scores {row['scores']} and was in the fold of member {row['in_fold']}"

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.engine.worker import Heartbeat, Spec, Worker
 
 Tell = Callable[[str], None]  # a plain line for the person who watches
 
@@ -44,8 +44,18 @@ class SerialExecutor:
         return 1
 
     def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
+        heartbeats = announce(specs)
         for spec in specs:
             working = worker(spec)
             for step in worker.STEPS:
                 getattr(working, step)()
+            heartbeats[spec.name].finish()
             tell(f"{spec.name} done")
+
+
+def announce(specs: Sequence[Spec]) -> dict[str, Heartbeat]:
+    """A heartbeat per worker, by name, each of which has said that its worker waits for its turn."""
+    heartbeats = {spec.name: Heartbeat(spec.place, spec.name) for spec in specs}
+    for heartbeat in heartbeats.values():
+        heartbeat.wait()
+    return heartbeats

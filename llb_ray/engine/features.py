@@ -1,68 +1,55 @@
 """One encoder pass per image: frozen layers in memory-mapped Arrow shards that every later stage reads.
 
-A shard holds up to `SHARD_IMAGES` images: a column `image_id` and one fixed-shape tensor column per layer, stored
-as the encoder says (uint8 pixels, float16 features).  Shards are artifacts, so extraction resumes by shard; they
-are memory-mapped, so reading them costs no heap whatever N is.
+A shard holds a column `image_id` and one fixed-shape tensor column per layer, stored as the encoder says (uint8
+pixels, float16 features).  Shards are artifacts, so extraction resumes by shard; they are memory-mapped, so reading
+them costs no heap whatever N is.  Which shard an image is in follows from its id alone, so an added image changes
+one shard and not all of them.
 """
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import torch
 
-from llb_ray.artifacts import Artifact, Recipe, Store, digest
-from llb_ray.config import DetectorConfig
-from llb_ray.data.images import UnreadableImage, content_id, read_rgb
-from llb_ray.data.manifest import path_from_text
-from llb_ray.data.tables import read_batches, write_batches
-from llb_ray.detectors.base import Encoder, Layers, row_batches
-from llb_ray.detectors.build import build_encoder
+from llb_ray.artifacts import Recipe, Store, digest
+from llb_ray.data.tables import write_batches
 from llb_ray.engine import files
-from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
-from llb_ray.errors import DataError, WeightsError
+from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, Stored
+from llb_ray.engine.worker import Heartbeat, Place, owned_threads
 
-SHARD_IMAGES = 256  # a shard is the unit of resuming; 256 images are seconds of work and megabytes of disk
-
-
-@dataclass(frozen=True)
-class ImageRef:
-    """An image and where it lies; `path` as the manifest spells it."""
-
-    image_id: str
-    path: str
+SHARD_IMAGES = 256  # at most, on average: a shard is the unit of resuming, seconds of work and megabytes of disk
+_PREFIX_DIGITS = 8  # of an image_id, which is hexadecimal
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """How a run's images are laid out in shards: everything needed to find the layers of an image."""
+class Shard:
+    """Images whose layers lie in one artifact, in image_id order; all of them augmented alike, or not at all."""
 
-    encoder: Mapping[str, Any]  # the encoder's fingerprint
-    images: tuple[ImageRef, ...]  # in image_id order
-    shard_images: int = SHARD_IMAGES
-
-    @cached_property
-    def shards(self) -> list[tuple[ImageRef, ...]]:
-        starts = range(0, len(self.images), self.shard_images)
-        return [self.images[start : start + self.shard_images] for start in starts]
-
-    @cached_property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """One per shard."""
-        return tuple(self._recipe(shard) for shard in self.shards)
+    images: tuple[ImageRef, ...]
+    encoder: str  # digest of the encoder's fingerprint
 
     @property
-    def encoder_digest(self) -> str:
-        return digest(dict(self.encoder))
+    def image_ids(self) -> list[str]:
+        return [image.image_id for image in self.images]
 
-    def _recipe(self, shard: Sequence[ImageRef]) -> Recipe:
-        return Recipe("features", {}, {"encoder": self.encoder_digest, "images": digest([i.image_id for i in shard])})
+    @cached_property
+    def recipe(self) -> Recipe:
+        augment = self.images[0].augment
+        settings = {} if augment is None else {"augment": augment}
+        return Recipe("features", settings, {"encoder": self.encoder, "images": digest(self.image_ids)})
+
+
+def shards_of(images: Sequence[ImageRef], encoder: str, shard_images: int = SHARD_IMAGES) -> list[Shard]:
+    """The images in shards, by the first bits of their ids: one more bit, and all shards anew, whenever N doubles."""
+    bits = (max(0, len(images) - 1) // shard_images).bit_length()
+    ordered = sorted(images, key=lambda image: image.image_id)
+    runs = groupby(ordered, key=lambda image: int(image.image_id[:_PREFIX_DIGITS], 16) >> (4 * _PREFIX_DIGITS - bits))
+    return [Shard(tuple(members), encoder) for _, members in runs]
 
 
 @dataclass(frozen=True)
@@ -71,11 +58,8 @@ class FeaturizerSpec:
 
     name: str
     place: Place
-    detector: DetectorConfig
-    catalogue: Catalogue
-    shards: tuple[int, ...]
-    root: Path
-    max_pixels: int
+    photographs: Photographs
+    shards: tuple[Shard, ...]
 
 
 class Featurizer:
@@ -93,87 +77,27 @@ class Featurizer:
 
     def encode(self) -> None:
         """Every shard of this worker is a finished artifact afterwards."""
-        catalogue = self._spec.catalogue
-        todo = [shard for shard in self._spec.shards if self._store.find(catalogue.recipes[shard]) is None]
+        todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
         if not todo:
             return
-        total, done = sum(len(catalogue.shards[shard]) for shard in todo), 0
-        with owned_threads(self._spec.place.resources):
-            encoder = self._encoder()
+        total, done = sum(len(shard.images) for shard in todo), 0
+        resources = self._spec.place.resources
+        with owned_threads(resources):
+            encoding = Encoding(self._spec.photographs, resources)
             for shard in todo:
-                write = partial(self._write, encoder=encoder, images=catalogue.shards[shard])
-                self._store.make(catalogue.recipes[shard], write)
-                done += len(catalogue.shards[shard])
+                write = partial(_write, shard=shard, encoding=encoding, batch_size=resources.batch_size)
+                self._store.make(shard.recipe, write)
+                done += len(shard.images)
                 self._report(done, total, "images")
 
-    def _encoder(self) -> Encoder:
-        """The encoder, proved to be the one in the artifact keys; this may be another machine than the driver's."""
-        encoder = build_encoder(self._spec.detector, device_for(self._spec.place.resources))
-        if dict(encoder.fingerprint()) != dict(self._spec.catalogue.encoder):
-            raise WeightsError(
-                f"{platform.node()}: the backbone's weights or library versions here are not the driver's; "
-                "put the same weights file and versions on every node"
-            )
-        return encoder
 
-    def _write(self, folder: Path, encoder: Encoder, images: Sequence[ImageRef]) -> None:
-        batches = row_batches(len(images), self._spec.place.resources.batch_size)
-        write_batches(folder / files.LAYERS, (self._encode([images[row] for row in rows], encoder) for rows in batches))
-
-    def _encode(self, images: Sequence[ImageRef], encoder: Encoder) -> pa.RecordBatch:
-        image_BHW3 = np.stack([self._read(image, encoder.image_size_px) for image in images])
-        return _record_batch([image.image_id for image in images], stored_layers(encoder, image_BHW3))
-
-    def _read(self, image: ImageRef, size_px: int) -> npt.NDArray[np.uint8]:
-        path = self._spec.root / path_from_text(image.path)
-        try:
-            if content_id(path) == image.image_id:
-                return read_rgb(path, size_px, self._spec.max_pixels)
-            problem = "its content changed since the manifest was made"
-        except UnreadableImage as error:
-            problem = str(error)
-        raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
+def _write(folder: Path, shard: Shard, encoding: Encoding, batch_size: int) -> None:
+    batches = encoding.batches(shard.images, batch_size)
+    rows = (_record_batch([image.image_id for image in images], stored) for images, stored in batches)
+    write_batches(folder / files.LAYERS, rows)
 
 
-def stored_layers(encoder: Encoder, image_BHW3: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
-    """Encoder output for RGB images, in the number format of the cache."""
-    layers = encoder.encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
-    return [layer.to("cpu", dtype).numpy() for layer, dtype in zip(layers, encoder.cache_dtypes, strict=True)]
-
-
-def layers_of(stored: Sequence[npt.NDArray[Any]], device: torch.device) -> Layers:
-    """What a detector is given: stored layers as float32 on its device."""
-    return tuple(torch.from_numpy(layer).to(device).float() for layer in stored)
-
-
-def _record_batch(image_ids: Sequence[str], layers: Sequence[npt.NDArray[Any]]) -> pa.RecordBatch:
+def _record_batch(image_ids: Sequence[str], layers: Stored) -> pa.RecordBatch:
     tensors = [pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(layer)) for layer in layers]
     names = ["image_id", *(f"layer_{index}" for index in range(len(tensors)))]
     return pa.RecordBatch.from_arrays([pa.array(image_ids, pa.string()), *tensors], names=names)
-
-
-class CachedSource:
-    """The layers of some images, read from memory-mapped shards (the `Source` protocol of detectors)."""
-
-    def __init__(self, artifacts: Sequence[Artifact], image_ids: Sequence[str], device: torch.device) -> None:
-        self.image_ids = image_ids
-        self._device = device
-        self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
-        where: dict[str, tuple[int, int]] = {}
-        for batch in (batch for artifact in artifacts for batch in read_batches(artifact.path / files.LAYERS)):
-            for row, image_id in enumerate(batch.column("image_id").to_pylist()):
-                where[image_id] = (len(self._layers), row)
-            self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])
-        self._where = [where[image_id] for image_id in image_ids]
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
-        """Layers of the images at `rows`, float32, in that order, on the device."""
-        places = [self._where[row] for row in rows]
-        gathered = [
-            np.stack([self._layers[batch][layer][row] for batch, row in places])
-            for layer in range(len(self._layers[0]))
-        ]
-        return layers_of(gathered, self._device)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import Artifact, Store, load
-from llb_ray.engine.member import Trained
 from llb_ray.errors import ArtifactError
 
 
@@ -16,13 +15,15 @@ class Made:
 
     images: Artifact
     labels: Artifact
-    features: list[Artifact]
+    features: list[Artifact]  # empty where they did not fit the disk
     purified: Artifact
-    final: Trained
+    final: Artifact
+    final_scores: list[Artifact]
     evaluated: Artifact
     partition: Artifact | None = None
+    members: list[Artifact] = field(default_factory=list)
+    member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
-    members: list[Trained] = field(default_factory=list)
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""
@@ -47,8 +48,6 @@ class Made:
 def _flat(value: Any) -> Iterator[Artifact]:
     if isinstance(value, Artifact):
         yield value
-    elif isinstance(value, Trained):
-        yield from (value.fitted, value.scored)
     elif isinstance(value, list):
         for item in value:
             yield from _flat(item)
@@ -57,14 +56,10 @@ def _flat(value: Any) -> Iterator[Artifact]:
 def _to_json(value: Any, root: Path) -> Any:
     if isinstance(value, Artifact):
         return value.path.relative_to(root).as_posix()
-    if isinstance(value, Trained):
-        return {"fitted": _to_json(value.fitted, root), "scored": _to_json(value.scored, root)}
     return [_to_json(item, root) for item in value] if isinstance(value, list) else value
 
 
 def _from_json(value: Any, root: Path) -> Any:
     if isinstance(value, str):
         return load(root / value)
-    if isinstance(value, dict):
-        return Trained(load(root / value["fitted"]), load(root / value["scored"]))
     return [_from_json(item, root) for item in value] if isinstance(value, list) else value

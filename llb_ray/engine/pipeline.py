@@ -11,10 +11,13 @@ from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
+from llb_ray.engine.cache import EncoderPasses
+from llb_ray.engine.clock import Clock, StageTime
+from llb_ray.engine.crew import Crew
 from llb_ray.engine.executor import Executor, Tell
 from llb_ray.engine.made import Made
 from llb_ray.engine.runfolder import RunFolder, refuse_inside
-from llb_ray.engine.stages import Stages, StageTime
+from llb_ray.engine.stages import Stages
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
 
@@ -32,26 +35,30 @@ class Result:
     num_quarantined: int
     metrics: dict[str, Any]  # empty but for the protocol where nothing is labelled
     times: list[StageTime]
+    passes: EncoderPasses
 
 
-def run_stages(config: RunConfig, manifest: Manifest, out: Path, executor: Executor, tell: Tell) -> Result:
+def run_stages(
+    config: RunConfig, manifest: Manifest, out: Path, executor: Executor, tell: Tell, store: Path | None = None
+) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
-    Finished stages are reused, so the same call after an interruption does only what is missing.
+    Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
+    one `store` reuse each other's, even while they are at work.
     Raises a `LlbError` for what the user can mend; nothing finished is lost by it.
     """
     _refuse(manifest, out)
-    with RunFolder.locked(out) as folder:
+    with RunFolder.locked(out, store) as folder:
         for line in [*_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
-        stages = Stages(config, manifest, folder, executor, tell)
+        clock = Clock(folder, tell)
+        stages = Stages(config, manifest, Crew(config, manifest, executor, clock), clock)
         try:
             made = _in_order(stages)
         except LlbError as error:
             folder.log("run failed", error=str(error))
             raise
-        folder.store.clear_unfinished()  # of workers that were killed and started again
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
         return _result(stages, made)
@@ -77,12 +84,26 @@ def _in_order(stages: Stages) -> Made:
     # First what is quick, so that a folder with too few images is refused before the long stages.
     partitioned = stages.partition() if stages.config.purify.filter == "llb" else None
     features = stages.features()
-    members = stages.members(partitioned) if partitioned else []
-    matrix = stages.matrix(partitioned, members) if partitioned else None
+    members = stages.members(partitioned, features) if partitioned else {}
+    scored = stages.member_scores(members, features) if partitioned else []
+    matrix = stages.matrix(partitioned, scored) if partitioned else None
     purified = stages.purify(images, labels, matrix)
-    final = stages.final(purified)
-    evaluated = stages.evaluate(images, labels, purified, final)
-    return Made(images, labels, features, purified, final, evaluated, partitioned, matrix, members)
+    final = stages.final(purified, features)
+    final_scores = stages.final_scores(final, features)
+    evaluated = stages.evaluate(images, labels, purified, final_scores)
+    return Made(
+        images=images,
+        labels=labels,
+        features=features.cached,
+        purified=purified,
+        final=final,
+        final_scores=final_scores,
+        evaluated=evaluated,
+        partition=partitioned,
+        members=list(members.values()),
+        member_scores=scored,
+        matrix=matrix,
+    )
 
 
 def _result(stages: Stages, made: Made) -> Result:
@@ -90,11 +111,12 @@ def _result(stages: Stages, made: Made) -> Result:
     num_quarantined = stages.manifest.quarantine["split"].to_pylist().count(TRAIN)
     metrics = json.loads((made.evaluated.path / files.METRICS).read_text())
     return Result(
-        path=stages.folder.path,
+        path=stages.clock.folder.path,
         num_input=len(stages.manifest.image_ids(TRAIN)) + num_quarantined,
         num_kept=decisions[KEPT],
         num_rejected=decisions[REJECTED],
         num_quarantined=num_quarantined,
         metrics=metrics,
-        times=stages.times,
+        times=stages.clock.times,
+        passes=stages.crew.passes,
     )

@@ -5,25 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
-import torch
 
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.folder import File, examine
-from llb_ray.data.images import UnreadableImage, read_rgb
 from llb_ray.data.manifest import path_text
 from llb_ray.data.tables import read_batches, write_batches
-from llb_ray.detectors.base import Detector, Encoder, row_batches
-from llb_ray.detectors.build import build_encoder
-from llb_ray.engine.features import layers_of, stored_layers
-from llb_ray.engine.member import load_detector, score_batch
+from llb_ray.detectors.build import encoder_fingerprint
+from llb_ray.engine.member import load_detector
+from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
-from llb_ray.engine.worker import device_for, owned_threads
+from llb_ray.engine.scoring import map_batch
+from llb_ray.engine.worker import owned_threads
 from llb_ray.errors import DataError, WeightsError
 
 MAPS = "maps.arrow"
@@ -70,33 +66,20 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
 
 
 def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
-    device = device_for(config.resources)
-    fitted = folder.made().final.fitted
-    encoder = build_encoder(config.detector, device)
-    if digest(dict(encoder.fingerprint())) != fitted.inputs["encoder"]:
+    fitted = folder.made().final
+    photographs = Photographs(data, config.data.max_pixels, config.detector, encoder_fingerprint(config.detector))
+    if digest(dict(photographs.encoder)) != fitted.inputs["encoder"]:
         raise WeightsError(
             f"{folder.path}: the backbone's weights or library versions are no longer those of the run; "
             "put the same file and versions back, or run again"
         )
-    detector = load_detector(config.detector, "final", fitted, device)
-    for rows in row_batches(len(files), config.resources.batch_size):
-        yield _score(encoder, detector, device, config, data, [files[row] for row in rows])
-
-
-def _score(
-    encoder: Encoder, detector: Detector, device: torch.device, config: RunConfig, data: Path, files: Sequence[File]
-) -> pa.RecordBatch:
-    images = [_read(data / file.path, encoder.image_size_px, config.data.max_pixels) for file in files]
+    detector = load_detector(config.detector, fitted, config.resources)
+    images = [ImageRef(file.image_id, path_text(file.path)) for file in files]
+    encoding = Encoding(photographs, config.resources)
     # Through the cache's number format, so that an image gets the score that a run gives it, within float noise.
-    layers = layers_of(stored_layers(encoder, np.stack(images)), device)
-    return score_batch("final detector", [file.image_id for file in files], detector.score(layers), keeps_maps=True)
-
-
-def _read(path: Path, size_px: int, max_pixels: int) -> npt.NDArray[np.uint8]:
-    try:
-        return read_rgb(path, size_px, max_pixels)
-    except UnreadableImage as error:
-        raise DataError(f"{path}: {error} although it was readable a moment ago; run the same command again") from error
+    for batch, stored in encoding.batches(images, config.resources.batch_size):
+        layers = layers_of(stored, encoding.device)
+        yield map_batch("the final detector", detector, [image.image_id for image in batch], layers)
 
 
 def _write_tables(out: Path, scored: Sequence[File], aside: Sequence[File]) -> None:

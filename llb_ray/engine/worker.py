@@ -9,9 +9,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
@@ -30,6 +30,12 @@ class Place:
     store: Path
     progress: Path
     resources: ResourcesConfig
+    category: str = ""  # for people who watch: in actors' names and metrics' tags
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run."""
+        return self.progress.parent
 
 
 class Worker(Protocol):
@@ -50,9 +56,12 @@ class Spec(Protocol):
     def place(self) -> Place: ...
 
 
+State = Literal["waiting", "working", "done"]
+
+
 @dataclass(frozen=True)
 class Beat:
-    """The last sign of life of a worker."""
+    """The last sign of life of a worker; `time_s` and `since_s` in seconds since the epoch."""
 
     name: str
     step: str
@@ -60,7 +69,19 @@ class Beat:
     total: int
     unit: str
     pid: int
-    time_s: float  # seconds since the epoch
+    time_s: float
+    since_s: float = 0.0  # when the step began
+    state: State = "working"
+
+    @property
+    def kind(self) -> str:
+        """The name without its number: ``member`` of ``member-003``."""
+        return self.name.rstrip("0123456789").rstrip("-")
+
+    @property
+    def per_second(self) -> float:
+        """Units of the step per second since it began; 0 before the first."""
+        return self.done / (self.time_s - self.since_s) if self.time_s > self.since_s else 0.0
 
 
 class Heartbeat:
@@ -71,27 +92,45 @@ class Heartbeat:
         self._name = name
         self._last_s = 0.0
 
+    def wait(self) -> None:
+        """The executor's word that the worker has no place yet."""
+        now_s = time.time()
+        self._write(Beat(self._name, "", 0, 0, "", os.getpid(), now_s, now_s, "waiting"))
+
     def report(self, step: str) -> Report:
         """A function to be called with (done, total, unit) as often as one likes."""
         self._last_s = 0.0  # a step's first beat is never held back: it says that the step has begun
+        since_s = time.time()
 
         def beat(done: int, total: int, unit: str) -> None:
             now_s = time.time()
             if done in (0, total) or now_s - self._last_s >= _BEAT_INTERVAL_S:
                 self._last_s = now_s
-                write_json(self._path, asdict(Beat(self._name, step, done, total, unit, os.getpid(), now_s)))
+                self._write(Beat(self._name, step, done, total, unit, os.getpid(), now_s, since_s))
 
         return beat
+
+    def finish(self) -> None:
+        """The executor's word that the worker is through all its steps; the last beat's figures stay."""
+        beat = _read_beat(self._path)
+        if beat is not None:
+            self._write(replace(beat, state="done"))
+
+    def _write(self, beat: Beat) -> None:
+        write_json(self._path, asdict(beat))
 
 
 def read_beats(progress: Path) -> list[Beat]:
     """The last beat of every worker of a run, by name."""
-    beats = []
-    for path in sorted(progress.glob("[!.]*.json")):
-        # A new run clears the folder while a terminal still watches; a stranger's file is none of ours.
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            beats.append(Beat(**json.loads(path.read_text())))
-    return beats
+    beats = map(_read_beat, sorted(progress.glob("[!.]*.json")))
+    return [beat for beat in beats if beat is not None]
+
+
+def _read_beat(path: Path) -> Beat | None:
+    # A new run clears the folder while a terminal still watches; a stranger's file is none of ours.
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return Beat(**json.loads(path.read_text()))
+    return None
 
 
 def device_for(resources: ResourcesConfig) -> torch.device:

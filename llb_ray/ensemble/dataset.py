@@ -1,7 +1,5 @@
 """The purified dataset: what a run delivers, one row per training image, rejected ones included."""
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -9,7 +7,7 @@ from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
 from llb_ray.ensemble.purify import DECISIONS, KEPT, Evidence, Labels, purify
-from llb_ray.ensemble.scores import ScoreMatrix, dense
+from llb_ray.ensemble.scores import dense
 
 PURIFIED = pa.schema(
     [
@@ -25,14 +23,14 @@ def purified_dataset(
 ) -> pa.Table:
     """Images, decision, reason and every member's score (schema `PURIFIED`, in image_id order).
 
-    `images` holds the training images (schema `IMAGES`).  `scores` is the long score table, in any row order, or None
-    for the filters that look at no score.  `labels` are for the oracle filter and no other.
+    `images` holds the training images (schema `IMAGES`).  `scores` is the score matrix (schema `scores.SCORES`), in any
+    row order, or None for the filters that look at no score.  `labels` are for the oracle filter and no other.
     """
     image_ids = images["image_id"].to_pylist()
     matrix = None if scores is None else dense(scores)
     decisions = purify(config, Evidence(image_ids, seed, matrix, labels))
-    rows = joined(images, decisions)
-    return pa.table([*rows.columns, _member_scores(image_ids, matrix)], schema=PURIFIED)
+    rows = joined(images.sort_by("image_id"), decisions)
+    return pa.table([*rows.columns, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
 
 
 def kept_ids(purified: pa.Table) -> list[str]:
@@ -40,6 +38,7 @@ def kept_ids(purified: pa.Table) -> list[str]:
     return sorted(purified.filter(pc.equal(purified["decision"], KEPT))["image_id"].to_pylist())
 
 
-def _member_scores(image_ids: Sequence[str], matrix: ScoreMatrix | None) -> pa.Array:
-    row = {} if matrix is None else dict(zip(matrix.image_ids, matrix.score_NK, strict=True))
-    return pa.array([row.get(image_id) for image_id in image_ids], pa.list_(pa.float32()))
+def _member_scores(image_ids: pa.ChunkedArray, scores: pa.Table | None) -> pa.ChunkedArray | pa.Array:
+    if scores is None:
+        return pa.nulls(len(image_ids), pa.list_(pa.float32()))
+    return scores["scores"].take(pc.index_in(image_ids, scores["image_id"].combine_chunks()))

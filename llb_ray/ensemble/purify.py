@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import stats
 
 from llb_ray.config import PurifyConfig
@@ -66,9 +67,13 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     The in-fold scores that ``members=held_out`` leaves out have no influence, not even on ranks.
     """
     used_NK = ~matrix.in_fold_NK if config.members == "held_out" else np.ones_like(matrix.in_fold_NK)
-    score_NK = _normalize(config.normalize, np.where(used_NK, matrix.score_NK, np.nan), matrix.members)
-    score_NM = score_NK[used_NK].reshape(len(score_NK), -1)
-    return _combine(config, score_NM)
+    score_NK = matrix.score_NK.copy()
+    for column, member in enumerate(
+        matrix.members
+    ):  # one at a time: a million images' columns fit, copies of all do not
+        used_N = used_NK[:, column]
+        score_NK[used_N, column] = _normalized(config.normalize, score_NK[used_N, column], member)
+    return _combine(config, score_NK[used_NK].reshape(len(score_NK), -1))
 
 
 def num_kept(keep_ratio: float, num_images: int) -> int:
@@ -81,17 +86,22 @@ def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     if matrix is None or set(matrix.image_ids) != set(evidence.image_ids):
         raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
     value_N = aggregate(config, matrix)
-    order = np.lexsort((np.asarray(matrix.image_ids), value_N))
+    order = np.lexsort((_places(matrix.image_ids), value_N))
     keep = num_kept(config.keep_ratio, len(order))
     rank_N = np.empty(len(order), dtype=np.int64)
     rank_N[order] = np.arange(1, len(order) + 1)
     rule = f"{config.members} {config.aggregate} of {config.normalize} scores"
     cut = f"the {keep} most normal of {len(order)} are kept"
-    rows = [
-        (KEPT if rank <= keep else REJECTED, f"{rule} is {value:.4g}, rank {rank}; {cut}")
-        for value, rank in zip(value_N, rank_N, strict=True)
-    ]
-    return pa.table([matrix.image_ids, value_N, rank_N, *zip(*rows, strict=True)], schema=DECISIONS)
+    decisions = [KEPT if rank <= keep else REJECTED for rank in rank_N]
+    reasons = [f"{rule} is {value:.4g}, rank {rank}; {cut}" for value, rank in zip(value_N, rank_N, strict=True)]
+    return pa.table([matrix.image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
+
+
+def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Each id's place among the sorted ids [N]."""
+    place_N = np.empty(len(image_ids), dtype=np.int64)
+    place_N[pc.sort_indices(pa.array(image_ids)).to_numpy()] = np.arange(len(image_ids))
+    return place_N
 
 
 def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
@@ -121,28 +131,21 @@ def _table(image_ids: Sequence[str], decide: Decide) -> pa.Table:
     return pa.table([image_ids, nothing, nothing, *zip(*rows, strict=True)], schema=DECISIONS)
 
 
-def _normalize(how: str, score_NK: Floats, members: Sequence[int]) -> Floats:
-    """Each member's used scores (NaN: not used) on a scale of their own."""
+def _normalized(how: str, score_N: Floats, member: int) -> Floats:
+    """One member's scores of the images it is asked about, on a scale of their own."""
     if how == "rank":
-        rank_NK = stats.rankdata(score_NK, axis=0, nan_policy="omit")
-        ranks: Floats = rank_NK / np.isfinite(score_NK).sum(axis=0)
+        ranks: Floats = stats.rankdata(score_N) / len(score_N)
         return ranks
     if how == "robust_z":
-        median_K = np.nanmedian(score_NK, axis=0)
-        mad_K = stats.median_abs_deviation(score_NK, axis=0, scale="normal", nan_policy="omit")
-        _refuse_flat(mad_K, members)
-        z_NK: Floats = (score_NK - median_K) / mad_K
-        return z_NK
-    return score_NK
-
-
-def _refuse_flat(mad_K: Floats, members: Sequence[int]) -> None:
-    flat = np.flatnonzero(mad_K == 0)
-    if len(flat):
-        raise DataError(
-            f"purify.normalize=robust_z is undefined: member {members[flat[0]]} gives more than half of the images "
-            "the same score; use purify.normalize=rank"
-        )
+        mad = stats.median_abs_deviation(score_N, scale="normal")
+        if mad == 0:
+            raise DataError(
+                f"purify.normalize=robust_z is undefined: member {member} gives more than half of the images the same "
+                "score; use purify.normalize=rank"
+            )
+        z_N: Floats = (score_N - np.median(score_N)) / mad
+        return z_N
+    return score_N
 
 
 def _combine(config: PurifyConfig, score_NM: Floats) -> Floats:

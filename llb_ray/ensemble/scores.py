@@ -1,13 +1,14 @@
 """The score matrix: what every member thinks of every image, joined by image_id and never by position.
 
-On disk it is a long table, one row per image and member (schema `SCORES`).  In memory it is a dense
-`ScoreMatrix` whose rows are in image_id order and whose columns are members in ascending order.
+On disk it is a table of one row per image (schema `SCORES`), element j of `scores` being member j's.  In memory it is a
+dense `ScoreMatrix` whose rows are in image_id order.
+
 Shapes: N images, K members.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,8 @@ from llb_ray.errors import DataError
 SCORES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
-        pa.field("member", pa.int16(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),  # rises with abnormality
-        pa.field("in_fold", pa.bool_(), nullable=False),  # the member trained on this image
+        pa.field("in_fold", pa.int16(), nullable=False),  # the member that trained on this image
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),  # by member 0, 1, ...; they rise with abnormality
     ]
 )
 
@@ -42,56 +42,53 @@ class ScoreMatrix:
             raise DataError(f"score matrix: image {image_id} is not in the training share of exactly one member")
 
 
-def member_scores(
-    image_ids: Sequence[str], member: int, score_N: npt.NDArray[np.float32], share: Sequence[str]
-) -> pa.Table:
-    """One member's rows of the matrix (schema `SCORES`, in image_id order)."""
-    own = set(share)
-    columns = [image_ids, [member] * len(image_ids), score_N, [image_id in own for image_id in image_ids]]
-    return pa.table(columns, schema=SCORES).sort_by("image_id")
+def assemble(scores: pa.Table, partition: pa.Table) -> pa.Table:
+    """The whole matrix (schema `SCORES`), in image_id order.
 
-
-def assemble(tables: Sequence[pa.Table]) -> pa.Table:
-    """The whole matrix (schema `SCORES`) from the members' rows, ordered by member, then image_id."""
-    return pa.concat_tables(tables).sort_by([("member", "ascending"), ("image_id", "ascending")]).combine_chunks()
+    `scores` has the columns image_id and scores, `partition` (schema `partition.PARTITION`) says in whose training
+    share each image is; both may be in any order.  Raises DataError for an image without a share.
+    """
+    home = partition["member"].take(pc.index_in(scores["image_id"], partition["image_id"].combine_chunks()))
+    if home.null_count:
+        image_id = scores["image_id"].filter(home.is_null())[0]
+        raise DataError(f"score matrix: image {image_id} is in no member's training share")
+    columns = [scores["image_id"], home, scores["scores"]]
+    return pa.table(columns, schema=SCORES).sort_by("image_id").combine_chunks()
 
 
 def dense(table: pa.Table) -> ScoreMatrix:
-    """The matrix of a long table in any row order.
+    """The matrix of a table in any row order.
 
-    Raises DataError unless every image was scored exactly once by every member, with a finite score, and trained
-    exactly one of them.
+    Raises DataError unless every image is there once, with one finite score by each member, and trained exactly one
+    of them.
     """
-    image_ids, row = _codes(table["image_id"])
-    members, column = _codes(table["member"])
-    shape = (len(image_ids), len(members))
-    score_NK = np.full(shape, np.nan)
-    in_fold_NK = np.zeros(shape, dtype=bool)
-    score_NK[row, column] = table["score"].to_numpy()
-    in_fold_NK[row, column] = table["in_fold"].to_numpy(zero_copy_only=False)
-    if table.num_rows != score_NK.size or not np.isfinite(score_NK).all():
-        raise DataError(_incomplete(image_ids, members, row, column, score_NK))
+    table = table.sort_by("image_id").combine_chunks()
+    image_ids = table["image_id"].to_pylist()
+    _refuse_doubles(image_ids)
+    score_NK = _scores(image_ids, table["scores"].combine_chunks())
+    members = range(score_NK.shape[1])
+    in_fold_NK = table["in_fold"].to_numpy()[:, None] == np.array(members)
     return ScoreMatrix(image_ids, members, score_NK, in_fold_NK)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[list[Any], npt.NDArray[np.int64]]:
-    """The sorted distinct values, and each row's position among them."""
-    values = pc.unique(column).sort()
-    return values.to_pylist(), pc.index_in(column, values).to_numpy().astype(np.int64)
-
-
-def _incomplete(
-    image_ids: Sequence[Any],
-    members: Sequence[Any],
-    row: npt.NDArray[np.int64],
-    column: npt.NDArray[np.int64],
-    score_NK: npt.NDArray[np.float64],
-) -> str:
-    times_NK = np.zeros(score_NK.shape, dtype=int)
-    np.add.at(times_NK, (row, column), 1)
-    wrong = np.argwhere((times_NK != 1) | ~np.isfinite(score_NK))
-    n, k = wrong[0]
-    return (
-        f"score matrix: image {image_ids[n]} has {times_NK[n, k]} scores by member {members[k]} "
-        f"(last {score_NK[n, k]}), expected one finite score; {len(wrong)} of {score_NK.size} cells are wrong"
+def _scores(image_ids: Sequence[str], scores: pa.ListArray) -> npt.NDArray[np.float64]:
+    count_N = pc.list_value_length(scores).to_numpy()
+    odd = np.flatnonzero(count_N != count_N.max(initial=0))
+    if len(odd):
+        image_id, count = image_ids[odd[0]], count_N[odd[0]]
+        raise DataError(f"score matrix: image {image_id} has {count} scores, others have {count_N.max()}")
+    score_NK: npt.NDArray[np.float64] = (
+        scores.flatten().to_numpy(zero_copy_only=False).reshape(len(image_ids), -1).astype(np.float64)
     )
+    wrong = np.argwhere(~np.isfinite(score_NK))
+    if len(wrong):
+        n, k = wrong[0]
+        raise DataError(f"score matrix: image {image_ids[n]} has the score {score_NK[n, k]} by member {k}")
+    return score_NK
+
+
+def _refuse_doubles(image_ids: Sequence[str]) -> None:
+    """`image_ids` are sorted."""
+    doubled = next((one for one, other in pairwise(image_ids) if one == other), None)
+    if doubled is not None:
+        raise DataError(f"score matrix: image {doubled} is there twice; every image has one row")

@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from llb_ray.engine.cache import EncoderPasses
+from llb_ray.engine.clock import StageTime
 from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
+from llb_ray.engine.status import Outcome, Status
 from llb_ray.engine.worker import Beat, read_beats
 
 _PACE_S = 10.0
@@ -66,7 +70,8 @@ class _Bars:
 
     def refreshed(self) -> Progress:
         for beat in read_beats(self._progress):
-            self._update(beat)
+            if beat.state != "waiting":  # a run of 200 members must not fill the screen
+                self._update(beat)
         return self._bars
 
     def _update(self, beat: Beat) -> None:
@@ -77,7 +82,7 @@ class _Bars:
         task = self._tasks[beat.name, beat.step]
         speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
         rate = f"{speed:.0f} {beat.unit}/s" if speed else ""
-        # A finished step makes room: a run of 200 members must not fill the screen.
+        # A finished step makes room.
         self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
 
     def _hide(self, name: str) -> None:
@@ -88,28 +93,45 @@ class _Bars:
 
 
 def show_result(console: Console, result: Result) -> None:
-    """The closing table: images, metrics, seconds per stage, and where the files are."""
+    """The closing table: images, metrics, encoder passes, seconds per stage, and where the files are."""
+    rows = (_image_rows(result), _metric_rows(result.metrics), _encoder_rows(result.passes), _time_rows(result.times))
+    _show_table(console, result.path, chain(*rows))
+
+
+def show_outcome(console: Console, status: Status, outcome: Outcome) -> None:
+    """The same of a run that another process made, which kept its encoder passes to itself."""
+    rows = (_image_rows(outcome), _metric_rows(outcome.metrics), _time_rows(status.times))
+    _show_table(console, status.path, chain(*rows))
+
+
+def _show_table(console: Console, path: Path, rows: Iterable[tuple[str, str]]) -> None:
     table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in [*_image_rows(result), *_metric_rows(result.metrics), *_time_rows(result)]:
+    for name, value in rows:
         table.add_row(name, value)
     console.print(table)
     # Not in the table: a path that is folded or cut cannot be copied.
-    console.print(f"purified dataset  {result.path / 'purified'}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"all files         {result.path}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"purified dataset  {path / 'purified'}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"all files         {path}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _image_rows(result: Result) -> Iterator[tuple[str, str]]:
+def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:
     yield "training images", f"{result.num_input}"
     yield "  kept", f"{result.num_kept}"
     yield "  rejected", f"{result.num_rejected}"
     yield "  quarantined", f"{result.num_quarantined}"
 
 
-def _time_rows(result: Result) -> Iterator[tuple[str, str]]:
-    reused = [stage.stage for stage in result.times if stage.reused]
+def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:
+    yield "encoder passes", f"{passes.done:,} images"
+    yield "  without a cache", f"{passes.recomputing:,} images"
+    yield "features cached", f"{passes.cached_bytes / 2**20:,.1f} MiB"
+
+
+def _time_rows(times: Sequence[StageTime]) -> Iterator[tuple[str, str]]:
+    reused = [stage.stage for stage in times if stage.reused]
     if reused:
         yield "found finished", ", ".join(reused)
-    fresh = [stage for stage in result.times if not stage.reused]
+    fresh = [stage for stage in times if not stage.reused]
     for stage in fresh:
         if stage.seconds >= _WORTH_A_ROW_S:
             yield f"stage {stage.stage}", f"{stage.seconds:.2f} s"

@@ -19,9 +19,9 @@ from llb_ray.data.images import read_rgb
 from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import upsample
 from llb_ray.engine import files
-from llb_ray.engine.member import read_scores
 from llb_ray.engine.predict import MAPS, Prediction
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.scoring import read_scores
 from llb_ray.ensemble.dataset import kept_ids
 
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
@@ -57,7 +57,7 @@ class Scale:
         made, config = folder.made(), folder.config()
         # Ids are hashes, so the first few hundred are a random sample.
         kept = kept_ids(read_table(made.purified.path / files.PURIFIED))[:_SCALE_IMAGES]
-        scores = read_scores(made.final.scored)
+        scores = read_scores(made.final_scores)
         rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
         maps = scores.take(rows)["map"].combine_chunks().to_numpy_ndarray()
         return cls.of(smooth(maps, config))

@@ -1,5 +1,6 @@
 """One suite over every detector: what `detectors.base` promises in a run's name, whoever detects."""
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ import torch
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.config import DetectorConfig, parse
+from llb_ray.config import DetectorConfig, ImportanceConfig, parse
 from llb_ray.config.reading import _DETECTORS
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import Detector, Layers, Scores
+from llb_ray.detectors.base import Detector, Layers, Report, Scores, State
 from llb_ray.detectors.build import build_detector, build_encoder, encoder_fingerprint, learner_settings
-from llb_ray.engine.features import layers_of, stored_layers
+from llb_ray.engine.photographs import layers_of, stored_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -190,6 +191,99 @@ def test_fitting_reports_up_to_the_end(name: str) -> None:
     build_detector(config, "member", CPU).fit(source, 0, lambda done, total, unit: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
+
+
+class Copied(Encoded):
+    """Each picture three times: as it is, and as two augmented copies, here half as bright and upside down."""
+
+    def __init__(self, config: DetectorConfig, image_BHW3: Pixels) -> None:
+        super().__init__(config, np.concatenate([image_BHW3, image_BHW3 // 2, image_BHW3[:, ::-1]]))
+        self.image_ids = self.image_ids[: len(image_BHW3)]
+
+    def __len__(self) -> int:
+        return 3 * len(self.image_ids)
+
+
+class Notebook:
+    """`Checkpoints` of every seventh step, as bytes."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+
+    def load(self) -> State | None:
+        return safetensors.torch.load(self.content) if self.content else None
+
+    def due(self, num_done: int) -> bool:
+        return num_done % 7 == 0
+
+    def save(self, state: State) -> None:
+        self.content = safetensors.torch.save(state)
+
+
+IMPORTANCE = {
+    "plain": None,
+    "moments": ImportanceConfig(mode="moments"),
+    "robust": ImportanceConfig(mode="robust", log_scores=True, buffer=64),
+}
+losses = pytest.mark.parametrize("loss", IMPORTANCE)
+
+
+def _bytes_of(detector: Detector) -> tuple[bytes, dict[str, bytes]]:
+    log = detector.log()
+    columns = {**log.steps, **log.images} if log else {}
+    return safetensors.torch.save(detector.state()), {name: column.tobytes() for name, column in columns.items()}
+
+
+@losses
+@detectors
+def test_a_fit_that_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(name: str, loss: str) -> None:
+    config, importance = _config(name), None if name == "memory_bank" else IMPORTANCE[loss]
+    source = Copied(config, _stripes(12))
+    whole = build_detector(config, "member", CPU, importance).fit(source, 3)
+    notebook = Notebook()
+    for last in (5, 20, 21, 59):
+        with contextlib.suppress(KeyboardInterrupt):
+            build_detector(config, "member", CPU, importance).fit(source, 3, _killer(last), notebook)
+    assert bool(notebook.content) == (name != "memory_bank"), "one pass is not worth a checkpoint"
+    resumed = build_detector(config, "member", CPU, importance).fit(source, 3, checkpoints=notebook)
+    assert _bytes_of(resumed) == _bytes_of(whole)
+
+
+def _killer(last: int) -> Report:
+    """A report that ends the process, as it were, when `last` steps are done."""
+
+    def report(done: int, total: int, unit: str) -> None:
+        if done == last:
+            raise KeyboardInterrupt
+
+    return report
+
+
+@detectors
+def test_a_fit_reads_every_copy_and_says_something_of_each_image_once(name: str) -> None:
+    config = _config(name)
+    read: list[int] = []
+
+    class Watched(Copied):
+        def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+            read.extend(rows.tolist())
+            return super().batch(rows)
+
+    importance = None if name == "memory_bank" else ImportanceConfig(mode="moments")
+    log = build_detector(config, "member", CPU, importance).fit(Watched(config, _stripes(8)), 0).log()
+    assert set(read) == set(range(24))
+    if log is not None:
+        assert {len(column) for column in log.images.values()} == {8}
+        assert read[-8:] == list(range(8)), "the last pass, for the log, is over the plain pictures"
+
+
+@detectors
+def test_copies_change_what_is_learnt(name: str) -> None:
+    config = _config(name)
+    states = [
+        build_detector(config, "member", CPU).fit(kind(config, _stripes(12)), 0).state() for kind in (Encoded, Copied)
+    ]
+    assert safetensors.torch.save(states[0]) != safetensors.torch.save(states[1])
 
 
 @detectors

@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def test_every_step_of_every_worker_runs_once(executor: Executor, tmp_path: Path
         f"w{number}-{step}.txt" for number in range(6) for step in Counting.STEPS
     )
     assert sorted(lines) == [f"w{number} done" for number in range(6)]
+
+
+def test_every_worker_has_said_that_it_waits_and_at_the_end_that_it_is_done(executor: Executor, tmp_path: Path) -> None:
+    specs = [CountingSpec(f"w{number}", place(tmp_path), tmp_path) for number in range(6)]
+    seen: list[Counter[str]] = []
+    executor.run(
+        Counting, specs, lambda line: seen.append(Counter(beat.state for beat in read_beats(tmp_path / "progress")))
+    )
+    assert [states.total() for states in seen] == [6] * 6
+    assert [states["done"] for states in seen] == [1, 2, 3, 4, 5, 6]
 
 
 def test_our_own_error_arrives_as_it_was_raised(executor: Executor, tmp_path: Path) -> None:
@@ -109,7 +121,7 @@ def _kill_one(progress: Path, step: str, killed: list[int]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for beat in read_beats(progress):
-            if beat.name.startswith("member") and beat.step == step and beat.done < beat.total:
+            if beat.step == step and beat.name != "final" and beat.done < beat.total:
                 os.kill(beat.pid, signal.SIGKILL)
                 killed.append(beat.pid)
                 return
@@ -120,6 +132,25 @@ def test_an_actor_that_keeps_dying_is_named(ray_local: None, tmp_path: Path) -> 
     spec = CountingSpec("doomed", place(tmp_path, max_restarts=1), tmp_path, fails="die")
     with make_executor("ray") as executor, pytest.raises(MemberError, match="doomed: its process died and 1 restarts"):
         executor.run(Counting, [spec], print)
+
+
+def test_actors_have_telling_names_which_two_runs_at_once_may_share(ray_local: None, tmp_path: Path) -> None:
+    named = replace(place(tmp_path), category="gear")
+    specs = [CountingSpec(f"member-{number:03d}", named, tmp_path) for number in range(2)]
+    found: list[dict[str, str]] = []
+    with make_executor("ray") as executor:
+
+        def tell(_: str) -> None:
+            nested = not found
+            found.extend(ray.util.list_named_actors(all_namespaces=True))
+            if nested:
+                executor.run(Counting, specs, tell)
+
+        executor.run(Counting, specs, tell)
+    assert {actor["name"] for actor in found} <= {"llb-gear-member-000", "llb-gear-member-001"}
+    namespaces = {actor["namespace"] for actor in found}
+    assert len(namespaces) == 2
+    assert all(namespace.startswith(f"llb-{tmp_path.name}-") for namespace in namespaces)
 
 
 def test_finished_actors_give_their_place_back(ray_local: None, tmp_path: Path) -> None:

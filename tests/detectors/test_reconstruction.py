@@ -13,7 +13,7 @@ from torch.nn import functional
 from llb_ray.config import ReconstructionConfig, load, parse
 from llb_ray.detectors.base import Detector, Layers
 from llb_ray.detectors.decoders import AttentionDecoder, PyramidDecoder
-from llb_ray.detectors.reconstruction import LAST_RATE_SHARE, Network, Reconstruction, _mined, rate_share
+from llb_ray.detectors.reconstruction import Network, Reconstruction, _mined
 from llb_ray.errors import ConfigError, MemberError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -208,15 +208,6 @@ def test_the_percentile_rises_along_its_ramp() -> None:
     ramp = Reconstruction(config_of(PYRAMID, hard_percentile=0.9, hard_ramp_steps=10), 1, CPU)
     assert [ramp._percentile(step) for step in (0, 5, 10, 99)] == pytest.approx([0, 0.45, 0.9, 0.9])
     assert Reconstruction(config_of(PYRAMID, hard_percentile=0.9, hard_ramp_steps=0), 1, CPU)._percentile(0) == 0.9
-
-
-def test_the_learning_rate_warms_up_and_ends_low() -> None:
-    shares = [rate_share(step, steps=100, warmup_steps=10) for step in range(101)]
-    assert shares[0] == pytest.approx(0.1)
-    assert max(shares) == shares[9] == shares[10] == 1
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    assert shares[100] == pytest.approx(LAST_RATE_SHARE)
-    assert rate_share(0, steps=1, warmup_steps=0) == 1
 
 
 def test_standardising_makes_the_scale_of_a_channel_irrelevant() -> None:

@@ -32,7 +32,7 @@ def _kill_when(command: list[str], out: Path, stage: str, count: int) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize(("stage", "count"), [("features", 1), ("fit", 2), ("score", 2), ("purify", 1)])
+@pytest.mark.parametrize(("stage", "count"), [("features", 1), ("fit", 2), ("score", 1), ("score", 2), ("purify", 1)])
 def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path) -> None:
     config, out = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(tiny.to_yaml())
@@ -55,9 +55,9 @@ def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
     again = llb_ray.run(tiny, manifest, out=tmp_path, executor="serial")
     assert all(time.reused for time in again.times)
     other = llb_ray.run(with_overrides(tiny, ["purify.keep_ratio=0.5"]), manifest, out=tmp_path, executor="serial")
-    assert [time.stage for time in other.times if not time.reused] == ["purify", "final", "evaluate"]
+    assert [time.stage for time in other.times if not time.reused] == ["purify", "final", "final-scores", "evaluate"]
     longer = llb_ray.run(with_overrides(tiny, ["detector.final_steps=25"]), manifest, out=tmp_path, executor="serial")
-    assert [time.stage for time in longer.times if not time.reused] == ["final", "evaluate"]
+    assert [time.stage for time in longer.times if not time.reused] == ["final", "final-scores", "evaluate"]
     assert llb_ray.audit(tmp_path)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "run finished" for event in events) == 4

@@ -53,13 +53,13 @@ def _set(table: pa.Table, column: str, values: list[object]) -> pa.Table:
 
 def _shuffle_rows(table: pa.Table) -> pa.Table:
     """The released code's fault: scores of one order under the ids of another."""
-    scores = table["score"].to_pylist()
-    return _set(table, "score", scores[1:] + scores[:1])
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", scores[1:] + scores[:1])
 
 
 def _edit_score(table: pa.Table) -> pa.Table:
-    scores = table["score"].to_pylist()
-    return _set(table, "score", [scores[0] + 0.125, *scores[1:]])
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", [[scores[0][0] + 0.125, *scores[0][1:]], *scores[1:]])
 
 
 def _swap_ids(table: pa.Table) -> pa.Table:
@@ -71,9 +71,14 @@ def _drop_row(table: pa.Table) -> pa.Table:
     return table.slice(1)
 
 
-def _flip_flag(table: pa.Table) -> pa.Table:
-    flags = table["in_fold"].to_pylist()
-    return _set(table, "in_fold", [not flags[0], *flags[1:]])
+def _move_fold(table: pa.Table) -> pa.Table:
+    folds = table["in_fold"].to_pylist()
+    return _set(table, "in_fold", [(folds[0] + 1) % 3, *folds[1:]])
+
+
+def _drop_score(table: pa.Table) -> pa.Table:
+    scores = table["scores"].to_pylist()
+    return _set(table, "scores", [scores[0][1:], *scores[1:]])
 
 
 def _swap_decision(table: pa.Table) -> pa.Table:
@@ -84,11 +89,12 @@ def _swap_decision(table: pa.Table) -> pa.Table:
 
 
 FAULTS = [
-    ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _edit_score, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _swap_ids, "scores.arrow says image .* but the member wrote"),
-    ("scores.arrow", _drop_row, "has 0 scores by member 0"),
-    ("scores.arrow", _flip_flag, "exactly one member"),
+    ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _edit_score, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _swap_ids, "scores.arrow says image .* but the members wrote"),
+    ("scores.arrow", _drop_row, r"scores.arrow: image .* is missing"),
+    ("scores.arrow", _drop_score, "has 2 scores, others have 3"),
+    ("scores.arrow", _move_fold, "scores.arrow says image .* but the members wrote"),
     ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the score matrix gives"),
     ("purified/part-0.arrow", _drop_row, "purified set: image .* is missing"),
 ]
@@ -115,7 +121,7 @@ def test_the_command_exits_1_and_names_the_fault(run: Path) -> None:
     _edit(run, "scores.arrow", _edit_score, sealed=False)
     result = CliRunner().invoke(main, ["audit", str(run)])
     assert result.exit_code == 1
-    assert "but the member wrote" in result.output
+    assert "but the members wrote" in result.output
 
 
 def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_changed_image_is_named(run: Path, photos: Path, tmp_path: Path) -> No
 def test_training_on_something_else_is_named(run: Path, role: str) -> None:
     """The fault that a log cannot show: the delivered list is right, the detector saw another."""
     made = json.loads((run / "run.json").read_text())["artifacts"]
-    fitted = made["final"]["fitted"] if role == "final" else made["members"][1]["fitted"]
+    fitted = made["final"] if role == "final" else made["members"][1]
     path = run / "artifacts" / fitted / "trained_on.arrow"
     given = read_table(path)["image_id"].to_pylist()
     everyone = read_table(run / "purified" / "part-0.arrow")["image_id"].to_pylist()
@@ -147,12 +153,11 @@ def test_training_on_something_else_is_named(run: Path, role: str) -> None:
         llb_ray.audit(run)
 
 
-def test_scores_filed_under_another_member_are_named(run: Path) -> None:
+def test_scores_filed_under_another_detector_are_named(run: Path) -> None:
     index = json.loads((run / "run.json").read_text())
-    first, second = index["artifacts"]["members"][:2]
-    first["scored"], second["scored"] = second["scored"], first["scored"]
+    index["artifacts"]["member_scores"] = index["artifacts"]["final_scores"]
     (run / "run.json").write_text(json.dumps(index))
-    with pytest.raises(AuditError, match="member 0: its scores .* were made by another detector"):
+    with pytest.raises(AuditError, match="member-000: its scores .* were made by another detector"):
         llb_ray.audit(run)
 
 
@@ -175,7 +180,7 @@ def test_a_configuration_that_is_not_the_runs_is_named(run: Path, edit: str) -> 
 
 def test_a_damaged_model_is_named(run: Path) -> None:
     index = json.loads((run / "run.json").read_text())["artifacts"]
-    model = run / "artifacts" / index["final"]["fitted"] / "detector.safetensors"
+    model = run / "artifacts" / index["final"] / "detector.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
     with pytest.raises(AuditError, match=r"detector\.safetensors"):
         llb_ray.audit(run)

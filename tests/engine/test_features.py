@@ -9,24 +9,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
-from llb_ray.artifacts import Artifact, Store
+from llb_ray.artifacts import Artifact, Store, digest
 from llb_ray.config import ResourcesConfig
 from llb_ray.data.images import read_rgb
 from llb_ray.data.manifest import path_from_text
-from llb_ray.data.tables import read_batches
+from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import Layers
 from llb_ray.detectors.build import build_encoder, encoder_fingerprint
-from llb_ray.engine import files, stages
+from llb_ray.engine import crew, files
 from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.features import CachedSource, Catalogue, Featurizer, FeaturizerSpec, ImageRef
-from llb_ray.engine.worker import Place, Spec, Worker
+from llb_ray.engine.features import Featurizer, FeaturizerSpec, shards_of
+from llb_ray.engine.member import Member
+from llb_ray.engine.photographs import ImageRef, Photographs
+from llb_ray.engine.source import CachedSource
+from llb_ray.engine.worker import Place, Worker
 from llb_ray.errors import DataError, WeightsError
-from tests.support import final_files
 
 CPU = torch.device("cpu")
 SHARD = 10
@@ -34,16 +37,16 @@ SHARD = 10
 
 @dataclass
 class Wide(SerialExecutor):
-    """The serial executor with room for several workers at once; remembers what each featurizer was given."""
+    """The serial executor with room for several workers at once; remembers how many shards each worker was given."""
 
     room: int
-    given: list[tuple[int, ...]] = field(default_factory=list)
+    given: list[list[int]] = field(default_factory=list)
 
     def slots(self, resources: ResourcesConfig) -> int:
         return self.room
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell) -> None:
-        self.given += [spec.shards for spec in specs if isinstance(spec, FeaturizerSpec)]
+    def run(self, worker: type[Worker], specs: Sequence[Any], tell: Tell) -> None:
+        self.given += [[len(spec.shards) for spec in specs]] if worker is not Member else []
         super().run(worker, specs, tell)
 
 
@@ -52,38 +55,54 @@ def manifest(photos: Path, tiny: RunConfig) -> Manifest:
     return llb_ray.read_folder(photos, tiny)
 
 
+def _refs(manifest: Manifest) -> list[ImageRef]:
+    return [ImageRef(row["image_id"], row["path"]) for row in manifest.table.to_pylist()]
+
+
 def _spec(config: RunConfig, manifest: Manifest, folder: Path) -> FeaturizerSpec:
     """One featurizer for all shards."""
-    pairs = zip(manifest.table["image_id"].to_pylist(), manifest.table["path"].to_pylist(), strict=True)
     fingerprint = encoder_fingerprint(config.detector)
-    catalogue = Catalogue(fingerprint, tuple(ImageRef(*pair) for pair in pairs), shard_images=SHARD)
-    shards = tuple(range(len(catalogue.shards)))
+    photographs = Photographs(manifest.root, config.data.max_pixels, config.detector, fingerprint)
+    shards = shards_of(_refs(manifest), digest(dict(fingerprint)), SHARD)
     place = Place(folder / "artifacts", folder / "progress", config.resources)
-    limit = config.data.max_pixels
-    return FeaturizerSpec("featurizer", place, config.detector, catalogue, shards, manifest.root, limit)
+    return FeaturizerSpec("featurizer", place, photographs, tuple(shards))
 
 
 def _artifacts(spec: FeaturizerSpec) -> list[Artifact]:
     store = Store(spec.place.store)
-    return [store.get(recipe) for recipe in spec.catalogue.recipes]
+    return [store.get(shard.recipe) for shard in spec.shards]
 
 
 def _encoded(spec: FeaturizerSpec, image_ids: Sequence[str]) -> Layers:
     """Straight from the files, without a cache."""
-    paths = {image.image_id: spec.root / path_from_text(image.path) for image in spec.catalogue.images}
-    size_px = spec.detector.image_size_px
-    image_BHW3 = np.stack([read_rgb(paths[image_id], size_px, spec.max_pixels) for image_id in image_ids])
-    return build_encoder(spec.detector, CPU).encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
+    paths = {image.image_id: image.path for shard in spec.shards for image in shard.images}
+    detector, root = spec.photographs.detector, spec.photographs.root
+    size_px, limit = detector.image_size_px, spec.photographs.max_pixels
+    image_BHW3 = np.stack([read_rgb(root / path_from_text(paths[name]), size_px, limit) for name in image_ids])
+    return build_encoder(detector, CPU).encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
 
 
 def test_every_image_is_in_exactly_one_shard(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
     spec = _spec(tiny, manifest, tmp_path)
     Featurizer(spec).encode()
-    batches = [list(read_batches(artifact.path / files.LAYERS)) for artifact in _artifacts(spec)]
-    sizes = [sum(batch.num_rows for batch in shard) for shard in batches]
-    assert sizes == [SHARD] * 7 + [2]
-    stored = [image_id for shard in batches for batch in shard for image_id in batch.column("image_id").to_pylist()]
+    batches = [batch for artifact in _artifacts(spec) for batch in read_batches(artifact.path / files.LAYERS)]
+    stored = [image_id for batch in batches for image_id in batch.column("image_id").to_pylist()]
     assert stored == manifest.table["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize(("num_images", "num_shards"), [(0, 0), (1, 1), (256, 1), (257, 2), (512, 2), (513, 4)])
+def test_shards_are_at_most_of_the_size_asked_for_on_average(num_images: int, num_shards: int) -> None:
+    refs = [ImageRef(digest(number)[:32], "") for number in range(num_images)]
+    shards = shards_of(refs, "")
+    assert len(shards) == num_shards
+    assert [image for shard in shards for image in shard.images] == sorted(refs, key=lambda ref: ref.image_id)
+
+
+def test_an_added_image_changes_one_shard(manifest: Manifest) -> None:
+    refs = _refs(manifest)
+    added = {shard.recipe.key for shard in shards_of(refs, "", SHARD)}
+    before = {shard.recipe.key for shard in shards_of(refs[:30] + refs[31:], "", SHARD)}
+    assert (len(added - before), len(before - added)) == (1, 1)
 
 
 def test_rows_come_by_id_in_any_order_as_they_were_encoded(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
@@ -142,40 +161,39 @@ def test_nothing_missing_builds_no_encoder(
 ) -> None:
     spec = _spec(tiny, manifest, tmp_path)
     Featurizer(spec).encode()
-    monkeypatch.setattr("llb_ray.engine.features.build_encoder", lambda *given: pytest.fail("it was built"))
+    monkeypatch.setattr("llb_ray.engine.photographs.build_encoder", lambda *given: pytest.fail("it was built"))
     Featurizer(spec).encode()
 
 
 @pytest.mark.parametrize("room", [1, 3, 99])
-def test_several_featurizers_share_the_shards_and_drop_none(
+def test_several_workers_share_the_shards_and_drop_none(
     room: int, tiny: RunConfig, manifest: Manifest, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "Catalogue", partial(Catalogue, shard_images=SHARD))
+    monkeypatch.setattr(crew, "shards_of", partial(shards_of, shard_images=SHARD))
     executor = Wide(room)
     llb_ray.run(tiny, manifest, out=tmp_path, executor=executor)
-    assert len(executor.given) == min(room, 8)
-    assert sorted(shard for shards in executor.given for shard in shards) == list(range(8))
-    assert max(map(len, executor.given)) - min(map(len, executor.given)) <= 1
-    sharded, whole = final_files(tmp_path), final_files(finished)
-    for name in ("purified/part-0.arrow", "scores.arrow", "image_scores.arrow", "metrics.json"):
-        assert sharded[name] == whole[name]
+    assert len(executor.given) == 3, "features, the members' scores, the final detector's"
+    for given in executor.given:
+        assert len(given) == min(room, sum(given))
+        assert max(given) - min(given) <= 1
+    sharded, whole = (read_table(run / "scores.arrow") for run in (tmp_path, finished))
+    assert sharded.drop(["scores"]).equals(whole.drop(["scores"]))
+    scores = [pc.list_flatten(table["scores"]).to_numpy() for table in (sharded, whole)]
+    assert np.allclose(*scores, rtol=1e-4)
 
 
-def test_another_encoder_or_other_images_are_other_shards(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
-    catalogue = _spec(tiny, manifest, tmp_path).catalogue
-    others: list[dict[str, Any]] = [
-        {"encoder": {**catalogue.encoder, "weights": "other"}},
-        {"images": catalogue.images[1:]},
-    ]
-    for change in others:
-        keys = {recipe.key for recipe in replace(catalogue, **change).recipes}
-        assert not keys & {recipe.key for recipe in catalogue.recipes}
+def test_another_encoder_or_other_images_are_other_shards(manifest: Manifest) -> None:
+    refs = _refs(manifest)
+    keys = {shard.recipe.key for shard in shards_of(refs, "this", SHARD)}
+    for images, encoder in ((refs, "other"), ([replace(ref, augment="hflip") for ref in refs], "this")):
+        assert not keys & {shard.recipe.key for shard in shards_of(images, encoder, SHARD)}
 
 
-def test_moved_images_are_the_same_shards(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
-    catalogue = _spec(tiny, manifest, tmp_path).catalogue
-    moved = tuple(replace(image, path=f"elsewhere/{image.path}") for image in catalogue.images)
-    assert replace(catalogue, images=moved).recipes == catalogue.recipes
+def test_moved_images_are_the_same_shards(manifest: Manifest) -> None:
+    refs = _refs(manifest)
+    moved = [replace(ref, path=f"elsewhere/{ref.path}") for ref in refs]
+    recipes = [[shard.recipe for shard in shards_of(images, "", SHARD)] for images in (refs, moved)]
+    assert recipes[0] == recipes[1]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +222,7 @@ def test_a_node_with_other_weights_is_refused_and_leaves_nothing(
     tiny_bank: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     spec = _spec(tiny_bank, manifest, tmp_path)
-    drivers = replace(spec.catalogue, encoder={**spec.catalogue.encoder, "weights": "0" * 64})
-    with pytest.raises(WeightsError, match="are not the driver's; put the same weights file"):
-        Featurizer(replace(spec, catalogue=drivers)).encode()
+    drivers = replace(spec.photographs, encoder={**spec.photographs.encoder, "weights": "0" * 64})
+    with pytest.raises(WeightsError, match="are not those of the run; put the same weights file"):
+        Featurizer(replace(spec, photographs=drivers)).encode()
     assert not list((tmp_path / "artifacts").glob("features/*"))

@@ -147,7 +147,7 @@ def test_leftovers_of_killed_workers_are_cleared(run: Path, photos: Path, tiny: 
 
 def _fitted(run: Path, role: str) -> Path:
     made = RunFolder.open(run).made()
-    return (made.final if role == "final" else made.members[1]).fitted.path
+    return (made.final if role == "final" else made.members[1]).path
 
 
 @pytest.mark.parametrize("role", ["final", "member"])
@@ -186,7 +186,7 @@ def test_an_index_names_the_very_artifacts_it_was_made_of(run: Path) -> None:
     made = folder.made()
     assert len(made.members) == 3
     assert made.matrix is not None
-    assert len(list(made.artifacts())) == 15
+    assert len(list(made.artifacts())) == 13
     assert Made.of_index(made.index(folder.store), folder.store) == made
     assert made.index(folder.store) == folder.index()["artifacts"]
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,28 +16,28 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import Scores
-from llb_ray.engine.member import score_batch
+from llb_ray.detectors.base import Detector, Layers, Scores
 from llb_ray.engine.pipeline import Result
+from llb_ray.engine.scoring import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
 
-ALL = "manifest labels partition features members scores purify final evaluate"
+ALL = "manifest labels partition features members member-scores scores purify final final-scores evaluate"
 
 # `final?` is expected exactly where the kept set changed.
 SETTINGS = [
-    ("seed=1", "partition members scores purify final evaluate"),
-    ("members.count=4", "partition members scores purify final? evaluate"),
-    ("detector.member_steps=30", "members scores purify final? evaluate"),
-    ("detector.final_steps=25", "final evaluate"),
-    ("detector.image_size_px=48", "features members scores purify final evaluate"),
+    ("seed=1", "partition members member-scores scores purify final final-scores evaluate"),
+    ("members.count=4", "partition members member-scores scores purify final? evaluate"),
+    ("detector.member_steps=30", "members member-scores scores purify final? evaluate"),
+    ("detector.final_steps=25", "final final-scores evaluate"),
+    ("detector.image_size_px=48", "features members member-scores scores purify final final-scores evaluate"),
     ("evaluation.sigma_px=2.5", "evaluate"),
     ("evaluation.fpr_limit=0.1", "evaluate"),
-    ("purify.keep_ratio=0.5", "purify final evaluate"),
-    ("purify.filter=none", "purify final evaluate"),
-    ("purify.filter=random", "purify final evaluate"),
-    ("purify.filter=oracle", "purify final evaluate"),
-    ("data.group_pattern=null", "manifest partition members scores purify final? evaluate"),
+    ("purify.keep_ratio=0.5", "purify final final-scores evaluate"),
+    ("purify.filter=none", "purify final final-scores evaluate"),
+    ("purify.filter=random", "purify final final-scores evaluate"),
+    ("purify.filter=oracle", "purify final final-scores evaluate"),
+    ("data.group_pattern=null", "manifest partition members member-scores scores purify final? evaluate"),
     (r"data.group_pattern=obj(\d+)", "manifest partition purify evaluate"),
 ]
 RESOURCES = ["resources.num_cpus=2", "resources.batch_size=5", "resources.max_restarts=0"]
@@ -81,7 +82,7 @@ def test_a_setting_reruns_what_it_needs_and_gives_what_a_fresh_run_gives(
 ) -> None:
     config = with_overrides(tiny, [setting])
     result = _again(config, photos, run)
-    final = "final" if _kept(run) != _kept(finished) else ""
+    final = "final final-scores" if _kept(run) != _kept(finished) else ""
     assert _rerun(result) == stages.replace("final?", final).split()
     _again(config, photos, tmp_path / "fresh")
     assert _published(run) == _published(tmp_path / "fresh")
@@ -99,8 +100,13 @@ def test_a_machine_with_other_resources_keeps_what_is_finished(
 def test_the_seed_alone_trains_the_final_detector_anew(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, ["purify.filter=none"])
     first = _again(config, photos, tmp_path)
-    assert _rerun(first) == ["manifest", "labels", "features", "purify", "final", "evaluate"]
-    assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == ["purify", "final", "evaluate"]
+    assert _rerun(first) == ["manifest", "labels", "features", "purify", "final", "final-scores", "evaluate"]
+    assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == [
+        "purify",
+        "final",
+        "final-scores",
+        "evaluate",
+    ]
 
 
 def test_going_back_to_an_earlier_setting_does_nothing(
@@ -169,20 +175,41 @@ def test_weights_enter_by_content_and_not_by_path(
     name = next(name for name, tensor in state.items() if tensor.ndim == 4)
     state[name] = torch.randn(state[name].shape, generator=generator)
     safetensors.torch.save_file(state, elsewhere)
-    assert _rerun(_again(config, photos, run)) == ["features", "members", "scores", "purify", "final", "evaluate"]
+    assert _rerun(_again(config, photos, run)) == ALL.split()[3:]
     _again(config, photos, tmp_path / "fresh")
     assert _published(run) == _published(tmp_path / "fresh")
 
 
+class Says:
+    """A detector with an opinion that does not depend on the picture."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = Scores(
+            np.array(scores, np.float32), np.arange(16 * len(scores), dtype=np.float32).reshape(-1, 4, 4)
+        )
+
+    def score(self, layers: Layers) -> Scores:
+        return self.scores
+
+
+def _detectors(**says: Says) -> dict[str, Detector]:
+    return cast(dict[str, Detector], says)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_refused_with_the_image_it_is_of(value: float) -> None:
-    scores = Scores(np.array([1, value, 2], np.float32), np.zeros((3, 4, 4), np.float32))
-    with pytest.raises(MemberError, match="^member-001 gave image b the score .*(nan|inf)"):
-        score_batch("member-001", ["a", "b", "c"], scores, keeps_maps=False)
+    detectors = _detectors(first=Says(1, 2, 3), second=Says(1, value, 2))
+    with pytest.raises(MemberError, match="^second gave image b the score .*(nan|inf)"):
+        score_batch(detectors, ["a", "b", "c"], ())
 
 
-def test_maps_are_kept_only_where_asked_for() -> None:
-    scores = Scores(np.arange(2, dtype=np.float32), np.arange(32, dtype=np.float32).reshape(2, 4, 4))
-    with_maps, without = (score_batch("final", ["a", "b"], scores, keeps_maps=keeps) for keeps in (True, False))
-    assert np.array_equal(with_maps.column("map").to_numpy_ndarray(), scores.map_NHW)
-    assert without.schema.names == ["image_id", "score"]
+def test_every_detector_scores_every_image_of_a_batch() -> None:
+    batch = score_batch(_detectors(first=Says(1, 2), second=Says(3, 4)), ["a", "b"], ())
+    assert batch.to_pydict() == {"image_id": ["a", "b"], "scores": [[1, 3], [2, 4]]}
+
+
+def test_the_final_detector_keeps_its_maps() -> None:
+    final = Says(0, 1)
+    batch = map_batch("final", cast(Detector, final), ["a", "b"], ())
+    assert np.array_equal(batch.column("map").to_numpy_ndarray(), final.scores.map_NHW)
+    assert batch.column("score").to_pylist() == [0, 1]

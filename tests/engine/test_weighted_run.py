@@ -57,12 +57,12 @@ def test_a_key_holds_the_settings_that_have_an_effect_and_no_other(tiny: RunConf
 
 def test_another_target_retrains_the_final_detector_alone(run: Path, photos: Path, tiny: RunConfig) -> None:
     for settings in (MOMENTS, [*MOMENTS, "importance.sigma_scale=2"], ["importance.mode=robust"]):
-        assert _rerun(_again(with_overrides(tiny, settings), photos, run)) == ["final", "evaluate"]
+        assert _rerun(_again(with_overrides(tiny, settings), photos, run)) == ["final", "final-scores", "evaluate"]
         assert llb_ray.audit(run)
-    everything = ["members", "scores", "purify", "final", "evaluate"]
+    everything = ["members", "member-scores", "scores", "purify", "final", "final-scores", "evaluate"]
     kept = _ids(run)
     stages = _rerun(_again(with_overrides(tiny, BOTH), photos, run))
-    assert stages == [name for name in everything if name != "final" or _ids(run) != kept]
+    assert stages == [name for name in everything if not name.startswith("final") or _ids(run) != kept]
 
 
 def _ids(run: Path) -> list[str]:
@@ -77,7 +77,7 @@ def test_the_weights_of_the_kept_images_are_published(run: Path, photos: Path, t
     assert table.column_names == ["image_id", "score", "weight"]
     assert sorted(table["image_id"].to_pylist()) == sorted(_ids(run))
     assert np.mean(table["weight"].to_numpy()) == pytest.approx(1)
-    log = read_table(RunFolder.open(run).made().final.fitted.path / "training_log.arrow")
+    log = read_table(RunFolder.open(run).made().final.path / "training_log.arrow")
     assert log.column_names == ["step", "loss", "ess", "max_weight", "fell_back"]
     assert log.num_rows == 20
     _again(tiny, photos, run)
@@ -93,7 +93,7 @@ def test_a_run_weighted_throughout_passes_the_audit_and_is_repeated_to_the_byte(
         assert llb_ray.audit(out)
     assert final_files(tmp_path / "first") == final_files(tmp_path / "second")
     made = RunFolder.open(tmp_path / "second").made()
-    for lost in (made.members[1].fitted, made.final.fitted):
+    for lost in (made.members[1], made.final):
         shutil.rmtree(lost.path)
     assert _rerun(_again(config, photos, tmp_path / "second")) == ["members", "final"]
     assert final_files(tmp_path / "first") == final_files(tmp_path / "second")

@@ -4,20 +4,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llb_ray.ensemble.scores import SCORES, assemble, dense, member_scores
+from llb_ray.ensemble.partition import PARTITION
+from llb_ray.ensemble.scores import SCORES, assemble, dense
 from llb_ray.errors import DataError
 
 
+def _scores(scores: dict[str, list[float]]) -> pa.Table:
+    return pa.table({"image_id": list(scores), "scores": pa.array(scores.values(), pa.list_(pa.float32()))})
+
+
+def _home(member: dict[str, int]) -> pa.Table:
+    return pa.table([list(member), list(member.values())], schema=PARTITION)
+
+
 def _matrix() -> pa.Table:
-    ids = ["c", "a", "b"]
-    tables = [
-        member_scores(ids, 0, np.array([3, 1, 2], np.float32), ["a"]),
-        member_scores(ids[::-1], 1, np.array([20, 10, 30], np.float32), ["b", "c"]),
-    ]
-    return assemble(tables)
+    scores = {"b": [2, 20], "a": [1, 10], "c": [3, 30]}
+    return assemble(_scores(scores), _home({"c": 1, "a": 0, "b": 1}))
 
 
 def test_scores_are_joined_by_id() -> None:
+    assert _matrix().schema == SCORES
     matrix = dense(_matrix())
     assert list(matrix.image_ids) == ["a", "b", "c"]
     assert matrix.score_NK.tolist() == [[1, 10], [2, 20], [3, 30]]
@@ -26,33 +32,35 @@ def test_scores_are_joined_by_id() -> None:
 
 def test_row_order_is_irrelevant() -> None:
     table = _matrix()
-    shuffled = table.take([5, 0, 3, 2, 4, 1])
+    shuffled = table.take([2, 0, 1])
     assert np.array_equal(dense(table).score_NK, dense(shuffled).score_NK)
+    assert np.array_equal(dense(table).in_fold_NK, dense(shuffled).in_fold_NK)
 
 
-@pytest.mark.parametrize(
-    ("rows", "sentence"),
-    [
-        ([0, 1, 2, 3, 4], "has 0 scores by member 1"),
-        ([0, 1, 2, 3, 4, 5, 5], "has 2 scores by member 1"),
-    ],
-)
-def test_a_missing_or_doubled_score_is_named(rows: list[int], sentence: str) -> None:
-    with pytest.raises(DataError, match=sentence):
-        dense(_matrix().take(rows))
+def test_an_image_is_there_once() -> None:
+    with pytest.raises(DataError, match="image c is there twice"):
+        dense(_matrix().take([0, 1, 2, 2]))
 
 
-def test_an_image_must_have_been_in_one_fold() -> None:
-    table = _matrix()
-    flags = pa.array([False] * 6)
-    with pytest.raises(DataError, match="exactly one member"):
-        dense(table.set_column(3, SCORES.field("in_fold"), flags))
+def test_a_missing_score_is_named() -> None:
+    scores = _scores({"a": [1, 2], "b": [1]})
+    with pytest.raises(DataError, match="image b has 1 scores, others have 2"):
+        dense(assemble(scores, _home({"a": 0, "b": 1})))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_score_that_is_no_number_never_enters(bad: float) -> None:
-    tables = [
-        member_scores(["a", "b"], member, np.array([0, bad], np.float32), [own]) for member, own in ((0, "a"), (1, "b"))
-    ]
-    with pytest.raises(DataError, match="image b has 1 scores by member 0"):
-        dense(assemble(tables))
+@pytest.mark.parametrize("home", [{"a": 0, "b": 7}, {"a": 0, "b": -1}])
+def test_an_image_must_have_been_in_one_fold(home: dict[str, int]) -> None:
+    with pytest.raises(DataError, match="image b is not in the training share of exactly one member"):
+        dense(assemble(_scores({"a": [1, 2], "b": [3, 4]}), _home(home)))
+
+
+def test_an_image_of_no_share_is_named() -> None:
+    with pytest.raises(DataError, match="image b is in no member's training share"):
+        assemble(_scores({"a": [1], "b": [2]}), _home({"a": 0}))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, None])
+def test_a_score_that_is_no_number_never_enters(bad: float | None) -> None:
+    scores = pa.table({"image_id": ["a", "b"], "scores": pa.array([[0, 0], [bad, 0]], pa.list_(pa.float32()))})
+    with pytest.raises(DataError, match="image b has the score (nan|inf) by member 0"):
+        dense(assemble(scores, _home({"a": 0, "b": 1})))

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from llb_ray.artifacts import write_json
+from llb_ray.engine.cache import EncoderPasses
+from llb_ray.engine.clock import StageTime
 from llb_ray.engine.pipeline import Result
-from llb_ray.engine.stages import StageTime
 from llb_ray.engine.worker import Beat
 from llb_ray.report.console import _Bars, paced, show_result, watching
 
@@ -31,7 +32,7 @@ def _said(console: Console) -> str:
 def _closing(metrics: dict[str, Any], path: Path = Path("/runs/one"), width: int = 80) -> str:
     console = _console(width=width)
     times = [StageTime("features", 1.25, reused=False), StageTime("members", 0.0, reused=True)]
-    show_result(console, Result(path, 50, 36, 12, 2, metrics, times))
+    show_result(console, Result(path, 50, 36, 12, 2, metrics, times, EncoderPasses(72, 3272, 3 * 2**19)))
     return _said(console)
 
 
@@ -50,6 +51,13 @@ def test_the_closing_table_counts_the_images_and_shows_the_metrics() -> None:
     assert rows["AUPRO"] == "undefined here"
     assert "P-AUROC" not in rows
     assert "left out of pixel metrics" not in rows
+
+
+def test_what_the_cache_saves_is_said() -> None:
+    rows = _rows(_closing(METRICS))
+    assert rows["encoder passes"] == "72 images"
+    assert rows["without a cache"] == "3,272 images"
+    assert rows["features cached"] == "1.5 MiB"
 
 
 def test_without_labels_the_metrics_are_skipped_aloud() -> None:

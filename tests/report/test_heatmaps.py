@@ -11,6 +11,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.data.tables import read_table
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.scoring import read_scores
 from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.report.heatmaps import Scale, overlay, smooth
 
@@ -90,7 +91,7 @@ def test_equal_maps_have_a_scale(recwarn: pytest.WarningsRecorder) -> None:
 def test_the_scale_is_of_all_that_the_run_kept(finished: Path) -> None:
     folder = RunFolder.open(finished)
     scale = Scale.of_run(folder)
-    scored = read_table(folder.made().final.scored.path / "scores.arrow")
+    scored = read_scores(folder.made().final_scores)
     kept = set(kept_ids(read_table(finished / "purified" / "part-0.arrow")))
     rows = [row for row, image_id in enumerate(scored["image_id"].to_pylist()) if image_id in kept]
     map_NHW = scored["map"].combine_chunks().to_numpy_ndarray()[rows]

@@ -1,0 +1,23 @@
+"""Exact augmentations: pixels change places and none changes its value, so a defect stays one."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llb_ray.config import Augmentation
+
+Image = NDArray[np.uint8]
+
+_TRANSFORMS: dict[Augmentation, Callable[[Image], Image]] = {
+    "hflip": lambda image: image[:, ::-1],
+    "vflip": lambda image: image[::-1],
+    "rot90": lambda image: np.rot90(image, 1),
+    "rot180": lambda image: np.rot90(image, 2),
+    "rot270": lambda image: np.rot90(image, 3),
+}
+
+
+def augmented(image_HW3: Image, kind: Augmentation | None) -> Image:
+    """The square image mirrored or turned; itself for None."""
+    return image_HW3 if kind is None else _TRANSFORMS[kind](image_HW3)

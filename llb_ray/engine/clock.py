@@ -1,0 +1,41 @@
+"""How long each stage took, told and written down."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llb_ray.engine.executor import Tell
+from llb_ray.engine.runfolder import RunFolder
+
+_WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
+
+
+@dataclass
+class StageTime:
+    """How long a stage took in this process, and whether it was found finished."""
+
+    stage: str
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class Clock:
+    """Times the stages of one run."""
+
+    folder: RunFolder
+    tell: Tell
+    times: list[StageTime] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str, reused: bool) -> Iterator[None]:
+        """The block is the stage called `stage`; `reused` where all of it was found finished."""
+        self.folder.log("stage started", stage=stage, reused=reused)
+        started_s = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started_s
+        self.times.append(StageTime(stage, seconds, reused))
+        self.folder.log("stage finished", stage=stage, reused=reused, seconds=round(seconds, 3))
+        if reused or seconds >= _WORTH_TELLING_S:
+            self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")

@@ -1,0 +1,168 @@
+"""The stages that workers do: features, fits and scores, each cut into as many workers as there is room for."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from llb_ray.artifacts import Artifact, Store, digest
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
+from llb_ray.engine import files
+from llb_ray.engine.cache import EncoderPasses, Features, no_room, trial
+from llb_ray.engine.clock import Clock
+from llb_ray.engine.executor import Executor
+from llb_ray.engine.features import Featurizer, FeaturizerSpec, Shard, shards_of
+from llb_ray.engine.member import Member, MemberSpec
+from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
+from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
+from llb_ray.engine.source import Access, Cached, Streamed
+from llb_ray.engine.trainlog import fall_back_notices
+from llb_ray.engine.worker import Place, Spec, Worker
+
+
+@dataclass
+class Crew:
+    """Plans a run's workers, has the executor run those that still have something to do, and counts what it saves."""
+
+    config: RunConfig
+    manifest: Manifest
+    executor: Executor
+    clock: Clock
+    passes: EncoderPasses = field(default_factory=EncoderPasses)
+
+    def features(self) -> Features:
+        """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
+        plain = shards_of(self._images, self._encoder)
+        shards = [*plain, *self._augmented_shards()]
+        missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
+        with self.clock.timed("features", reused=not missing):
+            if missing:
+                one = self._trial()
+                problem = no_room(
+                    self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
+                )
+                if problem:
+                    self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
+                    return Features(plain, [], Streamed(self._photographs, self._images))
+                self._spread(Featurizer, missing, self._featurizer)
+        cached = [self._store.get(shard.recipe) for shard in shards]
+        self.passes.done += _num_images(missing)
+        self.passes.cached_bytes = sum((artifact.path / files.LAYERS).stat().st_size for artifact in cached)
+        return Features(plain, cached, Cached(tuple(shard.recipe for shard in shards)))
+
+    def member(
+        self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
+    ) -> MemberSpec:
+        """What is to be fitted on these images, with the settings of `settings.fit_settings`."""
+        return MemberSpec(
+            name=name,
+            place=self._place,
+            detector=self.config.detector,
+            importance=self.config.importance.for_role(settings["role"]),
+            settings=settings,
+            access=features.access,
+            encoder_digest=self._encoder,
+            fit_ids=tuple(image_ids),
+        )
+
+    def fit(self, stage: str, specs: Sequence[MemberSpec]) -> dict[str, Artifact]:
+        """The fitted detector of each, by name."""
+        todo = [spec for spec in specs if self._store.find(spec.recipe) is None]
+        with self.clock.timed(stage, reused=not todo):
+            if todo:
+                self.executor.run(Member, todo, self.clock.tell)
+        self.passes.recomputing += sum(map(_reads, specs))
+        self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, Streamed))
+        fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
+        for notice in (notice for name, made in fitted.items() for notice in fall_back_notices(name, made)):
+            self.clock.tell(f"note: {notice}")
+        return fitted
+
+    def score(
+        self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
+    ) -> list[Artifact]:
+        """What all these detectors think of the chosen images, in shards."""
+        wanted = set(chosen)
+        owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
+        shards = [score_shard(image_ids, self._encoder, fitted, keeps_maps) for image_ids in owned if image_ids]
+        missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
+        with self.clock.timed(stage, reused=not missing):
+            if missing:
+                self._spread(
+                    Scorer, missing, partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
+                )
+        self.passes.recomputing += len(fitted) * len(chosen)
+        self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
+        return [self._store.get(shard.recipe) for shard in shards]
+
+    def _trial(self) -> Stored:
+        """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
+        one = trial(self.config.detector)
+        for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
+            self.clock.tell(f"note: {notice}")
+        return one
+
+    def _spread(
+        self, worker: type[Worker], shards: Sequence[Any], spec: Callable[[int, tuple[Any, ...]], Spec]
+    ) -> None:
+        """Deal the shards to as many workers as can be at work at once."""
+        slots = min(self.executor.slots(self.config.resources), len(shards))
+        self.executor.run(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)], self.clock.tell)
+
+    def _featurizer(self, slot: int, shards: tuple[Shard, ...]) -> FeaturizerSpec:
+        return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, self._photographs, shards)
+
+    def _scorer(
+        self,
+        slot: int,
+        shards: tuple[ScoreShard, ...],
+        fitted: Mapping[str, Artifact],
+        access: Access,
+        keeps_maps: bool,
+    ) -> ScorerSpec:
+        name = f"scorer-{slot:03d}"
+        return ScorerSpec(name, self._place, self.config.detector, fitted, access, shards, keeps_maps)
+
+    @cached_property
+    def _images(self) -> tuple[ImageRef, ...]:
+        table = self.manifest.table
+        return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
+
+    def _augmented_shards(self) -> Iterator[Shard]:
+        """Shards of every augmented copy of the training images."""
+        train = set(self.manifest.image_ids(TRAIN))
+        for kind in self.config.features.augment:
+            copies = [replace(image, augment=kind) for image in self._images if image.image_id in train]
+            yield from shards_of(copies, self._encoder)
+
+    @cached_property
+    def _photographs(self) -> Photographs:
+        fingerprint = encoder_fingerprint(self.config.detector)
+        return Photographs(self.manifest.root, self.config.data.max_pixels, self.config.detector, fingerprint)
+
+    @property
+    def _encoder(self) -> str:
+        return digest(dict(self._photographs.encoder))
+
+    @property
+    def _store(self) -> Store:
+        return self.clock.folder.store
+
+    @property
+    def _place(self) -> Place:
+        category = self.manifest.table["category"][0].as_py()  # a run is one category
+        return Place(self._store.root, self.clock.folder.progress, self.config.resources, category)
+
+
+def _num_images(shards: Sequence[Shard]) -> int:
+    return sum(len(shard.images) for shard in shards)
+
+
+def _reads(spec: MemberSpec) -> int:
+    """Images that a fit reads, with repetitions."""
+    num_rows = len(spec.fit_ids) * (1 + len(spec.augment))
+    return fit_reads(spec.detector, spec.role, num_rows, len(spec.fit_ids) if spec.importance else 0)

@@ -1,0 +1,87 @@
+"""A finished run, read lazily: the tables that people open, and the artifacts that they came from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
+from llb_ray.engine.made import Made
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.ensemble.dataset import PURIFIED
+from llb_ray.ensemble.partition import PARTITION, shares
+from llb_ray.ensemble.scores import SCORES
+from llb_ray.errors import AuditError
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run; `data` is where its images are now, if they have moved.  Raises AuditError for an odd table."""
+
+    folder: RunFolder
+    data: Path | None
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return self.folder.config()
+
+    @cached_property
+    def made(self) -> Made:
+        return self.folder.made()
+
+    @cached_property
+    def root(self) -> Path:
+        return self.data or self.folder.index()["data_root"]
+
+    @cached_property
+    def images(self) -> pa.Table:
+        return _read(self.made.images.path / files.IMAGES, IMAGES)
+
+    @cached_property
+    def train(self) -> pa.Table:
+        return self.images.filter(pc.equal(self.images["split"], TRAIN))
+
+    @cached_property
+    def quarantine(self) -> pa.Table:
+        return _read(self.folder.path / "quarantine.arrow", QUARANTINE)
+
+    @cached_property
+    def owned(self) -> list[list[str]]:
+        return [] if self.made.partition is None else shares(self.partition)
+
+    @cached_property
+    def partition(self) -> pa.Table:
+        assert self.made.partition is not None, "asked for only where there are members"
+        return _read(self.made.partition.path / files.PARTITION, PARTITION)
+
+    @cached_property
+    def matrix(self) -> pa.Table | None:
+        return None if self.made.matrix is None else _read(self.folder.path / "scores.arrow", SCORES)
+
+    @cached_property
+    def purified(self) -> pa.Table:
+        return _read(self.folder.path / "purified" / "part-0.arrow", PURIFIED)
+
+    @cached_property
+    def weighted(self) -> list[str] | None:
+        """The images that have an importance weight; None where the loss is a plain mean."""
+        if files.IMPORTANCE not in self.made.final.files:
+            return None
+        path = self.folder.path / "importance.arrow"
+        try:
+            image_ids: list[str] = read_table(path)["image_id"].to_pylist()
+        except pa.ArrowInvalid as error:
+            raise AuditError(f"{path}: not an Arrow file any more ({error}); run the same command again") from error
+        return image_ids
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    table = read_table(path)
+    if not table.schema.equals(schema):
+        raise AuditError(f"{path}: its columns are {table.column_names}, expected {schema.names}")
+    return table

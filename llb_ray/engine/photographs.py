@@ -1,0 +1,149 @@
+"""Photographs through the frozen encoder: read, checked against the manifest, encoded, in the cache's number format."""
+
+import logging
+import platform
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig
+from llb_ray.data.augment import augmented
+from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.manifest import path_from_text
+from llb_ray.detectors.base import Encoder, Layers
+from llb_ray.detectors.build import build_encoder
+from llb_ray.engine.worker import device_for
+from llb_ray.errors import DataError, ResourceError, WeightsError
+
+Stored = list[npt.NDArray[Any]]  # one array per layer, images first, in the number format of the cache
+
+_BATCHES_AHEAD = 2  # read while one is encoded: enough to hide the disk, little enough to hold
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image, where it lies (`path` as the manifest spells it), and how it is changed before it is encoded."""
+
+    image_id: str
+    path: str
+    augment: Augmentation | None = None
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """All that a worker needs to encode images of a run: their folder, and the encoder the run is keyed by."""
+
+    root: Path
+    max_pixels: int
+    detector: DetectorConfig
+    encoder: Mapping[str, Any]  # the fingerprint
+
+    def read(self, image: ImageRef) -> npt.NDArray[np.uint8]:
+        """The image as the encoder takes it [H, W, 3]; raises DataError if it is not what the manifest describes."""
+        path = self.root / path_from_text(image.path)
+        try:
+            if content_id(path) == image.image_id:
+                return augmented(read_rgb(path, self.detector.image_size_px, self.max_pixels), image.augment)
+            problem = "its content changed since the manifest was made"
+        except UnreadableImage as error:
+            problem = str(error)
+        raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
+
+
+class Encoding:
+    """The encoder on a worker's device; raises WeightsError unless it is the one that the run is keyed by.
+
+    Images are read by as many threads as the worker owns cores, ahead of the encoder; a batch that does not fit the
+    GPU is halved until it does.
+    """
+
+    def __init__(self, photographs: Photographs, resources: ResourcesConfig) -> None:
+        self._photographs = photographs
+        self._resources = resources
+        self.device = device_for(resources)
+        self._encoder = _the_runs(photographs, self.device)
+        self._most = resources.batch_size  # images at once, as far as is known
+
+    def batches(self, images: Sequence[ImageRef], size: int) -> Iterator[tuple[Sequence[ImageRef], Stored]]:
+        """Consecutive images, at most `size` at a time, and their layers."""
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+        with ThreadPoolExecutor(self._resources.num_cpus) as readers:
+            for chunk, image_BHW3 in zip(chunks, self._read_ahead(chunks, readers), strict=True):
+                yield chunk, self._encode(image_BHW3)
+
+    def layers(self, images: Sequence[ImageRef]) -> Stored:
+        """The layers of one batch."""
+        with ThreadPoolExecutor(self._resources.num_cpus) as readers:
+            return self._encode(np.stack(list(readers.map(self._photographs.read, images))))
+
+    def _read_ahead(
+        self, chunks: Sequence[Sequence[ImageRef]], readers: ThreadPoolExecutor
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        # A worker on one core gains nothing from reading while that core is busy encoding.
+        ahead = _BATCHES_AHEAD if self._resources.num_cpus > 1 or self.device.type == "cuda" else 0
+        waiting: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append([readers.submit(self._photographs.read, image) for image in chunk])
+                if len(waiting) > ahead:
+                    yield _stacked(waiting.popleft())
+            while waiting:
+                yield _stacked(waiting.popleft())
+        finally:
+            for future in (future for batch in waiting for future in batch):
+                future.cancel()
+
+    def _encode(self, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
+        pieces, start = [], 0
+        while start < len(image_BHW3):
+            piece = image_BHW3[start : start + self._most]
+            try:
+                pieces.append(stored_layers(self._encoder, piece))
+                start += len(piece)
+            except torch.OutOfMemoryError:
+                self._halve(len(piece))
+        return [np.concatenate(layer) for layer in zip(*pieces, strict=True)]
+
+    def _halve(self, size: int) -> None:
+        if size == 1:
+            raise ResourceError(
+                f"{platform.node()}: the GPU's memory does not hold the encoder and one image of "
+                f"{self._encoder.image_size_px} px; lower detector.image_size_px or raise resources.num_gpus"
+            )
+        torch.cuda.empty_cache()
+        self._most = size // 2
+        _log.warning("%d images at once do not fit the GPU: encoding %d at a time", size, self._most)
+
+
+def stored_layers(encoder: Encoder, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
+    """Encoder output for RGB images, in the number format of the cache."""
+    layers = encoder.encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
+    return [layer.to("cpu", dtype).numpy() for layer, dtype in zip(layers, encoder.cache_dtypes, strict=True)]
+
+
+def layers_of(stored: Iterable[npt.NDArray[Any]], device: torch.device) -> Layers:
+    """What a detector is given: stored layers as float32 on its device."""
+    return tuple(torch.from_numpy(layer).to(device).float() for layer in stored)
+
+
+def _the_runs(photographs: Photographs, device: torch.device) -> Encoder:
+    """The encoder, proved to be the one in the artifact keys; this may be another machine than the driver's."""
+    encoder = build_encoder(photographs.detector, device)
+    if dict(encoder.fingerprint()) != dict(photographs.encoder):
+        raise WeightsError(
+            f"{platform.node()}: the backbone's weights or library versions here are not those of the run; "
+            "put the same weights file and versions on every node, or start a new run"
+        )
+    return encoder
+
+
+def _stacked(futures: Sequence[Future[npt.NDArray[np.uint8]]]) -> npt.NDArray[np.uint8]:
+    return np.stack([future.result() for future in futures])

@@ -1,0 +1,121 @@
+"""How far a run is, read from its folder: the event log, the heartbeats, and at the end the published files.
+
+Works from any machine that sees the folder, whether or not the run's process lives, and without Ray.
+"""
+
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llb_ray.data.manifest import TRAIN
+from llb_ray.data.tables import read_table
+from llb_ray.engine.clock import StageTime
+from llb_ray.engine.worker import Beat, State, read_beats
+from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.errors import ArtifactError
+
+STALE_S = 60.0  # a worker beats twice a second, but a step may be silent while it loads or selects
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run came to, as far as its published files say."""
+
+    num_input: int  # training files found: kept + rejected + quarantined
+    num_kept: int
+    num_rejected: int
+    num_quarantined: int
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run as its folder shows it; times in seconds since the epoch, durations in seconds."""
+
+    path: Path
+    state: Literal["running", "failed", "finished"]
+    error: str  # of a failed run, else empty
+    stage: str  # begun and not ended; empty between stages and at the end
+    times: list[StageTime]  # of the stages that this start of the run is through with
+    beats: list[Beat]
+    num_members: int
+    started_s: float
+    last_sign_s: float
+    now_s: float
+    outcome: Outcome | None  # of a finished run
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since anybody wrote anything."""
+        return max(0.0, self.now_s - self.last_sign_s)
+
+    def workers(self) -> dict[str, Counter[State]]:
+        """How many workers of each kind are waiting, working, done; members found finished count as done."""
+        kinds: dict[str, Counter[State]] = {}
+        for beat in self.beats:
+            kinds.setdefault(beat.kind, Counter())[beat.state] += 1
+        if "member" in kinds:
+            kinds["member"]["done"] += max(0, self.num_members - kinds["member"].total())
+        return kinds
+
+
+def read_status(path: Path) -> Status:
+    """How far the run in `path` is; raises ArtifactError if none was ever started there."""
+    path = Path(path).absolute()
+    events = _events(path)
+    last = events[-1]
+    of_stages = [event for event in events if event["event"].startswith("stage ")]
+    at_work = [event["stage"] for event in of_stages[-1:] if event["event"] == "stage started"]
+    times = [_stage_time(event) for event in events if event["event"] == "stage finished"]
+    beats = read_beats(path / "progress")
+    finished = last["event"] == "run finished"
+    return Status(
+        path=path,
+        state="finished" if finished else "failed" if last["event"] == "run failed" else "running",
+        error=last.get("error", ""),
+        stage="".join(at_work),
+        times=times,
+        beats=beats,
+        num_members=events[0]["config"]["members"]["count"],
+        started_s=events[0]["time_s"],
+        last_sign_s=max([last["time_s"], *(beat.time_s for beat in beats)]),
+        now_s=time.time(),
+        outcome=_outcome(path) if finished else None,
+    )
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """The events since the run was last started, the start first."""
+    log = path / "events.jsonl"
+    events = list(_parsed(log)) if log.is_file() else []
+    starts = [number for number, event in enumerate(events) if event["event"] == "run started"]
+    if not starts:
+        raise ArtifactError(f"{path}: no run was started here (no events.jsonl); give the --out of a run")
+    return events[starts[-1] :]
+
+
+def _parsed(log: Path) -> Iterator[dict[str, Any]]:
+    for line in log.read_text().splitlines():
+        with contextlib.suppress(ValueError):  # the last line may be half written
+            yield json.loads(line)
+
+
+def _stage_time(event: dict[str, Any]) -> StageTime:
+    return StageTime(event["stage"], event["seconds"], event["reused"])
+
+
+def _outcome(path: Path) -> Outcome:
+    decisions = Counter(read_table(path / "purified" / "part-0.arrow")["decision"].to_pylist())
+    num_quarantined = read_table(path / "quarantine.arrow")["split"].to_pylist().count(TRAIN)
+    return Outcome(
+        num_input=decisions.total() + num_quarantined,
+        num_kept=decisions[KEPT],
+        num_rejected=decisions[REJECTED],
+        num_quarantined=num_quarantined,
+        metrics=json.loads((path / "metrics.json").read_text()),
+    )

@@ -1,0 +1,1 @@
+"""Searching the settings without labels: the space, the planted defects, the objectives, the table of trials."""

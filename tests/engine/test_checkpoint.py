@@ -1,0 +1,63 @@
+"""A fit that is killed goes on from its last checkpoint, gives the same bytes, and leaves no checkpoint behind."""
+
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import with_overrides
+from llb_ray.detectors import training
+from llb_ray.engine.checkpoint import FileCheckpoints
+from llb_ray.errors import ArtifactError
+from tests.support import final_files
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing may catch it on the way out."""
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, last: int) -> list[int]:
+    """From the next fit on, die before step `last`; the steps that were done."""
+    done: list[int] = []
+    step = training.Descent.step
+
+    def counted(self: training.Descent, *given: object) -> None:  # type: ignore[type-arg]
+        if len(done) == last:
+            raise Killed
+        done.append(self.num_done)
+        step(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training.Descent, "step", counted)
+    return done
+
+
+@pytest.mark.parametrize("settings", [[], ["importance.mode=moments", "importance.members=true"]])
+def test_no_step_is_done_twice_and_nothing_is_different(
+    settings: list[str], photos: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_overrides(tiny, [*settings, "resources.checkpoint_s=0"])
+    manifest = llb_ray.read_folder(photos, config)
+    llb_ray.run(config, manifest, out=tmp_path / "whole", executor="serial")
+    done = _die_at(monkeypatch, 17)
+    with pytest.raises(Killed):
+        llb_ray.run(config, manifest, out=tmp_path / "hurt", executor="serial")
+    monkeypatch.undo()
+    assert len(list((tmp_path / "hurt" / "checkpoints").iterdir())) == 1
+    again = _die_at(monkeypatch, -1)
+    llb_ray.run(config, manifest, out=tmp_path / "hurt", executor="serial")
+    assert done + again == [*range(12), *range(12), *range(12), *range(20)]
+    assert final_files(tmp_path / "hurt") == final_files(tmp_path / "whole")
+    assert not (tmp_path / "hurt" / "checkpoints").exists()
+
+
+def test_a_checkpoint_is_due_when_its_time_has_passed(tmp_path: Path) -> None:
+    assert FileCheckpoints(tmp_path / "one", interval_s=0).due(1)
+    assert not FileCheckpoints(tmp_path / "one", interval_s=3600).due(1000)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "fit-0.safetensors"
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ArtifactError, match="fit-0.safetensors: damaged .* delete it and run the same command again"):
+        FileCheckpoints(path, 0).load()

@@ -1,0 +1,55 @@
+"""Runs that share a store make what they have in common once, even at the same time, and stay whole runs."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import with_overrides
+from llb_ray.engine import member
+from tests.support import final_files
+
+
+def _published(run: Path) -> dict[str, str]:
+    return {name: digest for name, digest in final_files(run).items() if "artifacts" not in name}
+
+
+def test_runs_at_the_same_time_train_a_common_member_once(
+    photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+    write = member.Member._write
+
+    def counted(self: member.Member, folder: Path) -> None:
+        fitted.append(self._spec.name)
+        write(self, folder)
+
+    monkeypatch.setattr(member.Member, "_write", counted)
+    manifest = llb_ray.read_folder(photos, tiny)
+
+    def trial(number: int) -> Path:
+        config = with_overrides(tiny, [f"purify.keep_ratio={(0.75, 0.9, 0.5, 0.75)[number]}"])
+        out = tmp_path / "trials" / str(number)
+        return llb_ray.run(config, manifest, out=out, executor="serial", store=tmp_path / "store").path
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(trial, range(4)))
+    # Three members, and a final detector for each of three keep ratios.
+    assert sorted(fitted) == ["final"] * 3 + ["member-000", "member-001", "member-002"]
+    for run in runs:
+        assert llb_ray.audit(run)
+        assert not (run / "artifacts").exists()
+    alone, shared = _published(finished), _published(runs[0])
+    assert alone.pop("run.json") != shared.pop("run.json")
+    assert alone == shared
+
+
+def test_a_run_and_its_store_may_move_together(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    manifest = llb_ray.read_folder(photos, tiny)
+    llb_ray.run(tiny, manifest, out=tmp_path / "old" / "run", executor="serial", store=tmp_path / "old" / "store")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert llb_ray.audit(tmp_path / "new" / "run")
+    assert llb_ray.predict(tmp_path / "new" / "run", photos / "test", out=tmp_path / "scores").files
