@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from llb_ray.config import ReconstructionConfig, load
 from llb_ray.detectors.base import Layers, top_mean
+from llb_ray.detectors.descent import Descent, initialised, placed
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
-from llb_ray.detectors.training import descend, initialised, placed
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCORED = 32  # images in a batch that is scored: the default of resources.batch_size
@@ -60,7 +60,7 @@ class Member(nn.Module):
         self.network = initialised(partial(Network, case.detector, case.shapes), seed)
 
     def forward(self, layers: Layers, scoring: bool) -> torch.Tensor:
-        """Scores [B], or the mean loss."""
+        """Scores [B], or the mean of the losses."""
         if scoring:
             return top_mean(self.network.abnormality(layers), TOP_SHARE)
         return self.network.loss(layers, None, 0).mean()
@@ -84,11 +84,11 @@ class Alone:
         config = self._case.detector
         network = placed(Member(self._case, member), self._device)
         layers = self._case.layers(member, config.batch_size, self._device)
-        optimizer = _adam(network.parameters(), config)
+        descent = Descent(network, _adam(network.parameters(), config), weights=None)
 
         def step() -> torch.Tensor:
             loss = network(layers, scoring=False)
-            descend(network, optimizer, loss, config.gradient_norm, step=0)
+            descent.step(loss, rate_share=1, norm=config.gradient_norm)
             return loss.detach()[None]
 
         return step
