@@ -24,6 +24,7 @@ METRICS = {
     "residual_contamination": "residual contamination",
     "normals_lost": "normals lost",
 }
+LESS_IS_BETTER = ("residual_contamination", "normals_lost")
 FILTERS = ("none", "random", "llb", "oracle")
 Row = dict[str, Any]
 
@@ -88,6 +89,7 @@ def stage_seconds(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+<<<<<<< HEAD
 def setting(command: str) -> str:
     """Where and with what the figures were made, and how much memory that took."""
     peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
@@ -95,11 +97,15 @@ def setting(command: str) -> str:
 
 
 def software(command: str) -> str:
+=======
+def setting(command: str, hardware: str = "no GPU used") -> str:
+>>>>>>> vmap
     """Where and with what the figures were made."""
     packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
         f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
+<<<<<<< HEAD
         f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used"
     )
 
@@ -112,7 +118,40 @@ def gain(differences: Sequence[float], lower_is_better: bool = False) -> str:
 
 def spread(values: Sequence[float | None]) -> str:
     """Mean ± standard deviation of the values that are known."""
+=======
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, {hardware}  \n"
+        f"Peak memory of the largest process: {peak_mib:.0f} MiB"
+    )
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean ± sd of those that are known."""
+>>>>>>> vmap
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     return f"{statistics.mean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0:.3f}"
+
+
+def gain(rows: Sequence[Row], reference: Sequence[Row], metric: str) -> str:
+    """Mean difference of the rows from those of the same seed, and in how many seeds it is an improvement."""
+    before = {row["seed"]: row[metric] for row in reference}
+    gains = [row[metric] - before[row["seed"]] for row in rows]
+    better = sum(one < 0 if metric in LESS_IS_BETTER else one > 0 for one in gains)
+    return f"{statistics.mean(gains):+.3f} ({better}/{len(gains)})"
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that all programs together have had since the machine started (Linux)."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_calm(share: float, patience_s: float) -> None:
+    """Until all programs together take at most `share` of the machine, or patience is at its end."""
+    end_s = time.perf_counter() + patience_s
+    while time.perf_counter() < end_s:
+        before_s = machine_busy_s()
+        time.sleep(1)
+        if machine_busy_s() - before_s <= share * (os.cpu_count() or 1):
+            return
