@@ -89,24 +89,19 @@ def stage_seconds(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-<<<<<<< HEAD
-def setting(command: str) -> str:
+def setting(command: str, hardware: str = "no GPU used") -> str:
     """Where and with what the figures were made, and how much memory that took."""
     peak_mib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    return f"{software(command)}  \nPeak memory of the largest process: {peak_mib:.0f} MiB"
+    return f"{software(command, hardware)}  \nPeak memory of the largest process: {peak_mib:.0f} MiB"
 
 
-def software(command: str) -> str:
-=======
-def setting(command: str, hardware: str = "no GPU used") -> str:
->>>>>>> vmap
+def software(command: str, hardware: str = "no GPU used") -> str:
     """Where and with what the figures were made."""
     packages = ("llb-ray", "torch", "timm", "ray", "pyarrow", "numpy", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
         f"Command: `{command}`  \n{versions}; Python {platform.python_version()}; {platform.system()} "
-<<<<<<< HEAD
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, no GPU used"
+        f"{platform.machine()}, {os.cpu_count()} CPU cores, {hardware}"
     )
 
 
@@ -118,27 +113,10 @@ def gain(differences: Sequence[float], lower_is_better: bool = False) -> str:
 
 def spread(values: Sequence[float | None]) -> str:
     """Mean ± standard deviation of the values that are known."""
-=======
-        f"{platform.machine()}, {os.cpu_count()} CPU cores, {hardware}  \n"
-        f"Peak memory of the largest process: {peak_mib:.0f} MiB"
-    )
-
-
-def spread(values: Sequence[float | None]) -> str:
-    """Mean ± sd of those that are known."""
->>>>>>> vmap
     known = [value for value in values if value is not None]
     if not known:
         return "-"
     return f"{statistics.mean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0:.3f}"
-
-
-def gain(rows: Sequence[Row], reference: Sequence[Row], metric: str) -> str:
-    """Mean difference of the rows from those of the same seed, and in how many seeds it is an improvement."""
-    before = {row["seed"]: row[metric] for row in reference}
-    gains = [row[metric] - before[row["seed"]] for row in rows]
-    better = sum(one < 0 if metric in LESS_IS_BETTER else one > 0 for one in gains)
-    return f"{statistics.mean(gains):+.3f} ({better}/{len(gains)})"
 
 
 def machine_busy_s() -> float:

@@ -34,11 +34,7 @@ def test_every_metric_of_a_table_is_in_the_raw_rows() -> None:
     for table in (ROOT / "benchmarks").glob("*.md"):
         raw = table.with_suffix(".csv").read_text()
         assert raw.count("\n") > 4
-<<<<<<< HEAD
-        assert "AUROC" not in table.read_text() or "i_auroc" in raw.splitlines()[0]
-=======
         assert "I-AUROC" not in table.read_text() or "i_auroc" in raw.splitlines()[0]
->>>>>>> vmap
 
 
 def test_files_and_commands_named_in_the_readmes_exist() -> None:
