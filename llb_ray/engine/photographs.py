@@ -24,6 +24,7 @@ from llb_ray.errors import DataError, ResourceError, WeightsError
 
 Stored = list[npt.NDArray[Any]]  # one array per layer, images first, in the number format of the cache
 
+_SIZE_STEP = 8  # of batches, in images
 _BATCHES_AHEAD = 2  # read while one is encoded: enough to hide the disk, little enough to hold
 _log = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ class Encoding:
         while start < len(image_BHW3):
             piece = image_BHW3[start : start + self._most]
             try:
-                pieces.append(stored_layers(self._encoder, piece))
+                layers = stored_layers(self._encoder, _filled(piece, self._most))
+                pieces.append([layer[: len(piece)] for layer in layers])
                 start += len(piece)
             except torch.OutOfMemoryError:
                 self._halve(len(piece))
@@ -141,6 +143,15 @@ def _the_runs(photographs: Photographs, device: torch.device) -> Encoder:
             "put the same weights file and versions on every node, or start a new run"
         )
     return encoder
+
+
+def _filled(image_BHW3: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
+    """The batch, its last image repeated up to a multiple of `_SIZE_STEP`, or to `most`.
+
+    oneDNN keeps tens of megabytes for every batch size that it has met, and every shard ends with another.
+    """
+    size = min(most, -(-len(image_BHW3) // _SIZE_STEP) * _SIZE_STEP)
+    return np.concatenate([image_BHW3, np.repeat(image_BHW3[-1:], size - len(image_BHW3), axis=0)])
 
 
 def _stacked(futures: Sequence[Future[npt.NDArray[np.uint8]]]) -> npt.NDArray[np.uint8]:
