@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from llb_ray.config import ReconstructionConfig, load
 from llb_ray.detectors.base import Layers, top_mean
+from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.detectors.descent import Descent, initialised, placed
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
 
@@ -85,10 +86,11 @@ class Alone:
         network = placed(Member(self._case, member), self._device)
         layers = self._case.layers(member, config.batch_size, self._device)
         descent = Descent(network, _adam(network.parameters(), config), weights=None)
+        turn = Turn(ALONE, 1, torch.Generator(self._device))
 
         def step() -> torch.Tensor:
             loss = network(layers, scoring=False)
-            descent.step(loss, rate_share=1, norm=config.gradient_norm)
+            descent.step(loss[None], turn, rate_share=1, norm=config.gradient_norm)
             return loss.detach()[None]
 
         return step

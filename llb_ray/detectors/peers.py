@@ -81,5 +81,4 @@ class Turn:
         noise whoever it is dealt to.
         """
         shape, strides = (self.batch_size, *value.shape[1:]), (value[0].numel(), *value.stride()[1:])
-        drawn = value.new_empty_strided(shape, strides).uniform_(generator=self.noise)
-        return drawn[self.rows] < share  # a third of the time of `bernoulli_`, which was a seventh of a step
+        return value.new_empty_strided(shape, strides).bernoulli_(share, generator=self.noise)[self.rows]
