@@ -35,16 +35,18 @@ from llb_ray.engine.runfolder import RunFolder
 HERE = Path(__file__).parent
 ALPHA = 0.1  # share of anomalies in the training set of the joint case
 PILOT = 100  # the seed that settings were tried on, and that the fixed target is taken from
+RECENT = "moments, sigma x 3, buffer 256"
 LOSSES = {
     "unweighted": [],
     "moments": ["importance.mode=moments"],
     "moments, sigma x 3": ["importance.mode=moments", "importance.sigma_scale=3"],
     "moments, sigma x 10": ["importance.mode=moments", "importance.sigma_scale=10"],
     "moments, mu x 2, sigma x 2": ["importance.mode=moments", "importance.mu_scale=2", "importance.sigma_scale=2"],
+    RECENT: ["importance.mode=moments", "importance.sigma_scale=3", "importance.buffer=256"],
     "robust": ["importance.mode=robust"],
     "fixed": ["importance.mode=fixed"],
 }
-JOINT_LOSSES = ("unweighted", "moments, sigma x 3", "moments, mu x 2, sigma x 2")
+JOINT_LOSSES = ("unweighted", "moments, sigma x 3", "moments, mu x 2, sigma x 2", RECENT)
 METRICS = {
     "i_auroc": "AUROC",
     "i_ap": "AUPR",
