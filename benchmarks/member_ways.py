@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from llb_ray.config import ReconstructionConfig, load
 from llb_ray.detectors.base import Layers, top_mean
-from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.detectors.descent import Descent, initialised, placed
+from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -249,10 +249,12 @@ def test_a_loss_that_is_not_finite_still_stops_the_fit() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_do_not_hide_a_loss_that_is_not_finite(value: float) -> None:
-    weights = ImportanceWeights(MOMENTS, 2, 16)
-    weights.weigh(normal(16, 5))
-    loss_B = np.append(normal(15, 5), value)
-    assert not torch.isfinite(weights.mean(torch.from_numpy(loss_B)))
+    network = torch.nn.Linear(1, 1)
+    descent = Descent(network, torch.optim.SGD(network.parameters(), lr=0.1), ImportanceWeights(MOMENTS, 2, 16))
+    turn = Turn(ALONE, 16, torch.Generator())
+    loss_B = torch.from_numpy(np.append(normal(15, 5), value))
+    with pytest.raises(MemberError, match="the loss at step 0 is (nan|inf); lower detector.learning_rate"):
+        descent.step(loss_B, turn, 1, 1)
 
 
 def test_a_small_share_is_enough() -> None:
