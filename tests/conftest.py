@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import parse
+
+settings.register_profile("patient", deadline=None)  # a loaded machine is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
