@@ -51,6 +51,7 @@ def _two_against_one(config: RunConfig, photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "two" / "checkpoints").exists(), "nothing of Ray Train's is left"
 
 
+@pytest.mark.cluster  # Ray Train's start-up takes half a minute, and minutes on a busy machine
 def test_two_workers_give_what_one_gives(ray_local: None, photos: Path, short: RunConfig, tmp_path: Path) -> None:
     _two_against_one(with_overrides(short, ["importance.mode=moments"]), photos, tmp_path)
 
