@@ -97,7 +97,7 @@ def tune(
     """Search settings without labels: each trial is a run, and what trials have in common is made once.
 
     \b
-    llb-ray tune --config configs/demo.yaml --data photos --space configs/tune_demo.yaml --out runs/tune
+    llb-ray tune --config configs/demo.yaml --data photos --space configs/spaces/demo.yaml --out runs/tune
     """
     with _refusals() as console:
         from llb_ray import api, config

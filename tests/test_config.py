@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from llb_ray.config import RunConfig, known_keys, load, parse
 from llb_ray.errors import ConfigError
+from llb_ray.search.space import read_space
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SHIPPED = Path(__file__).parents[1] / "configs"
+CONFIGS, SPACES = (sorted(folder.glob("*.yaml")) for folder in (SHIPPED, SHIPPED / "spaces"))
 
 
 @given(
@@ -28,6 +30,13 @@ def test_a_resolved_configuration_survives_yaml(seed: int, count: int, keep: flo
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path: Path) -> None:
     assert isinstance(load(path), RunConfig)
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)
+def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> None:
+    assert read_space(path, load(SHIPPED / "demo.yaml")).grid()
+    with pytest.raises(ConfigError, match=r"in one piece; .* give the file to `llb-ray tune --space`"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ def _sentence(problem: ErrorDetails) -> str:
 def _hint(dotted: str, detector: str | None) -> str:
     """The known key that was probably meant: the same last name elsewhere, else the nearest spelling."""
     known = list(known_keys(RunConfig, detector))
+    if dotted in known:
+        return " in one piece; write it as sections, or give the file to `llb-ray tune --space`"
     same_leaf = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
     nearest = [*same_leaf, *difflib.get_close_matches(dotted, known, n=1)]
     return f"; did you mean {nearest[0]!r}?" if nearest else "; `llb-ray config` prints every known key"

@@ -97,8 +97,6 @@ class Member:
         self._store.make(self._spec.recipe, partial(self._write, report=report))
         self._checkpoints.drop()
         self._peers.told(_DONE)
-        self._checkpoints.drop()
-        self._peers.told(_DONE)
 
     def _follow(self) -> None:
         """Fit along, unless the leading worker finds the artifact there: the store lets in one builder."""

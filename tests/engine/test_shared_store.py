@@ -9,6 +9,7 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
+from llb_ray.detectors.base import Report
 from llb_ray.engine import member
 from tests.support import final_files
 
@@ -23,9 +24,9 @@ def test_runs_at_the_same_time_train_a_common_member_once(
     fitted: list[str] = []
     write = member.Member._write
 
-    def counted(self: member.Member, folder: Path) -> None:
+    def counted(self: member.Member, folder: Path, report: Report) -> None:
         fitted.append(self._spec.name)
-        write(self, folder)
+        write(self, folder, report)
 
     monkeypatch.setattr(member.Member, "_write", counted)
     manifest = llb_ray.read_folder(photos, tiny)

@@ -88,18 +88,19 @@ def test_separation_rises_with_a_gap_at_the_cut_and_not_with_the_cut(searched: P
     path = run / "scores.arrow"
     matrix = read_table(path)
     purified = {row["image_id"]: row["decision"] for row in read_table(run / "purified" / "part-0.arrow").to_pylist()}
-    noise = np.random.default_rng(0).normal(0, 0.1, matrix.num_rows)
+    num_members = len(matrix["scores"][0])
+    noise = np.random.default_rng(0).normal(0, 0.1, (matrix.num_rows, num_members))
     rejected = np.array([purified[image_id] == "rejected" for image_id in matrix["image_id"].to_pylist()])
-    column = matrix.column_names.index("score")
+    column = matrix.column_names.index("scores")
 
     def with_scores(log_score: np.ndarray) -> float:
-        scores = pa.array(np.exp(log_score), pa.float32())
+        scores = pa.array(np.exp(log_score).tolist(), matrix.schema.field("scores").type)
         write_table(
-            path, pa.table(matrix.set_column(column, matrix.schema.field("score"), scores).to_pydict(), matrix.schema)
+            path, pa.table(matrix.set_column(column, matrix.schema.field("scores"), scores).to_pydict(), matrix.schema)
         )
         return separation(run)
 
-    without_gap, with_gap = with_scores(noise), with_scores(noise + rejected)
+    without_gap, with_gap = with_scores(noise), with_scores(noise + rejected[:, None])
     assert with_gap > 0.2 > without_gap
 
 
