@@ -84,7 +84,7 @@ def _outcomes(values: dict[str, Any], plan: Search) -> Iterator[dict[str, Any]]:
                 result = run_stages(_rung(config, share), plan.manifest, out, executor, _silent, plan.store_of(values))
                 facts = {_FACT + name: value for name, value in label_free_facts(out).items()}
                 counts = {"kept": result.num_kept, "rejected": result.num_rejected}
-                yield {"objective": objective(out), "reason": "", **counts, **facts}
+                yield {"objective": objective(out), "reason": "", "share": share, **counts, **facts}
     except LlbError as error:
         # A trial that cannot be is a finding about its values, not the end of the search.
         yield {"objective": -math.inf, "reason": str(error)}
@@ -145,10 +145,6 @@ def _searcher(plan: Search) -> Any:
 def _scheduler(plan: Search) -> TrialScheduler:
     if not plan.early_stopping:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
-    if isinstance(plan.base.detector, MemoryBankConfig):
-        raise ConfigError(
-            "early stopping cuts the final detector's steps short, and a memory bank has none; leave it out"
-        )
     return ASHAScheduler(time_attr="training_iteration", max_t=len(RUNGS), grace_period=1, reduction_factor=2)
 
 
@@ -190,7 +186,8 @@ def _trial(plan: Search, number: int, result: Any) -> Trial:
         return Trial(number, values, seconds, reason=reason, run=folder)
     facts = {name.removeprefix(_FACT): value for name, value in metrics.items() if name.startswith(_FACT)}
     counts = {name: metrics[name] for name in ("kept", "rejected")}
-    return Trial(number, values, seconds, metrics["objective"], run=folder, facts=facts, **counts)
+    reason = None if metrics["share"] == RUNGS[-1] else f"after {metrics['share']:.0%} of the final detector's steps"
+    return Trial(number, values, seconds, metrics["objective"], reason, run=folder, facts=facts, **counts)
 
 
 @contextlib.contextmanager

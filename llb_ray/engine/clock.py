@@ -34,8 +34,8 @@ class Clock:
         self.folder.log("stage started", stage=stage, reused=reused)
         started_s = time.perf_counter()
         yield
-        seconds = time.perf_counter() - started_s
+        seconds = round(time.perf_counter() - started_s, 3)  # the same here, in the log and in what is printed
         self.times.append(StageTime(stage, seconds, reused))
-        self.folder.log("stage finished", stage=stage, reused=reused, seconds=round(seconds, 3))
+        self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
         if reused or seconds >= _WORTH_TELLING_S:
             self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")

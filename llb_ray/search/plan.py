@@ -1,5 +1,6 @@
 """What is searched, how, and where everything goes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from llb_ray.search.space import Space
 from llb_ray.search.validation import with_validation
 
 Searcher = Literal["grid", "random", "optuna"]
+_UNTOLD, _TOLD = re.compile(r"[^\w=.+-]+"), 80  # what a folder's name leaves out, and its length for people
 RUNGS = (0.25, 0.5, 1.0)  # of the final detector's steps, after which a hopeless trial is stopped early
 
 
@@ -45,6 +47,11 @@ class Search:
             raise ConfigError(
                 "early stopping cuts the final detector's steps, and a memory bank has none; leave it out"
             )
+        if self.base.final_workers > 1:
+            raise ConfigError(
+                f"final.num_workers={self.base.final_workers}: a trial of a search trains its final detector in one "
+                "worker; leave it out, and set it again for the run of best.yaml"
+            )
         _ = self.num_trials  # refuses a grid over ranges
 
     @cached_property
@@ -58,7 +65,8 @@ class Search:
 
     def folder(self, values: Mapping[str, Any]) -> Path:
         """Where the trial of these values is; the same values find what an earlier search left."""
-        return self.out / "trials" / digest(dict(values))[:12]
+        told = "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
+        return self.out / "trials" / f"{_UNTOLD.sub('-', told)[:_TOLD]}_{digest(dict(values))[:8]}"
 
 
 def judged_by(objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig) -> Manifest:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llb_ray.search.trials import best, searched_keys
+from llb_ray.search.trials import FAILED, FINISHED, STOPPED, best, searched_keys
 
 Floats = npt.NDArray[np.float64]
 _MOST_COLUMNS = 3
@@ -25,7 +25,7 @@ _TICK_CHARACTERS = 12
 def plot_trials(table: pa.Table, path: Path, objective: str) -> None:
     """Write a PNG with a panel per searched setting; raises ConfigError if no trial finished."""
     winner, keys = best(table), searched_keys(table)
-    finished = table.filter(pc.is_valid(table["objective"]))
+    finished = table.filter(pc.equal(table["status"], FINISHED))
     place = finished["trial"].to_pylist().index(winner["trial"])
     num_columns = min(_MOST_COLUMNS, len(keys))
     num_rows = -(-len(keys) // num_columns)
@@ -38,8 +38,8 @@ def plot_trials(table: pa.Table, path: Path, objective: str) -> None:
         panel.set_xlabel(key)
     for panel in panels[:, 0]:
         panel.set_ylabel(objective)
-    failed = table.num_rows - finished.num_rows
-    note = f", {failed} failed" if failed else ""
+    counts = ((table["status"].to_pylist().count(status), status) for status in (STOPPED, FAILED))
+    note = "".join(f", {count} {status}" for count, status in counts if count)
     figure.suptitle(f"{table.num_rows} trials{note}; ringed: the best, trial {winner['trial']}", fontsize=10)
     figure.savefig(path, dpi=150)
 

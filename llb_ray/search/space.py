@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from llb_ray.config import RunConfig, with_overrides
 from llb_ray.errors import ConfigError
 
-_IDLE = ("data", "resources", "evaluation")  # what a detector learns does not depend on them
+_IDLE = ("data", "resources", "evaluation", "final")  # what a detector learns does not depend on them
 
 
 class Domain(Protocol):

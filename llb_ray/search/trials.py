@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llb_ray.config import RunConfig
@@ -14,11 +15,11 @@ from llb_ray.data.manifest import path_text
 from llb_ray.errors import ConfigError
 from llb_ray.search.space import trial_config
 
-FINISHED, FAILED = "finished", "failed"
+FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
 _OUTCOME = [
     pa.field("objective", pa.float64()),  # higher is better; null where the trial failed
     pa.field("status", pa.string(), nullable=False),
-    pa.field("reason", pa.string()),  # why it failed
+    pa.field("reason", pa.string()),  # why it failed, or where it was stopped
     pa.field("seconds", pa.float64(), nullable=False),
     pa.field("kept", pa.int64()),
     pa.field("rejected", pa.int64()),
@@ -29,7 +30,7 @@ _OUTCOME = [
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial; `objective` is None exactly where it failed, and `reason` says why."""
+    """One trial; `objective` is None exactly where it failed, `reason` exactly where it was whole."""
 
     number: int
     values: Mapping[str, Any]
@@ -41,13 +42,19 @@ class Trial:
     run: Path | None = None
     facts: Mapping[str, float] = field(default_factory=dict)  # further label-free figures, a column each
 
+    @property
+    def status(self) -> str:
+        if self.objective is None:
+            return FAILED
+        return STOPPED if self.reason else FINISHED
+
     def row(self) -> dict[str, Any]:
         """Its row of the table."""
         return {
             "trial": self.number,
             **{key: _cell(value) for key, value in self.values.items()},
             "objective": self.objective,
-            "status": FAILED if self.objective is None else FINISHED,
+            "status": self.status,
             "reason": self.reason,
             "seconds": self.seconds,
             "kept": self.kept,
@@ -78,15 +85,23 @@ def write_trials(path: Path, table: pa.Table) -> None:
 
 
 def ranked(table: pa.Table) -> pa.Table:
-    """Best first; of equal ones the first tried; what failed comes last."""
-    return table.sort_by([("objective", "descending"), ("trial", "ascending")])
+    """Best first; of equal ones the first tried; then what was stopped early, then what failed.
+
+    A trial that was stopped early is no candidate: its objective is that of fewer steps than the others had.
+    """
+    whole = pc.equal(table["status"], FINISHED)
+    order = pc.sort_indices(
+        pa.table({"whole": whole, "objective": table["objective"], "trial": table["trial"]}),
+        sort_keys=[("whole", "descending"), ("objective", "descending"), ("trial", "ascending")],
+    )
+    return table.take(order)
 
 
 def best(table: pa.Table) -> dict[str, Any]:
     """The row of the best trial; raises ConfigError with the first reason if none finished."""
     row: dict[str, Any] = ranked(table).slice(0, 1).to_pylist()[0]
-    if row["objective"] is None:
-        raise ConfigError(f"none of {table.num_rows} trials finished; the first failed with: {row['reason']}")
+    if row["status"] != FINISHED:
+        raise ConfigError(f"none of {table.num_rows} trials finished; the first ended so: {row['reason']}")
     return row
 
 
@@ -102,9 +117,9 @@ def searched_keys(table: pa.Table) -> list[str]:
 
 
 def printed(table: pa.Table, at_most: int = 20) -> tuple[list[str], list[list[str]]]:
-    """Header and rows for people, best first: trial, settings, objective, kept, seconds, and why it failed."""
+    """Header and rows for people, best first: trial, settings, objective, kept, seconds, and why it is not whole."""
     keys = searched_keys(table)
-    names = ["trial", *keys, "objective", "kept", "seconds", *["reason"] * (FAILED in table["status"].to_pylist())]
+    names = ["trial", *keys, "objective", "kept", "seconds", *["reason"] * (table["reason"].null_count < len(table))]
     rows = ranked(table).slice(0, at_most).to_pylist()
     return names, [[_text(row[name], name) for name in names] for row in rows]
 

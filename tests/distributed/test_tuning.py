@@ -14,7 +14,7 @@ from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed import tuning
 from llb_ray.errors import ConfigError
 from llb_ray.search.plan import Search, judged_by
-from llb_ray.search.space import Choice, Space, Uniform
+from llb_ray.search.space import Choice, Integer, Space, Uniform
 
 pytestmark = pytest.mark.ray
 GRID = Space({"members.count": Choice((2, 3)), "purify.keep_ratio": Choice((0.6, 0.8)), "purify.trim": Choice((0.25,))})
@@ -102,6 +102,7 @@ def test_a_validation_folder_and_its_objective_belong_together(
         ({"trials": 3}, "a grid has as many trials as it has points"),
         ({"searcher": "random"}, "searcher random needs to know how many trials"),
         ({"space": Space({"purify.keep_ratio": Uniform(0.5, 1)})}, "has no end of values"),
+        ({"base": parse({"final": {"num_workers": 2}})}, "a trial of a search trains its final detector in one worker"),
         ({"early_stopping": True, "base": parse({"detector": {"name": "memory_bank"}})}, "a memory bank has none"),
     ],
 )
@@ -111,6 +112,36 @@ def test_a_search_that_cannot_be_is_refused(
     given = {"base": tiny, "space": GRID, "manifest": manifest, "out": tmp_path} | choices
     with pytest.raises(ConfigError, match=sentence):
         Search(**given)  # type: ignore[arg-type]
+
+
+def test_a_trial_has_a_folder_of_its_own_named_for_people(manifest: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
+    plan = Search(tiny, GRID, manifest, tmp_path)
+    names = [plan.folder(values).name for values in GRID.grid()]
+    assert names[0].startswith("count=2_keep_ratio=0.6_trim=0.25_")
+    odd = {"detector.backbone.layers": (1, "/.."), "detector.name": "x" * 300}
+    assert plan.folder(odd).parent == tmp_path / "trials"
+    assert len({*names, plan.folder(odd).name}) == len(names) + 1
+    assert len(plan.folder(odd).name) < 100
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_optuna_that_is_not_there_is_named(
+    manifest: Manifest, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.tune.search.optuna.optuna_search.ot", None)
+    plan = Search(tiny, GRID, manifest, tmp_path, searcher="optuna", trials=2)
+    with pytest.raises(ConfigError, match=r"optuna package is not installed; pip install 'llb-ray\[optuna\]'"):
+        tuning.run_trials(plan, print)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_optuna_searches_ranges(many: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
+    space = Space({"members.count": Integer(2, 3), "purify.keep_ratio": Uniform(0.6, 0.9)})
+    trials = llb_ray.tune(tiny, many, space, out=tmp_path, searcher="optuna", trials=3, early_stopping=True)
+    assert set(trials["status"].to_pylist()) <= {"finished", "stopped early"}
+    assert "finished" in trials["status"].to_pylist()
+    assert len(set(trials["purify.keep_ratio"].to_pylist())) == 3
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -56,6 +56,17 @@ def test_the_best_is_the_highest_and_of_equals_the_first(table: pa.Table) -> Non
     assert ranked(table)["trial"].to_pylist() == [1, 2, 0, 3]
 
 
+def test_a_trial_that_was_stopped_early_is_never_the_best() -> None:
+    promising = Trial(4, _values(5, 0.8), 0.5, 0.99, "after 25% of the final detector's steps")
+    table = trials_table([*TRIALS, promising])
+    assert table["status"].to_pylist()[-1] == "stopped early"
+    assert ranked(table)["trial"].to_pylist() == [1, 2, 0, 4, 3]
+    names, _ = printed(table)
+    assert names[-1] == "reason"
+    with pytest.raises(ConfigError, match="none of 1 trials finished; the first ended so: after 25%"):
+        best(trials_table([promising]))
+
+
 def test_the_best_config_is_ready_to_run(table: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "best.yaml"
     path.write_text(best_config(table, RunConfig(seed=7)).to_yaml())
@@ -76,7 +87,7 @@ def test_values_of_several_kinds_and_lists_fit_in_a_column_and_come_back() -> No
 
 def test_where_nothing_finished_the_first_reason_is_said(tmp_path: Path) -> None:
     table = trials_table([Trial(0, {"members.count": 2}, 0.1, reason="too few images")])
-    with pytest.raises(ConfigError, match="none of 1 trials finished; the first failed with: too few images"):
+    with pytest.raises(ConfigError, match="none of 1 trials finished; the first ended so: too few images"):
         best(table)
 
 
