@@ -105,7 +105,7 @@ def test_a_loss_that_is_not_finite_arrives_as_its_sentence(
     ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
 ) -> None:
     config = with_overrides(short, [*TWO, "detector.learning_rate=1e12"])
-    with pytest.raises(MemberError, match=r"^final \(.*\): the loss at step \d+ is (nan|inf); lower detector.learning_rate$"):
+    with pytest.raises(MemberError, match=r"^final \(.*\): the loss at step \d+ is (nan|inf); lower"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="ray")
 
 
