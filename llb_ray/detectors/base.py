@@ -10,8 +10,9 @@ from pixels is the identity; that of a memory bank is a pretrained backbone.  En
 their output is cached, so a detector never sees a path, a label or a file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,10 +24,16 @@ from llb_ray.detectors.peers import ALONE, Peers
 
 Layers = tuple[torch.Tensor, ...]  # one BCHW tensor per layer, float32, on the detector's device
 State = dict[str, torch.Tensor]
-Report = Callable[[int, int, str], None]  # (done, total, unit), called as fitting goes on
+NO_FIGURES: Mapping[str, float] = MappingProxyType({})
 
 
-def silent(done: int, total: int, unit: str) -> None:
+class Report(Protocol):
+    """Called as work goes on, with what is there to be watched: loss, effective_sample_size."""
+
+    def __call__(self, done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None: ...
+
+
+def silent(done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None:
     """The report nobody reads."""
 
 

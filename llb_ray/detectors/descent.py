@@ -24,6 +24,7 @@ class Descent(Generic[Net]):
         self.optimizer = optimizer
         self.weights = weights
         self.num_done = 0
+        self.figures: dict[str, float] = {}  # of the last step, for people who watch
 
     def step(self, loss_B: torch.Tensor, turn: Turn, rate_share: float, norm: float) -> None:
         """One step down the (weighted) mean of the batch's losses, given those of this worker's rows, its gradient cut
@@ -40,13 +41,16 @@ class Descent(Generic[Net]):
 
     def _weights(self, whole_B: torch.Tensor) -> torch.Tensor:
         """What each loss of the whole batch counts for [B], of mean one."""
-        loss = whole_B.mean()
-        if not torch.isfinite(loss):
-            raise MemberError(f"the loss at step {self.num_done} is {loss.item()}; lower detector.learning_rate")
+        loss = whole_B.mean().item()
+        self.figures = {"loss": loss}
+        if not math.isfinite(loss):
+            raise MemberError(f"the loss at step {self.num_done} is {loss}; lower detector.learning_rate")
         if self.weights is None:
             return torch.ones_like(whole_B)
         # The score that weighs an image is its loss of this very step: no second pass is needed.
-        return torch.from_numpy(self.weights.weigh(whole_B.cpu().numpy())).to(whole_B)
+        weight_B = self.weights.weigh(whole_B.cpu().numpy())
+        self.figures["effective_sample_size"] = self.weights.ess
+        return torch.from_numpy(weight_B).to(whole_B)
 
     def state(self) -> State:
         """Everything that the steps to come depend on, copied to the CPU."""

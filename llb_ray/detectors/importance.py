@@ -54,6 +54,7 @@ class ImportanceWeights:
         self._num_done = 0
         self._ratio: Ratio | None = None
         self._ratio_taken_at = 0
+        self.ess = math.nan  # effective sample size of the last step, in images
 
     def weigh(self, loss_B: Numbers) -> Numbers:
         """The weights [B] of a step's images, of mean one; the scores of the step are among the recent ones.
@@ -65,7 +66,8 @@ class ImportanceWeights:
         self._loss_SB[step] = loss_B
         if step >= self._warmup_steps and np.isfinite(loss_B).all():
             self._ratio_SB[step] = self._fresh_ratio()(self._score(loss_B))
-        return settled(self._ratio_SB[step])[0]
+        weight_B, self.ess, _ = settled(self._ratio_SB[step])
+        return weight_B
 
     def log(self, loss_N: Numbers) -> FitLog:
         """Every step's loss and weights, and score and weight of each training image, given their losses at the end.

@@ -155,7 +155,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
             layers = self._ready(source.batch(rows[turn.rows]))
             loss_B = self._losses(descent.network, layers, step, turn)
             descent.step(loss_B, turn, self._rate_share(step), self._gradient_norm)
-            report(step + 1, self._steps, "step")
+            report(step + 1, self._steps, "step", descent.figures)
             if checkpoints and checkpoints.due(step + 1):
                 checkpoints.save(descent.state())
 

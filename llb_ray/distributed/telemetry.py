@@ -31,6 +31,8 @@ class Meters:
         self.progress = Gauge("llb_progress_ratio", "share of its step that a worker has done", member)
         self.images_rate = Gauge("llb_images_per_second", "images encoded, fitted or scored", member)
         self.steps_rate = Gauge("llb_training_steps_per_second", "gradient steps", member)
+        self.loss = Gauge("llb_loss", "mean loss of a training batch, unweighted", (*_RUN, "member"))
+        self.ess = Gauge("llb_effective_sample_size", "of a batch's importance weights, in images", (*_RUN, "member"))
         self.silence = Gauge("llb_heartbeat_age_seconds", "since a worker's last sign of life", (*_RUN, "member"))
         self.images = Counter("llb_images", "images encoded, fitted or scored", (*_RUN, "step"))
         self.stages = Counter("llb_stages", "stages through with, found finished or not", (*_RUN, "stage", "reused"))
@@ -107,6 +109,9 @@ class Telemetry:
         self._meters.progress.set(beat.done / beat.total if beat.total else 1.0, step)
         rate = self._meters.images_rate if beat.unit == "images" else self._meters.steps_rate
         rate.set(beat.per_second if at_work else 0.0, step)
+        for name, meter in (("loss", self._meters.loss), ("effective_sample_size", self._meters.ess)):
+            if name in beat.figures:
+                meter.set(beat.figures[name], member)
         self._meters.silence.set(max(0.0, now_s - beat.time_s) if at_work else 0.0, member)
 
     def _count_images(self, beat: Beat, watched: _Watched, tags: dict[str, str]) -> None:

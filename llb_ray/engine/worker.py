@@ -8,8 +8,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -17,7 +17,7 @@ import torch
 
 from llb_ray.artifacts import write_json
 from llb_ray.config import ResourcesConfig
-from llb_ray.detectors.base import Report
+from llb_ray.detectors.base import NO_FIGURES, Report
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.errors import ResourceError
 
@@ -87,6 +87,7 @@ class Beat:
     state: State = "working"
     starts: int = 1  # processes that began the step: one more than died in it
     first: int = 0  # the first `done` of this process; 0 before it
+    figures: dict[str, float] = field(default_factory=dict)  # what a fit shows of itself: loss, effective_sample_size
 
     @property
     def kind(self) -> str:
@@ -112,7 +113,7 @@ class Heartbeat:
         self._write(Beat(self._name, "", 0, 0, "", os.getpid(), now_s, now_s, "waiting"))
 
     def report(self, step: str) -> Report:
-        """A function to be called with (done, total, unit) as often as one likes; it is known now that the step began.
+        """A `Report` to be called as often as one likes; it is known now that the step began.
 
         A step that another process left unfinished is begun once more: that is how a death is seen from outside.
         """
@@ -122,12 +123,13 @@ class Heartbeat:
         self._write(begun)
         last_s, first = 0.0, 0
 
-        def beat(done: int, total: int, unit: str) -> None:
+        def beat(done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None:
             nonlocal last_s, first
             first, now_s = first or done, time.time()
             if done in (0, total) or now_s - last_s >= _BEAT_INTERVAL_S:
                 last_s = now_s
-                self._write(replace(begun, done=done, total=total, unit=unit, time_s=now_s, first=first))
+                now = replace(begun, done=done, total=total, unit=unit, time_s=now_s, first=first)
+                self._write(replace(now, figures=dict(figures)))
 
         return beat
 

@@ -61,7 +61,8 @@ def _worker(beat: Beat, now_s: float) -> str:
     silent = f", silent for {duration(silence_s)}" if silence_s > STALE_S else ""
     far = f"{beat.done} of {beat.total}" if beat.total else "begins"
     again = f", started {beat.starts} times" if beat.starts > 1 else ""
-    return f"{beat.name} {beat.step} {far}{rate}{again}{silent}"
+    figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in beat.figures.items())
+    return f"{beat.name} {beat.step} {far}{rate}{figures}{again}{silent}"
 
 
 def duration(seconds: float) -> str:

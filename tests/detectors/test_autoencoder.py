@@ -1,6 +1,6 @@
 """The autoencoder: what every detector promises (shapes, orientation, repeatability), and what this one adds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -152,10 +152,17 @@ def test_identical_images_do_not_divide_by_zero() -> None:
     assert detector.score((with_blob(plain),)).score_N > detector.score((plain,)).score_N
 
 
-def test_progress_is_reported_step_by_step() -> None:
+def test_progress_is_reported_step_by_step_with_the_loss() -> None:
     seen: list[tuple[int, int, str]] = []
-    Autoencoder(CONFIG, 3, CPU).fit(Stripes(8), 0, lambda *progress: seen.append(progress))
+    losses: list[float] = []
+
+    def report(done: int, total: int, unit: str, figures: Mapping[str, float]) -> None:
+        seen.append((done, total, unit))
+        losses.append(figures["loss"])
+
+    Autoencoder(CONFIG, 3, CPU).fit(Stripes(8), 0, report)
     assert seen == [(1, 3, "step"), (2, 3, "step"), (3, 3, "step")]
+    assert losses[0] > losses[-1] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_the_member() -> None:

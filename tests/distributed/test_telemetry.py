@@ -57,7 +57,7 @@ def _watched(run: Path) -> Values:
 
 def test_workers_are_counted_by_state_and_followed(run: Path) -> None:
     write_beat(run, "member-000", state="done", done=10)
-    write_beat(run, "member-001")
+    write_beat(run, "member-001", figures={"loss": 0.25, "effective_sample_size": 7.5})
     write_beat(run, "member-002", state="waiting")
     values = _watched(run)
     assert {key: value for key, value in values.items() if key.startswith("llb_workers")} == {
@@ -69,6 +69,8 @@ def test_workers_are_counted_by_state_and_followed(run: Path) -> None:
     assert values["llb_progress_ratio{member-001,score}"] == 0.3
     assert values["llb_images_per_second{member-000,score}"] == 0
     assert values["llb_images_per_second{member-001,score}"] == pytest.approx(1.5)
+    assert (values["llb_loss{member-001}"], values["llb_effective_sample_size{member-001}"]) == (0.25, 7.5)
+    assert "llb_loss{member-000}" not in values
     assert 0 <= values["llb_heartbeat_age_seconds{member-001}"] < 5
     assert "llb_progress_ratio{member-002,score}" not in values
 

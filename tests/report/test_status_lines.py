@@ -39,11 +39,11 @@ def test_members_that_failed_or_were_started_again_are_told_apart(tmp_path: Path
     write_events(tmp_path, STARTED, MEMBERS)
     write_beat(tmp_path, "member-001", state="failed")
     write_beat(tmp_path, "member-002", starts=2)
-    write_beat(tmp_path, "member-003", done=0, total=0)
+    write_beat(tmp_path, "member-003", done=0, total=0, figures={"loss": 0.25, "effective_sample_size": 7.5})
     assert _said(tmp_path)[2:] == [
         "member: 1 done, 2 working, 0 waiting, 1 failed, 1.5 images/s",
         "  member-002 score 3 of 10, 1.5 images/s, started 2 times",
-        "  member-003 score begins",
+        "  member-003 score begins, effective sample size 7.5, loss 0.25",
     ]
 
 
