@@ -1,9 +1,11 @@
 """The command line: each command is the function of the same name in `llb_ray.api`, with words around it.
 
-Exit status: 0 done, 1 refused with one sentence, 2 misused.  Nothing heavy is imported until a command needs it.
+Exit status: 0 done, 1 refused with one sentence, 2 misused, 130 or 143 stopped by a signal.  Nothing heavy is imported
+until a command needs it.
 """
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -17,6 +19,7 @@ from llb_ray import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
+_BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts
 _FOLDER = click.Path(path_type=Path)
 _executor = click.option(
     "--executor", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="Who runs the members."
@@ -204,13 +207,20 @@ def _refusals() -> Iterator["Console"]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
+    # As an exit it passes through whoever cleans up; Ray's own handler, where there is a Ray, does the same.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_BY_SIGNAL + number))
     try:
         yield Console()
     except LlbError as error:
         click.echo(f"llb-ray: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("llb-ray: stopped; run the same command again to go on", err=True)
+        sys.exit(_BY_SIGNAL + signal.SIGINT)
     except OSError as error:
         # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to mend.
         reason = str(error).strip().splitlines()[-1]
         click.echo(f"llb-ray: {reason}; mend that and run the same command again to go on", err=True)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)

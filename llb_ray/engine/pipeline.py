@@ -68,6 +68,9 @@ def run_stages(
             with contextlib.suppress(OSError):  # of the same full disk or lost mount
                 folder.log("run failed", error=str(error))
             raise
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a scheduler's SIGTERM: the command line makes it an exit
+            folder.log("run stopped")
+            raise
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
         return _result(stages, made)

@@ -19,6 +19,11 @@ from llb_ray.engine.worker import Beat, State, read_beats
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
 
+_ENDS: dict[str, Literal["failed", "stopped", "finished"]] = {  # the last event of a run that said how it ended
+    "run failed": "failed",
+    "run stopped": "stopped",
+    "run finished": "finished",
+}
 STALE_S = 60.0  # a worker beats twice a second, but a step may be silent while it loads or selects
 
 
@@ -39,7 +44,7 @@ class Status:
     """A run as its folder shows it; times in seconds since the epoch, durations in seconds."""
 
     path: Path
-    state: Literal["running", "failed", "finished"]
+    state: Literal["running", "failed", "stopped", "finished"]
     error: str  # of a failed run, else empty
     stage: str  # begun and not ended; empty between stages and at the end
     times: list[StageTime]  # of the stages that this start of the run is through with
@@ -74,10 +79,10 @@ def read_status(path: Path) -> Status:
     at_work = [event["stage"] for event in of_stages[-1:] if event["event"] == "stage started"]
     times = [_stage_time(event) for event in events if event["event"] == "stage finished"]
     beats = read_beats(path / "progress")
-    finished = last["event"] == "run finished"
+    state = _ENDS.get(last["event"], "running")
     return Status(
         path=path,
-        state="finished" if finished else "failed" if last["event"] == "run failed" else "running",
+        state=state,
         error=last.get("error", ""),
         stage="".join(at_work),
         times=times,
@@ -86,7 +91,7 @@ def read_status(path: Path) -> Status:
         started_s=events[0]["time_s"],
         last_sign_s=max([last["time_s"], *(beat.time_s for beat in beats)]),
         now_s=time.time(),
-        outcome=_outcome(path, events) if finished else None,
+        outcome=_outcome(path, events) if state == "finished" else None,
     )
 
 
@@ -99,7 +104,7 @@ def died_in(path: Path) -> str | None:
         events = _events(path)
     except ArtifactError:
         return None
-    if events[-1]["event"] in ("run finished", "run failed"):
+    if events[-1]["event"] in _ENDS:
         return None
     stages = [event["stage"] for event in events if event["event"].startswith("stage ")]
     return stages[-1] if stages else "manifest"

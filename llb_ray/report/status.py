@@ -42,6 +42,8 @@ def _headline(status: Status) -> str:
         return f"finished after {duration(status.last_sign_s - status.started_s)}"
     if status.state == "failed":
         return f"failed: {status.error}"
+    if status.state == "stopped":
+        return "stopped: run the same command again to go on from what is finished"
     if status.silence_s > STALE_S:
         return (
             f"silent for {duration(status.silence_s)}: if its process is gone, "

@@ -188,7 +188,7 @@ def test_fitting_reports_up_to_the_end(name: str) -> None:
     seen: list[tuple[int, int]] = []
     config = _config(name)
     source = Encoded(config, _stripes(6))
-    build_detector(config, "member", CPU).fit(source, 0, lambda done, total, unit: seen.append((done, total)))
+    build_detector(config, "member", CPU).fit(source, 0, lambda done, total, *_: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
 
@@ -252,7 +252,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(na
 def _killer(last: int) -> Report:
     """A report that ends the process, as it were, when `last` steps are done."""
 
-    def report(done: int, total: int, unit: str) -> None:
+    def report(done: int, *_: object) -> None:
         if done == last:
             raise KeyboardInterrupt
 

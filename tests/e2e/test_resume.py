@@ -46,6 +46,26 @@ def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, 
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished work was done again"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_so_and_goes_on(
+    number: signal.Signals, photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path
+) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(tiny.to_yaml())
+    command = _command(config, photos, out)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("artifacts/fit/*/record.json")):
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 128 + number
+    assert said == ("llb-ray: stopped; run the same command again to go on\n" if number == signal.SIGINT else "")
+    assert llb_ray.status(out).state == "stopped"
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert "died" not in again.stdout
+    assert final_files(out) == final_files(finished)
+
+
 def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
     photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:

@@ -57,6 +57,12 @@ def test_a_silent_worker_is_named_and_a_silent_run_is_told_apart(tmp_path: Path)
     assert _said(tmp_path)[0].startswith("silent for 2 min 0 s: if its process is gone, run the same command again")
 
 
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
+    write_events(tmp_path, STARTED, MEMBERS, {"event": "run stopped"})
+    assert _said(tmp_path)[0] == "stopped: run the same command again to go on from what is finished"
+    assert "members: not finished" in _said(tmp_path)
+
+
 def test_a_failed_run_says_its_sentence_whole(tmp_path: Path) -> None:
     write_events(tmp_path, STARTED, MEMBERS, {"event": "run failed", "error": "member-000 [gave] image x no score" * 3})
     assert _said(tmp_path)[:2] == ["failed: " + "member-000 [gave] image x no score" * 3, "members: not finished"]
