@@ -19,7 +19,8 @@ from llb_ray.engine.worker import Beat, State, read_beats
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
 
-_ENDS: dict[str, Literal["failed", "stopped", "finished"]] = {  # the last event of a run that said how it ended
+RunState = Literal["running", "failed", "stopped", "finished"]
+_ENDS: dict[str, RunState] = {  # the last event of a run that said how it ended
     "run failed": "failed",
     "run stopped": "stopped",
     "run finished": "finished",
@@ -44,7 +45,7 @@ class Status:
     """A run as its folder shows it; times in seconds since the epoch, durations in seconds."""
 
     path: Path
-    state: Literal["running", "failed", "stopped", "finished"]
+    state: RunState
     error: str  # of a failed run, else empty
     stage: str  # begun and not ended; empty between stages and at the end
     times: list[StageTime]  # of the stages that this start of the run is through with
