@@ -5,7 +5,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ class Line:
 
 def runtime_env(folder: Path, slow_s: float) -> dict[str, object]:
     """What a test's driver gives to Ray."""
-    variables = {FOLDER: str(folder), SLOW_S: str(slow_s)}
+    # A worker finds this module by it: unlike pytest, Ray puts nothing on the path.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    variables = {FOLDER: str(folder), SLOW_S: str(slow_s), "PYTHONPATH": path}
     return {"env_vars": variables, "worker_process_setup_hook": "tests.cluster.journal.install"}
 
 
@@ -43,17 +45,18 @@ def built(folder: Path) -> list[str]:
 def install() -> None:
     """Report progress, and every artifact that was built, to the journal as well."""
     from llb_ray.artifacts import Recipe, Store
+    from llb_ray.detectors.base import NO_FIGURES, Report
     from llb_ray.engine.worker import Heartbeat
 
     folder, slow_s = Path(os.environ[FOLDER]), float(os.environ[SLOW_S])
     report, build = Heartbeat.report, Store._built
 
-    def noted(self: Heartbeat, step: str) -> Callable[[int, int, str], None]:
+    def noted(self: Heartbeat, step: str) -> Report:
         beat = report(self, step)
 
-        def also(done: int, total: int, unit: str) -> None:
+        def also(done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None:
             _append(folder / f"{self._name}.txt", f"{self._name} {step} {done} {total} {os.getpid()}")
-            beat(done, total, unit)
+            beat(done, total, unit, figures)
             time.sleep(slow_s)
 
         return also

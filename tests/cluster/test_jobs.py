@@ -63,7 +63,7 @@ def test_the_demo_as_a_job_is_followed_measured_and_leaves_its_results(head: Hea
     watching = threading.Thread(target=_watch, args=(head, scraped, actors, ended))
     watching.start()
     try:
-        status, output = _submit(head, "llb-demo", gears, tmp_path / "run")
+        status, output = _submit(head, "llb-demo", gears, tmp_path / "run", "--set", "importance.mode=moments")
     finally:
         time.sleep(2)  # the driver's last figures leave with it
         ended.set()
