@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.errors import DataError
 from llb_ray.metrics.image import image_metrics
 from llb_ray.search.canary import with_canaries
-from llb_ray.search.objective import canary, canary_recall, canary_scores, separation, split_half
+from llb_ray.search.objective import TRUSTED, canary, canary_recall, canary_scores, separation, split_half
 from llb_ray.search.space import trial_config
 
 HERE = Path(__file__).parent
@@ -49,24 +50,19 @@ TILE_SPACE = {
 GEAR_SPACE = {"members.count": (3, 6), "purify.keep_ratio": (0.6, 0.8, 0.95), "importance.mode": ("off", "moments")}
 
 
-def canary_all(run: Path) -> float:
-    """AUROC of the canaries against all held-back images, as if those were clean."""
+def canary_auroc(run: Path, share: float = 1.0) -> float:
+    """AUROC of the canaries against the `share` of the held-back images with the lowest scores."""
     held_back_N, canary_N = canary_scores(run)
-    scores = np.concatenate([held_back_N, canary_N])
-    return float(image_metrics(scores, np.repeat([0, 1], len(canary_N)))["i_auroc"] or 0)
-
-
-def canary_paired(run: Path) -> float:
-    """Median rise from an image to its canary, in interquartile ranges of the held-back images."""
-    held_back_N, canary_N = canary_scores(run)
-    return float(np.median(canary_N - held_back_N) / np.subtract(*np.percentile(held_back_N, [75, 25])))
+    normal_M = np.sort(held_back_N)[: round(share * len(held_back_N))]
+    label = np.repeat([0, 1], [len(normal_M), len(canary_N)])
+    return float(image_metrics(np.concatenate([normal_M, canary_N]), label)["i_auroc"] or 0)
 
 
 MEASURES: dict[str, Callable[[Path], float]] = {
     "canary": canary,
     "canary_recall": canary_recall,
-    "canary_all": canary_all,
-    "canary_paired": canary_paired,
+    "canary_auroc": canary_auroc,
+    "canary_auroc, trusted": partial(canary_auroc, share=TRUSTED),
     "split_half": split_half,
     "separation": separation,
 }

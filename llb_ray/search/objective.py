@@ -18,7 +18,6 @@ from llb_ray.engine.runfolder import RunFolder
 from llb_ray.ensemble.purify import KEPT
 from llb_ray.ensemble.scores import ScoreMatrix, dense
 from llb_ray.errors import DataError
-from llb_ray.metrics.image import image_metrics
 from llb_ray.search.canary import RECORD
 from llb_ray.seeding import stream
 
@@ -28,13 +27,13 @@ SPLITS = 20  # of the members into halves, at random
 
 
 def canary(run: Path) -> float:
-    """AUROC of the canaries against the most normal `TRUSTED` share of the held-back images, in [0, 1]."""
+    """Median rise of the score from a held-back image to its canary, in interquartile ranges of the held-back images.
+
+    Each canary is compared with the picture it was made of, so it matters little that some of those have a defect of
+    their own.  Of the objectives in benchmarks/objectives.md it ranks trials most as labels do.
+    """
     held_back_N, canary_N = canary_scores(run)
-    normal_M = _trusted(held_back_N)
-    label = np.repeat([0, 1], [len(normal_M), len(canary_N)])
-    area = image_metrics(np.concatenate([normal_M, canary_N]), label)["i_auroc"]
-    assert area is not None, "both classes are there"
-    return area
+    return float(np.median(canary_N - held_back_N) / max(stats.iqr(held_back_N), np.finfo(np.float32).tiny))
 
 
 def canary_scores(run: Path) -> tuple[Floats, Floats]:
@@ -53,10 +52,13 @@ def canary_scores(run: Path) -> tuple[Floats, Floats]:
 
 
 def canary_recall(run: Path, false_alarms: float = 0.1) -> float:
-    """Share of the canaries found by a threshold that `false_alarms` of the trusted held-back images exceed."""
+    """Share of the canaries found by a threshold that `false_alarms` of the trusted held-back images exceed.
+
+    Trusted are the `TRUSTED` share with the lowest scores.
+    """
     held_back_N, canary_N = canary_scores(run)
-    threshold = np.quantile(_trusted(held_back_N), 1 - false_alarms)
-    return float((canary_N > threshold).mean())
+    trusted_M = np.sort(held_back_N)[: max(1, round(TRUSTED * len(held_back_N)))]
+    return float((canary_N > np.quantile(trusted_M, 1 - false_alarms)).mean())
 
 
 def split_half(run: Path) -> float:
@@ -116,11 +118,6 @@ def label_free_facts(run: Path) -> dict[str, float]:
         with contextlib.suppress(DataError):
             found[measure.__name__] = measure(run)
     return found
-
-
-def _trusted(held_back_N: Floats) -> Floats:
-    lowest: Floats = np.sort(held_back_N)[: max(1, round(TRUSTED * len(held_back_N)))]
-    return lowest
 
 
 def _scores_of(image_ids: pa.ChunkedArray, scores: pa.Table) -> Floats:

@@ -61,7 +61,6 @@ def _canary_folder(run: Path) -> Path:
 def test_every_label_free_objective_is_defined_on_a_plain_run(searched: Path) -> None:
     facts = label_free_facts(searched)
     assert set(facts) == {"canary", "canary_recall", "split_half", "separation"}
-    assert 0 <= facts["canary"] <= 1
     assert 0 <= facts["canary_recall"] <= 1
     assert -1 <= facts["split_half"] <= 1
     assert np.isfinite(list(facts.values())).all()
@@ -76,11 +75,20 @@ def test_scores_come_in_pairs(run: Path) -> None:
 
 def test_held_back_defects_that_score_high_do_not_count_against_a_detector(run: Path) -> None:
     normal = np.linspace(1, 2, 14)
-    blind = canary(_rescored(run, normal, np.full(14, 3.0)))
-    contaminated = np.where(np.arange(14) < 4, 9.0, normal)
-    keen = canary(_rescored(run, contaminated, np.full(14, 3.0)))
-    assert blind == keen == canary_recall(run) == 1.0
-    assert canary(_rescored(run, normal, normal)) < 0.85
+    clean = canary(_rescored(run, normal, normal + 3))
+    assert canary_recall(run) == 1
+    contaminated = np.where(np.arange(14) < 3, 9.0, normal)
+    assert canary(_rescored(run, contaminated, contaminated + 3)) == pytest.approx(clean, rel=0.25)
+    assert canary_recall(run) == 1
+    assert canary(_rescored(run, normal, normal)) == canary_recall(_rescored(run, normal, normal - 1)) == 0
+
+
+def test_a_scale_of_scores_does_not_matter(run: Path) -> None:
+    normal = np.linspace(1, 2, 14)
+    raised = canary(_rescored(run, normal, normal + 0.5))
+    assert raised == pytest.approx(1, abs=0.1), "half the range of the images is one interquartile range"
+    assert canary(_rescored(run, 1000 * normal, 1000 * normal + 500)) == pytest.approx(raised)
+    assert np.isfinite(canary(_rescored(run, np.ones(14), np.full(14, 2.0))))
 
 
 def test_separation_rises_with_a_gap_at_the_cut_and_not_with_the_cut(searched: Path, run: Path) -> None:
