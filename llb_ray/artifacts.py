@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from llb_ray.errors import ArtifactError
 
-FORMAT_VERSION = 2  # raise it whenever a stage gives other output for the same recipe: it is part of every key
+FORMAT_VERSION = 3  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
 _TEMPORARY = ".tmp"
