@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -40,7 +41,9 @@ def run_trials(plan: Search, tell: Tell, resume: bool = False) -> list[Trial]:
     cluster.slots(plan.base.resources)
     with _quiet(tell):
         results = _tuner(plan, resume).fit()
-    return [_trial(plan, number, results[number]) for number in range(len(results))]
+    # Tune gives them in another order after a resume; its folders are numbered as the trials were started.
+    ordered = sorted((results[index] for index in range(len(results))), key=lambda result: Path(result.path).name)
+    return [_trial(plan, number, result) for number, result in enumerate(ordered)]
 
 
 def _tuner(plan: Search, resume: bool) -> tune.Tuner:

@@ -64,15 +64,13 @@ def test_a_search_trains_what_trials_share_once_and_goes_on_after_a_stop(
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_local")
-def test_a_trial_of_several_workers_and_one_that_is_refused(
-    manifest: Manifest, tiny: RunConfig, tmp_path: Path
-) -> None:
+def test_a_trial_of_several_workers_and_one_that_is_refused(many: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
     # Three held-out scores are enough to trim a third of, one is not.
     base = with_overrides(tiny, ["purify.aggregate=mean"])
     space = Space(
         {"members.count": Choice((4, 2)), "purify.aggregate": Choice(("trimmed_mean",)), "purify.trim": Choice((0.4,))}
     )
-    trials = llb_ray.tune(base, manifest, space, out=tmp_path, workers_per_trial=2)
+    trials = llb_ray.tune(base, many, space, out=tmp_path, workers_per_trial=2)
     good, refused = sorted(trials.to_pylist(), key=lambda row: -row["members.count"])
     assert good["status"] == "finished"
     assert refused["objective"] is None
