@@ -9,6 +9,7 @@ from llb_ray.data.manifest import Manifest
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import ConfigError
+from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,15 +33,18 @@ def run(
 
     `executor` is ``ray`` (a local cluster unless RAY_ADDRESS is set), ``serial``, or an `Executor` that the caller
     has entered (so that many runs share one cluster).  `tell` receives plain progress lines.  Everything is written
-    to `out`; calling again after an interruption does only what is missing.  Runs that name the same `store` keep
-    their artifacts there instead, and make what they have in common once.
-    Raises a `LlbError` with one sentence for whatever the user can mend.
+    to `out`, a folder or the URI of one (``s3://bucket/photos``: whatever `pyarrow.fs.FileSystem.from_uri` takes);
+    calling again after an interruption, from any machine that sees it, does only what is missing.  Runs that name the
+    same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
+    Raises a `LlbError` with one sentence for whatever the user can mend, OSError for a disk, a mount or a network.
     """
-    shared = None if store is None else Path(store).absolute()
+    where, shared = located(out), None if store is None else local_folder("store", store).absolute()
+    if shared is not None and not isinstance(where, Path):
+        raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
     if not isinstance(executor, str):
-        return run_stages(config, manifest, Path(out), executor, tell, shared)
+        return run_stages(config, manifest, where, executor, tell, shared)
     with make_executor(executor) as entered:
-        return run_stages(config, manifest, Path(out), entered, tell, shared)
+        return run_stages(config, manifest, where, entered, tell, shared)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:
@@ -78,18 +82,21 @@ def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 
 
 
 def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
-    """One sentence per check passed; raises AuditError naming the first thing that does not follow."""
+    """One sentence per check passed; raises AuditError naming the first thing that does not follow.
+
+    `run` may be a URI, and every file of it is read there.
+    """
     from llb_ray.engine.audit import audit_run
 
-    return audit_run(Path(run), None if data is None else Path(data))
+    return audit_run(located(run), None if data is None else Path(data))
 
 
 def predict(run: str | Path, data: str | Path, *, out: str | Path) -> "Prediction":
-    """Scores and overlays of new images by the final detector of `run`, written to `out`."""
+    """Scores and overlays of new images by the final detector of `run` (a folder or a URI), written to folder `out`."""
     from llb_ray.engine.predict import predict_folder
     from llb_ray.report.heatmaps import write_overlays
 
-    prediction = predict_folder(Path(run), Path(data), Path(out))
+    prediction = predict_folder(located(run), Path(data), local_folder("--out", out))
     write_overlays(prediction)
     return prediction
 
@@ -123,7 +130,7 @@ def tune(
     from llb_ray.search.outcome import conclude
     from llb_ray.search.plan import Search, judged_by
 
-    folder = Path(out).absolute()
+    folder = local_folder("--out", out).absolute()
     labelled = None if validation is None else Path(validation)
     judged = judged_by(objective, manifest, labelled, folder, config)
     plan = Search(
@@ -134,7 +141,7 @@ def tune(
 
 
 def status(run: str | Path) -> "Status":
-    """How far the run in the folder `run` is, from its event log and heartbeats; needs no Ray and no dashboard."""
+    """How far the run in `run`, a folder or a URI, is: its event log and heartbeats say; needs no Ray."""
     from llb_ray.engine.status import read_status
 
-    return read_status(Path(run))
+    return read_status(located(run))

@@ -7,15 +7,18 @@ record (``record.json``, written last) and moved into place in one rename: it is
 Inputs enter a key by content, not by the key of what made them, so an artifact that comes out the same (a
 manifest read again from a copied folder, say) leaves everything after it finished.  Nothing that differs between
 two undisturbed runs (a time, a host, a path) may be written inside an artifact; such facts go to the event log.
+
+A store may be the working copy of one that lies at a URI, in the same layout.  What counts is then the record there:
+it is uploaded last, asked for at every look, and where two machines made one artifact the first one's stays.  Files
+are brought here by name, when somebody reads them.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,62 +26,19 @@ from typing import Any
 
 from filelock import FileLock
 
+from llb_ray.disk import file_digest, naming, write_atomic
 from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
 
 FORMAT_VERSION = 3  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _BUILDING = ".building"
-_TEMPORARY = ".tmp"
-_HASH_CHUNK_BYTES = 1 << 20
 
 
 def digest(value: Any) -> str:
     """The sha256 (64 hex digits) of `value` as canonical JSON; raises TypeError for what JSON cannot say."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 (64 hex digits) of a file's bytes, read in bounded memory."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            hasher.update(chunk)
-    return hasher.hexdigest()
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Inside, an OSError that names no file, as that of a failed write does not, names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    try:
-        with naming(path):
-            temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def clear_temporary(folder: Path) -> None:
-    """Remove what `write_atomic` left in `folder` when its process was killed."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically and always with the same bytes for the same value."""
-    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 @dataclass(frozen=True)
@@ -107,30 +67,51 @@ class Artifact:
 
     path: Path
     files: Mapping[str, str]
+    sizes: Mapping[str, int]  # in bytes
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
+    remote: Remote | None = None  # where the files are that are not here yet
 
     @property
     def content(self) -> str:
         """One digest for all the files; what later recipes name as their input."""
         return digest(dict(self.files))
 
+    @property
+    def where(self) -> str:
+        """The folder, as people call it."""
+        return _where(self.path, self.remote)
+
+    def file(self, name: str) -> Path:
+        """Where the file can be read; brought here first, and its digest compared, if it lies at a URI."""
+        path = self.path / name
+        if self.remote is not None and not path.exists():
+            self.remote.fetch(path, self.files[name])
+        return path
+
     def verify(self) -> None:
-        """Re-hash every file; raises ArtifactError naming the first one that changed, is missing or is extra."""
-        found = _hash_files(self.path)
-        for name in sorted(found.keys() | self.files.keys()):
+        """Re-hash every file where it belongs, be that here or at a URI.
+
+        Raises ArtifactError naming the first one that changed, is missing or is extra.
+        """
+        found = _hash_files(self.path) if self.remote is None else self.remote.digests(self.path)
+        for name in sorted((found.keys() | self.files.keys()) - {RECORD}):
             if found.get(name) != self.files.get(name):
                 raise ArtifactError(
-                    f"{self.path / name}: the file is not the one its completion record describes; "
+                    f"{self.where}/{name}: the file is not the one its completion record describes; "
                     "delete the folder and run the same command again to rebuild it"
                 )
 
 
+@dataclass(frozen=True)
 class Store:
-    """A folder of artifacts; any number of workers may read and build in it at once."""
+    """A folder of artifacts; any number of workers may read and build in it at once.
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    With a `remote`, the folder is one machine's copy of it, and workers on other machines have copies of their own.
+    """
+
+    root: Path
+    remote: Remote | None = None
 
     def clear_unfinished(self) -> None:
         """Make the folder, and remove what killed workers left half built; only for who holds the run's lock."""
@@ -142,15 +123,45 @@ class Store:
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """The finished artifact, or None; raises ArtifactError for a record that cannot be read."""
-        path = self.path(recipe)
-        return load(path) if (path / RECORD).exists() else None
+        return self._at(self.path(recipe))
 
     def get(self, recipe: Recipe) -> Artifact:
         """The finished artifact; raises ArtifactError where there is none."""
-        found = self.find(recipe)
+        return self.load(self.path(recipe).relative_to(self.root).as_posix())
+
+    def load(self, name: str) -> Artifact:
+        """The finished artifact in ``<stage>/<key>``; raises ArtifactError where there is none."""
+        path = self.root / name
+        found = self._at(path)
         if found is None:
-            raise ArtifactError(f"{self.path(recipe)}: no finished artifact; run the same command again to make it")
+            raise ArtifactError(
+                f"{_where(path, self.remote)}: no finished artifact; run the same command again to make it"
+            )
         return found
+
+    def _at(self, path: Path) -> Artifact | None:
+        if self.remote is not None:
+            self._agree(path, self.remote)
+        return load(path, self.remote) if (path / RECORD).exists() else None
+
+    def _agree(self, path: Path, remote: Remote) -> None:
+        """Have the record here that lies at the URI, or none; what another record described goes."""
+        said = remote.read(path / RECORD)
+        if said == _content(path / RECORD):
+            return
+        with remote.locked(path):
+            if said != _content(path / RECORD):
+                self._put_away(path)
+                if said is not None:
+                    write_atomic(path / RECORD, said)
+
+    def _put_away(self, path: Path) -> None:
+        """Remove a folder in one rename: a part of it must not look like the whole."""
+        if path.exists():
+            (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+            away = self.root / _BUILDING / uuid.uuid4().hex
+            path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
 
     def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
         """The finished artifact; `build(folder)` fills a temporary folder only where there is none yet."""
@@ -171,6 +182,8 @@ class Store:
             with naming(temporary):
                 build(temporary)
                 _seal(temporary, recipe)
+            if self.remote is not None:
+                _upload(temporary, self.path(recipe), self.remote)
             self._move_into_place(temporary, self.path(recipe))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -189,28 +202,52 @@ class Store:
                 raise
 
 
-def load(path: Path) -> Artifact:
+def load(path: Path, remote: Remote | None = None) -> Artifact:
     """The artifact whose completion record lies in `path`; raises ArtifactError if the record is unreadable."""
+    where = _where(path, remote)
     try:
         record = json.loads((path / RECORD).read_text())
-        version, sizes = record["format_version"], record["bytes"]
-        artifact = Artifact(path, dict(record["files"]), dict(record["settings"]), dict(record["inputs"]))
+        files, sizes, settings, inputs = (dict(record[name]) for name in ("files", "bytes", "settings", "inputs"))
+        version = record["format_version"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path / RECORD}: unreadable completion record ({error}); delete {path}") from error
+        raise ArtifactError(f"{where}/{RECORD}: unreadable completion record ({error}); delete {where}") from error
     if version != FORMAT_VERSION:
         raise ArtifactError(
-            f"{path}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
+            f"{where}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
         )
-    _refuse_cut(path, sizes)
+    artifact = Artifact(path, files, sizes, settings, inputs, remote)
+    _refuse_cut(artifact)
     return artifact
 
 
-def _refuse_cut(path: Path, sizes: Mapping[str, int]) -> None:
-    """Cheap enough for every reuse; `Artifact.verify` hashes as well."""
-    for name, size in sizes.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise ArtifactError(f"{file}: missing or cut short; delete {path} and run the same command again")
+def _refuse_cut(artifact: Artifact) -> None:
+    """Cheap enough for every reuse; `Artifact.verify` hashes as well.  What lies at a URI may not be here yet."""
+    for name, size in artifact.sizes.items():
+        file = artifact.path / name
+        absent = not file.is_file()
+        if absent and artifact.remote is not None:
+            continue
+        if absent or file.stat().st_size != size:
+            raise ArtifactError(f"{file}: missing or cut short; delete {artifact.path} and run the same command again")
+
+
+def _where(path: Path, remote: Remote | None) -> str:
+    return str(path) if remote is None else remote.name(path)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _upload(folder: Path, path: Path, remote: Remote) -> None:
+    """Put what was built in `folder` to the URI as `path`, the record last; nothing if there is one already."""
+    if remote.read(path / RECORD) is None:
+        for file in sorted(folder.rglob("*"), key=lambda file: file.name == RECORD):
+            if file.is_file():
+                remote.put(path / file.relative_to(folder), file)
 
 
 def _seal(path: Path, recipe: Recipe) -> None:

@@ -42,12 +42,12 @@ def main() -> None:
 @main.command()
 @click.option("--config", "config_path", type=_FOLDER, help="YAML file; default: the built-in defaults.")
 @click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
-@click.option("--out", type=_FOLDER, required=True, help="Where everything goes; an unfinished run is resumed.")
+@click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
 @_executor
 @_address
 def run(
-    config_path: Path | None, data: Path, out: Path, overrides: tuple[str, ...], executor: str, ray_address: str | None
+    config_path: Path | None, data: Path, out: str, overrides: tuple[str, ...], executor: str, ray_address: str | None
 ) -> None:
     """Purify a folder of contaminated photographs and train the final detector.
 
@@ -57,10 +57,12 @@ def run(
     """
     with _refusals() as console:
         from llb_ray import api, config
+        from llb_ray.engine.runfolder import RunFolder
+        from llb_ray.remote import located
         from llb_ray.report.console import paced, show_result, watching
 
         settings = config.load(config_path, overrides)
-        with watching(console, out / "progress") as tell:
+        with watching(console, RunFolder.at(located(out)).progress) as tell:
             tell(f"reading {data}")
             manifest = api.read_folder(data, settings, paced(tell, "files read"))
             with api.make_executor(executor, ray_address) as workers:
@@ -72,7 +74,7 @@ def run(
 @click.option("--config", "config_path", type=_FOLDER, help="YAML file of what is not searched.")
 @click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
 @click.option("--space", "space_path", type=_FOLDER, required=True, help="YAML file: dotted setting to its values.")
-@click.option("--out", type=_FOLDER, required=True, help="Where everything goes; trials share their work there.")
+@click.option("--out", required=True, help="The folder where everything goes; trials share their work there.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
 @click.option(
     "--objective",
@@ -93,7 +95,7 @@ def tune(
     config_path: Path | None,
     data: Path,
     space_path: Path,
-    out: Path,
+    out: str,
     overrides: tuple[str, ...],
     **choices: Any,
 ) -> None:
@@ -104,16 +106,18 @@ def tune(
     """
     with _refusals() as console:
         from llb_ray import api, config
+        from llb_ray.remote import local_folder
         from llb_ray.report.console import show_trials, watching
         from llb_ray.search.space import read_space
 
         settings = config.load(config_path, overrides)
         space = read_space(space_path, settings)
-        with watching(console, out / "progress") as tell:
+        folder = local_folder("--out", out)
+        with watching(console, folder / "progress") as tell:
             tell(f"reading {data}")
             manifest = api.read_folder(data, settings)
-            trials = api.tune(settings, manifest, space, out=out, tell=tell, **choices)
-        show_trials(console, trials, out)
+            trials = api.tune(settings, manifest, space, out=folder, tell=tell, **choices)
+        show_trials(console, trials, folder)
 
 
 @main.command()
@@ -135,9 +139,9 @@ def synth(folder: Path, categories: tuple[str, ...], alpha: float, seed: int) ->
 
 
 @main.command()
-@click.argument("run_folder", metavar="RUN", type=_FOLDER)
+@click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=_FOLDER, help="Where the images are now, if they have moved.")
-def audit(run_folder: Path, data: Path | None) -> None:
+def audit(run_folder: str, data: Path | None) -> None:
     """Derive the kept set again from the raw scores; exit 1 naming the first mismatch.
 
     \b
@@ -151,8 +155,8 @@ def audit(run_folder: Path, data: Path | None) -> None:
 
 
 @main.command()
-@click.argument("run_folder", metavar="RUN", type=_FOLDER)
-def status(run_folder: Path) -> None:
+@click.argument("run_folder", metavar="RUN")
+def status(run_folder: str) -> None:
     """Print how far a run is, from its folder alone: on any machine, without a dashboard.
 
     \b
@@ -166,10 +170,10 @@ def status(run_folder: Path) -> None:
 
 
 @main.command()
-@click.argument("run_folder", metavar="RUN", type=_FOLDER)
+@click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=_FOLDER, required=True, help="A folder of new images.")
-@click.option("--out", type=_FOLDER, required=True, help="Where scores and overlays go.")
-def predict(run_folder: Path, data: Path, out: Path) -> None:
+@click.option("--out", required=True, help="The folder where scores and overlays go.")
+def predict(run_folder: str, data: Path, out: str) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
 
     \b

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llb_ray.artifacts import write_json
+from llb_ray.disk import write_json
 
 
 def final_files(run: Path) -> dict[str, str]:

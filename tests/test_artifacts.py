@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llb_ray.artifacts import RECORD, Recipe, Store, write_json
+from llb_ray.artifacts import RECORD, Recipe, Store
+from llb_ray.disk import write_json
 from llb_ray.errors import ArtifactError
 
 

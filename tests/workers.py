@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llb_ray.artifacts import Store
 from llb_ray.config import ResourcesConfig
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.engine.worker import Place
@@ -14,7 +15,7 @@ from llb_ray.errors import MemberError
 
 
 def place(folder: Path, **resources: Any) -> Place:
-    return Place(folder / "store", folder / "progress", ResourcesConfig(**resources))
+    return Place(Store(folder / "store"), folder / "progress", ResourcesConfig(**resources))
 
 
 @dataclass(frozen=True)

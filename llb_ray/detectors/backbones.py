@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from llb_ray.artifacts import file_digest
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.base import Layers, State
 from llb_ray.detectors.weights import REMEDY, SETTING, differences, read_weights, without_head
+from llb_ray.disk import file_digest
 from llb_ray.errors import ConfigError, WeightsError
 from llb_ray.seeding import seed_for
 

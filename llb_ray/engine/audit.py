@@ -14,9 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from llb_ray.artifacts import Artifact, file_digest
+from llb_ray.artifacts import Artifact
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
+from llb_ray.disk import file_digest
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
@@ -26,9 +27,10 @@ from llb_ray.engine.stages import FINAL
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.errors import AuditError, LlbError
+from llb_ray.remote import Remote
 
 
-def audit_run(out: Path, data: Path | None = None) -> list[str]:
+def audit_run(out: Path | Remote, data: Path | None = None) -> list[str]:
     """One sentence per check passed; `data` is where the images are now, if they have moved since the run.
 
     Raises AuditError naming the first thing that does not follow, and ArtifactError if there is no finished run.
@@ -114,7 +116,7 @@ def _scored_by_whom_it_says(run: FinishedRun) -> str:
         for shard in shards:
             for name, fitted in detectors.items():
                 if shard.inputs.get(name) != fitted.content:
-                    raise AuditError(f"{name}: its scores ({shard.path}) were made by another detector")
+                    raise AuditError(f"{name}: its scores ({shard.where}) were made by another detector")
     num_shards = len(made.member_scores) + len(made.final_scores)
     return f"{len(members) + 1} detectors made the scores that are filed under their names, in {num_shards} shards"
 
@@ -154,8 +156,8 @@ def _final_trained_on_kept(run: FinishedRun) -> str:
 
 def _published_are_artifacts(run: FinishedRun) -> str:
     for name, source in published(run.made).items():
-        if source is not None and file_digest(run.folder.path / name) != file_digest(source):
-            raise AuditError(f"{run.folder.path / name}: not the file that its stage wrote ({source})")
+        if source is not None and file_digest(run.folder.file(name)) != file_digest(source):
+            raise AuditError(f"{run.folder.where}/{name}: not the file that its stage wrote ({source})")
     return "the published files are the artifacts'"
 
 

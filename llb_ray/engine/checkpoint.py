@@ -6,6 +6,8 @@ from any of them gives the same bytes, so how often one is written is no part of
 Workers that fit together have one file between them, which the leading one writes and reads out to the others; they
 need not agree on what a shared disk shows at the moment, and may be more or fewer when the fit goes on.  Ray Train's
 checkpoints are not used: they end with the driver's process, and this file does not.
+
+Where the run lies at a URI, so does the file: the next worker may be on another machine.
 """
 
 import time
@@ -15,10 +17,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from llb_ray.artifacts import Recipe, write_atomic
+from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.peers import ALONE, Peers
+from llb_ray.disk import write_atomic
 from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
 
 FOLDER = "checkpoints"  # beside the artifacts
 
@@ -30,12 +34,14 @@ class FileCheckpoints:
     path: Path
     interval_s: float
     peers: Peers = ALONE
+    remote: Remote | None = None
     _saved_s: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, recipe: Recipe, store: Path, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
+    def of(cls, recipe: Recipe, store: Store, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
         """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
-        return cls(store.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors", interval_s, peers)
+        path = store.root.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors"
+        return cls(path, interval_s, peers, store.remote)
 
     def load(self) -> State | None:
         """What was saved last; None where there is nothing.  Raises ArtifactError if it cannot be read."""
@@ -43,7 +49,8 @@ class FileCheckpoints:
         try:
             return load(content) if content else None
         except SafetensorError as error:
-            raise ArtifactError(f"{self.path}: damaged ({error}); delete it and run the same command again") from error
+            where = self.path if self.remote is None else self.remote.name(self.path)
+            raise ArtifactError(f"{where}: damaged ({error}); delete it and run the same command again") from error
 
     def due(self, num_done: int) -> bool:
         """Whether the interval has passed, and it is this worker's to save."""
@@ -51,14 +58,22 @@ class FileCheckpoints:
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
-        write_atomic(self.path, save(state))
+        if self.remote is None:
+            write_atomic(self.path, save(state))
+        else:
+            self.remote.write(self.path, save(state))
         self._saved_s = time.monotonic()
 
     def drop(self) -> None:
         """The fit is finished."""
-        self.path.unlink(missing_ok=True)
+        if self.remote is None:
+            self.path.unlink(missing_ok=True)
+        else:
+            self.remote.delete(self.path)
 
     def _content(self) -> bytes:
+        if self.remote is not None:
+            return self.remote.read(self.path) or b""
         try:
             return self.path.read_bytes()
         except FileNotFoundError:

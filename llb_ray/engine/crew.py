@@ -53,7 +53,7 @@ class Crew:
                 self._spread(Featurizer, missing, self._featurizer)
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
-        self.passes.cached_bytes = sum((artifact.path / files.LAYERS).stat().st_size for artifact in cached)
+        self.passes.cached_bytes = sum(artifact.sizes[files.LAYERS] for artifact in cached)
         return Features(plain, cached, Cached(tuple(shard.recipe for shard in shards)))
 
     def member(
@@ -175,7 +175,7 @@ class Crew:
     @property
     def _place(self) -> Place:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
-        return Place(self._store.root, self.clock.folder.progress, self.config.resources, category)
+        return Place(self._store, self.clock.folder.progress, self.config.resources, category)
 
 
 def _num_images(shards: Sequence[Shard]) -> int:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.artifacts import digest, file_digest
+from llb_ray.artifacts import digest
 from llb_ray.config import EvaluationConfig
 from llb_ray.data.images import read_mask
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import upsample
+from llb_ray.disk import file_digest
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError
 from llb_ray.metrics.image import image_metrics

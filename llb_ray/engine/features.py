@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from llb_ray.artifacts import Recipe, Store, digest
+from llb_ray.artifacts import Recipe, digest
 from llb_ray.data.tables import write_batches
 from llb_ray.engine import files
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, Stored
@@ -73,7 +73,7 @@ class Featurizer:
 
     def __init__(self, spec: FeaturizerSpec) -> None:
         self._spec = spec
-        self._store = Store(spec.place.store)
+        self._store = spec.place.store
         self._heartbeat = Heartbeat(spec.place, spec.name)
 
     def __repr__(self) -> str:

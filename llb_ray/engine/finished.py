@@ -40,7 +40,7 @@ class FinishedRun:
 
     @cached_property
     def images(self) -> pa.Table:
-        return _read(self.made.images.path / files.IMAGES, IMAGES)
+        return _read(self.made.images.file(files.IMAGES), IMAGES)
 
     @cached_property
     def train(self) -> pa.Table:
@@ -48,7 +48,7 @@ class FinishedRun:
 
     @cached_property
     def quarantine(self) -> pa.Table:
-        return _read(self.folder.path / "quarantine.arrow", QUARANTINE)
+        return _read(self.folder.file("quarantine.arrow"), QUARANTINE)
 
     @cached_property
     def owned(self) -> list[list[str]]:
@@ -57,22 +57,22 @@ class FinishedRun:
     @cached_property
     def partition(self) -> pa.Table:
         assert self.made.partition is not None, "asked for only where there are members"
-        return _read(self.made.partition.path / files.PARTITION, PARTITION)
+        return _read(self.made.partition.file(files.PARTITION), PARTITION)
 
     @cached_property
     def matrix(self) -> pa.Table | None:
-        return None if self.made.matrix is None else _read(self.folder.path / "scores.arrow", SCORES)
+        return None if self.made.matrix is None else _read(self.folder.file("scores.arrow"), SCORES)
 
     @cached_property
     def purified(self) -> pa.Table:
-        return _read(self.folder.path / "purified" / "part-0.arrow", PURIFIED)
+        return _read(self.folder.file("purified/part-0.arrow"), PURIFIED)
 
     @cached_property
     def weighted(self) -> list[str] | None:
         """The images that have an importance weight; None where the loss is a plain mean."""
         if files.IMPORTANCE not in self.made.final.files:
             return None
-        path = self.folder.path / "importance.arrow"
+        path = self.folder.file("importance.arrow")
         try:
             image_ids: list[str] = read_table(path)["image_id"].to_pylist()
         except pa.ArrowInvalid as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from llb_ray.artifacts import Artifact, Store, load
+from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
 
@@ -42,8 +42,8 @@ class Made:
     def of_index(cls, index: dict[str, Any], store: Store) -> "Made":
         """The artifacts that an index names; raises ArtifactError if it is not one, or one of them is gone."""
         try:
-            return cls(**{spec.name: _from_json(index[spec.name], store.root) for spec in fields(cls)})
-        except (KeyError, TypeError) as error:
+            return cls(**{spec.name: _from_json(index[spec.name], store) for spec in fields(cls)})
+        except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{store.root.parent}/run.json: damaged ({error}); run the same command again"
             ) from error
@@ -63,7 +63,7 @@ def _to_json(value: Any, root: Path) -> Any:
     return [_to_json(item, root) for item in value] if isinstance(value, list) else value
 
 
-def _from_json(value: Any, root: Path) -> Any:
+def _from_json(value: Any, store: Store) -> Any:
     if isinstance(value, str):
-        return load(root / value)
-    return [_from_json(item, root) for item in value] if isinstance(value, list) else value
+        return store.load(value)
+    return [_from_json(item, store) for item in value] if isinstance(value, list) else value

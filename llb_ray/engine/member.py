@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save
 
-from llb_ray.artifacts import Artifact, Recipe, Store, digest
+from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.detectors.base import Detector, Report, silent
@@ -77,7 +77,7 @@ class Member:
     def __init__(self, spec: MemberSpec, peers: Peers = ALONE) -> None:
         self._spec = spec
         self._peers = peers
-        self._store = Store(spec.place.store)
+        self._store = spec.place.store
         self._heartbeat = Heartbeat(spec.place, spec.name)
         interval_s = spec.place.resources.checkpoint_s
         self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, interval_s, peers)
@@ -136,10 +136,10 @@ def _named(title: str) -> Iterator[None]:
 def load_detector(config: DetectorConfig, fitted: Artifact, resources: ResourcesConfig) -> Detector:
     """The detector a `fit` artifact holds, ready to score."""
     detector = build_detector(config, fitted.settings["role"], device_for(resources))
-    return detector.load_state(load_file(fitted.path / files.DETECTOR))
+    return detector.load_state(load_file(fitted.file(files.DETECTOR)))
 
 
 def trained_on(fitted: Artifact) -> list[str]:
     """The ids of the images that a `fit` artifact's detector was given."""
-    image_ids: list[str] = read_table(fitted.path / files.TRAINED_ON)["image_id"].to_pylist()
+    image_ids: list[str] = read_table(fitted.file(files.TRAINED_ON))["image_id"].to_pylist()
     return image_ids

@@ -23,6 +23,7 @@ from llb_ray.engine.stages import Stages
 from llb_ray.engine.status import died_in
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import DataError, LlbError
+from llb_ray.remote import Remote
 
 _NAMED_ASIDE = 5
 
@@ -32,6 +33,7 @@ class Result:
     """What a run came to; the same facts lie in the run's folder."""
 
     path: Path
+    where: str  # the folder, or the URI that it is a working copy of
     num_input: int  # training files found: kept + rejected + quarantined
     num_kept: int
     num_rejected: int
@@ -43,13 +45,19 @@ class Result:
 
 
 def run_stages(
-    config: RunConfig, manifest: Manifest, out: Path, executor: Executor, tell: Tell, store: Path | None = None
+    config: RunConfig,
+    manifest: Manifest,
+    out: Path | Remote,
+    executor: Executor,
+    tell: Tell,
+    store: Path | None = None,
 ) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
     one `store` reuse each other's, even while they are at work.
-    Raises a `LlbError` for what the user can mend, and OSError for a disk or mount; nothing finished is lost by it.
+    Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
+    lost by it.
     """
     _refuse(manifest, out)
     if config.final_workers > 1:
@@ -65,7 +73,7 @@ def run_stages(
                 executor.refuse_unshared(proofs | _an_image(manifest))
             made = _in_order(stages)
         except (LlbError, OSError) as error:
-            with contextlib.suppress(OSError):  # of the same full disk or lost mount
+            with contextlib.suppress(OSError):  # of the same full disk, lost mount or network
                 folder.log("run failed", error=str(error))
             raise
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a scheduler's SIGTERM: the command line makes it an exit
@@ -76,11 +84,12 @@ def run_stages(
         return _result(stages, made)
 
 
-def _refuse(manifest: Manifest, out: Path) -> None:
+def _refuse(manifest: Manifest, out: Path | Remote) -> None:
     """Raise what would otherwise come up after hours, or spoil the next run."""
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
-    refuse_inside(manifest.root, out)
+    if isinstance(out, Path):
+        refuse_inside(manifest.root, out)
 
 
 def _an_image(manifest: Manifest) -> dict[Path, Path]:
@@ -89,7 +98,7 @@ def _an_image(manifest: Manifest) -> dict[Path, Path]:
 
 
 def _last_words(folder: RunFolder) -> Iterator[str]:
-    stage = died_in(folder.path)
+    stage = died_in(folder)
     if stage:
         yield f"the last run here died in stage {stage}, unannounced; going on from what it had finished"
 
@@ -132,11 +141,12 @@ def _in_order(stages: Stages) -> Made:
 
 
 def _result(stages: Stages, made: Made) -> Result:
-    decisions = Counter(read_table(made.purified.path / files.PURIFIED)["decision"].to_pylist())
+    decisions = Counter(read_table(made.purified.file(files.PURIFIED))["decision"].to_pylist())
     num_quarantined = stages.manifest.quarantine["split"].to_pylist().count(TRAIN)
-    metrics = json.loads((made.evaluated.path / files.METRICS).read_text())
+    metrics = json.loads((made.evaluated.file(files.METRICS)).read_text())
     return Result(
         path=stages.clock.folder.path,
+        where=stages.clock.folder.where,
         num_input=len(stages.manifest.image_ids(TRAIN)) + num_quarantined,
         num_kept=decisions[KEPT],
         num_rejected=decisions[REJECTED],

@@ -21,6 +21,7 @@ from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
 from llb_ray.engine.scoring import map_batch
 from llb_ray.engine.worker import owned_threads
 from llb_ray.errors import DataError, WeightsError
+from llb_ray.remote import Remote
 
 MAPS = "maps.arrow"
 
@@ -29,7 +30,7 @@ MAPS = "maps.arrow"
 class Prediction:
     """Where the scores of new images are; `files` are those scored, in the order of the tables and maps."""
 
-    run: Path
+    run: Path | Remote
     root: Path
     out: Path
     files: Sequence[File]
@@ -41,7 +42,7 @@ class Prediction:
         return f"{len(self.files)} images scored{aside}: {self.out / 'scores.csv'}, scores.parquet, overlays/"
 
 
-def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
+def predict_folder(run: Path | Remote, data: Path, out: Path) -> Prediction:
     """Write scores.parquet, scores.csv, quarantine.csv and maps.arrow for every file under `data`.
 
     A row per file, copies included: path (relative to `data`), image_id, score.  Files that are not usable images are
@@ -51,7 +52,7 @@ def predict_folder(run: Path, data: Path, out: Path) -> Prediction:
     folder = RunFolder.open(run)
     config = folder.config()
     refuse_inside(data, out)
-    refuse_foreign(out, belongs="scores.parquet")
+    refuse_foreign(out, "scores.parquet")
     files = examine(data, config.data.max_pixels)
     usable = [file for file in files if file.problem is None]
     if not usable:
@@ -70,7 +71,7 @@ def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[Fi
     photographs = Photographs(data, config.data.max_pixels, config.detector, encoder_fingerprint(config.detector))
     if digest(dict(photographs.encoder)) != fitted.inputs["encoder"]:
         raise WeightsError(
-            f"{folder.path}: the backbone's weights or library versions are no longer those of the run; "
+            f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
             "put the same file and versions back, or run again"
         )
     detector = load_detector(config.detector, fitted, config.resources)

@@ -16,6 +16,11 @@
     RUN/checkpoints/               how far each unfinished fit got
 
 Two undisturbed runs differ in events and progress and in nothing else; a finished run has no checkpoints.
+
+RUN may be a URI (`llb_ray.remote`).  The same then lies there, less `progress`, which stays on each machine's disk, and
+the folder of a `RunFolder` is this machine's working copy: a cache, which may be deleted while nobody is at work in it.
+One machine's drivers lock each other out of it; two machines' cannot.  They lose nothing, for artifacts are immutable
+and the first one's stays, but the files that people open are then those of whoever was last.
 """
 
 import contextlib
@@ -31,27 +36,31 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Store, clear_temporary, naming, write_atomic, write_json
+from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig, load
+from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
 from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
 
 _LOCK = ".lock"
-_EVENTS = "events.jsonl"
+EVENTS = "events.jsonl"
+_ARTIFACTS = "artifacts"
+_INDEX = "run.json"
 
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
     final = made.final
     return {
-        "purified/part-0.arrow": made.purified.path / files.PURIFIED,
-        "scores.arrow": made.matrix.path / files.SCORES if made.matrix else None,
-        "quarantine.arrow": made.images.path / files.QUARANTINE,
-        "image_scores.arrow": made.evaluated.path / files.IMAGE_SCORES,
-        "importance.arrow": final.path / files.IMPORTANCE if files.IMPORTANCE in final.files else None,
-        "metrics.json": made.evaluated.path / files.METRICS,
+        "purified/part-0.arrow": made.purified.file(files.PURIFIED),
+        "scores.arrow": made.matrix.file(files.SCORES) if made.matrix else None,
+        "quarantine.arrow": made.images.file(files.QUARANTINE),
+        "image_scores.arrow": made.evaluated.file(files.IMAGE_SCORES),
+        "importance.arrow": final.file(files.IMPORTANCE) if files.IMPORTANCE in final.files else None,
+        "metrics.json": made.evaluated.file(files.METRICS),
     }
 
 
@@ -61,25 +70,37 @@ class RunFolder:
 
     path: Path
     shared_store: Path | None = None  # where the artifacts lie that other runs use too; None: in a store of its own
+    remote: Remote | None = None  # what the folder is this machine's copy of
+
+    @classmethod
+    def at(cls, where: Path | Remote, shared_store: Path | None = None) -> "RunFolder":
+        """The folder, or the working copy of what lies at a URI; touches neither."""
+        if isinstance(where, Remote):
+            return cls(where.copy, shared_store, where)
+        return cls(Path(where).absolute(), shared_store)
 
     @classmethod
     @contextlib.contextmanager
-    def locked(cls, path: Path, shared_store: Path | None = None) -> Iterator["RunFolder"]:
+    def locked(cls, where: Path | Remote, shared_store: Path | None = None) -> Iterator["RunFolder"]:
         """The folder, made if need be, writable, and ours alone until the end of the context.
 
-        Raises ArtifactError if it cannot be written or another process is at work in it.
+        Raises ArtifactError if it cannot be written or another process is at work in it, OSError if a URI cannot.
         """
-        folder = cls(Path(path).absolute(), shared_store)
+        folder = cls.at(where, shared_store)
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
         lock = FileLock(folder.path / _LOCK, timeout=0)
+        if folder.remote is not None:
+            refuse_foreign(folder.remote, EVENTS, _ARTIFACTS)
         try:
-            refuse_foreign(folder.path, belongs=_EVENTS)
+            if folder.remote is None:
+                refuse_foreign(folder.path, EVENTS)
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
-            raise ArtifactError(f"{path}: another run is at work here; wait for it or choose another --out") from error
+            raise ArtifactError(f"{where}: another run is at work here; wait for it or choose another --out") from error
         except OSError as error:
-            raise ArtifactError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error
+            remedy = "choose another --out" if folder.remote is None else "name another folder in LLB_CACHE"
+            raise ArtifactError(f"{folder.path}: cannot be written ({error.strerror}); {remedy}") from error
         try:
             folder._tidy()
             yield folder
@@ -90,7 +111,7 @@ class RunFolder:
     def _tidy(self) -> None:
         for folder in (self.path, self.path / "purified"):
             clear_temporary(folder)
-        (self.path / _EVENTS).touch()  # first: it is how we know the folder again
+        self.file(EVENTS).touch()  # first: it is how we know the folder again
         self.progress.mkdir(exist_ok=True)
         for beat in self.progress.iterdir():
             beat.unlink()
@@ -103,9 +124,13 @@ class RunFolder:
 
     @contextlib.contextmanager
     def proofs(self) -> Iterator[dict[Path, Path]]:
-        """A file in each folder that workers write to, by the folder; new, so that no other folder has it."""
+        """A file in each folder that workers write to, by the folder; new, so that no other folder has it.
+
+        None of a run at a URI: there each machine writes to its own copy.
+        """
         name = f".{uuid.uuid4().hex}"
-        proofs = {folder: folder / name for folder in (self.store.root, self.progress)}
+        written = (self.store.root, self.progress) if self.remote is None else ()
+        proofs = {folder: folder / name for folder in written}
         try:
             for folder, file in proofs.items():
                 folder.mkdir(parents=True, exist_ok=True)
@@ -116,73 +141,108 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
-        """A finished run; raises ArtifactError if there is none in `path`."""
-        folder = cls(Path(path).absolute())
-        if not folder.index_path.exists():
-            raise ArtifactError(f"{path}: no finished run here (no run.json); give the --out of a finished run")
+    def open(cls, where: Path | Remote) -> "RunFolder":
+        """A finished run; raises ArtifactError if there is none, OSError if a URI cannot be read."""
+        folder = cls.at(where)
+        if not folder.file(_INDEX).exists():
+            raise ArtifactError(f"{where}: no finished run here (no run.json); give the --out of a finished run")
         return folder
 
     @property
+    def where(self) -> str:
+        """What people call the folder."""
+        return str(self.remote or self.path)
+
+    def file(self, name: str) -> Path:
+        """A file that people open; of a run at a URI, brought here as it is now, or removed if there is none."""
+        path = self.path / name
+        if self.remote is not None:
+            content = self.remote.read(path)
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomic(path, content)
+        return path
+
+    @property
     def store(self) -> Store:
-        return Store(self.shared_store or self.path / "artifacts")
+        return Store(self.shared_store or self.path / _ARTIFACTS, self.remote)
 
     @property
     def progress(self) -> Path:
         return self.path / "progress"
 
-    @property
-    def index_path(self) -> Path:
-        return self.path / "run.json"
-
     def config(self) -> RunConfig:
         """The resolved configuration that the run was made with."""
-        return load(self.path / "config.yaml")
+        return load(self.file("config.yaml"))
 
     def index(self) -> dict[str, Any]:
         """run.json: the data root, the store, and the artifacts by role, as paths relative to the store."""
+        path = self.path / _INDEX
         try:
-            index: dict[str, Any] = json.loads(self.index_path.read_text())
+            index: dict[str, Any] = json.loads(path.read_text())
             store = Path(os.path.normpath(self.path / index["store"]))
             return {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
         except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{self.index_path}: damaged ({error}); run the same command again") from error
+            raise ArtifactError(f"{path}: damaged ({error}); run the same command again") from error
 
     def made(self) -> Made:
         """The artifacts that the run is made of."""
         index = self.index()
-        return Made.of_index(index["artifacts"], Store(index["store"]))
+        if self.remote is not None and not index["store"].is_relative_to(self.path):
+            raise ArtifactError(f"{self.where}: its artifacts lie in a store of several runs, which is not at this URI")
+        return Made.of_index(index["artifacts"], Store(index["store"], self.remote))
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **facts}, sort_keys=True)
-        path = self.path / _EVENTS
+        path = self.path / EVENTS
         with naming(path), path.open("a") as file:
             file.write(line + "\n")
+        if self.remote is not None:
+            self.remote.put(path, path)
 
     def publish(self, config: RunConfig, root: Path, made: Made) -> None:
         """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
-        self.index_path.unlink(missing_ok=True)
+        self._remove(_INDEX)
         for name, source in published(made).items():
             if source is None:
-                (self.path / name).unlink(missing_ok=True)  # left by an earlier run with other settings
+                self._remove(name)  # left by an earlier run with other settings
             else:
-                write_atomic(self.path / name, source.read_bytes())
-        write_atomic(self.path / "config.yaml", config.to_yaml().encode())
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)  # of fits that other settings gave up
+                self._put(name, source.read_bytes())
+        self._put("config.yaml", config.to_yaml().encode())
+        self._drop_checkpoints()  # of fits that other settings gave up
         store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
         index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
-        write_json(self.index_path, index)
+        self._put(_INDEX, json_bytes(index))
+
+    def _put(self, name: str, content: bytes) -> None:
+        write_atomic(self.path / name, content)
+        if self.remote is not None:
+            self.remote.write(self.path / name, content)
+
+    def _remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+        if self.remote is not None:
+            self.remote.delete(self.path / name)
+
+    def _drop_checkpoints(self) -> None:
+        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        if self.remote is not None:
+            self.remote.delete_folder(self.path / CHECKPOINTS)
 
 
-def refuse_foreign(out: Path, belongs: str) -> None:
-    """Raise ArtifactError if `out` holds files, but not the one that ours hold: we clear and overwrite there."""
+def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
+    """Raise ArtifactError if `out` holds files, but none that ours hold: we clear and overwrite there."""
     try:
         str(out).encode()
     except UnicodeEncodeError as error:
         raise ArtifactError(f"{str(out)!r}: Arrow needs a name in UTF-8; choose another --out") from error
-    names = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
-    if names and belongs not in names:
+    if isinstance(out, Remote):
+        names = out.names()
+    else:
+        names = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
+    if names and names.isdisjoint(belongs):
         raise ArtifactError(
             f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"
         )

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from llb_ray.artifacts import Artifact, Recipe, Store, digest
+from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import read_table, write_batches
 from llb_ray.detectors.base import Detector, Layers, Report, Scores
@@ -65,7 +65,7 @@ class Scorer:
 
     def __init__(self, spec: ScorerSpec) -> None:
         self._spec = spec
-        self._store = Store(spec.place.store)
+        self._store = spec.place.store
         self._heartbeat = Heartbeat(spec.place, spec.name)
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
 
 def read_scores(shards: Sequence[Artifact]) -> pa.Table:
     """image_id and scores (members), or image_id, score and map (final detector), memory-mapped."""
-    return pa.concat_tables([read_table(artifact.path / files.SCORES) for artifact in shards])
+    return pa.concat_tables([read_table(artifact.file(files.SCORES)) for artifact in shards])
 
 
 def _write(folder: Path, rows: Iterator[pa.RecordBatch]) -> None:

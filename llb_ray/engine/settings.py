@@ -35,5 +35,5 @@ def oracle_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:
     """The labels, for the oracle filter; None for every other."""
     if config.filter != "oracle":
         return None
-    table = read_table(labels.path / files.LABELS)
+    table = read_table(labels.file(files.LABELS))
     return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))

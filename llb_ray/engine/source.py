@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from llb_ray.artifacts import Artifact, Recipe, Store
+from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import Augmentation
 from llb_ray.data.tables import MappedBatches
 from llb_ray.detectors.base import Layers, Source, row_batches
@@ -41,8 +41,7 @@ class Cached:
     recipes: tuple[Recipe, ...]
 
     def source(self, image_ids: Sequence[str], place: Place, augment: Sequence[Augmentation] = ()) -> "CachedSource":
-        store = Store(place.store)
-        artifacts = [store.get(recipe) for recipe in self.recipes]
+        artifacts = [place.store.get(recipe) for recipe in self.recipes]
         return CachedSource(artifacts, image_ids, device_for(place.resources), augment)
 
 
@@ -75,7 +74,7 @@ class CachedSource:
         self._held_bytes = 0
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
         where: dict[tuple[Augmentation | None, str], tuple[int, int]] = {}
-        self._mapped = [MappedBatches(artifact.path / files.LAYERS) for artifact in artifacts]
+        self._mapped = [MappedBatches(artifact.file(files.LAYERS)) for artifact in artifacts]
         for artifact, mapped in zip(artifacts, self._mapped, strict=True):
             kind = artifact.settings.get("augment")
             for batch in mapped.batches:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.artifacts import Artifact, Recipe, digest, write_json
+from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.tables import joined, read_table, write_table
+from llb_ray.disk import write_json
 from llb_ray.engine import files
 from llb_ray.engine.cache import Features
 from llb_ray.engine.clock import Clock
@@ -74,7 +75,7 @@ class Stages:
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
-        owned = shares(read_table(partitioned.path / files.PARTITION))
+        owned = shares(read_table(partitioned.file(files.PARTITION)))
         specs = [
             self.crew.member(member_name(index), fit_settings(self.config, "member", index), share, features)
             for index, share in enumerate(owned)
@@ -92,7 +93,7 @@ class Stages:
         inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
 
         def build(folder: Path) -> None:
-            home = read_table(partitioned.path / files.PARTITION)
+            home = read_table(partitioned.file(files.PARTITION))
             write_table(folder / files.SCORES, assemble(read_scores(scored), home, members))
 
         return self._make(Recipe("scores", settings, {"partition": partitioned.content, **inputs}), build)
@@ -106,7 +107,7 @@ class Stages:
             inputs["labels"] = labels.content
 
         def build(folder: Path) -> None:
-            scores = None if matrix is None else read_table(matrix.path / files.SCORES)
+            scores = None if matrix is None else read_table(matrix.file(files.SCORES))
             known = oracle_labels(self.config.purify, labels)
             table = purified_dataset(self.config.purify, self.config.seed, self._train_images, scores, known)
             write_table(folder / files.PURIFIED, table)
@@ -115,7 +116,7 @@ class Stages:
 
     def final(self, purified: Artifact, features: Features) -> Artifact:
         """The final detector, fitted on the kept images."""
-        kept = kept_ids(read_table(purified.path / files.PURIFIED))
+        kept = kept_ids(read_table(purified.file(files.PURIFIED)))
         spec = self.crew.member(FINAL, fit_settings(self.config, "final"), kept, features)
         return self.crew.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
 
@@ -127,11 +128,11 @@ class Stages:
     def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, scored: Sequence[Artifact]) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""
         config, size_px = self.config.evaluation, self.config.detector.image_size_px
-        truth = Truth(read_table(labels.path / files.LABELS), self.manifest.root, self.config.data.max_pixels)
+        truth = Truth(read_table(labels.file(files.LABELS)), self.manifest.root, self.config.data.max_pixels)
 
         def build(folder: Path) -> None:
             scores = read_scores(scored)
-            metrics = purification_metrics(read_table(purified.path / files.PURIFIED), truth.known(TRAIN))
+            metrics = purification_metrics(read_table(purified.file(files.PURIFIED)), truth.known(TRAIN))
             metrics |= detection_metrics(scores, truth, size_px, config)
             write_json(folder / files.METRICS, {**metrics, "protocol": protocol(config, size_px)})
             image_scores = joined(self.manifest.unlabelled(), scores.select(["image_id", "score"]))

@@ -1,6 +1,7 @@
 """How far a run is, read from its folder: the event log, the heartbeats, and at the end the published files.
 
-Works from any machine that sees the folder, whether or not the run's process lives, and without Ray.
+Works from any machine that sees the folder, whether or not the run's process lives, and without Ray.  Heartbeats stay
+on the disks of the machines that workers are on where the run lies at a URI; the event log does not.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from typing import Any, Literal
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
 from llb_ray.engine.clock import StageTime
+from llb_ray.engine.runfolder import EVENTS, RunFolder
 from llb_ray.engine.worker import Beat, State, read_beats
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
 
 RunState = Literal["running", "failed", "stopped", "finished"]
 _ENDS: dict[str, RunState] = {  # the last event of a run that said how it ended
@@ -45,6 +48,7 @@ class Status:
     """A run as its folder shows it; times in seconds since the epoch, durations in seconds."""
 
     path: Path
+    where: str  # the folder, or the URI that it is a working copy of
     state: RunState
     error: str  # of a failed run, else empty
     stage: str  # begun and not ended; empty between stages and at the end
@@ -71,18 +75,20 @@ class Status:
         return kinds
 
 
-def read_status(path: Path) -> Status:
-    """How far the run in `path` is; raises ArtifactError if none was ever started there."""
-    path = Path(path).absolute()
-    events = _events(path)
+def read_status(where: Path | Remote) -> Status:
+    """How far a run is; raises ArtifactError if none was ever started there."""
+    folder = RunFolder.at(where)
+    events = _events(folder)
     last = events[-1]
     of_stages = [event for event in events if event["event"].startswith("stage ")]
     at_work = [event["stage"] for event in of_stages[-1:] if event["event"] == "stage started"]
     times = [_stage_time(event) for event in events if event["event"] == "stage finished"]
-    beats = read_beats(path / "progress")
+    # Of a run at a URI on another machine, this one's copy may hold the beats of a run before.
+    beats = [beat for beat in read_beats(folder.progress) if not folder.remote or beat.time_s >= events[0]["time_s"]]
     state = _ENDS.get(last["event"], "running")
     return Status(
-        path=path,
+        path=folder.path,
+        where=folder.where,
         state=state,
         error=last.get("error", ""),
         stage="".join(at_work),
@@ -92,17 +98,17 @@ def read_status(path: Path) -> Status:
         started_s=events[0]["time_s"],
         last_sign_s=max([last["time_s"], *(beat.time_s for beat in beats)]),
         now_s=time.time(),
-        outcome=_outcome(path, events) if state == "finished" else None,
+        outcome=_outcome(folder, events) if state == "finished" else None,
     )
 
 
-def died_in(path: Path) -> str | None:
-    """The stage that the last run in `path` was in when its process died; None if it said how it ended, or never was.
+def died_in(folder: RunFolder) -> str | None:
+    """The stage that the last run in `folder` was in when its process died; None if it said how it ended, or never was.
 
     For who holds the run's lock: to anybody else, a run at work looks the same.
     """
     try:
-        events = _events(path)
+        events = _events(folder)
     except ArtifactError:
         return None
     if events[-1]["event"] in _ENDS:
@@ -111,18 +117,25 @@ def died_in(path: Path) -> str | None:
     return stages[-1] if stages else "manifest"
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
+def _events(folder: RunFolder) -> list[dict[str, Any]]:
     """The events since the run was last started, the start first."""
-    log = path / "events.jsonl"
-    events = list(_parsed(log)) if log.is_file() else []
+    events = list(_parsed(_log(folder)))
     starts = [number for number, event in enumerate(events) if event["event"] == "run started"]
     if not starts:
-        raise ArtifactError(f"{path}: no run was started here (no events.jsonl); give the --out of a run")
+        raise ArtifactError(f"{folder.where}: no run was started here (no events.jsonl); give the --out of a run")
     return events[starts[-1] :]
 
 
-def _parsed(log: Path) -> Iterator[dict[str, Any]]:
-    for line in log.read_text().splitlines():
+def _log(folder: RunFolder) -> str:
+    """The event log; from a URI not into the working copy, where a run may be writing it."""
+    path = folder.path / EVENTS
+    if folder.remote is not None:
+        return (folder.remote.read(path) or b"").decode()
+    return path.read_text() if path.is_file() else ""
+
+
+def _parsed(log: str) -> Iterator[dict[str, Any]]:
+    for line in log.splitlines():
         with contextlib.suppress(ValueError):  # the last line may be half written
             yield json.loads(line)
 
@@ -131,14 +144,14 @@ def _stage_time(event: dict[str, Any]) -> StageTime:
     return StageTime(event["stage"], event["seconds"], event["reused"])
 
 
-def _outcome(path: Path, events: list[dict[str, Any]]) -> Outcome:
-    decisions = Counter(read_table(path / "purified" / "part-0.arrow")["decision"].to_pylist())
-    num_quarantined = read_table(path / "quarantine.arrow")["split"].to_pylist().count(TRAIN)
+def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
+    decisions = Counter(read_table(folder.file("purified/part-0.arrow"))["decision"].to_pylist())
+    num_quarantined = read_table(folder.file("quarantine.arrow"))["split"].to_pylist().count(TRAIN)
     return Outcome(
         num_input=decisions.total() + num_quarantined,
         num_kept=decisions[KEPT],
         num_rejected=decisions[REJECTED],
         num_quarantined=num_quarantined,
-        metrics=json.loads((path / "metrics.json").read_text()),
+        metrics=json.loads(folder.file("metrics.json").read_text()),
         missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
     )

@@ -24,7 +24,7 @@ def fall_back_notices(name: str, fitted: Artifact) -> list[str]:
     """One sentence if the weights of some steps were worthless and the plain mean was taken."""
     if files.TRAINING_LOG not in fitted.files:
         return []
-    fell_back = read_table(fitted.path / files.TRAINING_LOG)["fell_back"]
+    fell_back = read_table(fitted.file(files.TRAINING_LOG))["fell_back"]
     count = pc.sum(fell_back).as_py()
     if not count:
         return []

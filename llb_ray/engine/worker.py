@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
-from llb_ray.artifacts import write_json
+from llb_ray.artifacts import Store
 from llb_ray.config import ResourcesConfig
 from llb_ray.detectors.base import NO_FIGURES, Report
 from llb_ray.detectors.peers import ALONE, Peers
+from llb_ray.disk import write_json
 from llb_ray.errors import ResourceError
 
 _BEAT_INTERVAL_S = 0.5
@@ -28,8 +29,8 @@ _BEAT_INTERVAL_S = 0.5
 class Place:
     """Where a worker finds and leaves things, and what it owns while it works."""
 
-    store: Path
-    progress: Path
+    store: Store
+    progress: Path  # on its own machine
     resources: ResourcesConfig
     category: str = ""  # for people who watch: in actors' names and metrics' tags
 

@@ -120,23 +120,23 @@ def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
 def show_result(console: Console, result: Result) -> None:
     """The closing table: images, metrics, encoder passes, seconds per stage, and where the files are."""
     rows = (_image_rows(result), _metric_rows(result.metrics), _encoder_rows(result.passes), _time_rows(result.times))
-    _show_table(console, result.path, chain(*rows))
+    _show_table(console, result.where, chain(*rows))
 
 
 def show_outcome(console: Console, status: Status, outcome: Outcome) -> None:
     """The same of a run that another process made, which kept its encoder passes to itself."""
     rows = (_image_rows(outcome), _metric_rows(outcome.metrics), _time_rows(status.times))
-    _show_table(console, status.path, chain(*rows))
+    _show_table(console, status.where, chain(*rows))
 
 
-def _show_table(console: Console, path: Path, rows: Iterable[tuple[str, str]]) -> None:
+def _show_table(console: Console, where: str, rows: Iterable[tuple[str, str]]) -> None:
     table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)
     # Not in the table: a path that is folded or cut cannot be copied.
-    console.print(f"purified dataset  {path / 'purified'}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"all files         {path}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"purified dataset  {where}/purified", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"all files         {where}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:

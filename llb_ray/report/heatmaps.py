@@ -56,7 +56,7 @@ class Scale:
         """The scale of a run's final detector, from images it kept: pictures of different days can be compared."""
         made, config = folder.made(), folder.config()
         # Ids are hashes, so the first few hundred are a random sample.
-        kept = kept_ids(read_table(made.purified.path / files.PURIFIED))[:_SCALE_IMAGES]
+        kept = kept_ids(read_table(made.purified.file(files.PURIFIED)))[:_SCALE_IMAGES]
         scores = read_scores(made.final_scores)
         rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
         maps = scores.take(rows)["map"].combine_chunks().to_numpy_ndarray()

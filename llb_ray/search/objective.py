@@ -47,7 +47,7 @@ def canary_scores(run: Path) -> tuple[Floats, Floats]:
     records = {path.parent / RECORD for path in paths if path.is_absolute()}
     if len(records) != 1 or not min(records).exists():
         raise DataError(f"{run}: scored no canaries; train it on a manifest that has them, or choose another objective")
-    record, scores = read_table(min(records)), read_table(finished.folder.path / "image_scores.arrow")
+    record, scores = read_table(min(records)), read_table(finished.folder.file("image_scores.arrow"))
     return _scores_of(record["source"], scores), _scores_of(record["image_id"], scores)
 
 
@@ -97,7 +97,7 @@ def separation(run: Path) -> float:
 
 def val_auroc(run: Path) -> float:
     """Image AUROC on the user's labelled validation images, which such a run has in its test split's place."""
-    area = json.loads((RunFolder.open(run).path / "metrics.json").read_text()).get("i_auroc")
+    area = json.loads(RunFolder.open(run).file("metrics.json").read_text()).get("i_auroc")
     if area is None:
         raise DataError(f"{run}: val_auroc needs validation images of both kinds, labelled; this run scored none")
     return float(area)

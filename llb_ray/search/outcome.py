@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from llb_ray.artifacts import Store, load, write_atomic
+from llb_ray.artifacts import Store, load
+from llb_ray.disk import write_atomic
 from llb_ray.search.plan import Search
 from llb_ray.search.plot import plot_trials
 from llb_ray.search.trials import Trial, best_config, trials_table, write_trials

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.artifacts import RECORD, file_digest
+from llb_ray.artifacts import RECORD
 from llb_ray.cli import main
 from llb_ray.data.tables import read_table, write_table
+from llb_ray.disk import file_digest
 from llb_ray.errors import ArtifactError, AuditError
 
 

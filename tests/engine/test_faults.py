@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.artifacts import naming
 from llb_ray.cli import main
 from llb_ray.config import parse, with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors import training
 from llb_ray.detectors.training import GradientDetector
+from llb_ray.disk import naming
 from llb_ray.engine.executor import taken_up_again
 from llb_ray.engine.worker import Beat, Heartbeat, read_beat
 from llb_ray.errors import ConfigError, MemberError, ResourceError

@@ -64,12 +64,12 @@ def _spec(config: RunConfig, manifest: Manifest, folder: Path) -> FeaturizerSpec
     fingerprint = encoder_fingerprint(config.detector)
     photographs = Photographs(manifest.root, config.data.max_pixels, config.detector, fingerprint)
     shards = shards_of(_refs(manifest), digest(dict(fingerprint)), SHARD)
-    place = Place(folder / "artifacts", folder / "progress", config.resources)
+    place = Place(Store(folder / "artifacts"), folder / "progress", config.resources)
     return FeaturizerSpec("featurizer", place, photographs, tuple(shards))
 
 
 def _artifacts(spec: FeaturizerSpec) -> list[Artifact]:
-    store = Store(spec.place.store)
+    store = spec.place.store
     return [store.get(shard.recipe) for shard in spec.shards]
 
 

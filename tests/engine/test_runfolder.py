@@ -14,8 +14,8 @@ import pytest
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.artifacts import write_atomic
 from llb_ray.config import with_overrides
+from llb_ray.disk import write_atomic
 from llb_ray.engine import runfolder
 from llb_ray.engine.executor import SerialExecutor, Tell
 from llb_ray.engine.made import Made

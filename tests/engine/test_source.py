@@ -10,7 +10,7 @@ import torch
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
-from llb_ray.artifacts import digest
+from llb_ray.artifacts import Store, digest
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Layers
@@ -40,7 +40,7 @@ def manifest(photos: Path, config: RunConfig) -> Manifest:
 
 @pytest.fixture
 def place(config: RunConfig, tmp_path: Path) -> Place:
-    return Place(tmp_path / "artifacts", tmp_path / "progress", config.resources)
+    return Place(Store(tmp_path / "artifacts"), tmp_path / "progress", config.resources)
 
 
 @pytest.fixture

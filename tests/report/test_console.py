@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llb_ray.artifacts import write_json
+from llb_ray.disk import write_json
 from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.pipeline import Result
@@ -32,7 +32,7 @@ def _said(console: Console) -> str:
 def _closing(metrics: dict[str, Any], path: Path = Path("/runs/one"), width: int = 80) -> str:
     console = _console(width=width)
     times = [StageTime("features", 1.25, reused=False), StageTime("members", 0.0, reused=True)]
-    show_result(console, Result(path, 50, 36, 12, 2, metrics, times, EncoderPasses(72, 3272, 3 * 2**19)))
+    show_result(console, Result(path, str(path), 50, 36, 12, 2, metrics, times, EncoderPasses(72, 3272, 3 * 2**19)))
     return _said(console)
 
 
