@@ -203,16 +203,14 @@ def _opened(uri: str) -> tuple[Any, str]:
     from pyarrow.fs import FileSystem
 
     try:
-        filesystem, path = FileSystem.from_uri(uri)
+        opened: tuple[Any, str] = FileSystem.from_uri(uri)
     except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:
         # Not even the host is named: what cannot be read may hide a secret anywhere.
         raise ConfigError(
             f"{uri.partition('://')[0]}://...: not a URI that pyarrow.fs can open ({_without_secrets(uri, error)}); "
             "write special characters of a password as %XX"
         ) from None
-    if not path.strip("/"):
-        raise ConfigError(f"{_shown(uri)}: names no folder; a run wants one of its own")
-    return filesystem, path
+    return opened
 
 
 def _shown(uri: str) -> str:

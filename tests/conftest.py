@@ -6,7 +6,12 @@ import os
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+# Nor the user's own buckets.
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
+os.environ.pop("AWS_PROFILE", None)
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +53,36 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The host and port of an S3 server of our own on loopback."""
+    import logging
+    import warnings
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that not all of moto's services are installed
+        from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a run in a new bucket of that server; working copies are the test's own."""
+    from pyarrow.fs import S3FileSystem
+
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    s3 = S3FileSystem(endpoint_override=s3_server, scheme="http", allow_bucket_creation=True)
+    s3.create_dir(name)
+    monkeypatch.setenv("LLB_CACHE", str(tmp_path / "cache"))
+    return f"s3://{name}/runs/photos?scheme=http&endpoint_override={s3_server}"
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
 from llb_ray.disk import write_json
 
 
@@ -19,6 +21,27 @@ def final_files(run: Path) -> dict[str, str]:
         for name, path in named
         if name not in passing and not name.startswith("progress/")
     }
+
+
+def synced(uri: str, folder: Path) -> Path:
+    """A plain copy of all that lies at a URI, as ``aws s3 sync`` would make it."""
+    filesystem, root = FileSystem.from_uri(uri)
+    for info in filesystem.get_file_info(FileSelector(root, recursive=True)):
+        if info.type == FileType.File:
+            path = folder / info.path.removeprefix(f"{root}/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(filesystem.open_input_stream(info.path).read())
+    return folder
+
+
+def overwrite(uri: str, name: str, content: bytes | None) -> None:
+    """Replace one file below a URI behind our back, or remove it."""
+    filesystem, root = FileSystem.from_uri(uri)
+    if content is None:
+        filesystem.delete_file(f"{root}/{name}")
+        return
+    with filesystem.open_output_stream(f"{root}/{name}") as stream:
+        stream.write(content)
 
 
 def write_beat(run: Path, name: str, **facts: Any) -> None:

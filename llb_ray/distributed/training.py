@@ -40,8 +40,8 @@ class Together:
 
     def __init__(self, spec: TogetherSpec) -> None:
         self._spec = spec
-        # In the run's folder, which every node sees; what a killed driver leaves there goes with the checkpoints.
-        self._storage = spec.place.progress.parent / CHECKPOINTS / "train"
+        # Where every node sees the run; what a killed driver leaves there goes with the checkpoints.
+        self._storage = spec.place.run / CHECKPOINTS / "train"
 
     def __repr__(self) -> str:
         return f"Together({self._spec.name}, {self._spec.count} workers)"
@@ -50,7 +50,7 @@ class Together:
         """All steps of all the workers are done afterwards; raises what one of them raised."""
         # A relative path must mean to the workers what it means here.
         os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
-        shutil.rmtree(self._storage, ignore_errors=True)
+        self._clear()
         try:
             self._trainer().fit()
         except train.ControllerError as error:
@@ -58,10 +58,22 @@ class Together:
         except train.WorkerGroupError as error:
             raise self._verdict(list(error.worker_failures.values())) from error
         finally:
-            shutil.rmtree(self._storage, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        remote = self._spec.place.store.remote
+        if remote is not None:
+            remote.delete_folder(self._storage)
+        shutil.rmtree(self._storage, ignore_errors=True)
+
+    def _shared(self) -> tuple[Any, str]:
+        """The file system that every node sees, and the storage in it."""
+        remote = self._spec.place.store.remote
+        # A path stays a path, whatever characters it has.
+        return (LocalFileSystem(), str(self._storage)) if remote is None else remote.opened(self._storage)
 
     def _trainer(self) -> TorchTrainer:
-        resources = self._spec.place.resources
+        resources, (filesystem, storage) = self._spec.place.resources, self._shared()
         owned = {"CPU": resources.num_cpus} | ({"GPU": 1} if resources.num_gpus else {})
         return TorchTrainer(
             _take_part,
@@ -73,8 +85,8 @@ class Together:
             ),
             run_config=train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class that v2 replaces
                 name=self._spec.name,
-                storage_path=str(self._storage),
-                storage_filesystem=LocalFileSystem(),  # a path stays a path, whatever characters it has
+                storage_path=storage,
+                storage_filesystem=filesystem,
                 failure_config=train.FailureConfig(max_failures=resources.max_restarts),
                 callbacks=[_OwnErrorsAreFinal()],  # type: ignore[list-item]
                 logging_config=train.LoggingConfig(log_level="ERROR"),

@@ -18,7 +18,7 @@ from llb_ray.config import load, with_overrides
 from llb_ray.engine.worker import read_beats
 from llb_ray.errors import MemberError, ResourceError
 from tests.engine.test_together import scores_of
-from tests.support import final_files
+from tests.support import final_files, synced
 from tests.workers import CountingSpec, Team, place
 
 pytestmark = pytest.mark.ray
@@ -61,6 +61,17 @@ def test_two_workers_give_what_one_gives_unweighted(
     ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
 ) -> None:
     _two_against_one(short, photos, tmp_path)
+
+
+@pytest.mark.cluster
+def test_two_workers_meet_at_a_uri(
+    ray_local: None, bucket: str, photos: Path, short: RunConfig, tmp_path: Path
+) -> None:
+    manifest = llb_ray.read_folder(photos, short)
+    llb_ray.run(with_overrides(short, [*TWO, "resources.checkpoint_s=0"]), manifest, out=bucket, executor="ray")
+    plain = synced(bucket, tmp_path / "plain")
+    assert llb_ray.audit(plain)
+    assert not (plain / "checkpoints").exists(), "nothing of Ray Train's is left"
 
 
 @pytest.mark.cluster
