@@ -22,6 +22,7 @@ from llb_ray.errors import ArtifactError, ConfigError
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CHUNK_BYTES = 16 * 2**20
 _WITHOUT_FOLDERS = ("s3", "gcs")  # there a folder is a part of a name; made on its own it would be an object more
+_NO_SECRETS = ("scheme", "region", "endpoint_override")  # of a query; an error is more use with them
 _SHORTEST_SECRET = 6
 
 
@@ -82,15 +83,18 @@ class Remote:
         with self.locked(path):
             if path.exists():
                 return  # brought by another process while this one waited
-            with self._naming(path, f" to {path}"):
-                found = self._digest(path, part)
-            if found != sha256:
-                raise ArtifactError(
-                    f"{self.name(path)}: not the file that its completion record describes; "
-                    f"delete {self.name(path.parent)} and run the same command again to rebuild it"
-                )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part, path)
+            try:
+                with self._naming(path, f" to {path}"):
+                    found = self._digest(path, part)
+                if found != sha256:
+                    raise ArtifactError(
+                        f"{self.name(path)}: not the file that its completion record describes; "
+                        f"delete {self.name(path.parent)} and run the same command again to rebuild it"
+                    )
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
 
     def digests(self, folder: Path) -> dict[str, str]:
         """The sha256 of every file below `folder`, by its name in it: as they are at the URI, not in the copy."""
@@ -136,8 +140,7 @@ class Remote:
     def _write(self, path: Path, chunks: Iterator[bytes]) -> None:
         with self._naming(path):
             filesystem, name = self.opened(path)
-            if filesystem.type_name not in _WITHOUT_FOLDERS:
-                filesystem.create_dir(name.rpartition("/")[0], recursive=True)
+            _make_folder(filesystem, name.rpartition("/")[0])
             with filesystem.open_output_stream(name, compression=None) as stream:
                 for chunk in chunks:
                     stream.write(chunk)
@@ -200,7 +203,7 @@ def local_folder(what: str, where: str | Path) -> Path:
 def _opened(uri: str) -> tuple[Any, str]:
     """The file system that a URI names, and the path in it, once per process."""
     import pyarrow as pa
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileSystem, PyFileSystem
 
     try:
         opened: tuple[Any, str] = FileSystem.from_uri(uri)
@@ -210,7 +213,18 @@ def _opened(uri: str) -> tuple[Any, str]:
             f"{uri.partition('://')[0]}://...: not a URI that pyarrow.fs can open ({_without_secrets(uri, error)}); "
             "write special characters of a password as %XX"
         ) from None
+    if isinstance(opened[0], PyFileSystem):
+        # fsspec remembers what lay in a folder, and other machines put files there.
+        opened[0].handler.fs.dircache.use_listings_cache = False
     return opened
+
+
+def _make_folder(filesystem: Any, name: str) -> None:
+    """Where files need a folder to lie in; asks first, for some file systems refuse one that is there."""
+    from pyarrow.fs import FileType
+
+    if filesystem.type_name not in _WITHOUT_FOLDERS and filesystem.get_file_info(name).type == FileType.NotFound:
+        filesystem.create_dir(name, recursive=True)
 
 
 def _shown(uri: str) -> str:
@@ -220,10 +234,16 @@ def _shown(uri: str) -> str:
 
 
 def _without_secrets(uri: str, error: Exception) -> str:
-    """The first line of an error, in which no part of the URI that `_shown` leaves out is to be read."""
+    """The first line of an error, in which no credentials of the URI are to be read."""
     parts = urlsplit(uri)
     user, _, _ = parts.netloc.rpartition("@")
-    secrets = [uri, parts.query, user, *user.split(":"), *(value for _, value in parse_qsl(parts.query))]
+    secrets = [
+        uri,
+        parts.query,
+        user,
+        *user.split(":"),
+        *(value for key, value in parse_qsl(parts.query) if key not in _NO_SECRETS),
+    ]
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     for secret in secrets:
         for spelling in (secret, unquote(secret)):
