@@ -77,7 +77,8 @@ def run_stages(
                 folder.log("run failed", error=str(error))
             raise
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a scheduler's SIGTERM: the command line makes it an exit
-            folder.log("run stopped")
+            with contextlib.suppress(OSError):
+                folder.log("run stopped")
             raise
         folder.publish(config, manifest.root, made)
         folder.log("run finished")
