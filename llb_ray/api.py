@@ -77,8 +77,9 @@ def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 
     from llb_ray.data.synthetic import CATEGORIES, SyntheticConfig, write_synthetic
 
     recipe = SyntheticConfig(tuple(categories) or CATEGORIES, alpha=alpha, seed=seed)
-    write_synthetic(Path(folder), recipe)
-    return [Path(folder) / category for category in recipe.categories]
+    root = local_folder("FOLDER", folder)
+    write_synthetic(root, recipe)
+    return [root / category for category in recipe.categories]
 
 
 def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:

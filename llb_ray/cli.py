@@ -121,11 +121,11 @@ def tune(
 
 
 @main.command()
-@click.argument("folder", type=_FOLDER)
+@click.argument("folder")
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all.")
 @click.option("--alpha", type=float, default=0.2, show_default=True, help="Anomalous share of the training objects.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def synth(folder: Path, categories: tuple[str, ...], alpha: float, seed: int) -> None:
+def synth(folder: str, categories: tuple[str, ...], alpha: float, seed: int) -> None:
     """Write a contaminated synthetic data set with known truth.
 
     \b

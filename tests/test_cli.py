@@ -262,3 +262,4 @@ def test_synth_writes_trees_and_refuses_a_full_folder(tmp_path: Path) -> None:
     first = _llb("synth", tmp_path / "s", "--category", "weave", "--alpha", "0.1")
     assert (first.exit_code, first.output.strip()) == (0, str(tmp_path / "s" / "weave"))
     assert _llb("synth", tmp_path / "s").exit_code == 1
+    assert "FOLDER s3://bucket/s: has to be a folder on a disk" in _llb("synth", "s3://key:secret@bucket/s").stderr
