@@ -63,6 +63,7 @@ def _tuner(plan: Search, resume: bool) -> tune.Tuner:
             search_alg=_searcher(plan),
             scheduler=_scheduler(plan),
             max_concurrent_trials=plan.max_concurrent,
+            reuse_actors=True,  # a process takes seconds to start, as long as a small trial
         ),
         run_config=tune.RunConfig(
             name=_NAME, storage_path=str(plan.out), verbose=0, callbacks=[_Telling(plan.num_trials)]

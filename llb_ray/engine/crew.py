@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,9 @@ from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.worker import Place, Spec, Worker
 from llb_ray.errors import LlbError
+from llb_ray.seeding import stream
+
+Part = TypeVar("Part", Shard, MemberSpec, ScoreShard)  # what has a recipe
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Crew:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
         plain = shards_of(self._images, self._encoder)
         shards = [*plain, *self._augmented_shards()]
-        missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
+        missing = self._unmade(shards)
         with self.clock.timed("features", reused=not missing):
             if missing:
                 one = self._trial()
@@ -76,7 +79,7 @@ class Crew:
     ) -> dict[str, Artifact]:
         """The fitted detector of each, by name, but of those that failed, `may_fail` at most; every one the work of
         `num_workers`."""
-        todo = [spec for spec in specs if self._store.find(spec.recipe) is None]
+        todo = self._unmade(specs)
         with self.clock.timed(stage, reused=not todo):
             failed = self._fit(todo, may_fail, num_workers) if todo else {}
         self._go_on_without(failed, len(specs))
@@ -96,7 +99,7 @@ class Crew:
         wanted = set(chosen)
         owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
         shards = [score_shard(image_ids, self._encoder, fitted, keeps_maps) for image_ids in owned if image_ids]
-        missing = [shard for shard in shards if self._store.find(shard.recipe) is None]
+        missing = self._unmade(shards)
         with self.clock.timed(stage, reused=not missing):
             if missing:
                 self._spread(
@@ -118,6 +121,17 @@ class Crew:
             self.missing[name] = str(error)
             self.clock.folder.log("member missing", name=name, reason=str(error))
             self.clock.tell(f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}")
+
+    def _unmade(self, parts: Sequence[Part]) -> list[Part]:
+        """The parts that no finished artifact is there for.
+
+        In an order of the run's own if it shares its store: a run waits for what another is making, so two that went
+        the same way would take every step together, at the speed of one.
+        """
+        unmade, folder = [part for part in parts if self._store.find(part.recipe) is None], self.clock.folder
+        if folder.shared_store is None:
+            return unmade
+        return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]
 
     def _trial(self) -> Stored:
         """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""

@@ -54,3 +54,29 @@ def test_a_run_and_its_store_may_move_together(photos: Path, tiny: RunConfig, tm
     shutil.move(tmp_path / "old", tmp_path / "new")
     assert llb_ray.audit(tmp_path / "new" / "run")
     assert llb_ray.predict(tmp_path / "new" / "run", photos / "test", out=tmp_path / "scores").files
+
+
+def test_runs_of_one_store_go_different_ways(
+    photos: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that went the same way would wait for each other at every member."""
+    config = with_overrides(tiny, ["members.count=6", "detector.member_steps=1", "detector.final_steps=1"])
+    manifest, began = llb_ray.read_folder(photos, config), list[str]()
+    write = member.Member._write
+
+    def noted(self: member.Member, folder: Path, report: Report) -> None:
+        began.append(self._spec.name)
+        write(self, folder, report)
+
+    def members_of(out: str, store: str | None) -> list[str]:
+        began.clear()
+        shared = None if store is None else tmp_path / store
+        llb_ray.run(config, manifest, out=tmp_path / out, executor="serial", store=shared)
+        return began[:6]
+
+    monkeypatch.setattr(member.Member, "_write", noted)
+    alone = members_of("alone", None)
+    ways = [members_of(out, f"store of {out}") for out in ("one", "another", "a third")]
+    assert alone == sorted(alone)
+    assert all(sorted(way) == alone for way in ways)
+    assert len(set(map(tuple, ways))) > 1
