@@ -4,13 +4,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from unittest import mock
+from typing import TypeVar
 
 import torch
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.detectors import training
 from llb_ray.detectors.peers import Peers
 from llb_ray.engine.executor import SerialExecutor, Tell
 from llb_ray.engine.worker import PeerWorker, Spec
@@ -68,12 +66,7 @@ class ThreadPeers:
 
 def together(count: int, work: Callable[[Peers], T]) -> list[T]:
     """What `work` returns for each of `count` peers at work at once."""
-    meeting, lock, initialised = Meeting(count), threading.Lock(), training.initialised
-
-    def locked(build: Callable[[], Any], seed: int) -> Any:
-        """Threads share the global generator that networks are initialised from; processes do not."""
-        with lock:
-            return initialised(build, seed)
+    meeting = Meeting(count)
 
     def to_the_end(rank: int) -> T:
         try:
@@ -84,7 +77,7 @@ def together(count: int, work: Callable[[Peers], T]) -> list[T]:
 
     # OpenMP counts threads for each of its callers: told nothing, each peer would take all cores.
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    with mock.patch.object(training, "initialised", locked), pool:
+    with pool:
         return list(pool.map(to_the_end, range(count)))
 
 

@@ -1,6 +1,7 @@
 """A network on its way down a loss: seeded weights, guarded steps, and all that is needed to go on after a stop."""
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ from llb_ray.detectors.peers import Turn
 from llb_ray.errors import MemberError
 
 Net = TypeVar("Net", bound=nn.Module)
+_GLOBAL_GENERATOR = threading.Lock()  # runs may be threads of one process
 
 
 class Descent(Generic[Net]):
@@ -73,7 +75,7 @@ class Descent(Generic[Net]):
 
 def initialised(build: Callable[[], Net], seed: int) -> Net:
     """A fresh network on the CPU, its weights a function of the seed; torch's global generators are left alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also seed every GPU
         return build()
 
