@@ -65,7 +65,7 @@ def _configs(out: Path) -> dict[str, RunConfig]:
     backbone = ["detector.name=memory_bank", "detector.backbone.weights=random", "detector.image_size_px=128"]
     common = ["members.count=4", "resources.num_cpus=1"]
     return {
-        "autoencoder": load(HERE.parent / "configs" / "demo.yaml", [*common, "detector.member_steps=600"]),
+        "autoencoder": load(HERE.parent / "configs" / "demo.yaml", [*common, "detector.member_steps=3000"]),
         "memory_bank": load(None, [*common, *backbone]),
     }
 
