@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ class CountingSpec:
     place: Place
     folder: Path
     fails: str = ""
+    ballast: bytes = b""  # what a spec of a hundred thousand images weighs
 
     @property
     def title(self) -> str:
@@ -54,7 +56,10 @@ def fail(spec: CountingSpec) -> None:
         raise ZeroDivisionError("a bug")
     if spec.fails == "disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spec.folder))
-    if spec.fails == "die":
+    died = spec.folder / "died"
+    if spec.fails == "die" or (spec.fails == "die once" and not died.exists()):
+        died.touch()
+        time.sleep(1)  # until Ray has let go of what it no longer needs
         os.kill(os.getpid(), signal.SIGKILL)
 
 

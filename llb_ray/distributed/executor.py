@@ -31,9 +31,14 @@ Reference: TypeAlias = "ray.ObjectRef[Any]"
 
 @dataclass
 class _Running:
-    """An actor, and how far it is."""
+    """An actor, how far it is, and the reference that keeps its argument for the day it is started again.
+
+    Ray puts what is larger than 100 KiB (the ids of some thousand images) into its object store, and drops it there as
+    soon as the actor is up unless somebody holds it (ray-project/ray issue 53727).
+    """
 
     spec: Spec
+    argument: Reference
     actor: Any
     steps_left: list[str]
 
@@ -128,7 +133,8 @@ def _start(worker: type[Worker], spec: Spec, attempt: str, num_cpus: float, num_
         # -1: a retry that meets a restart still pending must not be counted, or it is used up by waiting.
         max_task_retries=-1,
     )
-    return _Running(spec, actor.remote(spec), list(worker.STEPS))
+    argument = ray.put(spec)
+    return _Running(spec, argument, actor.remote(argument), list(worker.STEPS))
 
 
 def _next_step(one: _Running) -> Reference:

@@ -149,6 +149,16 @@ def _kill_one(progress: Path, step: str, killed: list[int]) -> None:
         time.sleep(0.002)
 
 
+def test_an_actor_of_many_images_is_started_again(ray_local: None, tmp_path: Path) -> None:
+    """Ray keeps a large argument in its object store, where nobody but the driver holds on to it."""
+    ballast = os.urandom(3_000_000)
+    spec = CountingSpec("unlucky", place(tmp_path, max_restarts=1), tmp_path, fails="die once", ballast=ballast)
+    with make_executor("ray") as executor:
+        executor.run(Counting, [spec], print)
+    assert (tmp_path / "died").exists()
+    assert (tmp_path / "unlucky-score.txt").exists()
+
+
 def test_an_actor_that_keeps_dying_is_named(ray_local: None, tmp_path: Path) -> None:
     spec = CountingSpec("doomed", place(tmp_path, max_restarts=1), tmp_path, fails="die")
     with make_executor("ray") as executor, pytest.raises(MemberError, match="doomed: its process died and 1 restarts"):
