@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import ray
+from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from llb_ray.config import ResourcesConfig
@@ -27,18 +28,19 @@ from llb_ray.engine.worker import PeerWorker, Spec, Worker
 from llb_ray.errors import LlbError, MemberError
 
 Reference: TypeAlias = "ray.ObjectRef[Any]"
+_INLINE_BYTES = 50 * 2**10  # safely below the 100 KiB above which Ray puts an argument into its store itself
 
 
 @dataclass
 class _Running:
-    """An actor, how far it is, and the reference that keeps its argument for the day it is started again.
+    """An actor, how far it is, and what keeps its argument for the day it is started again.
 
     Ray puts what is larger than 100 KiB (the ids of some thousand images) into its object store, and drops it there as
     soon as the actor is up unless somebody holds it (ray-project/ray issue 53727).
     """
 
     spec: Spec
-    argument: Reference
+    argument: Any
     actor: Any
     steps_left: list[str]
 
@@ -133,7 +135,9 @@ def _start(worker: type[Worker], spec: Spec, attempt: str, num_cpus: float, num_
         # -1: a retry that meets a restart still pending must not be counted, or it is used up by waiting.
         max_task_retries=-1,
     )
-    argument = ray.put(spec)
+    # Small ones travel inside the call: of those in the store Ray warns on the terminal.
+    size = len(cloudpickle.dumps(spec))  # type: ignore[no-untyped-call]
+    argument = ray.put(spec) if size > _INLINE_BYTES else spec
     return _Running(spec, argument, actor.remote(argument), list(worker.STEPS))
 
 
