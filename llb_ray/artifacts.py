@@ -26,7 +26,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from llb_ray.disk import file_digest, naming, write_atomic
+from llb_ray.disk import LOCAL, file_digest, naming, write_atomic
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
@@ -80,7 +80,7 @@ class Artifact:
     @property
     def where(self) -> str:
         """The folder, as people call it."""
-        return _where(self.path, self.remote)
+        return (self.remote or LOCAL).name(self.path)
 
     def file(self, name: str) -> Path:
         """Where the file can be read; brought here first, and its digest compared, if it lies at a URI."""
@@ -127,16 +127,17 @@ class Store:
 
     def get(self, recipe: Recipe) -> Artifact:
         """The finished artifact; raises ArtifactError where there is none."""
-        return self.load(self.path(recipe).relative_to(self.root).as_posix())
+        return self._there(self.path(recipe))
 
     def load(self, name: str) -> Artifact:
         """The finished artifact in ``<stage>/<key>``; raises ArtifactError where there is none."""
-        path = self.root / name
+        return self._there(self.root / name)
+
+    def _there(self, path: Path) -> Artifact:
         found = self._at(path)
         if found is None:
-            raise ArtifactError(
-                f"{_where(path, self.remote)}: no finished artifact; run the same command again to make it"
-            )
+            where = (self.remote or LOCAL).name(path)
+            raise ArtifactError(f"{where}: no finished artifact; run the same command again to make it")
         return found
 
     def _at(self, path: Path) -> Artifact | None:
@@ -147,10 +148,10 @@ class Store:
     def _agree(self, path: Path, remote: Remote) -> None:
         """Have the record here that lies at the URI, or none; what another record described goes."""
         said = remote.read(path / RECORD)
-        if said == _content(path / RECORD):
+        if said == LOCAL.read(path / RECORD):
             return
         with remote.locked(path):
-            if said != _content(path / RECORD):
+            if said != LOCAL.read(path / RECORD):
                 self._put_away(path)
                 if said is not None:
                     write_atomic(path / RECORD, said)
@@ -204,7 +205,7 @@ class Store:
 
 def load(path: Path, remote: Remote | None = None) -> Artifact:
     """The artifact whose completion record lies in `path`; raises ArtifactError if the record is unreadable."""
-    where = _where(path, remote)
+    where = (remote or LOCAL).name(path)
     try:
         record = json.loads((path / RECORD).read_text())
         files, sizes, settings, inputs = (dict(record[name]) for name in ("files", "bytes", "settings", "inputs"))
@@ -229,17 +230,6 @@ def _refuse_cut(artifact: Artifact) -> None:
             continue
         if absent or file.stat().st_size != size:
             raise ArtifactError(f"{file}: missing or cut short; delete {artifact.path} and run the same command again")
-
-
-def _where(path: Path, remote: Remote | None) -> str:
-    return str(path) if remote is None else remote.name(path)
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
 
 
 def _upload(folder: Path, path: Path, remote: Remote) -> None:

@@ -45,6 +45,31 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class Disk:
+    """The files of this machine, with the methods of a `llb_ray.remote.Remote` that a single file needs."""
+
+    def name(self, path: Path) -> str:
+        """What people call the file."""
+        return str(path)
+
+    def read(self, path: Path) -> bytes | None:
+        """The file's bytes, or None where there is no such file."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return path.read_bytes()
+        return None
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Replace the file by these bytes; a reader sees the old file or the new one."""
+        write_atomic(path, content)
+
+    def delete(self, path: Path) -> None:
+        """Remove the file, if there is one."""
+        path.unlink(missing_ok=True)
+
+
+LOCAL = Disk()
+
+
 def clear_temporary(folder: Path) -> None:
     """Remove what `write_atomic` left in `folder` when its process was killed."""
     for path in folder.glob(f".*{_TEMPORARY}"):

@@ -74,9 +74,9 @@ class RayExecutor:
             self.slots(spec.place.resources)  # refuses now what Ray would leave pending for ever
             self._telemetry.watch(spec.place)
         attempt = _attempt()
-        owned = [spec.place.resources for spec in specs]
         running = [
-            _start(worker, spec, attempt, one.num_cpus, one.num_gpus) for spec, one in zip(specs, owned, strict=True)
+            _start(worker, spec, attempt, spec.place.resources.num_cpus, spec.place.resources.num_gpus)
+            for spec in specs
         ]
         return _to_the_end(running, Failures(may_fail), Watch(tell))
 

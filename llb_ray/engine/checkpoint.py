@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.disk import write_atomic
+from llb_ray.disk import LOCAL, Disk
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
@@ -34,23 +34,23 @@ class FileCheckpoints:
     path: Path
     interval_s: float
     peers: Peers = ALONE
-    remote: Remote | None = None
+    where: Disk | Remote = LOCAL
     _saved_s: float = field(default_factory=time.monotonic)
 
     @classmethod
     def of(cls, recipe: Recipe, store: Store, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
         """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
         path = store.root.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors"
-        return cls(path, interval_s, peers, store.remote)
+        return cls(path, interval_s, peers, store.remote or LOCAL)
 
     def load(self) -> State | None:
         """What was saved last; None where there is nothing.  Raises ArtifactError if it cannot be read."""
-        content = self.peers.told(self._content() if self.peers.leads else b"")
+        content = self.peers.told(self.where.read(self.path) or b"" if self.peers.leads else b"")
         try:
             return load(content) if content else None
         except SafetensorError as error:
-            where = self.path if self.remote is None else self.remote.name(self.path)
-            raise ArtifactError(f"{where}: damaged ({error}); delete it and run the same command again") from error
+            name = self.where.name(self.path)
+            raise ArtifactError(f"{name}: damaged ({error}); delete it and run the same command again") from error
 
     def due(self, num_done: int) -> bool:
         """Whether the interval has passed, and it is this worker's to save."""
@@ -58,23 +58,9 @@ class FileCheckpoints:
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
-        if self.remote is None:
-            write_atomic(self.path, save(state))
-        else:
-            self.remote.write(self.path, save(state))
+        self.where.write(self.path, save(state))
         self._saved_s = time.monotonic()
 
     def drop(self) -> None:
         """The fit is finished."""
-        if self.remote is None:
-            self.path.unlink(missing_ok=True)
-        else:
-            self.remote.delete(self.path)
-
-    def _content(self) -> bytes:
-        if self.remote is not None:
-            return self.remote.read(self.path) or b""
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            return b""
+        self.where.delete(self.path)

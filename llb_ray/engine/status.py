@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
+from llb_ray.disk import LOCAL
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.runfolder import EVENTS, RunFolder
 from llb_ray.engine.worker import Beat, State, read_beats
@@ -128,10 +129,7 @@ def _events(folder: RunFolder) -> list[dict[str, Any]]:
 
 def _log(folder: RunFolder) -> str:
     """The event log; from a URI not into the working copy, where a run may be writing it."""
-    path = folder.path / EVENTS
-    if folder.remote is not None:
-        return (folder.remote.read(path) or b"").decode()
-    return path.read_text() if path.is_file() else ""
+    return ((folder.remote or LOCAL).read(folder.path / EVENTS) or b"").decode()
 
 
 def _parsed(log: str) -> Iterator[dict[str, Any]]:
