@@ -4,23 +4,15 @@ Exit status: 0 done, 1 refused with one sentence, 2 misused, 130 or 143 stopped 
 until a command needs it.
 """
 
-import contextlib
-import signal
-import sys
-from collections.abc import Iterator
-from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from llb_ray import __version__
+from llb_ray.cli.common import FOLDER, refusals
+from llb_ray.cli.data import manifest
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts
-_FOLDER = click.Path(path_type=Path)
 _executor = click.option(
     "--executor", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="Who runs the members."
 )
@@ -40,22 +32,36 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--config", "config_path", type=_FOLDER, help="YAML file; default: the built-in defaults.")
-@click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
+@click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--manifest", "listing", type=FOLDER, help="Instead: a file that llb-ray manifest or contaminate wrote.")
+@click.option("--category", help="The one to run, of a manifest file that lists several.")
 @click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
 @_executor
 @_address
 def run(
-    config_path: Path | None, data: Path, out: str, overrides: tuple[str, ...], executor: str, ray_address: str | None
+    config_path: Path | None,
+    data: Path | None,
+    listing: Path | None,
+    category: str | None,
+    out: str,
+    overrides: tuple[str, ...],
+    executor: str,
+    ray_address: str | None,
 ) -> None:
     """Purify a folder of contaminated photographs and train the final detector.
 
     \b
     llb-ray run --data photos --out runs/photos
+    llb-ray run --manifest realiad.arrow --category audiojack --out runs/audiojack
     llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
     """
-    with _refusals() as console:
+    if (data is None) == (listing is None):
+        raise click.UsageError("give the images by one of --data and --manifest.")
+    if category is not None and listing is None:
+        raise click.UsageError("--category is for --manifest; with --data, use --set data.category=NAME.")
+    with refusals() as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
@@ -63,17 +69,21 @@ def run(
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
-            tell(f"reading {data}")
-            manifest = api.read_folder(data, settings, paced(tell, "files read"))
+            tell(f"reading {data or listing}")
+            progress = paced(tell, "files read")
+            if listing is not None:
+                images = api.read_manifest(listing, category, settings, progress)
+            elif data is not None:
+                images = api.read_folder(data, settings, progress)
             with api.make_executor(executor, ray_address) as workers:
-                result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
+                result = api.run(settings, images, out=out, executor=workers, tell=tell)
         show_result(console, result)
 
 
 @main.command()
-@click.option("--config", "config_path", type=_FOLDER, help="YAML file of what is not searched.")
-@click.option("--data", type=_FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
-@click.option("--space", "space_path", type=_FOLDER, required=True, help="YAML file: dotted setting to its values.")
+@click.option("--config", "config_path", type=FOLDER, help="YAML file of what is not searched.")
+@click.option("--data", type=FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--space", "space_path", type=FOLDER, required=True, help="YAML file: dotted setting to its values.")
 @click.option("--out", required=True, help="The folder where everything goes; trials share their work there.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
 @click.option(
@@ -83,7 +93,7 @@ def run(
     show_default=True,
     help="What is maximised; none reads a test label.",
 )
-@click.option("--validation", type=_FOLDER, help="Labelled images, good/ and others beside it, for val_auroc.")
+@click.option("--validation", type=FOLDER, help="Labelled images, good/ and others beside it, for val_auroc.")
 @click.option("--searcher", type=click.Choice(["grid", "random", "optuna"]), default="grid", show_default=True)
 @click.option("--trials", type=click.IntRange(min=1), help="How many; a grid has as many as it has points.")
 @click.option("--early-stopping", is_flag=True, help="Stop hopeless trials at a quarter and half of the steps (ASHA).")
@@ -104,7 +114,7 @@ def tune(
     \b
     llb-ray tune --config configs/demo.yaml --data photos --space configs/spaces/demo.yaml --out runs/tune
     """
-    with _refusals() as console:
+    with refusals() as console:
         from llb_ray import api, config
         from llb_ray.remote import local_folder
         from llb_ray.report.console import show_trials, watching
@@ -115,8 +125,8 @@ def tune(
         folder = local_folder("--out", out)
         with watching(console, folder / "progress") as tell:
             tell(f"reading {data}")
-            manifest = api.read_folder(data, settings)
-            trials = api.tune(settings, manifest, space, out=folder, tell=tell, **choices)
+            images = api.read_folder(data, settings)
+            trials = api.tune(settings, images, space, out=folder, tell=tell, **choices)
         show_trials(console, trials, folder)
 
 
@@ -131,7 +141,7 @@ def synth(folder: str, categories: tuple[str, ...], alpha: float, seed: int) -> 
     \b
     llb-ray synth photos --category gear --alpha 0.2
     """
-    with _refusals() as console:
+    with refusals() as console:
         from llb_ray import api
 
         for root in api.synth(folder, categories=categories, alpha=alpha, seed=seed):
@@ -140,14 +150,14 @@ def synth(folder: str, categories: tuple[str, ...], alpha: float, seed: int) -> 
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option("--data", type=_FOLDER, help="Where the images are now, if they have moved.")
+@click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 def audit(run_folder: str, data: Path | None) -> None:
     """Derive the kept set again from the raw scores; exit 1 naming the first mismatch.
 
     \b
     llb-ray audit runs/photos
     """
-    with _refusals() as console:
+    with refusals() as console:
         from llb_ray import api
 
         for passed in api.audit(run_folder, data=data):
@@ -162,7 +172,7 @@ def status(run_folder: str) -> None:
     \b
     llb-ray status runs/photos
     """
-    with _refusals() as console:
+    with refusals() as console:
         from llb_ray import api
         from llb_ray.report.status import show_status
 
@@ -171,7 +181,7 @@ def status(run_folder: str) -> None:
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option("--data", type=_FOLDER, required=True, help="A folder of new images.")
+@click.option("--data", type=FOLDER, required=True, help="A folder of new images.")
 @click.option("--out", required=True, help="The folder where scores and overlays go.")
 def predict(run_folder: str, data: Path, out: str) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
@@ -179,7 +189,7 @@ def predict(run_folder: str, data: Path, out: str) -> None:
     \b
     llb-ray predict runs/photos --data new_photos --out predictions
     """
-    with _refusals() as console:
+    with refusals() as console:
         from llb_ray import api
 
         prediction = api.predict(run_folder, data, out=out)
@@ -187,7 +197,7 @@ def predict(run_folder: str, data: Path, out: str) -> None:
 
 
 @main.command()
-@click.option("--config", "config_path", type=_FOLDER, help="YAML file to resolve.")
+@click.option("--config", "config_path", type=FOLDER, help="YAML file to resolve.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted.")
 def config(config_path: Path | None, overrides: tuple[str, ...]) -> None:
     """Print the complete resolved configuration as YAML.
@@ -195,36 +205,11 @@ def config(config_path: Path | None, overrides: tuple[str, ...]) -> None:
     \b
     llb-ray config --set detector.name=memory_bank
     """
-    with _refusals():
+    with refusals():
         from llb_ray import config as settings
 
         click.echo(settings.load(config_path, overrides).to_yaml(), nl=False)
 
 
-@contextlib.contextmanager
-def _refusals() -> Iterator["Console"]:
-    """Inside, a `LlbError` becomes one sentence on stderr and exit status 1; gives the console to print on."""
-    from rich.console import Console
-
-    from llb_ray.errors import LlbError
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
-    # As an exit it passes through whoever cleans up; Ray's own handler, where there is a Ray, does the same.
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_BY_SIGNAL + number))
-    try:
-        yield Console()
-    except LlbError as error:
-        click.echo(f"llb-ray: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        click.echo("llb-ray: stopped; run the same command again to go on", err=True)
-        sys.exit(_BY_SIGNAL + signal.SIGINT)
-    except OSError as error:
-        # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to mend.
-        reason = str(error).strip().splitlines()[-1]
-        click.echo(f"llb-ray: {reason}; mend that and run the same command again to go on", err=True)
-        sys.exit(1)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+for command in (manifest,):
+    main.add_command(command)
