@@ -11,37 +11,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, predict, read_folder, run, status, synth, tune
-    from llb_ray.config import RunConfig
+    from llb_ray.api import audit, manifest, predict, read_folder, read_manifest, run, status, synth, tune
+    from llb_ray.config import DatasetOptions, RunConfig
     from llb_ray.config import load as load_config
+    from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
     from llb_ray.engine.pipeline import Result
     from llb_ray.errors import LlbError
 
 __version__ = "0.1.0"
 _HOMES = {
+    "DatasetOptions": ("llb_ray.config", "DatasetOptions"),
+    "Listing": ("llb_ray.data.listing", "Listing"),
     "LlbError": ("llb_ray.errors", "LlbError"),
     "Manifest": ("llb_ray.data.manifest", "Manifest"),
     "Result": ("llb_ray.engine.pipeline", "Result"),
     "RunConfig": ("llb_ray.config", "RunConfig"),
     "audit": ("llb_ray.api", "audit"),
     "load_config": ("llb_ray.config", "load"),
+    "manifest": ("llb_ray.api", "manifest"),
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
+    "read_manifest": ("llb_ray.api", "read_manifest"),
     "run": ("llb_ray.api", "run"),
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
     "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
+    "DatasetOptions",
+    "Listing",
     "LlbError",
     "Manifest",
     "Result",
     "RunConfig",
     "audit",
     "load_config",
+    "manifest",
     "predict",
     "read_folder",
+    "read_manifest",
     "run",
     "status",
     "synth",

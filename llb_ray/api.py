@@ -8,12 +8,14 @@ from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.pipeline import Result, run_stages
-from llb_ray.errors import ConfigError
+from llb_ray.errors import ConfigError, DataError
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from llb_ray.config import DatasetOptions
+    from llb_ray.data.listing import Listing
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
     from llb_ray.search.plan import Searcher
@@ -70,6 +72,60 @@ def read_folder(
     from llb_ray.data.folder import read_folder as read
 
     return read(Path(data), (config or RunConfig()).data, progress)
+
+
+def manifest(
+    kind: str, root: str | Path, *, out: str | Path | None = None, options: "DatasetOptions | None" = None
+) -> "Listing":
+    """The listing of a data set by its own layout and tables (`llb_ray.data.adapters`), saved as the file `out`.
+
+    What is wrong with its entries is written beside `out` as CSV (see `problems_file`).  Raises BadEntries, a DataError
+    with all these problems, unless `options.skip_bad`.
+    """
+    from llb_ray.data.adapters import survey
+    from llb_ray.data.problems import write_problems
+
+    found = survey(kind, root, options)
+    skip_bad = options is not None and options.skip_bad
+    if out is None:
+        return found.usable(skip_bad)
+    target = local_folder("--out", out)
+    report = problems_file(target)
+    report.unlink(missing_ok=True)
+    if found.problems:
+        write_problems(report, found.problems)
+    listing = found.usable(skip_bad, report)
+    listing.save(target)
+    return listing
+
+
+def problems_file(out: Path) -> Path:
+    """Where `manifest` writes what is wrong with the entries of the data set that it lists in `out`."""
+    return out.with_suffix(".problems.csv")
+
+
+def read_manifest(
+    path: str | Path,
+    category: str | None = None,
+    config: RunConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+    """The manifest of one category of a listing that `manifest` or `contaminate` saved: its images are read now.
+
+    Raises DataError for several categories and none named, and ConfigError for settings of `config.data` that a
+    manifest file decides.  `progress` is called with (done, total) files.
+    """
+    from llb_ray.data.identify import identified
+    from llb_ray.data.listing import Listing
+
+    settings = (config or RunConfig()).data
+    settings.refuse_beside_manifest()
+    listing = Listing.load(Path(path))
+    if category is None and len(listing.categories) > 1:
+        names = ", ".join(listing.categories)
+        raise DataError(f"{path}: lists {len(listing.categories)} categories and a run is one; name it ({names})")
+    chosen = listing if category is None else listing.of_category(category)
+    return identified(chosen, settings.max_pixels, progress)
 
 
 def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0) -> list[Path]:

@@ -26,6 +26,12 @@ settings.register_profile("patient", deadline=None)  # a loaded machine is no fa
 settings.load_profile("patient")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests find out about files is not remembered in the user's cache."""
+    os.environ["LLB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One Ray for the whole session, with four logical CPUs and GPUs whatever the machine has."""

@@ -9,20 +9,34 @@ from llb_ray.cli.common import FOLDER, address_option, executor_option, main, ov
 
 @main.command()
 @click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
-@click.option("--data", type=FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
+@click.option("--manifest", "listing", type=FOLDER, help="Instead: a file that llb-ray manifest or contaminate wrote.")
+@click.option("--category", help="The one to run, of a manifest file that lists several.")
 @click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @override_option
 @executor_option
 @address_option
 def run(
-    config_path: Path | None, data: Path, out: str, overrides: tuple[str, ...], executor: str, ray_address: str | None
+    config_path: Path | None,
+    data: Path | None,
+    listing: Path | None,
+    category: str | None,
+    out: str,
+    overrides: tuple[str, ...],
+    executor: str,
+    ray_address: str | None,
 ) -> None:
     """Purify a folder of contaminated photographs and train the final detector.
 
     \b
     llb-ray run --data photos --out runs/photos
+    llb-ray run --manifest realiad.arrow --category audiojack --out runs/audiojack
     llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
     """
+    if (data is None) == (listing is None):
+        raise click.UsageError("give the images by one of --data and --manifest.")
+    if category is not None and listing is None:
+        raise click.UsageError("--category is for --manifest; with --data, use --set data.category=NAME.")
     with refusals() as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
@@ -31,10 +45,14 @@ def run(
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
-            tell(f"reading {data}")
-            manifest = api.read_folder(data, settings, paced(tell, "files read"))
+            tell(f"reading {data or listing}")
+            progress = paced(tell, "files read")
+            if listing is not None:
+                images = api.read_manifest(listing, category, settings, progress)
+            elif data is not None:
+                images = api.read_folder(data, settings, progress)
             with api.make_executor(executor, ray_address) as workers:
-                result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
+                result = api.run(settings, images, out=out, executor=workers, tell=tell)
         show_result(console, result)
 
 

@@ -4,6 +4,7 @@ Every setting has one home, and unknown keys are refused with their dotted path 
 Neither torch nor ray is imported here: reading a configuration is instant.
 """
 
+from llb_ray.config.dataset import DatasetConfig, DatasetOptions
 from llb_ray.config.detectors import (
     AutoencoderConfig,
     BackboneConfig,
@@ -11,7 +12,7 @@ from llb_ray.config.detectors import (
     MemoryBankConfig,
     ReconstructionConfig,
 )
-from llb_ray.config.reading import known_keys, load, parse, with_overrides
+from llb_ray.config.reading import known_keys, load, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run import (
     Augmentation,
     DataConfig,
@@ -30,6 +31,8 @@ __all__ = [
     "AutoencoderConfig",
     "BackboneConfig",
     "DataConfig",
+    "DatasetConfig",
+    "DatasetOptions",
     "DetectorConfig",
     "EvaluationConfig",
     "FeaturesConfig",
@@ -44,5 +47,7 @@ __all__ = [
     "known_keys",
     "load",
     "parse",
+    "parse_as",
+    "read_yaml",
     "with_overrides",
 ]

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,22 +14,29 @@ from llb_ray.config.detectors import DetectorConfig
 from llb_ray.config.run import RunConfig
 from llb_ray.errors import ConfigError
 
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a YAML file (or the defaults) with ``section.key=value`` overrides applied.
 
     Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
     """
-    config = parse(_read_yaml(path), str(path)) if path else RunConfig()
+    config = parse(read_yaml(path), str(path)) if path else RunConfig()
     return with_overrides(config, overrides)
 
 
 def parse(tree: Mapping[str, Any], origin: str = "config") -> RunConfig:
     """The configuration of a plain dictionary; `origin` is named in error messages."""
+    return parse_as(RunConfig, tree, origin)
+
+
+def parse_as(model: type[SettingsT], tree: Mapping[str, Any], origin: str) -> SettingsT:
+    """The settings of this model in a plain dictionary; raises ConfigError naming `origin` and the dotted key."""
     try:
-        return RunConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_sentence(error.errors()[0])}") from error
+        raise ConfigError(f"{origin}: {_sentence(error.errors()[0], model)}") from error
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -40,7 +47,8 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return parse(tree, "--set")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file; raises ConfigError if it has none or cannot be read."""
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +77,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from error
 
 
-def _sentence(problem: ErrorDetails) -> str:
+def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
     names = [str(part) for part in problem["loc"]]
     detector = names[1] if names[:1] == ["detector"] and len(names) > 1 else None
     if detector in _DETECTORS:
@@ -79,18 +87,19 @@ def _sentence(problem: ErrorDetails) -> str:
     if not dotted:
         return message
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {dotted!r}{_hint(dotted, detector)}"
+        return f"unknown key {dotted!r}{_hint(dotted, model, detector)}"
     return f"{dotted} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _hint(dotted: str, detector: str | None) -> str:
+def _hint(dotted: str, model: type[BaseModel], detector: str | None) -> str:
     """The known key that was probably meant: the same last name elsewhere, else the nearest spelling."""
-    known = list(known_keys(RunConfig, detector))
+    known = list(known_keys(model, detector))
+    where = "`llb-ray config` prints every known key" if model is RunConfig else f"known are {', '.join(known)}"
     if dotted in known:
         return " in one piece; write it as sections, or give the file to `llb-ray tune --space`"
     same_leaf = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
     nearest = [*same_leaf, *difflib.get_close_matches(dotted, known, n=1)]
-    return f"; did you mean {nearest[0]!r}?" if nearest else "; `llb-ray config` prints every known key"
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; {where}"
 
 
 def known_keys(model: type[BaseModel], detector: str | None = None, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.detectors import AutoencoderConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.errors import ConfigError
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -19,6 +20,13 @@ class DataConfig(Settings):
         None, description="regular expression searched in the relative path; its first group names the object"
     )
     max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
+
+    def refuse_beside_manifest(self) -> None:
+        """Raise ConfigError for a setting that a manifest file decides."""
+        for name in ("category", "group_pattern"):
+            if getattr(self, name) is not None:
+                remedy = f"drop it (--set data.{name}=null)"
+                raise ConfigError(f"data.{name} has no effect with a manifest file, which says it itself; {remedy}")
 
 
 Augmentation = Literal["hflip", "vflip", "rot90", "rot180", "rot270"]

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 
 from llb_ray.errors import DataError
@@ -95,6 +95,19 @@ def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bo
             return np.array(mask)
     except UnreadableImage as error:
         raise DataError(f"{path}: not a usable mask ({error.reason}); replace or delete it") from error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, an EXIF orientation applied; from the header, nothing is decoded.
+
+    Raises UnreadableImage if no decoder knows the file.
+    """
+    with _refusing(), path.open("rb") as file:
+        image = _header(file)
+        # Pillow would decode a whole PNG to look behind its pixels, where no camera writes an orientation.
+        tags = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        on_its_side = tags.get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.height, image.width) if on_its_side else image.size
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import pyarrow.parquet as parquet
 
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
-from llb_ray.data.folder import File, examine
+from llb_ray.data.files import File
+from llb_ray.data.folder import examine
 from llb_ray.data.manifest import path_text
 from llb_ray.data.tables import read_batches, write_batches
 from llb_ray.detectors.build import encoder_fingerprint

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from llb_ray.config import RunConfig
-from llb_ray.data.folder import File
+from llb_ray.data.files import File
 from llb_ray.data.images import read_rgb
 from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import upsample

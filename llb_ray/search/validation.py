@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig, RunConfig
-from llb_ray.data.folder import GOOD, read_folder
+from llb_ray.data.files import GOOD
+from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import MANIFEST, TEST, Manifest, path_from_text, path_text
 from llb_ray.errors import DataError
 from llb_ray.search.canary import without_test

@@ -1,0 +1,103 @@
+"""Data sets by their own layouts and tables; `read_listing` is the one door.
+
+folder    any folder of images, unlabelled
+mvtec     train/good, test/<type>, ground_truth/<type>: one category, or a folder of them
+visa      VisA, by split_csv/1cls.csv or another CSV of that form
+real_iad  Real-IAD, by its official JSON files, clean or contaminated (FUIAD)
+table     any CSV or Parquet file with a column `path`
+arrays    an .npz of x_train, y_train, x_test and y_test, written out as PNG files
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llb_ray.config import DatasetConfig, DatasetOptions, parse_as
+from llb_ray.data.adapters import arrays, folders, real_iad, table, visa
+from llb_ray.data.adapters.checks import Fault, missing_or_unfit, repeated
+from llb_ray.data.adapters.columns import joined_by_path
+from llb_ray.data.adapters.entries import Draft
+from llb_ray.data.listing import Listing
+from llb_ray.data.problems import BadEntries, Problem
+from llb_ray.errors import DataError
+
+_READERS: dict[str, Callable[[DatasetConfig], Draft]] = {
+    "folder": folders.read_plain,
+    "mvtec": folders.read_trees,
+    "visa": visa.read,
+    "real_iad": real_iad.read,
+    "table": table.read,
+    "arrays": arrays.read,
+}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The images that can be listed, and what is wrong with the others."""
+
+    listing: Listing
+    problems: list[Problem]
+
+    def usable(self, skip_bad: bool, report: Path | None = None) -> Listing:
+        """The listing; raises BadEntries for problems that are not to be skipped, or where nothing else was found.
+
+        `report` is where the user finds all of them.
+        """
+        root = self.listing.root
+        if self.problems and not (skip_bad and len(self.listing.table)):
+            raise BadEntries.of(root, self.problems, report)
+        if not len(self.listing.table):
+            raise DataError(f"{root}: lists no images; name the folder that holds the data set")
+        return self.listing
+
+
+def read_listing(kind: str, root: str | Path, options: DatasetOptions | None = None) -> Listing:
+    """The images of a data set: `kind` is its layout, `root` its folder (arrays: the .npz file).
+
+    Raises BadEntries, a DataError that has all the problems found, unless `options.skip_bad`; DataError where nothing
+    can be listed, and ConfigError for options that do not fit the kind.
+    """
+    return survey(kind, root, options).usable(options is not None and options.skip_bad)
+
+
+def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -> Survey:
+    """The images of a data set without those that have a problem, and all the problems.
+
+    Raises DataError where there is nothing to read, and ConfigError for options that do not fit the kind.
+    """
+    config = _config(kind, root, options)
+    draft = _READERS[config.kind](config)
+    listed = pa.concat_tables([part.table for part in draft.parts])
+    origin = pa.concat_tables([part.origin for part in draft.parts])
+    faults = repeated(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
+    problems = [problem for part in draft.parts for problem in part.problems] + _problems(origin, faults)
+    bad = {row for row, _, _ in faults}
+    kept = listed.take(pa.array([row for row in range(len(listed)) if row not in bad], pa.int64())) if bad else listed
+    return Survey(joined_by_path(Listing.of(draft.root, kept, _about(config, draft, problems)), config), problems)
+
+
+def _config(kind: str, root: str | Path, options: DatasetOptions | None) -> DatasetConfig:
+    said = {} if options is None else options.model_dump(exclude_unset=True)
+    where = Path(os.path.abspath(root))  # a worker of the cluster has another working directory
+    return parse_as(DatasetConfig, {**said, "kind": kind, "root": where}, f"data set {root}")
+
+
+def _problems(origin: pa.Table, faults: list[Fault]) -> list[Problem]:
+    if not faults:
+        return []
+    where = origin.take([row for row, _, _ in faults]).to_pylist()
+    return [
+        Problem(place["source"], place["number"], path, what)
+        for place, (_, path, what) in zip(where, faults, strict=True)
+    ]
+
+
+def _about(config: DatasetConfig, draft: Draft, problems: list[Problem]) -> dict[str, Any]:
+    """How the listing was made, JSON-ready; `left_out` counts the entries with a problem."""
+    options = config.model_dump(mode="json", exclude={"kind", "root"}, exclude_defaults=True)
+    said = {"kind": config.kind, "read_from": str(config.root), "options": options, "sources": dict(draft.sources)}
+    return {**said, "notes": list(draft.notes), "left_out": len({tuple(problem[:3]) for problem in problems})}

@@ -1,0 +1,112 @@
+"""What every adapter makes of a data set's tables: columns, where each row came from, and what was wrong."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from llb_ray.data.listing import LISTING, nearest
+from llb_ray.data.manifest import TEST, TRAIN, path_text
+from llb_ray.data.problems import Problem
+from llb_ray.errors import DataError
+
+ORIGIN = pa.schema([pa.field("source", pa.string()), pa.field("number", pa.int64())])
+_ODD = re.compile(r"(^|/)\.{0,2}(/|$)|\0")  # an empty part, `.` or `..`
+
+
+class Entry(NamedTuple):
+    """One image as a table lists it; paths are as the file system spells them, relative to the part's base."""
+
+    number: int | None  # of the line or entry, from 1
+    path: str
+    category: str
+    split: str
+    label: int | None = None
+    defect_type: str | None = None
+    mask_path: str | None = None
+    group: str | None = None
+    image_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source says: rows, as in `LISTING`, their origins, and what of it cannot be rows."""
+
+    table: pa.Table
+    origin: pa.Table
+    problems: Sequence[Problem]
+
+    @classmethod
+    def of(cls, source: str, items: Iterable[Entry | Problem], base: str = "") -> "Part":
+        """The entries, their paths below `base`; those that leave the root or have no known split are problems.
+
+        Of a problem, too, the path is as the file system spells it.
+        """
+        rows, numbers, problems = list[tuple[Any, ...]](), list[int | None](), list[Problem]()
+        for item in items:
+            entry = item if isinstance(item, Problem) else _checked(source, item)
+            if isinstance(entry, Problem):
+                problems.append(entry._replace(path=path_text(entry.path)))
+            else:
+                rows.append(_row(entry, base))
+                numbers.append(entry.number)
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(LISTING)
+        table = pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, LISTING, strict=True)], LISTING
+        )
+        origin = pa.table([pa.array([source] * len(rows), pa.string()), pa.array(numbers, pa.int64())], ORIGIN)
+        return cls(table, origin, problems)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A data set as its tables list it, before anybody has looked for the files."""
+
+    root: Path
+    parts: Sequence[Part]
+    sources: Mapping[str, str] = field(default_factory=dict)  # files read, and their sha256
+    notes: Sequence[str] = ()  # what the user has to be told, a sentence each
+
+
+def asked_for(root: Path, found: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """The categories to read: those wanted, or all; raises DataError naming the nearest for an unknown one."""
+    known = sorted(found)
+    for name in wanted:
+        if name not in known:
+            raise DataError(f"{root}: no category {name!r} is there; {nearest(name, known)}")
+    return sorted(set(wanted)) or known
+
+
+def _checked(source: str, entry: Entry) -> Entry | Problem:
+    if entry.split not in (TRAIN, TEST):
+        what = f"unknown split {entry.split!r}; use train or test"
+        return Problem(source, entry.number, entry.path, what)
+    for path in (entry.path, entry.mask_path):
+        if path is not None and (what := _misplaced(path)):
+            return Problem(source, entry.number, path, what)
+    return entry
+
+
+def _misplaced(path: str) -> str:
+    """What is wrong with a relative path; links inside a data set are its owner's, and are followed."""
+    if not _ODD.search(path):
+        return ""
+    if path.startswith("/"):
+        return "is an absolute path; it has to be relative to the root"
+    if ".." in path.split("/"):
+        return "leaves the root"
+    return "is no name that a file can have" if "\0" in path or path.endswith(("/", ".")) or not path else ""
+
+
+def _row(entry: Entry, base: str) -> tuple[Any, ...]:
+    mask = None if entry.mask_path is None else _below(base, entry.mask_path)
+    known = entry.label, entry.defect_type, mask, entry.image_id
+    return _below(base, entry.path), entry.category, entry.group, entry.split, *known
+
+
+def _below(base: str, path: str) -> str:
+    """The path below the base as `path_text` writes it, without empty parts and dots."""
+    return path_text(base + (PurePosixPath(path).as_posix() if _ODD.search(path) else path))

@@ -1,0 +1,37 @@
+"""The tables that data sets come with."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from llb_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was read whole; a listing says which it was made of."""
+
+    path: Path
+    name: str  # below the root, where it lies there
+    content: bytes
+
+    @classmethod
+    def read(cls, root: Path, path: Path) -> "Source":
+        """The file at `path`, relative to the root or absolute; raises DataError if it cannot be read."""
+        where = root / path
+        try:
+            content = where.read_bytes()
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror}); is {root} the right folder?") from error
+        return cls(where, where.relative_to(root).as_posix() if where.is_relative_to(root) else str(where), content)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def text(self) -> str:
+        """The content as text, a byte order mark removed; raises DataError if it is not UTF-8."""
+        try:
+            return self.content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error

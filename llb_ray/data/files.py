@@ -1,0 +1,109 @@
+"""Files that may be images: who each of them is, or why it cannot take part."""
+
+import os
+from collections.abc import Callable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+
+from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.manifest import QUARANTINE, TEST, path_text
+from llb_ray.data.remembered import Known, Remembered, Sight
+
+GOOD = "good"
+Progress = Callable[[int, int], None]  # is told (done, total) files
+_THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
+
+
+@dataclass(frozen=True)
+class File:
+    """One file below a root, before anybody asks whether it is a copy of another."""
+
+    path: str  # relative to the root, POSIX, as the file system spells it; a folder only where it has a problem
+    split: str
+    kind: str | None = None  # "good", or the defect's type; None where nobody says
+    problem: str | None = None  # why it goes to the quarantine
+    image_id: str = ""
+
+    @property
+    def label(self) -> int | None:
+        """0 normal, 1 anomalous, None unknown."""
+        return None if self.kind is None else int(self.kind != GOOD)
+
+    @property
+    def defect_type(self) -> str | None:
+        """What is wrong with an anomalous image."""
+        return None if self.kind == GOOD else self.kind
+
+
+def examined(root: Path, files: Sequence[File], max_pixels: int, progress: Progress | None = None) -> list[File]:
+    """The same files, each with its image_id or its problem: decoded once as a proof, unless remembered as good."""
+    done = list[File]()
+    with Remembered.opened() as memory, ThreadPoolExecutor(_THREADS) as pool:
+        for file in pool.map(partial(_examined, root, max_pixels, memory), files):
+            done.append(file)
+            if progress is not None:
+                progress(len(done), len(files))
+    return done
+
+
+def without_copies(files: Sequence[File]) -> list[File]:
+    """The same files; of equal content all but the first by split, name and path have a problem.
+
+    By name before path, because a tree's folders are labels and must not decide.  A content that is filed under two
+    types has an unknown label: the folders cannot both be right.
+    """
+    first: dict[str, File] = {}
+    kinds: dict[str, set[str | None]] = {}
+    for file in sorted(files, key=lambda file: (file.split == TEST, PurePosixPath(file.path).name, file.path)):
+        if file.problem is None:
+            first.setdefault(file.image_id, file)
+            kinds.setdefault(file.image_id, set()).add(file.kind)
+    return [file if file.problem else _one_of(file, first[file.image_id], kinds[file.image_id]) for file in files]
+
+
+def quarantined(files: Sequence[File]) -> pa.Table:
+    """The files that have a problem, as a manifest's quarantine."""
+    rows = [
+        {"path": path_text(file.path), "split": file.split, "reason": file.problem}
+        for file in files
+        if file.problem is not None
+    ]
+    return pa.Table.from_pylist(rows, QUARANTINE)
+
+
+def first_problem(files: Sequence[File]) -> str:
+    """The first problem in brackets, for the end of a sentence; nothing where there is none."""
+    problems = (f" (first, {path_text(file.path)}: {file.problem})" for file in files if file.problem is not None)
+    return next(problems, "")
+
+
+def _examined(root: Path, max_pixels: int, memory: Remembered, file: File) -> File:
+    if file.problem is not None:
+        return file
+    try:
+        return replace(file, image_id=_proved(root / file.path, max_pixels, memory))
+    except UnreadableImage as error:
+        return replace(file, problem=error.reason)
+
+
+def _proved(path: Path, max_pixels: int, memory: Remembered) -> str:
+    """The image_id of a readable image; raises UnreadableImage for anything else."""
+    sight = Sight.of(path)
+    known = None if sight is None else memory.find(sight)
+    if known is not None and known.num_pixels <= max_pixels:
+        return known.image_id
+    height, width, _ = read_rgb(path, None, max_pixels).shape
+    image_id = content_id(path)
+    if sight is not None:
+        memory.learn(sight, Known(image_id, height * width))
+    return image_id
+
+
+def _one_of(file: File, kept: File, kinds: Set[str | None]) -> File:
+    if file.path != kept.path:
+        return replace(file, problem=f"same content as {path_text(kept.path)}")
+    return file if len(kinds) == 1 else replace(file, kind=None)

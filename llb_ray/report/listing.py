@@ -1,0 +1,41 @@
+"""What a listing has, for the terminal."""
+
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from llb_ray.data.listing import Listing
+
+_LABELS = {0: "normal", 1: "anomalous", None: "unlabelled"}
+
+
+def show_listing(console: Console, listing: Listing, path: Path) -> None:
+    """A small table of what is listed, what has to be known about it, and where the file is."""
+    for note in listing.about.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    table = Table(title="llb-ray manifest", title_justify="left", box=None, pad_edge=False, show_header=False)
+    for name, count in counts(listing).items():
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    if listing.about.get("left_out"):
+        report = path.with_suffix(".problems.csv")
+        console.print(f"what was left out  {report}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"manifest file      {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def counts(listing: Listing) -> dict[str, int]:
+    """How many images, categories, objects and so on a listing has."""
+    table = listing.table
+    groups = table["group"]
+    found = {"images": len(table), "categories": len(listing.categories)}
+    for split, label in (("train", 0), ("train", 1), ("train", None), ("test", 0), ("test", 1), ("test", None)):
+        found[f"{split}, {_LABELS[label]}"] = _pairs(listing)[split, label]
+    alone = groups.null_count
+    found["objects"] = len(groups.unique()) - (alone > 0) + alone
+    return {**found, "left out": listing.about.get("left_out", 0)}
+
+
+def _pairs(listing: Listing) -> Counter[tuple[str, int | None]]:
+    return Counter(zip(listing.table["split"].to_pylist(), listing.table["label"].to_pylist(), strict=True))
