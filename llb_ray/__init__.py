@@ -11,8 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, manifest, predict, read_folder, read_manifest, run, status, synth, tune
-    from llb_ray.config import DatasetOptions, RunConfig
+    from llb_ray.api import (
+        audit,
+        manifest,
+        predict,
+        read_folder,
+        read_manifest,
+        run,
+        scan,
+        scan_status,
+        status,
+        synth,
+        table,
+        tune,
+    )
+    from llb_ray.config import DatasetOptions, RunConfig, ScanConfig, load_scan
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
@@ -27,6 +40,8 @@ _HOMES = {
     "Manifest": ("llb_ray.data.manifest", "Manifest"),
     "Result": ("llb_ray.engine.pipeline", "Result"),
     "RunConfig": ("llb_ray.config", "RunConfig"),
+    "ScanConfig": ("llb_ray.config", "ScanConfig"),
+    "load_scan": ("llb_ray.config", "load_scan"),
     "audit": ("llb_ray.api", "audit"),
     "load_config": ("llb_ray.config", "load"),
     "manifest": ("llb_ray.api", "manifest"),
@@ -34,8 +49,11 @@ _HOMES = {
     "read_folder": ("llb_ray.api", "read_folder"),
     "read_manifest": ("llb_ray.api", "read_manifest"),
     "run": ("llb_ray.api", "run"),
+    "scan": ("llb_ray.api", "scan"),
+    "scan_status": ("llb_ray.api", "scan_status"),
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
+    "table": ("llb_ray.api", "table"),
     "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
@@ -45,15 +63,20 @@ __all__ = [
     "Manifest",
     "Result",
     "RunConfig",
+    "ScanConfig",
     "audit",
     "load_config",
+    "load_scan",
     "manifest",
     "predict",
     "read_folder",
     "read_manifest",
     "run",
+    "scan",
+    "scan_status",
     "status",
     "synth",
+    "table",
     "tune",
 ]
 

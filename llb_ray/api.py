@@ -14,10 +14,11 @@ from llb_ray.remote import local_folder, located
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llb_ray.config import DatasetOptions
+    from llb_ray.config import DatasetOptions, ScanConfig
     from llb_ray.data.listing import Listing
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
+    from llb_ray.scans.status import ScanStatus
     from llb_ray.search.plan import Searcher
     from llb_ray.search.space import Space
 
@@ -197,8 +198,52 @@ def tune(
         return conclude(plan, run_trials(plan, tell, resume))
 
 
+def scan(
+    config: "ScanConfig",
+    *,
+    out: str | Path,
+    executor: str = "ray",
+    ray_address: str | None = None,
+    tell: Tell = lambda line: None,
+) -> "pa.Table":
+    """A row for every job of a scan (schema `llb_ray.scans.results.ROWS`): each category, alpha, filter and seed a run.
+
+    Jobs share the cluster, or run one after the other with the executor ``serial``; one that fails is a row with its
+    reason and stops no other.  Calling again does only what is missing, failed jobs included.  `out`, a local folder,
+    then holds results.parquet, and a run folder for each job.  Raises a `LlbError` for a scan that cannot be.
+    """
+    from llb_ray.scans.drive import run_scan, serially
+    from llb_ray.scans.plan import Scan
+
+    plan = Scan(config, local_folder("--out", out).absolute())
+    if executor == "serial":
+        make_executor("serial", ray_address)  # refuses an address
+        return run_scan(plan, serially, tell)
+    if executor != "ray":
+        raise ConfigError(f"executor {executor!r} is unknown; choose ray or serial")
+    from llb_ray.distributed import cluster
+    from llb_ray.distributed.scanning import on_cluster
+
+    with cluster.connected(ray_address):
+        return run_scan(plan, on_cluster, tell)
+
+
+def table(scan: str | Path) -> "pa.Table":
+    """The rows of a scan, as far as it is; raises ArtifactError if there is none in the folder."""
+    from llb_ray.scans.results import read_results
+
+    return read_results(local_folder("RUN", scan))
+
+
 def status(run: str | Path) -> "Status":
     """How far the run in `run`, a folder or a URI, is: its event log and heartbeats say; needs no Ray."""
     from llb_ray.engine.status import read_status
 
     return read_status(located(run))
+
+
+def scan_status(scan: str | Path) -> "ScanStatus":
+    """How far the scan in a folder is; raises ArtifactError if none was ever started there."""
+    from llb_ray.scans.status import read_scan_status
+
+    return read_scan_status(local_folder("SCAN", scan))

@@ -66,9 +66,13 @@ def status(run_folder: str) -> None:
     """
     with refusals() as console:
         from llb_ray import api
-        from llb_ray.report.status import show_status
+        from llb_ray.report.status import show_scan_status, show_status
+        from llb_ray.scans.status import is_scan
 
-        show_status(console, api.status(run_folder))
+        if is_scan(Path(run_folder)):
+            show_scan_status(console, api.scan_status(run_folder))
+        else:
+            show_status(console, api.status(run_folder))
 
 
 @main.command()

@@ -12,12 +12,14 @@ from llb_ray.config.detectors import (
     MemoryBankConfig,
     ReconstructionConfig,
 )
-from llb_ray.config.reading import known_keys, load, parse, parse_as, read_yaml, with_overrides
+from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run import (
+    FILTERS,
     Augmentation,
     DataConfig,
     EvaluationConfig,
     FeaturesConfig,
+    Filter,
     FinalConfig,
     ImportanceConfig,
     MembersConfig,
@@ -25,8 +27,10 @@ from llb_ray.config.run import (
     ResourcesConfig,
     RunConfig,
 )
+from llb_ray.config.scan import ScanConfig, ScanSettings
 
 __all__ = [
+    "FILTERS",
     "Augmentation",
     "AutoencoderConfig",
     "BackboneConfig",
@@ -36,6 +40,7 @@ __all__ = [
     "DetectorConfig",
     "EvaluationConfig",
     "FeaturesConfig",
+    "Filter",
     "FinalConfig",
     "ImportanceConfig",
     "MembersConfig",
@@ -44,8 +49,11 @@ __all__ = [
     "ReconstructionConfig",
     "ResourcesConfig",
     "RunConfig",
+    "ScanConfig",
+    "ScanSettings",
     "known_keys",
     "load",
+    "load_scan",
     "parse",
     "parse_as",
     "read_yaml",

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from llb_ray.config.detectors import DetectorConfig
 from llb_ray.config.run import RunConfig
+from llb_ray.config.scan import ScanConfig
 from llb_ray.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -26,8 +27,22 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     return with_overrides(config, overrides)
 
 
+def load_scan(
+    path: Path | None = None, overrides: Sequence[str] = (), usual: Mapping[str, Any] = MappingProxyType({})
+) -> ScanConfig:
+    """The same for a scan.  The file may also be a run's; `usual` stands where it says nothing of its section scan."""
+    tree = read_yaml(path) if path else {}
+    parse_as(RunConfig, {name: section for name, section in tree.items() if name != "scan"}, str(path))
+    tree["scan"] = {**usual, **tree.get("scan", {})}
+    for override in overrides:
+        _apply(tree, override)
+    return parse_as(ScanConfig, tree, "--set" if overrides else str(path))
+
+
 def parse(tree: Mapping[str, Any], origin: str = "config") -> RunConfig:
     """The configuration of a plain dictionary; `origin` is named in error messages."""
+    if "scan" in tree:
+        raise ConfigError(f"{origin}: has a section 'scan', so it is for `llb-ray scan`; a run takes none")
     return parse_as(RunConfig, tree, origin)
 
 

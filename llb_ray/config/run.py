@@ -1,6 +1,6 @@
 """The sections of a run's configuration, and the whole of it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -66,6 +66,7 @@ class MembersConfig(Settings):
 
 
 Filter = Literal["llb", "none", "random", "oracle"]
+FILTERS: tuple[Filter, ...] = get_args(Filter)
 Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
 
 

@@ -39,3 +39,11 @@ class Clock:
         self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
         if reused or seconds >= _WORTH_TELLING_S:
             self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: ``9.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

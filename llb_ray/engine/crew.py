@@ -21,7 +21,7 @@ from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
 from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
-from llb_ray.engine.worker import Place, Spec, Worker
+from llb_ray.engine.worker import Place, Spec, Worker, read_beat
 from llb_ray.errors import LlbError
 from llb_ray.seeding import stream
 
@@ -36,8 +36,10 @@ class Crew:
     manifest: Manifest
     executor: Executor
     clock: Clock
+    pool: Manifest | None = None  # a superset of the images, whose layers runs that draw from it share
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
+    worker_s: float = 0.0  # that workers were at work, all of them together
 
     def features(self) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
@@ -110,11 +112,14 @@ class Crew:
         return [self._store.get(shard.recipe) for shard in shards]
 
     def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
+        failed: dict[str, LlbError] = {}
         if num_workers == 1:
-            return self.executor.run(Member, todo, self.clock.tell, may_fail)
-        for spec in todo:
-            self.executor.run_together(Member, spec, num_workers, self.clock.tell)
-        return {}
+            failed = self.executor.run(Member, todo, self.clock.tell, may_fail)
+        else:
+            for spec in todo:
+                self.executor.run_together(Member, spec, num_workers, self.clock.tell)
+        self._count(todo, num_workers)
+        return failed
 
     def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
         for name, error in failed.items():
@@ -145,7 +150,14 @@ class Crew:
     ) -> None:
         """Deal the shards to as many workers as can be at work at once."""
         slots = min(self.executor.slots(self.config.resources), len(shards))
-        self.executor.run(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)], self.clock.tell)
+        specs = [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)]
+        self.executor.run(worker, specs, self.clock.tell)
+        self._count(specs)
+
+    def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
+        """Add what these workers were at work, from their first beat to their last."""
+        beats = [read_beat(spec.place, spec.name) for spec in specs]
+        self.worker_s += num_workers * sum(beat.time_s - beat.since_s for beat in beats if beat)
 
     def _featurizer(self, slot: int, shards: tuple[Shard, ...]) -> FeaturizerSpec:
         return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, self._photographs, shards)
@@ -163,14 +175,14 @@ class Crew:
 
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:
-        table = self.manifest.table
+        table = (self.pool or self.manifest).table
         return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
 
     def _augmented_shards(self) -> Iterator[Shard]:
-        """Shards of every augmented copy of the training images."""
+        """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
         train = set(self.manifest.image_ids(TRAIN))
         for kind in self.config.features.augment:
-            copies = [replace(image, augment=kind) for image in self._images if image.image_id in train]
+            copies = [replace(image, augment=kind) for image in self._images if self.pool or image.image_id in train]
             yield from shards_of(copies, self._encoder)
 
     @cached_property

@@ -41,6 +41,7 @@ class Result:
     metrics: dict[str, Any]  # empty but for the protocol where nothing is labelled
     times: list[StageTime]
     passes: EncoderPasses
+    worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
 
 
@@ -51,11 +52,13 @@ def run_stages(
     executor: Executor,
     tell: Tell,
     store: Path | None = None,
+    pool: Manifest | None = None,
 ) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
-    one `store` reuse each other's, even while they are at work.
+    one `store` reuse each other's, even while they are at work.  Runs that draw their images from one `pool`, a
+    superset of them under the same root, share its layers too: shards are cut by what is in them.
     Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
@@ -67,7 +70,7 @@ def run_stages(
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
-        stages = Stages(config, manifest, Crew(config, manifest, executor, clock), clock)
+        stages = Stages(config, manifest, Crew(config, manifest, executor, clock, pool), clock)
         try:
             with folder.proofs() as proofs:
                 executor.refuse_unshared(proofs | _an_image(manifest))
@@ -155,5 +158,6 @@ def _result(stages: Stages, made: Made) -> Result:
         metrics=metrics,
         times=stages.clock.times,
         passes=stages.crew.passes,
+        worker_s=stages.crew.worker_s,
         missing=stages.crew.missing,
     )

@@ -45,7 +45,7 @@ from llb_ray.engine.made import Made
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
-_LOCK = ".lock"
+LOCK = ".lock"
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
 _INDEX = "run.json"
@@ -88,7 +88,7 @@ class RunFolder:
         """
         folder = cls.at(where, shared_store)
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
-        lock = FileLock(folder.path / _LOCK, timeout=0)
+        lock = FileLock(folder.path / LOCK, timeout=0)
         if folder.remote is not None:
             refuse_foreign(folder.remote, EVENTS, _ARTIFACTS)
         try:
@@ -241,7 +241,7 @@ def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
     if isinstance(out, Remote):
         names = out.names()
     else:
-        names = {path.name for path in out.iterdir()} - {_LOCK} if out.is_dir() else set()
+        names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
     if names and names.isdisjoint(belongs):
         raise ArtifactError(
             f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"

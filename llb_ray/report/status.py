@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from llb_ray.engine.clock import duration
 from llb_ray.engine.status import STALE_S, Status
 from llb_ray.engine.worker import Beat, State
 from llb_ray.report.console import show_outcome
+from llb_ray.scans.status import ScanStatus
 
 _SHOWN_WORKERS = 16
 
@@ -17,6 +19,24 @@ def show_status(console: Console, status: Status) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if status.outcome is not None:
         show_outcome(console, status, status.outcome)
+
+
+def show_scan_status(console: Console, scan: ScanStatus) -> None:
+    """How far the scan is, and what each of its jobs at work is doing."""
+    for line in _scan_lines(scan):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _scan_lines(scan: ScanStatus) -> Iterator[str]:
+    failed = f", {scan.num_failed} failed" if scan.num_failed else ""
+    if scan.jobs is None:
+        yield f"no job was begun in this call{failed}"
+        return
+    yield f"{scan.jobs.done} of {scan.jobs.total} jobs ended{failed}, {len(scan.at_work)} at work"
+    for name, status in list(scan.at_work.items())[:_SHOWN_WORKERS]:
+        yield f"  {name}: {status.stage or 'between stages'}, {_headline(status)}"
+    if len(scan.at_work) > _SHOWN_WORKERS:
+        yield f"  ... and {len(scan.at_work) - _SHOWN_WORKERS} more at work"
 
 
 def _lines(status: Status) -> Iterator[str]:
@@ -65,11 +85,3 @@ def _worker(beat: Beat, now_s: float) -> str:
     again = f", started {beat.starts} times" if beat.starts > 1 else ""
     figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in beat.figures.items())
     return f"{beat.name} {beat.step} {far}{rate}{figures}{again}{silent}"
-
-
-def duration(seconds: float) -> str:
-    """`seconds` for people: ``9.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -64,6 +64,11 @@ def read_listing(kind: str, root: str | Path, options: DatasetOptions | None = N
     return survey(kind, root, options).usable(options is not None and options.skip_bad)
 
 
+def official_alphas(config: DatasetConfig) -> list[float]:
+    """The anomalous shares at which the data set's authors contaminated its training sets themselves, rising."""
+    return real_iad.official_alphas(config.root) if config.kind == "real_iad" else []
+
+
 def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -> Survey:
     """The images of a data set without those that have a problem, and all the problems.
 

@@ -22,6 +22,7 @@ _LISTS, _SINGLE, _FUIAD = "realiad_jsons", "realiad_jsons_sv", "realiad_jsons_fu
 _IMAGES = ("realiad_1024", "realiad_raw")
 _VIEW = re.compile(r"_(C\d+)_[^/]*$")
 _TOP = "C1"
+_SHARE = re.compile(re.escape(_FUIAD) + r"0\.\d+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_MASK = (None, "None", "")
 
@@ -60,11 +61,16 @@ def _folder(root: Path, name: str, remedy: str) -> Path:
 
 
 def _alphas(root: Path) -> str:
-    folders = [*root.glob(f"{_FUIAD}*"), *(root / _LISTS).glob(f"{_FUIAD}*")]
-    there = sorted({folder.name.removeprefix(_FUIAD) for folder in folders})
+    there = ", ".join(map(str, official_alphas(root)))
     if there:
-        return f"those of alpha {', '.join(there)} are there"
+        return f"those of alpha {there} are there"
     return "none of any alpha is there; `llb-ray contaminate` makes such sets of the clean lists"
+
+
+def official_alphas(root: Path) -> list[float]:
+    """The anomalous shares that the official contaminated (FUIAD) lists below `root` are there for, rising."""
+    folders = [*root.glob(f"{_FUIAD}*"), *(root / _LISTS).glob(f"{_FUIAD}*")]
+    return sorted({float(folder.name.removeprefix(_FUIAD)) for folder in folders if _SHARE.fullmatch(folder.name)})
 
 
 def _images(config: DatasetConfig) -> tuple[str, list[str]]:

@@ -1,0 +1,58 @@
+"""What a scan prints at its end, and `llb-ray table` at any time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llb_ray.disk import write_atomic
+from llb_ray.scans import published
+from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
+from llb_ray.scans.results import failures, job_of
+from llb_ray.scans.table import lines
+
+
+def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool = False) -> None:
+    """The table on the terminal and beside the results, the published rows apart from it, and what failed and why."""
+    made = lines(rows)
+    header, body = grid(made)
+    for name, text in (
+        ("table.csv", as_csv(made)),
+        ("table.md", as_markdown(header, body)),
+        ("table.tex", as_latex(header, body)),
+    ):
+        write_atomic(out / name, text.encode())
+    print_table(console, "llb-ray scan (shares in percent; ± over seeds)", header, body, num_names=3)
+    if with_published:
+        print_table(console, published.SOURCE, published.HEADER, published.BODY, num_names=2)
+    say(console, failed_lines(rows))
+    say(console, [f"results  {out / 'results.parquet'}", f"table    {out / 'table.csv'}, table.md, table.tex"])
+
+
+def failed_lines(rows: pa.Table) -> Iterator[str]:
+    """What failed and why, and that it can be done again."""
+    failed = failures(rows).to_pylist()
+    yield from (f"failed  {job_of(row).title}: {row['reason']}" for row in failed)
+    if failed:
+        yield f"{len(failed)} of {rows.num_rows} jobs failed; the same command does them again"
+
+
+def print_table(
+    console: Console, title: str, header: Sequence[str], body: Sequence[Sequence[str]], num_names: int
+) -> None:
+    """A table on the terminal; all columns but the first `num_names` are figures."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < num_names else "right", overflow="fold")
+    for row in body:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def say(console: Console, told: Iterable[str]) -> None:
+    """Lines whose paths can be copied, whatever the width of the terminal."""
+    for line in told:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,138 @@
+"""How much of the harm that anomalies do a filter undoes: the figures behind `llb-ray certify`.
+
+Share of the oracle gap closed = (filter - none) / (oracle - none), of the means over seeds; 1 is as good as knowing the
+labels, 0 as good as nothing, below 0 is harm.  It is undefined where the gap is no more than `LEAST_GAP`: noise over
+noise.  Intervals are 95 % bootstrap intervals over seeds, which all filters of a seed share.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.scans.results import DONE
+from llb_ray.seeding import stream
+
+LEAST_GAP = 0.005  # of AUROC between no filter and the oracle
+_RESAMPLES = 2000
+Interval = tuple[float, float, float]  # the figure itself, and the ends of its interval
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What a filter does for a category at one noise level, over seeds; None where nobody knows."""
+
+    category: str
+    alpha: float
+    filter: str
+    num_seeds: int
+    i_auroc: Interval | None
+    aupro: Interval | None
+    gap_closed: Interval | None  # of I-AUROC
+    harm: float | None  # I-AUROC lost against no filter, at least 0
+    residual_contamination: float | None
+    normals_lost: float | None
+    estimate_error: float | None  # |estimated contamination - alpha|
+    seconds: float
+    images_per_second: float
+
+
+def robustness(rows: pa.Table) -> list[Robustness]:
+    """A line for each category, alpha and filter of results (schema `results.ROWS`), in that order.
+
+    A gap is taken over the seeds that the filter, ``none`` and ``oracle`` all have.
+    """
+    done = [row for row in rows.filter(pc.equal(rows["status"], DONE)).to_pylist() if row["alpha"] is not None]
+    cells: dict[tuple[str, float], dict[str, dict[int, Row]]] = {}
+    for row in sorted(done, key=lambda row: (row["category"], row["alpha"])):
+        cells.setdefault((row["category"], row["alpha"]), {}).setdefault(row["filter"], {})[row["seed"]] = row
+    return [
+        _line(category, alpha, name, by_filter) for (category, alpha), by_filter in cells.items() for name in by_filter
+    ]
+
+
+def mean_gap_closed(made: Sequence[Robustness], name: str) -> float | None:
+    """The share of the gap that a filter closes, averaged over categories and alphas above 0; None if undefined."""
+    known = [line.gap_closed[0] for line in made if line.filter == name and line.alpha > 0 and line.gap_closed]
+    return mean(known) if known else None
+
+
+def _line(category: str, alpha: float, name: str, by_filter: Mapping[str, Mapping[int, Row]]) -> Robustness:
+    mine = by_filter[name]
+    rows = list(mine.values())
+    return Robustness(
+        category=category,
+        alpha=alpha,
+        filter=name,
+        num_seeds=len(rows),
+        i_auroc=_interval(_known(rows, "i_auroc")),
+        aupro=_interval(_known(rows, "aupro")),
+        gap_closed=_gap_closed(mine, by_filter.get("none", {}), by_filter.get("oracle", {})),
+        harm=_harm(mine, by_filter.get("none", {})),
+        residual_contamination=_mean(_known(rows, "residual_contamination")),
+        normals_lost=_mean(_known(rows, "normals_lost")),
+        estimate_error=_mean([abs(value - alpha) for value in _known(rows, "estimated_contamination")]),
+        seconds=mean(row["seconds"] for row in rows),
+        images_per_second=mean(row["images_per_second"] for row in rows),
+    )
+
+
+def _gap_closed(mine: Mapping[int, Row], none: Mapping[int, Row], oracle: Mapping[int, Row]) -> Interval | None:
+    score_S3 = _paired([mine, none, oracle])
+    if score_S3 is None:
+        return None
+    share = _share(score_S3.mean(axis=0))
+    if share is None:
+        return None
+    shares = [_share(score_S3[rows].mean(axis=0)) for rows in _resampled(len(score_S3))]
+    known = [value for value in shares if value is not None]
+    return share, *_ends(known)
+
+
+def _share(score_3: npt.NDArray[np.float64]) -> float | None:
+    mine, none, oracle = score_3
+    return float((mine - none) / (oracle - none)) if oracle - none > LEAST_GAP else None
+
+
+def _harm(mine: Mapping[int, Row], none: Mapping[int, Row]) -> float | None:
+    score_S2 = _paired([mine, none])
+    return None if score_S2 is None else max(0.0, float((score_S2[:, 1] - score_S2[:, 0]).mean()))
+
+
+def _paired(runs: Sequence[Mapping[int, Row]]) -> npt.NDArray[np.float64] | None:
+    """I-AUROC by seed and run, of the seeds that all runs have; None if there are none."""
+    seeds = sorted(set.intersection(*(set(run) for run in runs)))
+    score_SR = np.array([[run[seed]["i_auroc"] for run in runs] for seed in seeds], dtype=float)
+    score_SR = score_SR[~np.isnan(score_SR).any(axis=1)] if len(seeds) else score_SR
+    return score_SR if len(score_SR) else None
+
+
+def _interval(values: Sequence[float]) -> Interval | None:
+    if not values:
+        return None
+    value_S = np.array(values)
+    return float(value_S.mean()), *_ends([float(value_S[rows].mean()) for rows in _resampled(len(value_S))])
+
+
+def _resampled(num_seeds: int) -> npt.NDArray[np.int64]:
+    """Rows of seeds drawn with replacement, the same for every figure of as many seeds."""
+    return stream(0, "robustness", num_seeds).integers(num_seeds, size=(_RESAMPLES, num_seeds))
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _known(rows: Sequence[Row], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean(values) if values else None

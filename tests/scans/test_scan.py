@@ -1,0 +1,196 @@
+"""A scan: every job a run, what they share made once, failures listed, kills survived, one table."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import llb_ray
+from llb_ray.config import ScanConfig, load_scan
+from llb_ray.errors import ArtifactError, ConfigError, DataError
+from llb_ray.scans.results import COSTS, RESULTS, failures
+from llb_ray.scans.status import is_scan, read_scan_status
+
+NUM_JOBS = 3 * 2 * 2
+
+
+def _facts(rows: pa.Table) -> pa.Table:
+    """What must not depend on luck, time or executor."""
+    return rows.drop_columns([*COSTS])
+
+
+@pytest.fixture(scope="module")
+def scanned(scan_config: ScanConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished serial scan; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("scanned") / "scan"
+    llb_ray.scan(scan_config, out=out, executor="serial")
+    return out
+
+
+def test_every_job_is_a_run_and_a_row(scanned: Path) -> None:
+    rows = llb_ray.table(scanned)
+    assert rows.num_rows == NUM_JOBS
+    assert set(rows["status"].to_pylist()) == {"done"}
+    assert set(zip(rows["alpha"].to_pylist(), rows["contamination"].to_pylist(), strict=True)) == {(0, 0), (0.2, 0.2)}
+    assert set(rows["num_train"].to_pylist()) == {20}
+    assert len(set(zip(rows["category"].to_pylist(), rows["num_test"].to_pylist(), strict=True))) == 3  # fixed
+    assert min(rows["i_auroc"].to_pylist()) > 0
+    assert min(rows["worker_seconds"].to_pylist()) > 0
+    assert max(rows["gpu_seconds"].to_pylist()) == 0
+    for job in (scanned / "jobs").iterdir():
+        assert llb_ray.status(job).state == "finished"
+    assert llb_ray.audit(scanned / "jobs" / "gear_alpha0.2_llb_seed0")
+
+
+def test_the_images_of_a_category_are_encoded_once_for_all_its_jobs(scanned: Path) -> None:
+    assert len(list((scanned / "artifacts" / "features").glob("*/record.json"))) == 3
+    assert len(list((scanned / "artifacts" / "category").glob("*/record.json"))) == 3
+
+
+def test_nothing_is_done_twice_and_a_new_seed_only_what_it_adds(
+    scanned: Path, scan_config: ScanConfig, tmp_path: Path
+) -> None:
+    out = shutil.copytree(scanned, tmp_path / "scan")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("rows/*.json")}
+    lines: list[str] = []
+    llb_ray.scan(scan_config, out=out, executor="serial", tell=lines.append)
+    assert lines[-1] == f"{NUM_JOBS} of {NUM_JOBS} jobs found finished"
+    seeds = scan_config.scan.model_copy(update={"seeds": (1,), "categories": ("gear",)})
+    rows = llb_ray.scan(scan_config.model_copy(update={"scan": seeds}), out=out, executor="serial")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert rows.num_rows == NUM_JOBS + 4, "a scan may be done in parts"
+
+
+def test_rows_of_other_settings_are_not_in_the_table(scanned: Path, scan_config: ScanConfig, tmp_path: Path) -> None:
+    out = shutil.copytree(scanned, tmp_path / "scan")
+    scan = scan_config.scan.model_copy(update={"categories": ("gear",), "filters": ("none",), "alphas": (0.2,)})
+    members = scan_config.members.model_copy(update={"count": 4})
+    rows = llb_ray.scan(scan_config.model_copy(update={"scan": scan, "members": members}), out=out, executor="serial")
+    assert rows.num_rows == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_ray_gives_the_same_table(scanned: Path, scan_config: ScanConfig, tmp_path: Path) -> None:
+    lines: list[str] = []
+    rows = llb_ray.scan(scan_config, out=tmp_path / "scan", tell=lines.append)
+    assert _facts(rows).equals(_facts(llb_ray.table(scanned)))
+    assert len([line for line in lines if line.startswith("job ")]) == NUM_JOBS
+    assert "running" in lines[-2]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_the_members_of_few_jobs_go_to_places_of_their_own(
+    scan_config: ScanConfig, scanned: Path, tmp_path: Path
+) -> None:
+    few = scan_config.scan.model_copy(update={"categories": ("tile",), "filters": ("llb",), "alphas": (0, 0.2)})
+    rows = llb_ray.scan(scan_config.model_copy(update={"scan": few}), out=tmp_path / "scan")
+    serial = {row["key"]: row for row in _facts(llb_ray.table(scanned)).to_pylist()}
+    whole = ScanConfig.model_validate(scan_config.model_dump())
+    assert whole.scan.categories == "all"
+    for row in _facts(rows).to_pylist():
+        assert row == serial[row["key"]]
+
+
+def _fewer_defects(root: Path, to: Path) -> Path:
+    """A copy of the data set in which one category has too few anomalies for any noise."""
+    shutil.copytree(root, to)
+    (kinds := [kind for kind in (to / "weave" / "test").iterdir() if kind.name != "good"]).sort()
+    for kind in kinds:
+        for image in sorted(kind.iterdir())[0 if kind != kinds[0] else 2 :]:
+            image.unlink()
+    return to
+
+
+def test_a_failing_job_stops_no_other_and_is_done_again_when_it_can_be(
+    scan_config: ScanConfig, benchmark_root: Path, tmp_path: Path
+) -> None:
+    root = _fewer_defects(benchmark_root, tmp_path / "data")
+    dataset = scan_config.scan.dataset.model_copy(update={"root": root})
+    scan = scan_config.scan.model_copy(update={"dataset": dataset, "filters": ("none",)})
+    config = scan_config.model_copy(update={"scan": scan})
+    rows = llb_ray.scan(config, out=tmp_path / "scan", executor="serial")
+    failed = failures(rows).to_pylist()
+    assert [row["category"] for row in failed] == ["weave"] * 2
+    assert all("anomalous objects" in row["reason"] for row in failed)
+    assert rows.num_rows == 6
+    shutil.copytree(benchmark_root / "weave", root / "weave", dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("scan/rows/[gt]*.json")}
+    rows = llb_ray.scan(config, out=tmp_path / "scan", executor="serial")
+    assert failures(rows).num_rows == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_error_of_ours_is_a_row_too(
+    scan_config: ScanConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("llb_ray.scans.job.run_stages", broken)
+    rows = llb_ray.scan(scan_config, out=tmp_path / "scan", executor="serial")
+    assert failures(rows).num_rows == NUM_JOBS
+    assert "ZeroDivisionError: by nought" in rows["reason"][0].as_py()
+    assert "run_stages" in (tmp_path / "scan" / "errors" / "gear_alpha0_llb_seed0.txt").read_text()
+
+
+@pytest.mark.parametrize("executor", ["serial", "ray"])
+def test_killed_and_resumed(executor: str, scan_yaml: Path, scanned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scan"
+    command = [sys.executable, "-m", "llb_ray", "scan", "--config", str(scan_yaml), "--out", str(out)]
+    command += ["--executor", executor]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and len(list(out.glob("rows/[!.]*.json"))) < 3:
+        time.sleep(0.01)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert read_scan_status(out).jobs is not None
+    before = {path: path.stat().st_mtime_ns for path in out.glob("rows/[!.]*.json")}
+    again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert "jobs found finished" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert _facts(pq.read_table(out / RESULTS)).equals(_facts(llb_ray.table(scanned)))
+    assert {"table.csv", "table.md", "table.tex"} <= {path.name for path in out.iterdir()}
+    assert is_scan(out)
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(
+    scan_yaml: Path, scan_config: ScanConfig, benchmark_root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="scan.alphas.*twice"):
+        load_scan(scan_yaml, ["scan.alphas=[0,0]"])
+    with pytest.raises(ConfigError, match="unknown key 'scan.alpha'; did you mean 'scan.alphas'"):
+        load_scan(scan_yaml, ["scan.alpha=0"])
+    with pytest.raises(ConfigError, match="for `llb-ray scan`"):
+        llb_ray.load_config(scan_yaml)
+    with pytest.raises(DataError, match="no category 'bottle'; it has gear, tile, weave"):
+        llb_ray.scan(load_scan(scan_yaml, ["scan.categories=[bottle]"]), out=tmp_path / "a", executor="serial")
+    with pytest.raises(ConfigError, match="num_objects has no effect"):
+        llb_ray.scan(load_scan(scan_yaml, ["scan.alphas=null"]), out=tmp_path / "b", executor="serial")
+    with pytest.raises(ArtifactError, match="inside the images' folder"):
+        llb_ray.scan(scan_config, out=benchmark_root / "scan", executor="serial")
+    with pytest.raises(ArtifactError, match="no scan has results here"):
+        llb_ray.table(tmp_path)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.tex").touch()
+    with pytest.raises(ArtifactError, match="files of another kind"):
+        llb_ray.scan(scan_config, out=tmp_path / "c", executor="serial")
+
+
+def test_a_damaged_row_is_done_again(scanned: Path, scan_config: ScanConfig, tmp_path: Path) -> None:
+    out = shutil.copytree(scanned, tmp_path / "scan")
+    row = next(out.glob("rows/[!.]*.json"))
+    content = json.loads(row.read_text())
+    row.write_text("{")
+    llb_ray.scan(scan_config, out=out, executor="serial")
+    assert json.loads(row.read_text())["key"] == content["key"]
