@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, manifest, predict, read_folder, read_manifest, run, status, synth, tune
-    from llb_ray.config import DatasetOptions, RunConfig
+    from llb_ray.api import audit, contaminate, manifest, predict, read_folder, read_manifest, run, status, synth, tune
+    from llb_ray.config import ContaminateConfig, DatasetOptions, RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "ContaminateConfig": ("llb_ray.config", "ContaminateConfig"),
     "DatasetOptions": ("llb_ray.config", "DatasetOptions"),
     "Listing": ("llb_ray.data.listing", "Listing"),
     "LlbError": ("llb_ray.errors", "LlbError"),
@@ -28,6 +29,7 @@ _HOMES = {
     "Result": ("llb_ray.engine.pipeline", "Result"),
     "RunConfig": ("llb_ray.config", "RunConfig"),
     "audit": ("llb_ray.api", "audit"),
+    "contaminate": ("llb_ray.api", "contaminate"),
     "load_config": ("llb_ray.config", "load"),
     "manifest": ("llb_ray.api", "manifest"),
     "predict": ("llb_ray.api", "predict"),
@@ -39,6 +41,7 @@ _HOMES = {
     "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
+    "ContaminateConfig",
     "DatasetOptions",
     "Listing",
     "LlbError",
@@ -46,6 +49,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "audit",
+    "contaminate",
     "load_config",
     "manifest",
     "predict",

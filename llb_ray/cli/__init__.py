@@ -11,7 +11,7 @@ import click
 
 from llb_ray import __version__
 from llb_ray.cli.common import FOLDER, refusals
-from llb_ray.cli.data import manifest
+from llb_ray.cli.data import contaminate, manifest
 
 _executor = click.option(
     "--executor", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="Who runs the members."
@@ -211,5 +211,5 @@ def config(config_path: Path | None, overrides: tuple[str, ...]) -> None:
         click.echo(settings.load(config_path, overrides).to_yaml(), nl=False)
 
 
-for command in (manifest,):
+for command in (manifest, contaminate):
     main.add_command(command)
