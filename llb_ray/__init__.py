@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llb_ray.api import (
         audit,
+        contaminate,
         manifest,
         predict,
         read_folder,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         table,
         tune,
     )
-    from llb_ray.config import DatasetOptions, RunConfig, ScanConfig, load_scan
+    from llb_ray.config import ContaminateConfig, DatasetOptions, RunConfig, ScanConfig, load_scan
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "ContaminateConfig": ("llb_ray.config", "ContaminateConfig"),
     "DatasetOptions": ("llb_ray.config", "DatasetOptions"),
     "Listing": ("llb_ray.data.listing", "Listing"),
     "LlbError": ("llb_ray.errors", "LlbError"),
@@ -43,6 +45,7 @@ _HOMES = {
     "ScanConfig": ("llb_ray.config", "ScanConfig"),
     "load_scan": ("llb_ray.config", "load_scan"),
     "audit": ("llb_ray.api", "audit"),
+    "contaminate": ("llb_ray.api", "contaminate"),
     "load_config": ("llb_ray.config", "load"),
     "manifest": ("llb_ray.api", "manifest"),
     "predict": ("llb_ray.api", "predict"),
@@ -57,6 +60,7 @@ _HOMES = {
     "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
+    "ContaminateConfig",
     "DatasetOptions",
     "Listing",
     "LlbError",
@@ -65,6 +69,7 @@ __all__ = [
     "RunConfig",
     "ScanConfig",
     "audit",
+    "contaminate",
     "load_config",
     "load_scan",
     "manifest",

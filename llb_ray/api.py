@@ -14,7 +14,7 @@ from llb_ray.remote import local_folder, located
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llb_ray.config import DatasetOptions, ScanConfig
+    from llb_ray.config import ContaminateConfig, DatasetOptions, ScanConfig
     from llb_ray.data.listing import Listing
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
@@ -103,6 +103,34 @@ def manifest(
 def problems_file(out: Path) -> Path:
     """Where `manifest` writes what is wrong with the entries of the data set that it lists in `out`."""
     return out.with_suffix(".problems.csv")
+
+
+def contaminate(
+    config: "ContaminateConfig",
+    *,
+    out: str | Path,
+    listing: "Listing | None" = None,
+    root: str | Path | None = None,
+) -> list[Path]:
+    """The manifest files of contaminated training sets, one for each alpha and seed, written to folder `out`.
+
+    They are drawn from `listing`, or from the recipe's own data set, looked for below `root` (default: the working
+    directory).  Raises a `LlbError`, with what is possible, for what there are too few labelled images for.
+    """
+    from llb_ray.data.contaminate import from_dataset, from_listing
+
+    folder = local_folder("--out", out)
+    if config.dataset is not None and listing is None:
+        sets = from_dataset(config.dataset.placed(Path(root or "."), folder), config)
+    elif config.dataset is None and listing is not None:
+        sets = from_listing(listing, config)
+    else:
+        raise ConfigError("contaminate: give the labelled images once, as a manifest file or as the recipe's dataset")
+    made = []
+    for name, found in sets:
+        made.append(folder / f"{name}.arrow")
+        found.save(made[-1])
+    return made
 
 
 def read_manifest(

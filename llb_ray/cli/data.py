@@ -48,6 +48,44 @@ def manifest(kind: str, root: Path, out: Path, **options: Any) -> None:
 
 
 @main.command()
+@click.option("--recipe", type=FOLDER, help="YAML file such as configs/contaminate/magnetic_tile.yaml.")
+@click.option("--root", type=FOLDER, help="The folder that the recipe's data set lies in; default: this one.")
+@click.option("--manifest", "listing", type=FOLDER, help="A labelled manifest file, instead of the recipe's data set.")
+@click.option("--out", required=True, help="The folder for the manifest files, one for each alpha and seed.")
+@click.option("--alpha", "alphas", type=float, multiple=True, help="Anomalous share of the training objects; repeat.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Repeat for several.")
+@click.option("--objects", "num_objects", type=int, help="Training objects; default: as many as possible.")
+@click.option("--max-alpha", type=float, help="The test set is the same up to here; default: the largest alpha.")
+@click.option("--tail", help="Normals by pattern: pattern=112:20:4 (numbers, rotating with the seed) or a=1,b=0.05.")
+@click.option("--given", is_flag=True, default=None, help="Real-IAD: the official contaminated lists, not drawn ones.")
+def contaminate(recipe: Path | None, root: Path | None, listing: Path | None, out: str, **options: Any) -> None:
+    """Make contaminated training sets of a labelled data set: reproducible, with one test set for every alpha.
+
+    \b
+    llb-ray contaminate --recipe configs/contaminate/magnetic_tile.yaml --root data --out sets
+    llb-ray contaminate --manifest mvtec.arrow --alpha 0 --alpha 0.2 --seed 0 --out sets
+    llb-ray run --manifest sets/alpha0.2-seed0.arrow --out runs/alpha0.2
+    """
+    if recipe is None and listing is None:
+        raise click.UsageError("give a --recipe, a --manifest, or a recipe without a data set and a manifest.")
+    if root is not None and listing is not None:
+        raise click.UsageError("--root is for the data set of a --recipe; a manifest file knows its own.")
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.config import ContaminateConfig, TailConfig, parse_as, read_yaml
+        from llb_ray.data.listing import Listing
+        from llb_ray.report.listing import show_training_sets
+
+        typed = {name: value for name, value in options.items() if value not in (None, ())}
+        if "tail" in typed:
+            typed["tail"] = TailConfig.typed(typed["tail"])
+        tree = {} if recipe is None else read_yaml(recipe)
+        config = parse_as(ContaminateConfig, {**tree, **typed}, str(recipe or "llb-ray contaminate"))
+        images = None if listing is None else Listing.load(listing)
+        show_training_sets(console, api.contaminate(config, out=out, listing=images, root=root))
+
+
+@main.command()
 @click.argument("folder")
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all.")
 @click.option("--alpha", type=float, default=0.2, show_default=True, help="Anomalous share of the training objects.")

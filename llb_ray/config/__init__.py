@@ -4,6 +4,7 @@ Every setting has one home, and unknown keys are refused with their dotted path 
 Neither torch nor ray is imported here: reading a configuration is instant.
 """
 
+from llb_ray.config.contaminate import ContaminateConfig, TailConfig
 from llb_ray.config.dataset import DatasetConfig, DatasetOptions
 from llb_ray.config.detectors import (
     AutoencoderConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "Augmentation",
     "AutoencoderConfig",
     "BackboneConfig",
+    "ContaminateConfig",
     "DataConfig",
     "DatasetConfig",
     "DatasetOptions",
@@ -51,6 +53,7 @@ __all__ = [
     "RunConfig",
     "ScanConfig",
     "ScanSettings",
+    "TailConfig",
     "known_keys",
     "load",
     "load_scan",

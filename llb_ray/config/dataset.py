@@ -64,3 +64,8 @@ class DatasetConfig(DatasetOptions):
     def options(self) -> DatasetOptions:
         """The options alone."""
         return DatasetOptions.model_validate(self.model_dump(exclude={"kind", "root"}, exclude_unset=True))
+
+    def placed(self, below: Path, out: Path) -> "DatasetConfig":
+        """The same data set for a recipe: its root below one folder, what it writes below another."""
+        written = None if self.write_to is None else out / self.write_to
+        return self.model_copy(update={"root": below / self.root, **({} if written is None else {"write_to": written})})

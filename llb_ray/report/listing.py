@@ -1,6 +1,7 @@
 """What a listing has, for the terminal."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,18 @@ def show_listing(console: Console, listing: Listing, path: Path) -> None:
     console.print(f"manifest file      {path}", soft_wrap=True, highlight=False, markup=False)
 
 
+def show_training_sets(console: Console, paths: Sequence[Path]) -> None:
+    """A line for each manifest file: its images for training, how many of them are anomalous, and those for testing."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("manifest file", "train", "anomalous", "test", "anomalous"):
+        table.add_column(name, overflow="fold", justify="left" if name == "manifest file" else "right")
+    for path in paths:
+        found = _pairs(Listing.load(path))
+        numbers = [n for split in ("train", "test") for n in (_of(found, split), found[split, 1])]
+        table.add_row(str(path), *(f"{number:,}" for number in numbers))
+    console.print(table)
+
+
 def counts(listing: Listing) -> dict[str, int]:
     """How many images, categories, objects and so on a listing has."""
     table = listing.table
@@ -35,6 +48,10 @@ def counts(listing: Listing) -> dict[str, int]:
     alone = groups.null_count
     found["objects"] = len(groups.unique()) - (alone > 0) + alone
     return {**found, "left out": listing.about.get("left_out", 0)}
+
+
+def _of(pairs: Counter[tuple[str, int | None]], split: str) -> int:
+    return sum(pairs[split, label] for label in _LABELS)
 
 
 def _pairs(listing: Listing) -> Counter[tuple[str, int | None]]:
