@@ -32,6 +32,7 @@ def on_cluster(scan: Scan, todo: Todo) -> tuple[int, Ended]:
     places = cluster.slots(asked)
     spread = len(todo) < places or scan.config.final_workers > 1
     proof = scan.progress / ".proof"
+    proof.parent.mkdir(exist_ok=True)
     proof.touch()
     cluster.refuse_unshared({scan.progress: proof} | _an_image(todo))
     proof.unlink()

@@ -69,10 +69,12 @@ class Scan:
     @cached_property
     def setting(self) -> str:
         """A digest of what all the jobs of a table have in common; rows of another setting are not comparable."""
-        tree = self.config.model_dump(mode="json")
+        tree, scan = self.config.model_dump(mode="json"), self.config.scan
         shared = {name: value for name, value in tree.items() if name not in ("scan", "resources", "seed")}
         shared["purify"] = {name: value for name, value in tree["purify"].items() if name != "filter"}
-        return digest([shared, tree["scan"]["num_objects"]])[:16]
+        dataset = {name: value for name, value in tree["scan"]["dataset"].items() if name != "categories"}
+        largest = None if scan.alphas is None else max(scan.alphas)  # what the test set is left by
+        return digest([shared, dataset, largest, scan.num_objects])[:16]
 
     @property
     def store(self) -> Path:

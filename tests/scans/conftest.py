@@ -7,7 +7,7 @@ import pytest
 from llb_ray.config import RunConfig, ScanConfig, load_scan
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 
-CATEGORIES = ("gear", "weave", "tile")
+CATEGORIES = ("gear", "weave", "wood")
 
 
 @pytest.fixture(scope="session")
