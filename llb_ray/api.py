@@ -80,11 +80,11 @@ def manifest(
 ) -> "Listing":
     """The listing of a data set by its own layout and tables (`llb_ray.data.adapters`), saved as the file `out`.
 
-    What is wrong with its entries is written beside `out` as CSV (see `problems_file`).  Raises BadEntries, a DataError
+    What is wrong with its entries is written beside `out` as CSV (`llb_ray.data.problems.problems_file`).  Raises BadEntries, a DataError
     with all these problems, unless `options.skip_bad`.
     """
     from llb_ray.data.adapters import survey
-    from llb_ray.data.problems import write_problems
+    from llb_ray.data.problems import problems_file, write_problems
 
     found = survey(kind, root, options)
     skip_bad = options is not None and options.skip_bad
@@ -98,11 +98,6 @@ def manifest(
     listing = found.usable(skip_bad, report)
     listing.save(target)
     return listing
-
-
-def problems_file(out: Path) -> Path:
-    """Where `manifest` writes what is wrong with the entries of the data set that it lists in `out`."""
-    return out.with_suffix(".problems.csv")
 
 
 def contaminate(

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from PIL import Image
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from llb_ray.disk import write_json
@@ -56,3 +60,20 @@ def write_events(run: Path, *events: dict[str, Any], time_s: float | None = None
     with (run / "events.jsonl").open("a") as log:
         for event in events:
             log.write(json.dumps({"time_s": time_s or time.time(), **event}) + "\n")
+
+
+def shared(*names: str) -> Path:
+    """The folder of the real data, which has all of these; skips the test where it does not."""
+    root = Path(os.environ.get("LLB_DATA", Path(__file__).parents[2] / "shared" / "data")).absolute()
+    lacking = [name for name in names if not (root / name).exists()]
+    if lacking:
+        pytest.skip(f"{root} has no {lacking[0]}; set LLB_DATA to run this test")
+    return root
+
+
+def photo(path: Path, seed: int = 0, width: int = 8, height: int = 6) -> Path:
+    """A small image whose bytes are its seed's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, "PNG")
+    return path

@@ -7,7 +7,6 @@ normal pattern; anomalies are then added until they are alpha of the whole, so t
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +16,7 @@ from llb_ray.data.adapters import read_listing
 from llb_ray.data.listing import Listing
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest
 from llb_ray.data.objects import Drawn, Objects
-from llb_ray.data.tails import counted, drawn_tail, tail_patterns, with_tail_labels
+from llb_ray.data.tails import drawn_tail, tail_patterns, with_tail_labels
 from llb_ray.errors import ConfigError, DataError
 
 
@@ -85,25 +84,25 @@ def _dataset_of(listing: Listing) -> DatasetConfig:
     return parse_as(DatasetConfig, tree, f"data set {about['read_from']}")
 
 
-def _of_category(listing: Listing, config: ContaminateConfig, alpha: float, seed: int) -> tuple[pa.Table, Any]:
+def _of_category(
+    listing: Listing, config: ContaminateConfig, alpha: float, seed: int
+) -> tuple[pa.Table, dict[str, int]]:
     """The images of one category in their new splits, and how many objects of each kind are for training."""
-    where, max_alpha = f"{listing.root} ({listing.categories[0]})", config.reserved_alpha
-    table = listing.table
-    said: dict[str, Any] = {}
-    if config.tail is None:
-        objects, names = _objects(where, table, _names(table)), _names(table)
-        size = objects.most(max_alpha) if config.num_objects is None else config.num_objects
-        found = objects.contaminated(size, alpha, seed, max_alpha)
+    where, tail, table = f"{listing.root} ({listing.categories[0]})", config.tail, listing.table
+    patterns = [] if tail is None else tail_patterns(table, tail, seed, where)
+    table = table if tail is None else with_tail_labels(table, tail, patterns)
+    names = _names(table)
+    objects = _objects(where, table, names)
+    dealt = {} if tail is None else drawn_tail(objects, names, table, tail, patterns, seed)
+    if tail is None:
+        size = config.num_objects or objects.most(config.reserved_alpha)
+        found = objects.contaminated(size, alpha, seed, config.reserved_alpha)
     else:
-        patterns = tail_patterns(table, config.tail, seed, where)
-        table = with_tail_labels(table, config.tail, patterns)
-        objects, names = _objects(where, table, _names(table)), _names(table)
-        tail = drawn_tail(objects, names, table, config.tail, patterns, seed)
-        found = objects.contaminating({name for chosen in tail.values() for name in chosen}, alpha, seed, max_alpha)
-        said["tail"] = counted(tail)
+        normal = {name for chosen in dealt.values() for name in chosen}
+        found = objects.contaminating(normal, alpha, seed, config.reserved_alpha)
     anomalous = len(found.train & objects.anomalous)
-    said |= {"normal": len(found.train) - anomalous, "anomalous": anomalous}
-    return _resplit(table, names, found), said
+    said = {"normal": len(found.train) - anomalous, "anomalous": anomalous}
+    return _resplit(table, names, found), said | {f"pattern {name}": len(chosen) for name, chosen in dealt.items()}
 
 
 def _names(table: pa.Table) -> list[str]:

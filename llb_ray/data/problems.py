@@ -50,6 +50,11 @@ def _counted(count: int) -> str:
     return f"{count:,} problem{'s' if count > 1 else ''}"
 
 
+def problems_file(listed: Path) -> Path:
+    """Where the report about a data set lies that is listed in the manifest file `listed`."""
+    return listed.with_suffix(".problems.csv")
+
+
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Write the report as CSV: source, number, path, what."""
     schema = pa.schema([("source", pa.string()), ("number", pa.int64()), ("path", pa.string()), ("what", pa.string())])

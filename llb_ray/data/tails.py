@@ -26,7 +26,8 @@ def tail_patterns(table: pa.Table, tail: TailConfig, seed: int, where: str) -> l
         raise DataError(
             f"{where}: has no column {tail.column!r} of patterns; {nearest(tail.column, table.column_names)}"
         )
-    training = _patterns(table.filter(pc.field("split") == TRAIN), tail)
+    not_anomalous = pc.fill_null(pc.not_equal(table["label"], 1), True)
+    training = _patterns(table.filter(pc.and_(pc.equal(table["split"], TRAIN), not_anomalous)), tail)
     known = sorted({pattern for pattern in training if pattern is not None})
     named = tail.names()
     for name in named or ():
@@ -40,15 +41,18 @@ def tail_patterns(table: pa.Table, tail: TailConfig, seed: int, where: str) -> l
 
 
 def with_tail_labels(table: pa.Table, tail: TailConfig, patterns: Sequence[str]) -> pa.Table:
-    """The table with what `tail.rest` says about images of other patterns: they are anomalous, or are dropped."""
-    inside = pa.array([pattern in patterns for pattern in _patterns(table, tail)], pa.bool_())
+    """The table with what `tail.rest` says about images of other patterns: they are anomalous, or are dropped.
+
+    An anomaly stays one whatever its pattern, and nothing is said of an image whose pattern is not known.
+    """
+    pattern = pa.array(_patterns(table, tail), pa.string())
+    inside = pc.is_in(pattern, pa.array(patterns, pa.string()))
     if tail.rest == "dropped":
         return table.filter(pc.or_(inside, pc.fill_null(pc.equal(table["label"], 1), False)))
-    label = pc.if_else(inside, pc.fill_null(table["label"], 0), 1).cast(pa.int8())
-    defect = pc.if_else(
-        inside, table["defect_type"], pc.coalesce(table["defect_type"], pa.array(_patterns(table, tail), pa.string()))
-    )
-    for name, column in (("label", label), ("defect_type", defect)):
+    known, elsewhere = pattern.is_valid(), pc.and_(pattern.is_valid(), pc.invert(inside))
+    label = pc.if_else(known, pc.if_else(elsewhere, 1, pc.fill_null(table["label"], 0)), table["label"])
+    defect = pc.if_else(elsewhere, pc.coalesce(table["defect_type"], pattern), table["defect_type"])
+    for name, column in (("label", label.cast(pa.int8())), ("defect_type", defect)):
         index = table.column_names.index(name)
         table = table.set_column(index, table.schema.field(name), column)
     return table
@@ -69,11 +73,6 @@ def drawn_tail(
             f"the most possible is {possible}"
         )
     return {name: drawn(normal[name], count, seed, "tail", name) for name, count in counts.items()}
-
-
-def counted(tail: Tail) -> dict[str, int]:
-    """How many objects of each pattern there are."""
-    return {name: len(found) for name, found in tail.items()}
 
 
 def _normal(

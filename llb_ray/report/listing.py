@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llb_ray.data.listing import Listing
+from llb_ray.data.problems import problems_file
 
 _LABELS = {0: "normal", 1: "anomalous", None: "unlabelled"}
 
@@ -21,8 +22,7 @@ def show_listing(console: Console, listing: Listing, path: Path) -> None:
         table.add_row(name, f"{count:,}")
     console.print(table)
     if listing.about.get("left_out"):
-        report = path.with_suffix(".problems.csv")
-        console.print(f"what was left out  {report}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"what was left out  {problems_file(path)}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"manifest file      {path}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -34,17 +34,18 @@ def show_training_sets(console: Console, paths: Sequence[Path]) -> None:
     for path in paths:
         found = _pairs(Listing.load(path))
         numbers = [n for split in ("train", "test") for n in (_of(found, split), found[split, 1])]
-        table.add_row(str(path), *(f"{number:,}" for number in numbers))
+        table.add_row(path.name, *(f"{number:,}" for number in numbers))
     console.print(table)
+    console.print(f"manifest files     {paths[0].parent}", soft_wrap=True, highlight=False, markup=False)
 
 
 def counts(listing: Listing) -> dict[str, int]:
     """How many images, categories, objects and so on a listing has."""
     table = listing.table
-    groups = table["group"]
+    groups, pairs = table["group"], _pairs(listing)
     found = {"images": len(table), "categories": len(listing.categories)}
     for split, label in (("train", 0), ("train", 1), ("train", None), ("test", 0), ("test", 1), ("test", None)):
-        found[f"{split}, {_LABELS[label]}"] = _pairs(listing)[split, label]
+        found[f"{split}, {_LABELS[label]}"] = pairs[split, label]
     alone = groups.null_count
     found["objects"] = len(groups.unique()) - (alone > 0) + alone
     return {**found, "left out": listing.about.get("left_out", 0)}

@@ -4,6 +4,7 @@ Nobody says which class is normal, so no image has a label; its class is in the 
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from llb_ray.disk import file_digest, write_json
 from llb_ray.errors import DataError
 
 PATTERN = "pattern"
+_FOLDER_NAME = re.compile(r"[\w-][\w .-]*")
 _WRITTEN = "arrays.json"  # says of which file the pictures were made; written last
 
 
@@ -80,6 +82,9 @@ def _arrays(path: Path) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[An
             raise DataError(f"{path}: x_{split} is {image_N.dtype} {list(shape)}; it has to be uint8 [N, H, W] or RGB")
         if class_N.shape != shape[:1] or class_N.dtype.kind not in "iuU":
             raise DataError(f"{path}: y_{split} is {class_N.dtype} {list(class_N.shape)}; it has to name N classes")
+        for kind in np.unique(class_N):
+            if not _FOLDER_NAME.fullmatch(str(kind)):
+                raise DataError(f"{path}: class {str(kind)!r} in y_{split} cannot be the name of a folder; rename it")
     return splits
 
 

@@ -1,6 +1,5 @@
 """What every adapter makes of a data set's tables: columns, where each row came from, and what was wrong."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,6 @@ from llb_ray.data.problems import Problem
 from llb_ray.errors import DataError
 
 ORIGIN = pa.schema([pa.field("source", pa.string()), pa.field("number", pa.int64())])
-_ODD = re.compile(r"(^|/)\.{0,2}(/|$)|\0")  # an empty part, `.` or `..`
 
 
 class Entry(NamedTuple):
@@ -90,15 +88,21 @@ def _checked(source: str, entry: Entry) -> Entry | Problem:
     return entry
 
 
+def _is_plain(path: str) -> bool:
+    """Whether there is nothing to look at closely: neither empty parts nor any that begin with a dot."""
+    return not (path[:1] in ("", "/", ".") or path[-1:] == "/" or "//" in path or "/." in path or "\0" in path)
+
+
 def _misplaced(path: str) -> str:
     """What is wrong with a relative path; links inside a data set are its owner's, and are followed."""
-    if not _ODD.search(path):
+    if _is_plain(path):
         return ""
     if path.startswith("/"):
         return "is an absolute path; it has to be relative to the root"
-    if ".." in path.split("/"):
+    parts = path.split("/")
+    if ".." in parts:
         return "leaves the root"
-    return "is no name that a file can have" if "\0" in path or path.endswith(("/", ".")) or not path else ""
+    return "is no name that a file can have" if "\0" in path or parts[-1] in ("", ".") else ""
 
 
 def _row(entry: Entry, base: str) -> tuple[Any, ...]:
@@ -109,4 +113,4 @@ def _row(entry: Entry, base: str) -> tuple[Any, ...]:
 
 def _below(base: str, path: str) -> str:
     """The path below the base as `path_text` writes it, without empty parts and dots."""
-    return path_text(base + (PurePosixPath(path).as_posix() if _ODD.search(path) else path))
+    return path_text(base + (path if _is_plain(path) else PurePosixPath(path).as_posix()))

@@ -124,11 +124,12 @@ class _Rules(NamedTuple):
         image, mask, defect = said["image_path"], said.get("mask_path"), said["anomaly_class"]
         if said["category"] != self.category:
             return Problem(source, number, image, f"is of category {said['category']!r}, the file of {self.category!r}")
-        view = _VIEW.search(image)
-        if self.view is not None and view is None:
-            return Problem(source, number, image, "names no view (C1 to C5)")
-        if self.view is not None and view is not None and view[1] != self.view:
-            return None
+        if self.view is not None:
+            view = _VIEW.search(image)
+            if view is None:
+                return Problem(source, number, image, "names no view (C1 to C5)")
+            if view[1] != self.view:
+                return None
         group = path_text(f"{self.category}/{image.rpartition('/')[0]}")
         normal = mask in _NO_MASK or defect == self.normal_class
         entry = Entry(number, self._placed(image), self.category, split, 0, group=group)
