@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from llb_ray.artifacts import Artifact, Store, digest
-from llb_ray.config import RunConfig
+from llb_ray.config import ResourcesConfig, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
 from llb_ray.engine import files
@@ -18,6 +18,7 @@ from llb_ray.engine.executor import Executor
 from llb_ray.engine.features import Featurizer, FeaturizerSpec, Shard, shards_of
 from llb_ray.engine.member import Member, MemberSpec
 from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
+from llb_ray.engine.pixels import Evaluator, EvaluatorSpec, Grid, PixelShard
 from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
@@ -25,7 +26,7 @@ from llb_ray.engine.worker import Place, Spec, Worker
 from llb_ray.errors import LlbError
 from llb_ray.seeding import stream
 
-Part = TypeVar("Part", Shard, MemberSpec, ScoreShard)  # what has a recipe
+Part = TypeVar("Part", Shard, MemberSpec, ScoreShard, PixelShard)  # what has a recipe
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Crew:
                 if problem:
                     self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
                     return Features(plain, [], Streamed(self._photographs, self._images))
-                self._spread(Featurizer, missing, self._featurizer)
+                self._spread(Featurizer, missing, self._featurizer, self.config.resources)
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[files.LAYERS] for artifact in cached)
@@ -102,11 +103,20 @@ class Crew:
         missing = self._unmade(shards)
         with self.clock.timed(stage, reused=not missing):
             if missing:
-                self._spread(
-                    Scorer, missing, partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
-                )
+                spec = partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
+                self._spread(Scorer, missing, spec, self.config.resources)
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
+        return [self._store.get(shard.recipe) for shard in shards]
+
+    def count_pixels(self, shards: Sequence[PixelShard], grid: Grid) -> list[Artifact]:
+        """How the maps of the test images compare with their masks, counted in shards, on the CPU."""
+        missing = self._unmade(shards)
+        with self.clock.timed("pixels", reused=not missing):
+            if missing:
+                resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
+                spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
+                self._spread(Evaluator, missing, spec, resources)
         return [self._store.get(shard.recipe) for shard in shards]
 
     def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
@@ -141,10 +151,14 @@ class Crew:
         return one
 
     def _spread(
-        self, worker: type[Worker], shards: Sequence[Any], spec: Callable[[int, tuple[Any, ...]], Spec]
+        self,
+        worker: type[Worker],
+        shards: Sequence[Any],
+        spec: Callable[[int, tuple[Any, ...]], Spec],
+        resources: ResourcesConfig,
     ) -> None:
-        """Deal the shards to as many workers as can be at work at once."""
-        slots = min(self.executor.slots(self.config.resources), len(shards))
+        """Deal the shards to as many workers with these resources as can be at work at once."""
+        slots = min(self.executor.slots(resources), len(shards))
         self.executor.run(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)], self.clock.tell)
 
     def _featurizer(self, slot: int, shards: tuple[Shard, ...]) -> FeaturizerSpec:
@@ -190,6 +204,10 @@ class Crew:
     def _place(self) -> Place:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
         return Place(self._store, self.clock.folder.progress, self.config.resources, category)
+
+
+def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: Place, grid: Grid) -> EvaluatorSpec:
+    return EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, shards)
 
 
 def _num_images(shards: Sequence[Shard]) -> int:
