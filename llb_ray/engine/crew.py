@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from llb_ray.artifacts import Artifact, Store, digest
-from llb_ray.config import RunConfig
+from llb_ray.config import ResourcesConfig, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
 from llb_ray.engine import files
@@ -18,6 +18,7 @@ from llb_ray.engine.executor import Executor
 from llb_ray.engine.features import Featurizer, FeaturizerSpec, Shard, shards_of
 from llb_ray.engine.member import Member, MemberSpec
 from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
+from llb_ray.engine.pixels import Evaluator, EvaluatorSpec, Grid, PixelShard
 from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
@@ -25,7 +26,7 @@ from llb_ray.engine.worker import Place, Spec, Worker, read_beat
 from llb_ray.errors import LlbError
 from llb_ray.seeding import stream
 
-Part = TypeVar("Part", Shard, MemberSpec, ScoreShard)  # what has a recipe
+Part = TypeVar("Part", Shard, MemberSpec, ScoreShard, PixelShard)  # what has a recipe
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Crew:
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
     worker_s: float = 0.0  # that workers were at work, all of them together
+    gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
 
     def features(self) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
@@ -55,7 +57,7 @@ class Crew:
                 if problem:
                     self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
                     return Features(plain, [], Streamed(self._photographs, self._images))
-                self._spread(Featurizer, missing, self._featurizer)
+                self._spread(Featurizer, missing, self._featurizer, self.config.resources)
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[files.LAYERS] for artifact in cached)
@@ -104,11 +106,20 @@ class Crew:
         missing = self._unmade(shards)
         with self.clock.timed(stage, reused=not missing):
             if missing:
-                self._spread(
-                    Scorer, missing, partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
-                )
+                spec = partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
+                self._spread(Scorer, missing, spec, self.config.resources)
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
+        return [self._store.get(shard.recipe) for shard in shards]
+
+    def count_pixels(self, shards: Sequence[PixelShard], grid: Grid) -> list[Artifact]:
+        """How the maps of the test images compare with their masks, counted in shards, on the CPU."""
+        missing = self._unmade(shards)
+        with self.clock.timed("pixels", reused=not missing):
+            if missing:
+                resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
+                spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
+                self._spread(Evaluator, missing, spec, resources)
         return [self._store.get(shard.recipe) for shard in shards]
 
     def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
@@ -146,18 +157,25 @@ class Crew:
         return one
 
     def _spread(
-        self, worker: type[Worker], shards: Sequence[Any], spec: Callable[[int, tuple[Any, ...]], Spec]
+        self,
+        worker: type[Worker],
+        shards: Sequence[Any],
+        spec: Callable[[int, tuple[Any, ...]], Spec],
+        resources: ResourcesConfig,
     ) -> None:
-        """Deal the shards to as many workers as can be at work at once."""
-        slots = min(self.executor.slots(self.config.resources), len(shards))
+        """Deal the shards to as many workers with these resources as can be at work at once."""
+        slots = min(self.executor.slots(resources), len(shards))
         specs = [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)]
         self.executor.run(worker, specs, self.clock.tell)
         self._count(specs)
 
     def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
         """Add what these workers were at work, from their first beat to their last."""
-        beats = [read_beat(spec.place, spec.name) for spec in specs]
-        self.worker_s += num_workers * sum(beat.time_s - beat.since_s for beat in beats if beat)
+        for spec in specs:
+            beat = read_beat(spec.place, spec.name)
+            seconds = num_workers * (beat.time_s - beat.since_s) if beat else 0.0
+            self.worker_s += seconds
+            self.gpu_s += seconds * spec.place.resources.num_gpus
 
     def _featurizer(self, slot: int, shards: tuple[Shard, ...]) -> FeaturizerSpec:
         return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, self._photographs, shards)
@@ -202,6 +220,10 @@ class Crew:
     def _place(self) -> Place:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
         return Place(self._store, self.clock.folder.progress, self.config.resources, category)
+
+
+def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: Place, grid: Grid) -> EvaluatorSpec:
+    return EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, shards)
 
 
 def _num_images(shards: Sequence[Shard]) -> int:

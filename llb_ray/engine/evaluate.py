@@ -1,71 +1,65 @@
 """Measuring a run against labels, where there are any; the only stage besides the oracle that reads them.
 
-Pixel metrics are computed at the detector's input size: maps are upsampled and smoothed (`base.upsample`), masks
-resized with nearest neighbours and binarised at > 0.  An anomalous image without a mask, or with an empty one, has
-an unknown pixel truth and is left out of the pixel metrics, and counted.
+How it is measured, in the words of every metrics.json (`protocol`):
+
+- A mask's pixel is defective if it is > 0; binarised first, then resized to the detector's input size with nearest
+  neighbours.  Maps are upsampled to that size (bilinear), then smoothed (`base.upsample`).
+- AUPRO is integrated over the false-positive rate of all normal pixels up to `fpr_limit`, cut there by linear
+  interpolation, and divided by the limit.
+- Up to `EXACT_PIXELS` pixels are compared at once and exactly (`pixel_mode` exact).  Those of larger sets are counted
+  by workers (streaming), and `pixel_error_bound` says how far each metric can be off.
+- Where several labelled images show one object, its score is the highest of theirs, and it is anomalous if one of them
+  is: `s_auroc`.
+- An anomalous image without a mask, or with an empty one, has an unknown pixel truth and is left out of the pixel
+  metrics, and counted.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from llb_ray.artifacts import digest
+from llb_ray.artifacts import Artifact
 from llb_ray.config import EvaluationConfig
-from llb_ray.data.images import read_mask
-from llb_ray.data.manifest import path_from_text
-from llb_ray.detectors.base import upsample
-from llb_ray.disk import file_digest
+from llb_ray.data.manifest import TEST
+from llb_ray.engine.pixels import Grid, PixelShard, merged, pixel_shards
+from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.purify import KEPT, REJECTED
-from llb_ray.errors import DataError
-from llb_ray.metrics.image import image_metrics
+from llb_ray.metrics.counts import MAX_BINS
+from llb_ray.metrics.image import image_metrics, object_metrics
 from llb_ray.metrics.pixel import pixel_metrics
 
+EXACT_PIXELS = 2**25  # of all labelled test images; the exact metrics take 20 bytes of each
 Metrics = dict[str, Any]
 _PROTOCOL = {
-    "mask": "pixel > 0 is defective; nearest-neighbour resize to the detector's input size",
+    "mask": "pixel > 0 is defective; binarised, then nearest-neighbour resize to the detector's input size",
     "map": "bilinear upsampling to the detector's input size, then a Gaussian of sigma_px",
-    "aupro": "8-connected regions; false-positive rate over all normal pixels up to fpr_limit, divided by it",
+    "aupro": "8-connected regions of the resized masks; false-positive rate over all normal pixels up to fpr_limit, "
+    "cut there by linear interpolation; divided by fpr_limit",
+    "pixel_mode": f"exact up to {EXACT_PIXELS} pixels; beyond, streaming: scores counted in {MAX_BINS} bins at most, "
+    "each metric within its pixel_error_bound",
+    "object": "images of one group are one object: its score is the highest of theirs, anomalous if one of them is",
     "left_out": "anomalous images whose mask is missing or empty are left out of the pixel metrics",
 }
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Labels and masks; `table` has the LABELS columns beside image_id and split."""
-
-    table: pa.Table
-    root: Path
-    max_pixels: int
-
-    def known(self, split: str) -> dict[str, int]:
-        """image_id -> label of the labelled images of a split."""
-        rows = self.table.filter((pc.field("split") == split) & pc.field("label").is_valid())
-        return dict(zip(rows["image_id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-
-    def masks(self, split: str) -> dict[str, Path]:
-        """image_id -> mask file of the images of a split that have one."""
-        rows = self.table.filter((pc.field("split") == split) & pc.field("mask_path").is_valid())
-        pairs = zip(rows["image_id"].to_pylist(), rows["mask_path"].to_pylist(), strict=True)
-        return {image_id: self.root / path_from_text(path) for image_id, path in pairs}
-
-    def masks_digest(self) -> str:
-        """What the masks of the test split show, whatever their names; raises DataError for one that is gone."""
-        try:
-            return digest({image_id: file_digest(path) for image_id, path in self.masks("test").items()})
-        except OSError as error:
-            raise DataError(f"{error.filename}: the mask cannot be read ({error.strerror}); put it back") from error
 
 
 def protocol(config: EvaluationConfig, size_px: int) -> dict[str, Any]:
     """How the metrics are measured, for whoever compares them with others'."""
     settings = {"fpr_limit": config.fpr_limit, "sigma_px": config.sigma_at(size_px), "size_px": size_px}
     return _PROTOCOL | settings
+
+
+def grid(truth: Truth, size_px: int, config: EvaluationConfig) -> Grid:
+    """The pixels that the metrics are about."""
+    return Grid(size_px, config.sigma_at(size_px), truth.max_pixels)
+
+
+def shards_to_count(scored: Sequence[Artifact], truth: Truth, grid: Grid) -> list[PixelShard]:
+    """What workers have to count; nothing where the test images are few enough, or there is no mask."""
+    known = {image.image_id: image for image in truth.known_images()}
+    small = len(known) * grid.size_px**2 <= EXACT_PIXELS
+    return [] if small or not truth.masks(TEST) else list(pixel_shards(known, scored, grid))
 
 
 def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metrics:
@@ -87,39 +81,47 @@ def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metric
     }
 
 
-def detection_metrics(scores: pa.Table, truth: Truth, size_px: int, config: EvaluationConfig) -> Metrics:
-    """I-AUROC, AP, F1-max, P-AUROC, P-AP, AUPRO of the final detector on the labelled test images.
+def detection_metrics(
+    scores: pa.Table, truth: Truth, size_px: int, config: EvaluationConfig, counted: Sequence[Artifact] = ()
+) -> Metrics:
+    """Image, object and pixel metrics of the final detector on the labelled test images.
 
+    `scores` has image_id, score and map; `counted` is what workers counted of `shards_to_count`, if there were any.
     A metric that is undefined (one class only, no mask) is None; the dictionary is empty without labels.
     """
-    label = truth.known("test")
+    label, group = truth.known(TEST), truth.groups(TEST)
     rows = [row for row, image_id in enumerate(scores["image_id"].to_pylist()) if image_id in label]
     if not rows:
         return {}
-    scores = scores.take(rows).combine_chunks()
-    image_ids = scores["image_id"].to_pylist()
+    taken = scores.select(["image_id", "score"]).take(rows)
+    image_ids, score_N = taken["image_id"].to_pylist(), taken["score"].to_numpy()
     label_N = np.array([label[image_id] for image_id in image_ids])
     metrics: Metrics = {"num_test": len(rows), "num_test_anomalous": int(label_N.sum())}
-    metrics |= image_metrics(scores["score"].to_numpy(), label_N)
-    return metrics | _pixel(scores, label_N, truth, size_px, config) if truth.masks("test") else metrics
+    metrics |= image_metrics(score_N, label_N)
+    metrics |= object_metrics(score_N, label_N, [group[image_id] for image_id in image_ids])
+    if not truth.masks(TEST):
+        return metrics
+    if counted:
+        return metrics | _streaming(counted, config.fpr_limit)
+    return metrics | _exact(scores.take(rows), truth, grid(truth, size_px, config), config.fpr_limit)
 
 
-def _pixel(
-    scores: pa.Table, label_N: npt.NDArray[np.int_], truth: Truth, size_px: int, config: EvaluationConfig
-) -> Metrics:
-    files = truth.masks("test")
-    masks = [_mask(files.get(image_id), size_px, truth.max_pixels) for image_id in scores["image_id"].to_pylist()]
-    rows = [row for row, mask in enumerate(masks) if mask.any() or not label_N[row]]
-    if not rows:
-        return dict.fromkeys(("p_auroc", "p_ap", "aupro")) | {"num_left_out_of_pixel_metrics": len(label_N)}
-    map_NHW = scores["map"].combine_chunks().to_numpy_ndarray()[rows]
-    smooth_NHW = upsample(map_NHW, size_px, config.sigma_at(size_px))
-    found = pixel_metrics(smooth_NHW, np.stack([masks[row] for row in rows]), config.fpr_limit)
-    return {**found, "num_left_out_of_pixel_metrics": len(label_N) - len(rows)}
+def _exact(scores: pa.Table, truth: Truth, grid: Grid, fpr_limit: float) -> Metrics:
+    known = {image.image_id: image for image in truth.known_images()}
+    images = [known[image_id] for image_id in scores["image_id"].to_pylist()]
+    pixels = grid.pixels(images, scores["map"].combine_chunks().to_numpy_ndarray())
+    found = pixel_metrics(pixels.map_NHW, pixels.mask_NHW, fpr_limit)
+    bounds = {name: None if value is None else 0.0 for name, value in found.items()}
+    return {**found, **_told("exact", bounds, len(pixels.left_out))}
 
 
-def _mask(path: Path | None, size_px: int, max_pixels: int) -> npt.NDArray[np.bool_]:
-    return np.zeros((size_px, size_px), dtype=bool) if path is None else read_mask(path, size_px, max_pixels)
+def _streaming(counted: Sequence[Artifact], fpr_limit: float) -> Metrics:
+    counts, num_left_out = merged(counted)
+    return {**counts.metrics(fpr_limit), **_told("streaming", counts.error_bounds(fpr_limit), num_left_out)}
+
+
+def _told(mode: str, bounds: Mapping[str, float | None], num_left_out: int) -> Metrics:
+    return {"pixel_mode": mode, "pixel_error_bound": bounds, "num_left_out_of_pixel_metrics": num_left_out}
 
 
 def _mean(values: list[Any]) -> float | None:

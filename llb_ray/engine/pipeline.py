@@ -42,6 +42,7 @@ class Result:
     times: list[StageTime]
     passes: EncoderPasses
     worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
+    gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
 
 
@@ -159,5 +160,6 @@ def _result(stages: Stages, made: Made) -> Result:
         times=stages.clock.times,
         passes=stages.crew.passes,
         worker_s=stages.crew.worker_s,
+        gpu_s=stages.crew.gpu_s,
         missing=stages.crew.missing,
     )

@@ -21,10 +21,11 @@ from llb_ray.engine import files
 from llb_ray.engine.cache import Features
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
-from llb_ray.engine.evaluate import Truth, detection_metrics, protocol, purification_metrics
+from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
 from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
+from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.scores import assemble
@@ -128,12 +129,13 @@ class Stages:
     def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, scored: Sequence[Artifact]) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""
         config, size_px = self.config.evaluation, self.config.detector.image_size_px
-        truth = Truth(read_table(labels.file(files.LABELS)), self.manifest.root, self.config.data.max_pixels)
+        truth = self._truth(images, labels)
+        counted = self._counted(truth, scored)
 
         def build(folder: Path) -> None:
             scores = read_scores(scored)
             metrics = purification_metrics(read_table(purified.file(files.PURIFIED)), truth.known(TRAIN))
-            metrics |= detection_metrics(scores, truth, size_px, config)
+            metrics |= detection_metrics(scores, truth, size_px, config, counted)
             write_json(folder / files.METRICS, {**metrics, "protocol": protocol(config, size_px)})
             image_scores = joined(self.manifest.unlabelled(), scores.select(["image_id", "score"]))
             write_table(folder / files.IMAGE_SCORES, image_scores)
@@ -141,8 +143,20 @@ class Stages:
         made_from = {"images": images, "labels": labels, "purified": purified}
         inputs = {name: artifact.content for name, artifact in made_from.items()}
         inputs |= {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
+        inputs |= {f"pixels-{index:03d}": artifact.content for index, artifact in enumerate(counted)}
         recipe = Recipe("evaluate", protocol(config, size_px), inputs | {"masks": truth.masks_digest()})
         return self._make(recipe, build)
+
+    def _truth(self, images: Artifact, labels: Artifact) -> Truth:
+        groups = read_table(images.file(files.IMAGES)).select(["image_id", "group"])
+        table = joined(read_table(labels.file(files.LABELS)), groups)
+        return Truth(table, self.manifest.root, self.config.data.max_pixels)
+
+    def _counted(self, truth: Truth, scored: Sequence[Artifact]) -> list[Artifact]:
+        """The pixels of a large test set, counted by workers; nothing of a small one."""
+        compared_on = grid(truth, self.config.detector.image_size_px, self.config.evaluation)
+        shards = shards_to_count(scored, truth, compared_on)
+        return self.crew.count_pixels(shards, compared_on) if shards else []
 
     @cached_property
     def _train_images(self) -> pa.Table:

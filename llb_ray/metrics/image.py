@@ -1,7 +1,9 @@
 """Image metrics: how well one score per image separates anomalous images (label 1) from normal ones (label 0).
 
-Shape suffixes: N images, T thresholds.  Scores rise with abnormality.
+Shape suffixes: N images, O objects, T thresholds.  Scores rise with abnormality.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,22 @@ def image_metrics(score_N: Floats, label_N: Labels) -> dict[str, float | None]:
         "i_ap": float(average_precision_score(label_N, score_N)),
         "i_f1_max": f1_max(score_N, label_N),
     }
+
+
+def object_metrics(score_N: Floats, label_N: Labels, group_N: Sequence[str]) -> dict[str, float | None]:
+    """`s_auroc` in [0, 1], of objects of which several images were taken; empty if no two images share a group.
+
+    An object's score is the highest of its images', and it is anomalous if one of them is (Real-IAD, Wang et al.,
+    CVPR 2024).  None unless there are objects of both kinds.
+    """
+    _, object_N = np.unique(np.asarray(group_N), return_inverse=True)
+    num_objects = int(object_N.max(initial=-1)) + 1
+    if num_objects == len(object_N):
+        return {}
+    score_O, label_O = np.full(num_objects, -np.inf), np.zeros(num_objects, dtype=bool)
+    np.maximum.at(score_O, object_N, score_N)
+    np.logical_or.at(label_O, object_N, label_N.astype(bool))
+    return {"s_auroc": image_metrics(score_O, label_O)["i_auroc"]}
 
 
 def f1_max(score_N: Floats, label_N: Labels) -> float:

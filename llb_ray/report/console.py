@@ -32,8 +32,10 @@ _SHOWN = {  # metrics.json key -> what people call it
     "i_auroc": "I-AUROC",
     "i_ap": "I-AP",
     "i_f1_max": "I-F1-max",
+    "s_auroc": "S-AUROC",
     "p_auroc": "P-AUROC",
     "p_ap": "P-AP",
+    "p_f1_max": "P-F1-max",
     "aupro": "AUPRO",
 }
 
@@ -173,6 +175,9 @@ def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "metrics", "skipped: no labels"
     for title, value in known:
         yield title, "undefined here" if value is None else f"{value:.3f}"
+    if metrics.get("pixel_mode") == "streaming":
+        bound = max((bound for bound in metrics["pixel_error_bound"].values() if bound is not None), default=0.0)
+        yield "pixels counted", f"pixel metrics are exact within {bound:.0e}"
     left_out = metrics.get("num_left_out_of_pixel_metrics")
     if left_out:
         yield "left out of pixel metrics", f"{left_out} anomalous test images without a usable mask"

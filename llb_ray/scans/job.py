@@ -5,7 +5,6 @@ import traceback
 from typing import Any
 
 from llb_ray.artifacts import Store, digest
-from llb_ray.config import RunConfig
 from llb_ray.disk import write_atomic
 from llb_ray.engine.executor import Executor
 from llb_ray.engine.pipeline import Result, run_stages
@@ -54,17 +53,17 @@ def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
         "num_kept": result.num_kept,
         "num_quarantined": result.num_quarantined,
         "num_test": result.metrics.get("num_test"),
-        **_costs(config, result, seconds, manifest.table.num_rows),
+        **_costs(result, seconds, manifest.table.num_rows),
         "setting": scan.setting,
         "key": key(scan, job, material),
     }
 
 
-def _costs(config: RunConfig, result: Result, seconds: float, num_images: int) -> dict[str, Any]:
+def _costs(result: Result, seconds: float, num_images: int) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "worker_seconds": round(result.worker_s, 3),
-        "gpu_seconds": round(result.worker_s * config.resources.num_gpus, 3),
+        "gpu_seconds": round(result.gpu_s, 3),
         "images_per_second": round(num_images / seconds, 2),
     }
 

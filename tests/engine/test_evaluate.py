@@ -17,14 +17,15 @@ from llb_ray import RunConfig
 from llb_ray.config import EvaluationConfig
 from llb_ray.data.manifest import LABELS
 from llb_ray.detectors.base import upsample
-from llb_ray.engine.evaluate import Metrics, Truth, detection_metrics, protocol, purification_metrics
+from llb_ray.engine.evaluate import Metrics, detection_metrics, protocol, purification_metrics
+from llb_ray.engine.truth import Truth
 from llb_ray.errors import DataError
 from llb_ray.metrics.image import image_metrics
 from llb_ray.metrics.pixel import pixel_metrics
 
 SIZE = 32
 PLAIN = EvaluationConfig(sigma_px=0)
-PIXEL = ("p_auroc", "p_ap", "aupro")
+PIXEL = ("p_auroc", "p_ap", "p_f1_max", "aupro")
 Floats = npt.NDArray[np.float32]
 
 
@@ -69,18 +70,21 @@ class Sheet:
         self.maps: list[Floats] = []
         self._rng = np.random.default_rng(0)
 
-    def add(self, label: int | None, mask: npt.NDArray[np.bool_] | None = None, split: str = "test") -> None:
+    def add(
+        self, label: int | None, mask: npt.NDArray[np.bool_] | None = None, split: str = "test", group: str = ""
+    ) -> None:
         name = f"i{len(self._rows)}"
         if mask is not None:
             Image.fromarray(mask.astype(np.uint8) * 255).save(self.root / f"{name}.png")
         path = None if mask is None else f"{name}.png"
-        self._rows.append({"image_id": name, "split": split, "label": label, "defect_type": None, "mask_path": path})
+        known = {"label": label, "defect_type": None, "mask_path": path, "group": group or name}
+        self._rows.append({"image_id": name, "split": split, **known})
         hot = np.zeros((SIZE, SIZE)) if mask is None else mask
         self.maps.append((self._rng.normal(size=(SIZE, SIZE)) + hot).astype(np.float32))
 
     @property
     def truth(self) -> Truth:
-        schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS])
+        schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
         return Truth(pa.Table.from_pylist(self._rows, schema), self.root, 10**6)
 
     def metrics(self, config: EvaluationConfig = PLAIN) -> Metrics:
@@ -124,6 +128,8 @@ def test_an_anomalous_image_without_a_usable_mask_is_left_out_of_the_pixels_alon
         "num_test": 6,
         "num_test_anomalous": 4,
         "num_left_out_of_pixel_metrics": 2,
+        "pixel_mode": "exact",
+        "pixel_error_bound": dict.fromkeys(PIXEL, 0),
         **{name: pytest.approx(value) for name, value in (image | pixel).items()},
     }
 
@@ -152,6 +158,7 @@ def test_unusable_masks_alone_give_none(sheet: Sheet) -> None:
     metrics = sheet.metrics()
     assert {name: metrics[name] for name in (*PIXEL, "i_auroc")} == dict.fromkeys((*PIXEL, "i_auroc"))
     assert metrics["num_left_out_of_pixel_metrics"] == 2
+    assert metrics["pixel_error_bound"] == dict.fromkeys(PIXEL)
 
 
 def test_without_labels_there_is_nothing(sheet: Sheet) -> None:
@@ -220,6 +227,18 @@ def test_the_gaussian_is_four_pixels_at_224_and_in_proportion_elsewhere() -> Non
 def test_the_protocol_names_the_settings_in_force() -> None:
     told = protocol(EvaluationConfig(fpr_limit=0.1), 112)
     assert (told["sigma_px"], told["fpr_limit"], told["size_px"]) == (2, 0.1, 112)
+    assert told.keys() >= {"mask", "map", "aupro", "pixel_mode", "object", "left_out"}
+
+
+def test_an_object_is_as_anomalous_as_its_most_anomalous_view(sheet: Sheet) -> None:
+    """Two views of three objects; the unlabelled view of the last, its hottest, is not looked at."""
+    views = [("a", 0, 1), ("b", 1, 3), ("c", 0, 2), ("a", 0, 0), ("b", 0, 9), ("c", 0, 1), ("c", None, 20)]
+    for group, label, heat in views:
+        sheet.add(label, group=group)
+        sheet.maps[-1][:] = heat
+    metrics = sheet.metrics()
+    assert metrics["s_auroc"] == 1  # b has 9 of a view that is normal
+    assert metrics["i_auroc"] == pytest.approx(4 / 5)
 
 
 def test_a_folder_without_labels_runs_and_measures_nothing(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.metrics.image import f1_max, image_metrics
+from llb_ray.metrics.image import f1_max, image_metrics, object_metrics
 
 UNDEFINED = {"i_auroc": None, "i_ap": None, "i_f1_max": None}
 # Few distinct scores, so that most examples hold ties within and across the classes.
@@ -87,3 +87,22 @@ def test_broken_scores_are_refused(broken, labels):
 def test_other_labels_are_refused():
     with pytest.raises(AssertionError, match="labels"):
         image_metrics(np.array([0.1, 0.2]), np.array([-1, 1]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from("abcd")), min_size=2, max_size=12))
+def test_an_objects_score_is_its_highest_and_one_anomaly_makes_it_one(images):
+    score_N, label_N, group_N = (list(column) for column in zip(*images, strict=True))
+    objects = {name: [(s, y) for s, y, g in images if g == name] for name in set(group_N)}
+    highest = {name: max(s for s, _ in views) for name, views in objects.items()}
+    normal = [highest[name] for name, views in objects.items() if not any(y for _, y in views)]
+    anomalous = [highest[name] for name, views in objects.items() if any(y for _, y in views)]
+    found = object_metrics(np.array(score_N, np.float32), np.array(label_N), group_N)
+    if len(objects) == len(images):
+        assert found == {}
+    else:
+        expected = pair_count(normal, anomalous) if normal and anomalous else None
+        assert found == {"s_auroc": pytest.approx(expected) if expected is not None else None}
+
+
+def test_no_image_is_no_object():
+    assert object_metrics(np.empty(0), np.empty(0, int), []) == {}

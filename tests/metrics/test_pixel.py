@@ -4,52 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import label
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from llb_ray.metrics.pixel import pixel_metrics, region_weights
-
-UNDEFINED = {"p_auroc": None, "p_ap": None, "aupro": None}
-limits = st.sampled_from([0.01, 0.05, 0.3, 0.5, 1.0])
-
-
-@st.composite
-def cases(draw):
-    """Small maps with few distinct scores (ties) and masks of any density, holding both kinds of pixel."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = (draw(st.integers(1, 4)), draw(st.integers(2, 9)), draw(st.integers(1, 9)))
-    map_NHW = rng.integers(0, draw(st.sampled_from([1, 2, 5, 40, 10**6])), shape).astype(np.float32)
-    mask_NHW = rng.random(shape) < draw(st.floats(0.05, 0.95))
-    mask_NHW[0, :2, 0] = True, False
-    return map_NHW, mask_NHW
-
-
-def regions_of(mask_NHW):
-    """One (image, boolean HW) per 8-connected region, labelled image by image."""
-    for image, mask_HW in enumerate(mask_NHW):
-        region_HW, count = label(mask_HW, structure=np.ones((3, 3)))
-        yield from ((image, region_HW == number) for number in range(1, count + 1))
-
-
-def brute_force_aupro(map_NHW, mask_NHW, limit):
-    """AUPRO by its definition: threshold by threshold, region by region, trapezoid by trapezoid."""
-    regions, area, fpr0, pro0 = list(regions_of(mask_NHW)), 0.0, 0.0, 0.0
-    for threshold in np.unique(map_NHW)[::-1]:
-        passed_NHW = map_NHW >= threshold
-        fpr = passed_NHW[~mask_NHW].mean()
-        pro = np.mean([passed_NHW[image][region].mean() for image, region in regions])
-        if fpr > limit:
-            pro_at_limit = pro0 + (pro - pro0) * (limit - fpr0) / (fpr - fpr0)
-            return (area + (limit - fpr0) * (pro0 + pro_at_limit) / 2) / limit
-        area, fpr0, pro0 = area + (fpr - fpr0) * (pro0 + pro) / 2, fpr, pro
-    return area / limit
-
-
-def one_square():
-    """A mask of one 3x3 region in the first of two images."""
-    mask_NHW = np.zeros((2, 8, 8), dtype=bool)
-    mask_NHW[0, 2:5, 2:5] = True
-    return mask_NHW
+from tests.pixels import UNDEFINED, brute_force_aupro, cases, limits, one_square, scikit_f1_max
 
 
 @settings(max_examples=300, deadline=None)
@@ -59,11 +17,12 @@ def test_aupro_equals_brute_force(case, limit):
 
 
 @given(cases())
-def test_auroc_and_ap_equal_scikit_learn(case):
+def test_auroc_ap_and_f1_equal_scikit_learn(case):
     map_P, mask_P = case[0].ravel(), case[1].ravel()
     metrics = pixel_metrics(*case)
     assert metrics["p_auroc"] == pytest.approx(roc_auc_score(mask_P, map_P), abs=1e-9)
     assert metrics["p_ap"] == pytest.approx(average_precision_score(mask_P, map_P), abs=1e-9)
+    assert metrics["p_f1_max"] == pytest.approx(scikit_f1_max(*case), abs=1e-9)
 
 
 @given(cases())
@@ -99,20 +58,24 @@ def test_the_order_of_images_does_not_matter(case, random):
 
 def test_perfect_maps_give_one():
     mask_NHW = one_square()
-    assert pixel_metrics(mask_NHW.astype(np.float32), mask_NHW) == {"p_auroc": 1.0, "p_ap": 1.0, "aupro": 1.0}
+    assert pixel_metrics(mask_NHW.astype(np.float32), mask_NHW) == dict.fromkeys(UNDEFINED, 1.0)
 
 
 def test_inverted_maps_give_nothing():
     mask_NHW = one_square()
     metrics = pixel_metrics(1 - mask_NHW.astype(np.float32), mask_NHW)
-    assert metrics == pytest.approx({"p_auroc": 0.0, "p_ap": mask_NHW.mean(), "aupro": 0.0})
+    share = mask_NHW.mean()  # the best that can be done is to call everything defective
+    f1 = 2 * share / (1 + share)
+    assert metrics == pytest.approx({"p_auroc": 0.0, "p_ap": share, "p_f1_max": f1, "aupro": 0.0})
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 def test_constant_maps_follow_the_diagonal(limit):
     mask_NHW = one_square()
     metrics = pixel_metrics(np.full(mask_NHW.shape, 0.7, dtype=np.float32), mask_NHW, limit)
-    assert metrics == pytest.approx({"p_auroc": 0.5, "p_ap": mask_NHW.mean(), "aupro": limit / 2})
+    share = mask_NHW.mean()
+    f1 = 2 * share / (1 + share)
+    assert metrics == pytest.approx({"p_auroc": 0.5, "p_ap": share, "p_f1_max": f1, "aupro": limit / 2})
 
 
 def test_a_region_counts_once_whatever_its_size():

@@ -70,6 +70,19 @@ def test_images_left_out_of_the_pixel_metrics_are_counted() -> None:
     assert rows["left out of pixel metrics"].startswith("3 anomalous test images")
 
 
+def test_object_and_pixel_metrics_are_shown_where_there_are_any() -> None:
+    shown = _closing({**METRICS, "s_auroc": 0.75, "p_f1_max": 0.5})
+    assert (_rows(shown)["S-AUROC"], _rows(shown)["P-F1-max"]) == ("0.750", "0.500")
+    assert "S-AUROC" not in _rows(_closing(METRICS))
+
+
+def test_counted_pixel_metrics_say_how_far_they_may_be_off() -> None:
+    bounds = {"p_auroc": 1.4e-6, "aupro": 2e-5, "p_ap": None}
+    rows = _rows(_closing({**METRICS, "pixel_mode": "streaming", "pixel_error_bound": bounds}))
+    assert rows["pixels counted"] == "pixel metrics are exact within 2e-05"
+    assert "pixels counted" not in _rows(_closing({**METRICS, "pixel_mode": "exact", "pixel_error_bound": bounds}))
+
+
 def test_stages_say_how_long_they_took_or_that_they_were_found() -> None:
     text = _closing(METRICS)
     assert any("features" in line and "1.2" in line for line in text.splitlines())

@@ -1,0 +1,68 @@
+"""What is known about a run's images: labels, objects and masks.  Only `evaluate` and the oracle ask."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.artifacts import digest
+from llb_ray.data.manifest import TEST, path_from_text
+from llb_ray.disk import file_digest
+from llb_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class KnownImage:
+    """A labelled test image, and where its mask is, if it has one."""
+
+    image_id: str
+    anomalous: bool
+    mask: Path | None
+    mask_digest: str | None  # of the file's bytes
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels and masks; `table` has the LABELS columns beside image_id, split and group."""
+
+    table: pa.Table
+    root: Path
+    max_pixels: int
+
+    def known(self, split: str) -> dict[str, int]:
+        """image_id -> label of the labelled images of a split."""
+        return self._column(split, "label", pc.field("label").is_valid())
+
+    def groups(self, split: str) -> dict[str, str]:
+        """image_id -> the photographed object, of the images of a split."""
+        return self._column(split, "group", pc.scalar(True))
+
+    def masks(self, split: str) -> dict[str, Path]:
+        """image_id -> mask file of the images of a split that have one."""
+        paths = self._column(split, "mask_path", pc.field("mask_path").is_valid())
+        return {image_id: self.root / path_from_text(path) for image_id, path in paths.items()}
+
+    def masks_digest(self) -> str:
+        """What the masks of the test split show, whatever their names; raises DataError for one that is gone."""
+        return digest(self._mask_digests)
+
+    def known_images(self) -> Iterator[KnownImage]:
+        """The labelled test images; raises DataError for a mask that is gone."""
+        masks = self.masks(TEST)
+        for image_id, label in self.known(TEST).items():
+            yield KnownImage(image_id, bool(label), masks.get(image_id), self._mask_digests.get(image_id))
+
+    @cached_property
+    def _mask_digests(self) -> dict[str, str]:
+        try:
+            return {image_id: file_digest(path) for image_id, path in self.masks(TEST).items()}
+        except OSError as error:
+            raise DataError(f"{error.filename}: the mask cannot be read ({error.strerror}); put it back") from error
+
+    def _column(self, split: str, name: str, condition: pc.Expression) -> dict[str, Any]:
+        rows = self.table.filter((pc.field("split") == split) & condition)
+        return dict(zip(rows["image_id"].to_pylist(), rows[name].to_pylist(), strict=True))
