@@ -64,6 +64,7 @@ def _panel(axes: Axes, made: Sequence[Robustness]) -> None:
             colour = _COLOURS[number % len(_COLOURS)]
             axes.plot(alpha, middle, _STYLES[number % len(_STYLES)], color=colour, label=name, markersize=5)
             axes.fill_between(alpha, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(sorted({line.alpha for line in made}))
     axes.set_xlabel("alpha, anomalous share of the training objects")
     axes.set_ylabel("I-AUROC")
     axes.grid(alpha=0.3)
@@ -88,7 +89,7 @@ def _interval(figure: Interval | None) -> str:
     if figure is None:
         return "-"
     middle, low, high = (f"{100 * value:.1f}" for value in figure)
-    return f"{middle} [{low}, {high}]"
+    return middle if low == high else f"{middle} [{low}, {high}]"
 
 
 def _percent(share: float | None) -> str:

@@ -14,6 +14,8 @@ from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
 from llb_ray.scans.results import failures, job_of
 from llb_ray.scans.table import lines
 
+_GAP, _NAME = 2, 16  # characters between two columns, and of a name before it is folded
+
 
 def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool = False) -> None:
     """The table on the terminal and beside the results, the published rows apart from it, and what failed and why."""
@@ -43,13 +45,30 @@ def failed_lines(rows: pa.Table) -> Iterator[str]:
 def print_table(
     console: Console, title: str, header: Sequence[str], body: Sequence[Sequence[str]], num_names: int
 ) -> None:
-    """A table on the terminal; all columns but the first `num_names` are figures."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number < num_names else "right", overflow="fold")
+    """A table on the terminal, as many of its columns as fit; all but the first `num_names` are figures."""
+    shown = _fitting(header, body, num_names, console.width)
+    say(console, [title])  # not the table's own, which would be folded to its width
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header[:shown]):
+        least = None if number < num_names else max([len(row[number]) for row in body], default=0)
+        table.add_column(name, justify="right" if least is not None else "left", overflow="fold", min_width=least)
     for row in body:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, row[:shown]))
     console.print(table)
+    if shown < len(header):
+        say(console, [f"further columns are in the files: {', '.join(header[shown:])}"])
+
+
+def _fitting(header: Sequence[str], body: Sequence[Sequence[str]], num_names: int, width: int) -> int:
+    """How many columns fit in `width` characters with no figure folded; names may be, to a width of `_NAME`."""
+    taken = 0
+    for number, column in enumerate(zip(header, *body, strict=True)):
+        words = [word for text in column[:1] for word in text.split()] + list(column[1:])
+        wide = max(map(len, words))
+        taken += _GAP + (min(wide, _NAME) if number < num_names else wide)
+        if taken > width and number > num_names:
+            return number
+    return len(header)
 
 
 def say(console: Console, told: Iterable[str]) -> None:

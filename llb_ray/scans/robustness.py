@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.scans.results import DONE
+from llb_ray.scans.table import filter_place
 from llb_ray.seeding import stream
 
 LEAST_GAP = 0.005  # of AUROC between no filter and the oracle
@@ -53,7 +54,9 @@ def robustness(rows: pa.Table) -> list[Robustness]:
     for row in sorted(done, key=lambda row: (row["category"], row["alpha"])):
         cells.setdefault((row["category"], row["alpha"]), {}).setdefault(row["filter"], {})[row["seed"]] = row
     return [
-        _line(category, alpha, name, by_filter) for (category, alpha), by_filter in cells.items() for name in by_filter
+        _line(category, alpha, name, by_filter)
+        for (category, alpha), by_filter in cells.items()
+        for name in sorted(by_filter, key=filter_place)
     ]
 
 

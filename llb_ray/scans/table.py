@@ -16,17 +16,17 @@ import pyarrow.compute as pc
 from llb_ray.scans.results import COSTS, DONE
 
 MEAN = "mean"
-_PERCENT = {
+_PERCENT = {  # by what people ask first: a narrow terminal shows as many as fit
     "i_auroc": "I-AUROC",
     "s_auroc": "S-AUROC",
-    "p_auroc": "P-AUROC",
     "aupro": "AUPRO",
+    "p_auroc": "P-AUROC",
+    "residual_contamination": "residual contamination",
+    "normals_lost": "normals lost",
     "i_ap": "I-AP",
     "i_f1_max": "I-F1-max",
     "p_ap": "P-AP",
     "p_f1_max": "P-F1-max",
-    "residual_contamination": "residual contamination",
-    "normals_lost": "normals lost",
 }
 _PLAIN = {
     "seconds": "seconds",
@@ -81,9 +81,13 @@ def _block(row: dict[str, Any]) -> tuple[float | None, str]:
 
 
 def _place(block: tuple[float | None, str]) -> tuple[float, int, str]:
-    """Low alphas first, and the filters from the worst to the best that one may hope for."""
     alpha, name = block
-    return -1.0 if alpha is None else alpha, _FILTERS.get(name, len(_FILTERS) // 2), name
+    return -1.0 if alpha is None else alpha, *filter_place(name)
+
+
+def filter_place(name: str) -> tuple[int, str]:
+    """Where a filter stands in a table: from no filter to the best that one may hope for."""
+    return _FILTERS.get(name, 2), name
 
 
 def _block_lines(alpha: float | None, name: str, rows: Sequence[dict[str, Any]]) -> Iterator[Line]:
