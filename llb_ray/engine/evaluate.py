@@ -30,7 +30,7 @@ from llb_ray.metrics.counts import MAX_BINS
 from llb_ray.metrics.image import image_metrics, object_metrics
 from llb_ray.metrics.pixel import pixel_metrics
 
-EXACT_PIXELS = 2**25  # of all labelled test images; the exact metrics take 20 bytes of each
+EXACT_PIXELS = 2**25  # of all labelled test images; exact metrics take some 15 bytes of each
 Metrics = dict[str, Any]
 _PROTOCOL = {
     "mask": "pixel > 0 is defective; binarised, then nearest-neighbour resize to the detector's input size",

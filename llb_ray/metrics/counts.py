@@ -6,7 +6,9 @@ B bins of a page, T occupied bins from the highest score down.
 A float32 becomes an integer of the same order (its bits, but for the sign), its *key*.  Keys that share their upper
 half share a page: an interval of scores whose width is 1/128 of a power of two.  Only pages that hold a score have
 bins, and all pages have equally many: as many as fit `MAX_BINS` in all.  While there are few pages a bin is one single
-score and nothing is lost; scores in eight powers of two, which is much, have bins of 1/65,536 of theirs.
+score and nothing is lost; scores in eight powers of two, which is much, have bins of 1/65,536 of theirs.  Only scores
+that crowd into less than a bin while others are spread over dozens of powers of two are told apart badly, and
+`PixelCounts.error_bounds` says so.
 
 Neither the order of the images nor how they were split over workers can change anything.  The pages of a part are
 among those of the whole, so its bins are never coarser; coarser bins are sums of finer ones; and all counts are
