@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
@@ -22,13 +23,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from llb_ray.config import DataConfig
+from llb_ray.data.bands import may_hold_bands, read_bands
 from llb_ray.data.images import UnreadableImage, content_id, read_rgb
 from llb_ray.data.manifest import MANIFEST, QUARANTINE, TEST, TRAIN, Manifest, path_text
 from llb_ray.errors import ConfigError, DataError
 
 PathT = TypeVar("PathT", bound=PurePath)
 GOOD, MASKS = "good", "ground_truth"
-_THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
+THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def read_folder(root: Path, config: DataConfig, progress: Callable[[int, int], N
     """
     root = Path(os.path.abspath(root))
     pattern = _compiled(config.group_pattern)
-    found = examine(root, config.max_pixels, progress)
+    found = examine(root, config, progress)
     files = _without_copies(found)
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
@@ -62,14 +64,14 @@ def read_folder(root: Path, config: DataConfig, progress: Callable[[int, int], N
     return manifest
 
 
-def examine(root: Path, max_pixels: int, progress: Callable[[int, int], None] | None = None) -> list[File]:
+def examine(root: Path, config: DataConfig, progress: Callable[[int, int], None] | None = None) -> list[File]:
     """Every input below `root`, train before test, then by path, each with its image_id or its problem.
 
     Raises DataError if the layout is not usable.
     """
     found, examined = _listing(root), list[File]()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for file in pool.map(partial(_examine, root, max_pixels), found):
+    with ThreadPoolExecutor(THREADS) as pool:
+        for file in pool.map(partial(_examine, root, config), found):
             examined.append(file)
             if progress is not None:
                 progress(len(examined), len(found))
@@ -154,14 +156,26 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _examine(root: Path, max_pixels: int, file: File) -> File:
+def _examine(root: Path, config: DataConfig, file: File) -> File:
     if file.problem is not None:
         return file
+    path = root / file.path
     try:
-        read_rgb(root / file.path, None, max_pixels)
-        return replace(file, image_id=content_id(root / file.path))
+        if config.bands is None:
+            read_rgb(path, None, config.max_pixels)
+        else:
+            read_bands(path, config.bands, config.max_pixels)
+        return replace(file, image_id=content_id(path))
     except UnreadableImage as error:
-        return replace(file, problem=error.reason)
+        return replace(file, problem=error.reason + (_hint(path) if config.bands is None else ""))
+
+
+def _hint(path: Path) -> str:
+    """What would make an image of a file that is no photograph."""
+    with suppress(UnreadableImage):
+        if may_hold_bands(path):
+            return "; if it is an image of several bands, set data.bands to their number"
+    return ""
 
 
 def _without_copies(files: Sequence[File]) -> list[File]:
