@@ -149,7 +149,7 @@ def read_manifest(
         names = ", ".join(listing.categories)
         raise DataError(f"{path}: lists {len(listing.categories)} categories and a run is one; name it ({names})")
     chosen = listing if category is None else listing.of_category(category)
-    return identified(chosen, settings.max_pixels, progress)
+    return identified(chosen, settings, progress)
 
 
 def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0) -> list[Path]:

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.config import RunConfig, known_keys, load, parse
+from llb_ray.config import RunConfig, known_keys, load, load_scan, parse
 from llb_ray.errors import ConfigError
 from llb_ray.search.space import read_space
 
@@ -29,7 +29,8 @@ def test_a_resolved_configuration_survives_yaml(seed: int, count: int, keep: flo
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path: Path) -> None:
-    assert isinstance(load(path), RunConfig)
+    config = load_scan(path) if "\nscan:" in path.read_text() else load(path)
+    assert isinstance(config, RunConfig)
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)

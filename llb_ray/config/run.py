@@ -20,6 +20,10 @@ class DataConfig(Settings):
         None, description="regular expression searched in the relative path; its first group names the object"
     )
     max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
+    bands: Annotated[PositiveInt, Field(le=4096)] | None = Field(
+        None,
+        description="images are arrays (.npy, .npz) or TIFFs of this many bands or pages; default: photographs, as RGB",
+    )
 
     def refuse_beside_manifest(self) -> None:
         """Raise ConfigError for a setting that a manifest file decides."""
@@ -245,6 +249,15 @@ class RunConfig(Settings):
             )
         if buffer < self.detector.batch_size:
             raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _detector_takes_bands(self) -> "RunConfig":
+        if self.data.bands is not None and not isinstance(self.detector, AutoencoderConfig):
+            raise ValueError(
+                f"data.bands={self.data.bands}: the backbone of detector {self.detector.name} knows RGB photographs "
+                "alone; choose detector.name=autoencoder, or leave data.bands out"
+            )
         return self
 
     @model_validator(mode="after")

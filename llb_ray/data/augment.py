@@ -18,6 +18,6 @@ _TRANSFORMS: dict[Augmentation, Callable[[Image], Image]] = {
 }
 
 
-def augmented(image_HW3: Image, kind: Augmentation | None) -> Image:
+def augmented(image_HWC: Image, kind: Augmentation | None) -> Image:
     """The square image mirrored or turned; itself for None."""
-    return image_HW3 if kind is None else _TRANSFORMS[kind](image_HW3)
+    return image_HWC if kind is None else _TRANSFORMS[kind](image_HWC)

@@ -3,19 +3,22 @@
 import os
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from llb_ray.config import DataConfig
+from llb_ray.data.bands import may_hold_bands, read_bands
 from llb_ray.data.images import UnreadableImage, content_id, read_rgb
 from llb_ray.data.manifest import QUARANTINE, TEST, path_text
 from llb_ray.data.remembered import Known, Remembered, Sight
 
 GOOD = "good"
 Progress = Callable[[int, int], None]  # is told (done, total) files
-_THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
+THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class File:
         return None if self.kind == GOOD else self.kind
 
 
-def examined(root: Path, files: Sequence[File], max_pixels: int, progress: Progress | None = None) -> list[File]:
+def examined(root: Path, files: Sequence[File], config: DataConfig, progress: Progress | None = None) -> list[File]:
     """The same files, each with its image_id or its problem: decoded once as a proof, unless remembered as good."""
     done = list[File]()
-    with Remembered.opened() as memory, ThreadPoolExecutor(_THREADS) as pool:
-        for file in pool.map(partial(_examined, root, max_pixels, memory), files):
+    with Remembered.opened() as memory, ThreadPoolExecutor(THREADS) as pool:
+        for file in pool.map(partial(_examined, root, config, memory), files):
             done.append(file)
             if progress is not None:
                 progress(len(done), len(files))
@@ -81,17 +84,19 @@ def first_problem(files: Sequence[File]) -> str:
     return next(problems, "")
 
 
-def _examined(root: Path, max_pixels: int, memory: Remembered, file: File) -> File:
+def _examined(root: Path, config: DataConfig, memory: Remembered, file: File) -> File:
     if file.problem is not None:
         return file
+    path = root / file.path
     try:
-        return replace(file, image_id=_proved(root / file.path, max_pixels, memory))
+        image_id = _proved(path, config.max_pixels, memory) if config.bands is None else _proved_bands(path, config)
+        return replace(file, image_id=image_id)
     except UnreadableImage as error:
-        return replace(file, problem=error.reason)
+        return replace(file, problem=error.reason + (_hint(path) if config.bands is None else ""))
 
 
 def _proved(path: Path, max_pixels: int, memory: Remembered) -> str:
-    """The image_id of a readable image; raises UnreadableImage for anything else."""
+    """The image_id of a readable photograph; raises UnreadableImage for anything else."""
     sight = Sight.of(path)
     known = None if sight is None else memory.find(sight)
     if known is not None and known.num_pixels <= max_pixels:
@@ -101,6 +106,21 @@ def _proved(path: Path, max_pixels: int, memory: Remembered) -> str:
     if sight is not None:
         memory.learn(sight, Known(image_id, height * width))
     return image_id
+
+
+def _proved_bands(path: Path, config: DataConfig) -> str:
+    """The same of an image of bands, which nobody remembers: what it is depends on their number."""
+    assert config.bands is not None, "asked for only where there are bands"
+    read_bands(path, config.bands, config.max_pixels)
+    return content_id(path)
+
+
+def _hint(path: Path) -> str:
+    """What would make an image of a file that is no photograph."""
+    with suppress(UnreadableImage):
+        if may_hold_bands(path):
+            return "; if it is an image of several bands, set data.bands to their number"
+    return ""
 
 
 def _one_of(file: File, kept: File, kinds: Set[str | None]) -> File:

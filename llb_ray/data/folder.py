@@ -31,7 +31,7 @@ def read_folder(root: Path, config: DataConfig, progress: Progress | None = None
     """
     root = Path(os.path.abspath(root))
     grouping = Grouping.of(config.group_pattern, "data.group_pattern")
-    found = examine(root, config.max_pixels, progress)
+    found = examine(root, config, progress)
     files = without_copies(found)
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
@@ -43,12 +43,12 @@ def read_folder(root: Path, config: DataConfig, progress: Progress | None = None
     return manifest
 
 
-def examine(root: Path, max_pixels: int, progress: Progress | None = None) -> list[File]:
+def examine(root: Path, config: DataConfig, progress: Progress | None = None) -> list[File]:
     """Every input below `root`, train before test, then by path, each with its image_id or its problem.
 
     Raises DataError if the layout is not usable.
     """
-    return examined(root, listed(root), max_pixels, progress)
+    return examined(root, listed(root), config, progress)
 
 
 def _require_training_images(root: Path, files: Sequence[File]) -> None:

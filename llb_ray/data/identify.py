@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from llb_ray.config import DataConfig
 from llb_ray.data.files import GOOD, File, Progress, examined, first_problem, quarantined, without_copies
 from llb_ray.data.listing import Listing
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_from_text
@@ -14,7 +15,7 @@ from llb_ray.errors import DataError
 _ANOMALOUS = "anomalous"  # the kind of an anomaly that nobody gave a name
 
 
-def identified(listing: Listing, max_pixels: int, progress: Progress | None = None) -> Manifest:
+def identified(listing: Listing, config: DataConfig, progress: Progress | None = None) -> Manifest:
     """The manifest of the listed images: each is hashed, and decoded once as a proof, unless remembered as good.
 
     What cannot be read, is missing, repeats the bytes of another image or is not the image that the listing knows by
@@ -23,7 +24,7 @@ def identified(listing: Listing, max_pixels: int, progress: Progress | None = No
     readable.
     """
     listed = {path_from_text(row["path"]): row for row in listing.table.to_pylist()}
-    found = examined(listing.root, [_file(path, row) for path, row in listed.items()], max_pixels, progress)
+    found = examined(listing.root, [_file(path, row) for path, row in listed.items()], config, progress)
     files = without_copies([_as_listed(file, listed[file.path]["image_id"]) for file in found])
     if not any(file.problem is None and file.split == TRAIN for file in files):
         num_train = sum(file.split == TRAIN for file in files)

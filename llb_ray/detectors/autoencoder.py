@@ -6,7 +6,8 @@ cell is measured against the errors that training images had in that cell (as Pa
 2011.08785), so that edges, always hard to redraw, are not called defects.  The price: a fault that recurs in the
 training images widens the spread it is measured by, which is one way that contamination hurts.
 
-Shapes as in `base`; pixels are 0..255 outside the network and unit-free, centred and scaled, inside it.
+Shapes as in `base`, C being 3 (RGB) or the number of bands; pixels are 0..255 outside the network and unit-free,
+centred and scaled, inside it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ from llb_ray.detectors.training import GradientDetector, moments
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 LAST_RATE_SHARE = 0.05  # of the learning rate, reached along a cosine: the last steps settle, they do not wander
 GREY_LEVEL = 1.0  # least scale, so that identical training images do not divide by zero
+PASS_CHANNELS = 64 * 48  # of all images at a time in a pass that only measures: 200 bands take memory
 LEAST_SPREAD = 1e-4  # of a cell's error, in squared units of the scale; ordinary spreads are hundreds of times that
 
 
@@ -42,9 +44,9 @@ class Pixels:
         """The size alone: there are no weights."""
         return {"encoder": "pixels", "image_size_px": self.image_size_px}
 
-    def encode(self, image_B3HW: torch.Tensor) -> Layers:
-        """One layer [B, 3, H, W], the image itself as float32 from 0 to 255."""
-        return (image_B3HW.to(self._device).float(),)
+    def encode(self, image_BCHW: torch.Tensor) -> Layers:
+        """One layer [B, C, H, W], the image itself as float32 from 0 to 255."""
+        return (image_BCHW.to(self._device).float(),)
 
 
 class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
@@ -61,10 +63,10 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
     def _network_for(self, layers: Layers) -> "_Network":
-        return _Network(self._config)
+        return _Network(self._config, num_channels=layers[0].shape[1])
 
     def _network_of(self, state: Mapping[str, torch.Tensor]) -> "_Network":
-        return _Network(self._config)
+        return _Network(self._config, num_channels=len(state["mean_3HW"]))
 
     def _optimizer(self, network: "_Network", batch_size: int) -> Optimizer:
         return torch.optim.Adam(network.parameters(), lr=self._config.learning_rate)
@@ -79,10 +81,13 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
         return network.loss(*layers)
 
     def _measure_before(self, network: "_Network", source: Source) -> None:
-        network.measure_pixels(image for (image,) in self._passes(source))
+        network.measure_pixels(image for (image,) in self._passes(network, source))
 
     def _measure_after(self, network: "_Network", source: Source) -> None:
-        network.measure_errors(image for (image,) in self._passes(source))
+        network.measure_errors(image for (image,) in self._passes(network, source))
+
+    def _pass_size(self, network: "_Network") -> int:
+        return max(1, min(self.pass_size, PASS_CHANNELS // len(network.mean_3HW)))
 
     def _ready(self, layers: Layers) -> Layers:
         return tuple(layer.to(self._device, memory_format=torch.channels_last) for layer in layers)
@@ -91,30 +96,30 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
 class _Network(nn.Module):
     """Encoder and decoder around a vector, and what was measured on the training images."""
 
-    mean_3HW: torch.Tensor
+    mean_3HW: torch.Tensor  # [C, H, W]: its name is part of the files of runs that knew RGB alone
     scale: torch.Tensor
     usual_HW: torch.Tensor
     spread_HW: torch.Tensor
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, num_channels: int) -> None:
         super().__init__()
         size, cells = config.image_size_px, config.image_size_px // 2
-        self.redraw = _layers(config.channels, config.latent_dim, size // 8)
-        self.register_buffer("mean_3HW", torch.zeros(3, size, size))
+        self.redraw = _layers(num_channels, config.channels, config.latent_dim, size // 8)
+        self.register_buffer("mean_3HW", torch.zeros(num_channels, size, size))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("usual_HW", torch.zeros(cells, cells))
         self.register_buffer("spread_HW", torch.ones(cells, cells))
 
-    def loss(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+    def loss(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Mean squared error of each image [B], in units of the scale."""
-        return self._squared_error(image_B3HW).mean(dim=(1, 2, 3))
+        return self._squared_error(image_BCHW).mean(dim=(1, 2, 3))
 
     @torch.no_grad()
     def measure_pixels(self, batches: Iterable[torch.Tensor]) -> None:
         """Learn the mean image, and one scale for all pixels (each its own would drown defects in quiet places)."""
-        mean_3HW, variance_3HW = moments(batches)
-        self.mean_3HW.copy_(mean_3HW)
-        self.scale.copy_(variance_3HW.mean().sqrt().clamp(min=GREY_LEVEL))
+        mean_CHW, variance_CHW = moments(batches)
+        self.mean_3HW.copy_(mean_CHW)
+        self.scale.copy_(variance_CHW.mean().sqrt().clamp(min=GREY_LEVEL))
 
     @torch.no_grad()
     def measure_errors(self, batches: Iterable[torch.Tensor]) -> None:
@@ -123,32 +128,32 @@ class _Network(nn.Module):
         self.usual_HW.copy_(_blurred(mean_HW))
         self.spread_HW.copy_(_blurred(variance_HW).sqrt().clamp(min=LEAST_SPREAD))
 
-    def abnormality(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+    def abnormality(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Each cell's error [B, H/2, W/2], in standard deviations above what is usual there."""
-        return (self._error_map(image_B3HW) - self.usual_HW) / self.spread_HW
+        return (self._error_map(image_BCHW) - self.usual_HW) / self.spread_HW
 
-    def _squared_error(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        centred_B3HW = (image_B3HW - self.mean_3HW) / self.scale
-        redrawn_B3HW: torch.Tensor = self.redraw(centred_B3HW)
-        return (redrawn_B3HW - centred_B3HW).square()
+    def _squared_error(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        centred_BCHW = (image_BCHW - self.mean_3HW) / self.scale
+        redrawn_BCHW: torch.Tensor = self.redraw(centred_BCHW)
+        return (redrawn_BCHW - centred_BCHW).square()
 
-    def _error_map(self, image_B3HW: torch.Tensor) -> torch.Tensor:
-        error_B1HW = self._squared_error(image_B3HW).mean(dim=1, keepdim=True)
+    def _error_map(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        error_B1HW = self._squared_error(image_BCHW).mean(dim=1, keepdim=True)
         pooled = functional.avg_pool2d(error_B1HW, kernel_size=4, stride=2, padding=1, count_include_pad=False)
         return pooled[:, 0]
 
 
-def _layers(channels: int, latent_dim: int, side: int) -> nn.Sequential:
+def _layers(num_channels: int, channels: int, latent_dim: int, side: int) -> nn.Sequential:
     """Patches of 4 px, then of 8, then one vector, and back; unshuffling is far quicker on a CPU than strides."""
     return nn.Sequential(
-        *(nn.PixelUnshuffle(4), nn.Conv2d(48, channels, 1), nn.LeakyReLU(0.1)),
+        *(nn.PixelUnshuffle(4), nn.Conv2d(16 * num_channels, channels, 1), nn.LeakyReLU(0.1)),
         *(nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 2 * channels, 1), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(2 * channels, channels, 3, padding=1), nn.LeakyReLU(0.1)),
         *(nn.Flatten(), nn.Linear(channels * side * side, latent_dim)),
         *(nn.Linear(latent_dim, channels * side * side), nn.LeakyReLU(0.1), nn.Unflatten(1, (channels, side, side))),
         *(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(2 * channels, 4 * channels, 1), nn.PixelShuffle(2), nn.LeakyReLU(0.1)),
-        *(nn.Conv2d(channels, 48, 1), nn.PixelShuffle(4)),
+        *(nn.Conv2d(channels, 16 * num_channels, 1), nn.PixelShuffle(4)),
     )
 
 

@@ -62,8 +62,9 @@ class Encoder(Protocol):
     def fingerprint(self) -> Mapping[str, Any]:
         """What its output depends on, JSON-ready: settings and the digest of the weights."""
 
-    def encode(self, image_B3HW: torch.Tensor) -> Layers:
-        """Layers for uint8 RGB images; the same image gives the same layers in any batch, within float noise."""
+    def encode(self, image_BCHW: torch.Tensor) -> Layers:
+        """Layers for uint8 images, of RGB unless it takes any bands; the same image gives the same layers in any
+        batch, within float noise."""
 
 
 class Source(Protocol):

@@ -74,7 +74,7 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
 
     def _measure_before(self, network: "Network", source: Source) -> None:
         if self._config.standardize:
-            network.measure(partial(self._passes, source))
+            network.measure(partial(self._passes, network, source))
 
     def _percentile(self, step: int) -> float:
         """Below which a point counts as easy at this step: it rises linearly, for at first all points are hard."""

@@ -35,7 +35,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
     """A `Detector` but for `score`: a subclass says what network learns, down which loss, and what is measured."""
 
     name: ClassVar[str]  # of its random streams
-    pass_size: ClassVar[int]  # images at a time in the passes that only measure; it bounds memory
+    pass_size: ClassVar[int]  # images at most at a time in the passes that only measure; it bounds memory
 
     def __init__(
         self, config: Config, steps: int, device: torch.device, importance: ImportanceConfig | None = None
@@ -123,9 +123,13 @@ class GradientDetector(ABC, Generic[Config, Net]):
     def _ready(self, layers: Layers) -> Layers:
         return tuple(layer.to(self._device) for layer in layers)
 
-    def _passes(self, source: Source) -> Iterator[Layers]:
+    def _pass_size(self, network: Net) -> int:
+        """Images at a time in the passes that only measure."""
+        return self.pass_size
+
+    def _passes(self, network: Net, source: Source) -> Iterator[Layers]:
         """All rows of the source once, a few at a time."""
-        return (self._ready(source.batch(rows)) for rows in row_batches(len(source), self.pass_size))
+        return (self._ready(source.batch(rows)) for rows in row_batches(len(source), self._pass_size(network)))
 
     @property
     def _network(self) -> Net:
@@ -167,7 +171,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
         """The log of a weighted loss: an image's own row says how it ends, its augmented copies do not."""
         if descent.weights is None:
             return None
-        batches = row_batches(len(source.image_ids), self.pass_size)
+        batches = row_batches(len(source.image_ids), self._pass_size(descent.network))
         losses = [self._plain_losses(descent.network, self._ready(source.batch(rows))) for rows in batches]
         return descent.weights.log(torch.cat(losses).cpu().numpy())
 

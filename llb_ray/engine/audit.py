@@ -18,6 +18,7 @@ from llb_ray.artifacts import Artifact
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
 from llb_ray.disk import file_digest
+from llb_ray.engine.bands import scale_recipe
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
@@ -82,6 +83,18 @@ def _config_is_the_runs(run: FinishedRun) -> str:
         if dict(artifact.settings) != dict(settings):
             raise AuditError(f"config.yaml is not what the run was made with: stage {stage!r} had other settings")
     return f"{len(expected)} stages were made with the settings in config.yaml"
+
+
+def _bands_scaled_by_training_images(run: FinishedRun) -> str:
+    bands, scale = run.config.data.bands, run.made.bands
+    if bands is None and scale is None:
+        return "no scale of bands (the images are photographs)"
+    if bands is None or scale is None:
+        raise AuditError(f"config.yaml is not what the run was made with: data.bands is {bands} there")
+    expected = scale_recipe(bands, run.train["image_id"].to_pylist())
+    if (dict(scale.settings), dict(scale.inputs)) != (dict(expected.settings), dict(expected.inputs)):
+        raise AuditError(f"{scale.where}: not the scale of {bands} bands over the manifest's training images")
+    return f"{bands} bands are on the scale of the training images and no others"
 
 
 def _shares_disjoint(run: FinishedRun) -> str:
@@ -172,6 +185,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _images_unchanged,
     _conserved,
     _config_is_the_runs,
+    _bands_scaled_by_training_images,
     _shares_disjoint,
     _trained_on_shares,
     _scored_by_whom_it_says,

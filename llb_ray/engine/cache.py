@@ -26,6 +26,11 @@ class Features:
     cached: list[Artifact]  # empty where they are encoded anew whenever they are read
     access: Access
 
+    @property
+    def encoder(self) -> str:
+        """Digest of all that they depend on besides the images."""
+        return self.shards[0].encoder
+
 
 @dataclass
 class EncoderPasses:
@@ -36,10 +41,10 @@ class EncoderPasses:
     cached_bytes: int = 0
 
 
-def trial(detector: DetectorConfig) -> Stored:
+def trial(detector: DetectorConfig, num_channels: int) -> Stored:
     """One black image through the encoder: shows here, not hours later, that it works and how large its layers are."""
-    size = detector.image_size_px
-    return stored_layers(build_encoder(detector, torch.device("cpu")), np.zeros((1, size, size, 3), np.uint8))
+    black_BHWC = np.zeros((1, detector.image_size_px, detector.image_size_px, num_channels), np.uint8)
+    return stored_layers(build_encoder(detector, torch.device("cpu")), black_BHWC)
 
 
 def no_room(config: FeaturesConfig, one: Stored, num_images: int, num_missing: int, root: Path) -> str:

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from llb_ray.artifacts import Artifact, Store, digest
+from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import ResourcesConfig, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.data.scale import BandScale
 from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
 from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses, Features, no_room, trial
@@ -43,21 +44,27 @@ class Crew:
     worker_s: float = 0.0  # that workers were at work, all of them together
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
 
-    def features(self) -> Features:
-        """One encoder pass over every image, in shards; where these have no room, the means to encode at will."""
-        plain = shards_of(self._images, self._encoder)
-        shards = [*plain, *self._augmented_shards()]
+    def features(self, scale: BandScale | None) -> Features:
+        """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
+
+        `scale` is that of the bands; None for photographs.
+        """
+        photographs = self._photographs(scale)
+        plain = shards_of(self._images, photographs.key)
+        shards = [*plain, *self._augmented_shards(photographs.key)]
         missing = self._unmade(shards)
         with self.clock.timed("features", reused=not missing):
             if missing:
-                one = self._trial()
+                one = self._trial(photographs.num_channels)
                 problem = no_room(
                     self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
                 )
                 if problem:
                     self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
-                    return Features(plain, [], Streamed(self._photographs, self._images))
-                self._spread(Featurizer, missing, self._featurizer, self.config.resources)
+                    return Features(plain, [], Streamed(photographs, self._images))
+                self._spread(
+                    Featurizer, missing, partial(self._featurizer, photographs=photographs), self.config.resources
+                )
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[files.LAYERS] for artifact in cached)
@@ -74,7 +81,7 @@ class Crew:
             importance=self.config.importance.for_role(settings["role"]),
             settings=settings,
             access=features.access,
-            encoder_digest=self._encoder,
+            encoder_digest=features.encoder,
             fit_ids=tuple(image_ids),
         )
 
@@ -102,7 +109,7 @@ class Crew:
         """What all these detectors think of the chosen images, in shards."""
         wanted = set(chosen)
         owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
-        shards = [score_shard(image_ids, self._encoder, fitted, keeps_maps) for image_ids in owned if image_ids]
+        shards = [score_shard(image_ids, features.encoder, fitted, keeps_maps) for image_ids in owned if image_ids]
         missing = self._unmade(shards)
         with self.clock.timed(stage, reused=not missing):
             if missing:
@@ -149,9 +156,9 @@ class Crew:
             return unmade
         return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]
 
-    def _trial(self) -> Stored:
+    def _trial(self, num_channels: int) -> Stored:
         """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
-        one = trial(self.config.detector)
+        one = trial(self.config.detector, num_channels)
         for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
             self.clock.tell(f"note: {notice}")
         return one
@@ -177,8 +184,8 @@ class Crew:
             self.worker_s += seconds
             self.gpu_s += seconds * spec.place.resources.num_gpus
 
-    def _featurizer(self, slot: int, shards: tuple[Shard, ...]) -> FeaturizerSpec:
-        return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, self._photographs, shards)
+    def _featurizer(self, slot: int, shards: tuple[Shard, ...], photographs: Photographs) -> FeaturizerSpec:
+        return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, photographs, shards)
 
     def _scorer(
         self,
@@ -196,21 +203,16 @@ class Crew:
         table = (self.pool or self.manifest).table
         return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
 
-    def _augmented_shards(self) -> Iterator[Shard]:
+    def _augmented_shards(self, encoder: str) -> Iterator[Shard]:
         """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
         train = set(self.manifest.image_ids(TRAIN))
         for kind in self.config.features.augment:
             copies = [replace(image, augment=kind) for image in self._images if self.pool or image.image_id in train]
-            yield from shards_of(copies, self._encoder)
+            yield from shards_of(copies, encoder)
 
-    @cached_property
-    def _photographs(self) -> Photographs:
+    def _photographs(self, scale: BandScale | None) -> Photographs:
         fingerprint = encoder_fingerprint(self.config.detector)
-        return Photographs(self.manifest.root, self.config.data.max_pixels, self.config.detector, fingerprint)
-
-    @property
-    def _encoder(self) -> str:
-        return digest(dict(self._photographs.encoder))
+        return Photographs(self.manifest.root, self.config.data.max_pixels, self.config.detector, fingerprint, scale)
 
     @property
     def _store(self) -> Store:

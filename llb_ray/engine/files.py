@@ -3,6 +3,7 @@
 IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest
 LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
+BANDS = "bands.arrow"  # bands: the scale of each
 LAYERS = "layers.arrow"  # features
 DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
 TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, where the loss is weighted

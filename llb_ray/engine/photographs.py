@@ -1,27 +1,32 @@
-"""Photographs through the frozen encoder: read, checked against the manifest, encoded, in the cache's number format."""
+"""Images through the frozen encoder: read, checked against the manifest, encoded, in the cache's number format."""
 
 import logging
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from llb_ray.artifacts import digest
 from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig
 from llb_ray.data.augment import augmented
+from llb_ray.data.bands import read_bands, resized
 from llb_ray.data.images import UnreadableImage, content_id, read_rgb
 from llb_ray.data.manifest import path_from_text
+from llb_ray.data.scale import BandScale
 from llb_ray.detectors.base import Encoder, Layers
 from llb_ray.detectors.build import build_encoder
 from llb_ray.engine.worker import device_for
 from llb_ray.errors import DataError, ResourceError, WeightsError
 
+Decoded = TypeVar("Decoded")
+Pixels = npt.NDArray[np.uint8]
 Stored = list[npt.NDArray[Any]]  # one array per layer, images first, in the number format of the cache
 
 _SIZE_STEP = 8  # of batches, in images
@@ -40,23 +45,46 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Photographs:
-    """All that a worker needs to encode images of a run: their folder, and the encoder the run is keyed by."""
+    """All that a worker needs to encode images of a run: their folder, the encoder the run is keyed by, and for images
+    of several bands their scale."""
 
     root: Path
     max_pixels: int
     detector: DetectorConfig
     encoder: Mapping[str, Any]  # the fingerprint
+    scale: BandScale | None = None  # None: photographs, in RGB
 
-    def read(self, image: ImageRef) -> npt.NDArray[np.uint8]:
-        """The image as the encoder takes it [H, W, 3]; raises DataError if it is not what the manifest describes."""
+    @property
+    def key(self) -> str:
+        """Digest of all that an image's layers depend on besides the image."""
+        scale = {} if self.scale is None else {"scale": [self.scale.low_C, self.scale.high_C]}
+        return digest({**self.encoder, **scale})
+
+    @property
+    def num_channels(self) -> int:
+        return 3 if self.scale is None else self.scale.num_bands
+
+    def read(self, image: ImageRef) -> Pixels:
+        """The image as the encoder takes it [H, W, C]; raises DataError if it is not what the manifest describes."""
         path = self.root / path_from_text(image.path)
-        try:
-            if content_id(path) == image.image_id:
-                return augmented(read_rgb(path, self.detector.image_size_px, self.max_pixels), image.augment)
-            problem = "its content changed since the manifest was made"
-        except UnreadableImage as error:
-            problem = str(error)
-        raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
+        return augmented(unchanged(path, image.image_id, self._decoded), image.augment)
+
+    def _decoded(self, path: Path) -> Pixels:
+        size_px = self.detector.image_size_px
+        if self.scale is None:
+            return read_rgb(path, size_px, self.max_pixels)
+        return self.scale.to_bytes(resized(read_bands(path, self.scale.num_bands, self.max_pixels), size_px))
+
+
+def unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
+    """What `decode` makes of the file; raises DataError if it is not what the manifest describes."""
+    try:
+        if content_id(path) == image_id:
+            return decode(path)
+        problem = "its content changed since the manifest was made"
+    except UnreadableImage as error:
+        problem = str(error)
+    raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
 
 
 class Encoding:
@@ -78,17 +106,17 @@ class Encoding:
     def batches(self, images: Sequence[ImageRef], size: int) -> Iterator[tuple[Sequence[ImageRef], Stored]]:
         """Consecutive images, at most `size` at a time, and their layers."""
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
-        for chunk, image_BHW3 in zip(chunks, self._read_ahead(chunks), strict=True):
-            yield chunk, self._encode(image_BHW3)
+        for chunk, image_BHWC in zip(chunks, self._read_ahead(chunks), strict=True):
+            yield chunk, self._encode(image_BHWC)
 
     def layers(self, images: Sequence[ImageRef]) -> Stored:
         """The layers of one batch."""
         return self._encode(np.stack(list(self._readers.map(self._photographs.read, images))))
 
-    def _read_ahead(self, chunks: Sequence[Sequence[ImageRef]]) -> Iterator[npt.NDArray[np.uint8]]:
+    def _read_ahead(self, chunks: Sequence[Sequence[ImageRef]]) -> Iterator[Pixels]:
         # A worker on one core gains nothing from reading while that core is busy encoding.
         ahead = _BATCHES_AHEAD if self._resources.num_cpus > 1 or self.device.type == "cuda" else 0
-        waiting: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        waiting: deque[list[Future[Pixels]]] = deque()
         try:
             for chunk in chunks:
                 waiting.append([self._readers.submit(self._photographs.read, image) for image in chunk])
@@ -100,10 +128,10 @@ class Encoding:
             for future in (future for batch in waiting for future in batch):
                 future.cancel()
 
-    def _encode(self, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
+    def _encode(self, image_BHWC: Pixels) -> Stored:
         pieces, start = [], 0
-        while start < len(image_BHW3):
-            piece = image_BHW3[start : start + self._most]
+        while start < len(image_BHWC):
+            piece = image_BHWC[start : start + self._most]
             try:
                 layers = stored_layers(self._encoder, _filled(piece, self._most))
                 pieces.append([layer[: len(piece)] for layer in layers])
@@ -123,9 +151,9 @@ class Encoding:
         _log.warning("%d images at once do not fit the GPU: encoding %d at a time", size, self._most)
 
 
-def stored_layers(encoder: Encoder, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
-    """Encoder output for RGB images, in the number format of the cache."""
-    layers = encoder.encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
+def stored_layers(encoder: Encoder, image_BHWC: Pixels) -> Stored:
+    """Encoder output for images of 8 bits a channel, in the number format of the cache."""
+    layers = encoder.encode(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2))
     return [layer.to("cpu", dtype).numpy() for layer, dtype in zip(layers, encoder.cache_dtypes, strict=True)]
 
 
@@ -145,14 +173,14 @@ def _the_runs(photographs: Photographs, device: torch.device) -> Encoder:
     return encoder
 
 
-def _filled(image_BHW3: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint8]:
+def _filled(image_BHWC: Pixels, most: int) -> Pixels:
     """The batch, its last image repeated up to a multiple of `_SIZE_STEP`, or to `most`.
 
     oneDNN keeps tens of megabytes for every batch size that it has met, and every shard ends with another.
     """
-    size = min(most, -(-len(image_BHW3) // _SIZE_STEP) * _SIZE_STEP)
-    return np.concatenate([image_BHW3, np.repeat(image_BHW3[-1:], size - len(image_BHW3), axis=0)])
+    size = min(most, -(-len(image_BHWC) // _SIZE_STEP) * _SIZE_STEP)
+    return np.concatenate([image_BHWC, np.repeat(image_BHWC[-1:], size - len(image_BHWC), axis=0)])
 
 
-def _stacked(futures: Sequence[Future[npt.NDArray[np.uint8]]]) -> npt.NDArray[np.uint8]:
+def _stacked(futures: Sequence[Future[Pixels]]) -> Pixels:
     return np.stack([future.result() for future in futures])

@@ -120,7 +120,8 @@ def _in_order(stages: Stages) -> Made:
     images, labels = stages.images(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
     partitioned = stages.partition() if stages.config.purify.filter == "llb" else None
-    features = stages.features()
+    scaled = stages.bands()
+    features = stages.features(scaled)
     members = stages.members(partitioned, features) if partitioned else {}
     scored = stages.member_scores(members, features) if partitioned else []
     by_number = [members.get(member_name(number)) for number in range(stages.config.members.count)]
@@ -142,6 +143,7 @@ def _in_order(stages: Stages) -> Made:
         members=by_number if partitioned else [],
         member_scores=scored,
         matrix=matrix,
+        bands=scaled,
     )
 
 

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
-from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.files import File
 from llb_ray.data.folder import examine
 from llb_ray.data.manifest import path_text
 from llb_ray.data.tables import read_batches, write_batches
 from llb_ray.detectors.build import encoder_fingerprint
+from llb_ray.engine.bands import read_scale
 from llb_ray.engine.member import load_detector
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
@@ -54,7 +54,7 @@ def predict_folder(run: Path | Remote, data: Path, out: Path) -> Prediction:
     config = folder.config()
     refuse_inside(data, out)
     refuse_foreign(out, "scores.parquet")
-    files = examine(data, config.data.max_pixels)
+    files = examine(data, config.data)
     usable = [file for file in files if file.problem is None]
     if not usable:
         raise DataError(f"{data}: none of the {len(files)} files found is a readable image; give a folder of images")
@@ -68,14 +68,15 @@ def predict_folder(run: Path | Remote, data: Path, out: Path) -> Prediction:
 
 
 def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
-    fitted = folder.made().final
-    photographs = Photographs(data, config.data.max_pixels, config.detector, encoder_fingerprint(config.detector))
-    if digest(dict(photographs.encoder)) != fitted.inputs["encoder"]:
+    made = folder.made()
+    fingerprint = encoder_fingerprint(config.detector)
+    photographs = Photographs(data, config.data.max_pixels, config.detector, fingerprint, read_scale(made.bands))
+    if photographs.key != made.final.inputs["encoder"]:
         raise WeightsError(
             f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
             "put the same file and versions back, or run again"
         )
-    detector = load_detector(config.detector, fitted, config.resources)
+    detector = load_detector(config.detector, made.final, config.resources)
     images = [ImageRef(file.image_id, path_text(file.path)) for file in files]
     encoding = Encoding(photographs, config.resources)
     # Through the cache's number format, so that an image gets the score that a run gives it, within float noise.

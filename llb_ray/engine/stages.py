@@ -6,7 +6,7 @@ is already there.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.tables import joined, read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import files
+from llb_ray.engine.bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.cache import Features
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
@@ -70,9 +71,18 @@ class Stages:
 
         return self._make(recipe, build)
 
-    def features(self) -> Features:
+    def bands(self) -> Artifact | None:
+        """The scale of each band over the training images; None where these are photographs."""
+        data, train = self.config.data, self._train_images
+        if data.bands is None:
+            return None
+        paths = dict(zip(train["image_id"].to_pylist(), train["path"].to_pylist(), strict=True))
+        build = partial(write_scale, root=self.manifest.root, paths=paths, bands=data.bands, max_pixels=data.max_pixels)
+        return self._make(scale_recipe(data.bands, list(paths)), build)
+
+    def features(self, scaled: Artifact | None) -> Features:
         """The layers of every image, or the means to come by them."""
-        return self.crew.features()
+        return self.crew.features(read_scale(scaled))
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""

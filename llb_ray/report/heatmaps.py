@@ -13,12 +13,15 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 from PIL import Image
 
-from llb_ray.config import RunConfig
+from llb_ray.config import DataConfig, RunConfig
+from llb_ray.data.bands import read_bands
 from llb_ray.data.files import File
 from llb_ray.data.images import read_rgb
+from llb_ray.data.scale import BandScale
 from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import upsample
 from llb_ray.engine import files
+from llb_ray.engine.bands import read_scale
 from llb_ray.engine.predict import MAPS, Prediction
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
@@ -82,11 +85,18 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
 def write_overlays(prediction: Prediction) -> None:
     """Write ``overlays/<path>.png`` for every scored image, and the scale they share as colour_scale.png."""
     folder = RunFolder.open(prediction.run)
-    scale, config = Scale.of_run(folder), folder.config()
+    scale, config, bands = Scale.of_run(folder), folder.config(), read_scale(folder.made().bands)
     for file, map_HW in zip(prediction.files, _smooth_maps(prediction.out / MAPS, config), strict=True):
-        image_HW3 = read_rgb(prediction.root / file.path, None, config.data.max_pixels)
+        image_HW3 = _photograph(prediction.root / file.path, config.data, bands)
         _save(overlay(_bounded(image_HW3), map_HW, scale), prediction.out / "overlays", file)
     _draw_scale(scale, prediction.out / "colour_scale.png")
+
+
+def _photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.NDArray[np.uint8]:
+    """The image in RGB; of one with several bands, a picture on the run's scale."""
+    if bands is None:
+        return read_rgb(path, None, config.max_pixels)
+    return bands.picture(read_bands(path, bands.num_bands, config.max_pixels))
 
 
 def _save(picture_HW3: npt.NDArray[np.uint8], folder: Path, file: File) -> None:

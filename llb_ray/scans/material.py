@@ -105,7 +105,7 @@ def _manifest(listing: Listing, config: ScanConfig, recipe: Recipe, store: Store
     """The manifest of a listing, read by whoever needs it first."""
 
     def build(folder: Path) -> None:
-        identified(listing, config.data.max_pixels).save(folder / _MANIFEST)
+        identified(listing, config.data).save(folder / _MANIFEST)
 
     return Manifest.load(_file(store.make(recipe, build)), listing.root)
 

@@ -18,7 +18,7 @@ from llb_ray.data.images import UnreadableImage, content_id, read_rgb
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest, path_from_text, path_text
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine.runfolder import refuse_inside
-from llb_ray.errors import DataError
+from llb_ray.errors import ConfigError, DataError
 from llb_ray.search.planted import KINDS, planted
 from llb_ray.seeding import stream
 
@@ -40,8 +40,14 @@ def with_canaries(manifest: Manifest, out: Path, config: RunConfig, seed: int, s
 
     Whole groups are held back, drawn by `seed`.  The copies and their record (schema `CANARIES`) lie in an artifact
     under `out`, made once: a second call with the same images reuses it.  Nothing of the manifest's test split is left.
-    Raises DataError if there are too few images to hold any back, or one changed since the manifest was made.
+    Raises DataError if there are too few images to hold any back, or one changed since the manifest was made, and
+    ConfigError for images of several bands.
     """
+    if config.data.bands is not None:
+        raise ConfigError(
+            f"data.bands={config.data.bands}: the objective canary plants defects in RGB photographs alone; choose "
+            "--objective split_half, separation or val_auroc"
+        )
     refuse_inside(manifest.root, out)
     train = without_test(manifest).table
     held_back = _held_back(train, seed, share)

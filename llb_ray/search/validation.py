@@ -19,7 +19,7 @@ def with_validation(manifest: Manifest, folder: Path, config: RunConfig) -> Mani
     ``good/`` holds normal images, every other folder beside it anomalous ones.  Nothing of the manifest's own test
     split is left.  Raises DataError if an image is unlabelled, is one of the manifest's, or all are of one kind.
     """
-    found = read_folder(folder, DataConfig(max_pixels=config.data.max_pixels))
+    found = read_folder(folder, DataConfig(max_pixels=config.data.max_pixels, bands=config.data.bands))
     rows = [_row(found.root, row) for row in found.table.to_pylist()]
     known = set(manifest.table["image_id"].to_pylist())
     for row in rows:

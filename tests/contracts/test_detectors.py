@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ SIZE = 32
 ROLES = ("member", "final")
 Pixels = npt.NDArray[np.uint8]
 
-CASES: Mapping[str, Mapping[str, Any]] = {
+CASES: dict[str, dict[str, Any]] = {
     "autoencoder": {"channels": 8, "latent_dim": 8, "member_steps": 60, "final_steps": 70},
     "memory_bank": {
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
@@ -57,15 +57,19 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "final_steps": 70,
     },
 }
+BANDS = {"autoencoder, 1 band": 1, "autoencoder, 5 bands": 5, "autoencoder, 200 bands": 200}
+CASES |= {name: {"name": "autoencoder", **CASES["autoencoder"]} for name in BANDS}
+CASES["autoencoder, 200 bands"] |= {"batch_size": 4, "member_steps": 30, "final_steps": 35}  # for speed
 detectors = pytest.mark.parametrize("name", sorted(CASES))
 
 
 class Encoded:
     """A `Source` over pictures, through the number format of the cache."""
 
-    def __init__(self, config: DetectorConfig, image_BHW3: Pixels) -> None:
+    def __init__(self, name: str, image_BHW3: Pixels) -> None:
         self.image_ids: Sequence[str] = [f"image-{row}" for row in range(len(image_BHW3))]
-        self.stored = stored_layers(build_encoder(config, CPU), image_BHW3)
+        image_BHWC = _in_bands(image_BHW3, BANDS[name]) if name in BANDS else image_BHW3
+        self.stored = stored_layers(build_encoder(_config(name), CPU), image_BHWC)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -87,6 +91,12 @@ def _stripes(count: int, seed: int = 0) -> Pixels:
     return np.repeat(pixel_NHW[..., None], 3, axis=3)
 
 
+def _in_bands(image_BHW3: Pixels, count: int) -> Pixels:
+    """The grey pictures in bands of falling contrast."""
+    gain_C = np.linspace(1, 0.5, count)
+    return (image_BHW3[..., :1] * gain_C).round().astype(np.uint8)
+
+
 def _spoilt(image_BHW3: Pixels) -> Pixels:
     """The pictures with a checkered patch in rows 18 to 25, columns 4 to 11."""
     spoilt = image_BHW3.copy()
@@ -101,11 +111,11 @@ def _fitted(name: str, role: str = "member", seed: int = 0) -> Detector:
 
 def _fit(name: str, role: str = "member", seed: int = 0) -> Detector:
     config = _config(name)
-    return build_detector(config, role, CPU).fit(Encoded(config, _stripes(48)), seed)
+    return build_detector(config, role, CPU).fit(Encoded(name, _stripes(48)), seed)
 
 
 def _scores(detector: Detector, name: str, image_BHW3: Pixels) -> Scores:
-    source = Encoded(_config(name), image_BHW3)
+    source = Encoded(name, image_BHW3)
     return detector.score(source.batch(np.arange(len(source))))
 
 
@@ -140,7 +150,7 @@ def test_scores_rise_with_abnormality_and_the_map_peaks_on_it(name: str, role: s
 
 @detectors
 def test_scores_depend_neither_on_batch_size_nor_on_order(name: str) -> None:
-    detector, source = _fitted(name), Encoded(_config(name), _spoilt(_stripes(9, 1)))
+    detector, source = _fitted(name), Encoded(name, _spoilt(_stripes(9, 1)))
     together = detector.score(source.batch(np.arange(9)))
     order = np.array([4, 1, 8, 0, 2, 7, 3, 6, 5])
     shuffled = detector.score(source.batch(order))
@@ -175,7 +185,7 @@ def test_a_detector_is_a_function_of_its_seed(name: str) -> None:
 def test_scoring_changes_nothing(name: str) -> None:
     detector = _fitted(name)
     before = safetensors.torch.save(detector.state())
-    source = Encoded(_config(name), _spoilt(_stripes(4, 1)))
+    source = Encoded(name, _spoilt(_stripes(4, 1)))
     layers = source.batch(np.arange(4))
     copies = [layer.clone() for layer in layers]
     detector.score(layers)
@@ -187,7 +197,7 @@ def test_scoring_changes_nothing(name: str) -> None:
 def test_fitting_reports_up_to_the_end(name: str) -> None:
     seen: list[tuple[int, int]] = []
     config = _config(name)
-    source = Encoded(config, _stripes(6))
+    source = Encoded(name, _stripes(6))
     build_detector(config, "member", CPU).fit(source, 0, lambda done, total, *_: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
@@ -196,8 +206,8 @@ def test_fitting_reports_up_to_the_end(name: str) -> None:
 class Copied(Encoded):
     """Each picture three times: as it is, and as two augmented copies, here half as bright and upside down."""
 
-    def __init__(self, config: DetectorConfig, image_BHW3: Pixels) -> None:
-        super().__init__(config, np.concatenate([image_BHW3, image_BHW3 // 2, image_BHW3[:, ::-1]]))
+    def __init__(self, name: str, image_BHW3: Pixels) -> None:
+        super().__init__(name, np.concatenate([image_BHW3, image_BHW3 // 2, image_BHW3[:, ::-1]]))
         self.image_ids = self.image_ids[: len(image_BHW3)]
 
     def __len__(self) -> int:
@@ -238,7 +248,7 @@ def _bytes_of(detector: Detector) -> tuple[bytes, dict[str, bytes]]:
 @detectors
 def test_a_fit_that_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(name: str, loss: str) -> None:
     config, importance = _config(name), None if name == "memory_bank" else IMPORTANCE[loss]
-    source = Copied(config, _stripes(12))
+    source = Copied(name, _stripes(12))
     whole = build_detector(config, "member", CPU, importance).fit(source, 3)
     notebook = Notebook()
     for last in (5, 20, 21, 59):
@@ -270,7 +280,7 @@ def test_a_fit_reads_every_copy_and_says_something_of_each_image_once(name: str)
             return super().batch(rows)
 
     importance = None if name == "memory_bank" else ImportanceConfig(mode="moments")
-    log = build_detector(config, "member", CPU, importance).fit(Watched(config, _stripes(8)), 0).log()
+    log = build_detector(config, "member", CPU, importance).fit(Watched(name, _stripes(8)), 0).log()
     assert set(read) == set(range(24))
     if log is not None:
         assert {len(column) for column in log.images.values()} == {8}
@@ -281,7 +291,7 @@ def test_a_fit_reads_every_copy_and_says_something_of_each_image_once(name: str)
 def test_copies_change_what_is_learnt(name: str) -> None:
     config = _config(name)
     states = [
-        build_detector(config, "member", CPU).fit(kind(config, _stripes(12)), 0).state() for kind in (Encoded, Copied)
+        build_detector(config, "member", CPU).fit(kind(name, _stripes(12)), 0).state() for kind in (Encoded, Copied)
     ]
     assert safetensors.torch.save(states[0]) != safetensors.torch.save(states[1])
 

@@ -1,4 +1,4 @@
-"""The shipped FUIAD configuration on a fabricated Real-IAD: official lists, five views, a detector that needs nothing."""
+"""The shipped FUIAD configuration on a fabricated Real-IAD: official lists, five views, a detector of pixels."""
 
 import json
 from pathlib import Path

@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from llb_ray.config import DatasetOptions
+from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.identify import identified
 from llb_ray.data.problems import BadEntries
@@ -111,7 +111,7 @@ def test_a_parquet_table_keeps_its_types_and_ids_are_checked(tmp_path: Path) -> 
     (row,) = listing.table.to_pylist()
     assert (row["label"], row["weight"], row["category"]) == (1, 0.5, "nut")
     with pytest.raises(DataError, match="not the image f+ that was listed"):
-        identified(listing, 10**6)
+        identified(listing, DataConfig())
 
 
 def test_everything_wrong_with_a_table_is_in_one_report(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_unfinished_folder_is_gone_on_with_and_a_foreign_one_left_alone(tmp_p
     read_listing("arrays", file, DatasetOptions(write_to=out))
     (out / "arrays.json").unlink()
     (out / "train/0/000000.png").write_bytes(b"cut")
-    assert len(identified(read_listing("arrays", file, DatasetOptions(write_to=out)), 10**6).table) == 4
+    assert len(identified(read_listing("arrays", file, DatasetOptions(write_to=out)), DataConfig()).table) == 4
     other = arrays(tmp_path / "other.npz", (4, 4))
     for folder in (out, photo(tmp_path / "mine" / "a.png").parent):
         with pytest.raises(DataError, match="holds files of another kind"):
