@@ -36,6 +36,11 @@ def load_scan(
     tree["scan"] = {**usual, **tree.get("scan", {})}
     for override in overrides:
         _apply(tree, override)
+    if "dataset" not in tree["scan"]:
+        raise ConfigError(
+            "scan.dataset is missing: name the layout and the folder of the data set (--dataset mvtec --root DIR), or a "
+            "configuration that does, such as configs/real_iad_fuiad.yaml"
+        )
     return parse_as(ScanConfig, tree, "--set" if overrides else str(path))
 
 
