@@ -79,8 +79,8 @@ def manifest(
 ) -> "Listing":
     """The listing of a data set by its own layout and tables (`llb_ray.data.adapters`), saved as the file `out`.
 
-    What is wrong with its entries is written beside `out` as CSV (`llb_ray.data.problems.problems_file`).  Raises BadEntries, a DataError
-    with all these problems, unless `options.skip_bad`.
+    What is wrong with its entries is written beside `out` as CSV (`llb_ray.data.problems.problems_file`).  Raises
+    BadEntries, a DataError with all these problems, unless `options.skip_bad`.
     """
     from llb_ray.data.adapters import survey
     from llb_ray.data.problems import problems_file, write_problems
