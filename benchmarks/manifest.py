@@ -75,8 +75,8 @@ def main() -> None:
     command = " ".join(["python benchmarks/manifest.py", *sys.argv[1:]])
     result.write_text(
         f"# Listing a large data set, {date.today()}\n\n{software(command)}\n\n"
-        f"Medians of {arguments.times} processes, slowest in brackets; other programs were at work on the machine.  CPU "
-        f"seconds are of all threads.  Photographs: {SIDE_PX} px PNG.\n\n{_table(rows)}\n\nRaw rows: manifest.csv\n"
+        f"Medians of {arguments.times} processes, slowest in brackets; other programs were at work on the machine.  "
+        f"CPU seconds are of all threads.  Photographs: {SIDE_PX} px PNG.\n\n{_table(rows)}\n\nRaw rows: manifest.csv\n"
     )
     print(result.read_text())
 
