@@ -1,6 +1,8 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
+    from llb_ray.planning.doctor import Check
     from llb_ray.search.plan import Searcher
     from llb_ray.search.space import Space
 
@@ -146,3 +149,23 @@ def status(run: str | Path) -> "Status":
     from llb_ray.engine.status import read_status
 
     return read_status(located(run))
+
+
+def doctor(
+    config: RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    executor: str = "ray",
+    ray_address: str | None = None,
+) -> "Iterator[Check]":
+    """Whether everything is there that a run of `config` needs: a check at a time, as they are made.
+
+    `executor` ``ray`` reaches the cluster, or starts a local one for the moment; ``serial`` leaves Ray out.
+    """
+    from llb_ray.planning.doctor import examine
+
+    if executor == "serial":
+        make_executor(executor, ray_address)  # refuses an address that nobody would use
+    elsewhere = bool(ray_address or os.environ.get("RAY_ADDRESS"))
+    ray = None if executor == "serial" else partial(make_executor, executor, ray_address)
+    return examine(config or RunConfig(), None if out is None else located(out), ray, elsewhere)

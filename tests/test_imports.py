@@ -23,6 +23,7 @@ LAYERS = {
     "detectors": 5,
     "engine": 6,
     "search": 7,
+    "planning": 7,
     "distributed": 8,
     "report": 8,
     "api": 9,
