@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, doctor, predict, read_folder, run, status, synth, tune
+    from llb_ray.api import audit, doctor, init, predict, read_folder, run, status, synth, tune
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -26,6 +26,7 @@ _HOMES = {
     "RunConfig": ("llb_ray.config", "RunConfig"),
     "audit": ("llb_ray.api", "audit"),
     "doctor": ("llb_ray.api", "doctor"),
+    "init": ("llb_ray.api", "init"),
     "load_config": ("llb_ray.config", "load"),
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
@@ -41,6 +42,7 @@ __all__ = [
     "RunConfig",
     "audit",
     "doctor",
+    "init",
     "load_config",
     "predict",
     "read_folder",

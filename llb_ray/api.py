@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
+from llb_ray.disk import write_atomic
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import ConfigError
@@ -169,3 +170,25 @@ def doctor(
     elsewhere = bool(ray_address or os.environ.get("RAY_ADDRESS"))
     ray = None if executor == "serial" else partial(make_executor, executor, ray_address)
     return examine(config or RunConfig(), None if out is None else located(out), ray, elsewhere)
+
+
+def init(
+    data: str | Path,
+    *,
+    out: str | Path = "config.yaml",
+    weights: str | Path | None = None,
+    backbone: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The commented configuration for a folder of images, written to `out`, which must not be there yet.
+
+    `weights` is a file of pretrained weights, of the timm network `backbone` (default: what the file is called).
+    """
+    from llb_ray.planning.suggest import suggestion
+
+    path = local_folder("--out", out)
+    if path.exists():
+        raise ConfigError(f"{path}: is there already; delete it, or choose another --out")
+    text = suggestion(read_folder(data, progress=progress), None if weights is None else Path(weights), backbone)
+    write_atomic(path, text.encode())
+    return path

@@ -51,3 +51,27 @@ def doctor(
         if as_json:
             print_json(checks_json(checks))
         sys.exit(any(check.state == "fail" for check in checks))
+
+
+@main.command()
+@click.argument("data", metavar="FOLDER", type=FOLDER)
+@click.option("--out", default="config.yaml", show_default=True, help="The file to write; never overwritten.")
+@click.option("--weights", type=FOLDER, help="A .safetensors or .pth file of pretrained weights.")
+@click.option("--backbone", help="The timm network that they are of; default: what the file is called.")
+def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> None:
+    """Look at a folder of images and write a commented configuration for it.
+
+    \b
+    llb-ray init photos
+    llb-ray init photos --weights weights/mobilenetv2_100.safetensors --out photos.yaml
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.report.console import paced, watching
+
+        with watching(console, Path(out).parent / "progress") as tell:
+            path = api.init(data, out=out, weights=weights, backbone=backbone, progress=paced(tell, "files read"))
+        console.print(f"{path}: read it, then run", soft_wrap=True, highlight=False, markup=False)
+        name = data.absolute().name
+        command = f"llb-ray run --config {path} --data {data} --out runs/{name}"
+        console.print(command, soft_wrap=True, highlight=False, markup=False)

@@ -174,10 +174,23 @@ def _download(name: str, repository: str) -> Path:
         ) from error
 
 
+def is_known(name: str) -> bool:
+    """Whether timm has a network of this name."""
+    return name in _known()
+
+
+def num_layers(name: str, image_size_px: int) -> int:
+    """How many layers `detector.backbone.layers` can choose from; raises ConfigError for a size that is refused."""
+    return len(_create(name, image_size_px).feature_info)
+
+
+def _known() -> set[str]:
+    return {*timm.list_models(), *timm.list_models(pretrained=True)}
+
+
 def _check_name(name: str) -> None:
-    known = {*timm.list_models(), *timm.list_models(pretrained=True)}
-    if name not in known:
-        nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    if not is_known(name):
+        nearest = difflib.get_close_matches(name, sorted(_known()), n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else "timm.list_models() names all"
         raise ConfigError(f"detector.backbone.name = {name}: timm {timm.__version__} has no such model; {hint}")
 
