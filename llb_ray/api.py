@@ -1,11 +1,14 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
+from llb_ray.disk import write_atomic
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import ConfigError, DataError
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from llb_ray.data.listing import Listing
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
+    from llb_ray.planning.doctor import Check
     from llb_ray.scans.status import ScanStatus
     from llb_ray.search.plan import Searcher
     from llb_ray.search.space import Space
@@ -270,3 +274,45 @@ def scan_status(scan: str | Path) -> "ScanStatus":
     from llb_ray.scans.status import read_scan_status
 
     return read_scan_status(local_folder("SCAN", scan))
+
+
+def doctor(
+    config: RunConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    executor: str = "ray",
+    ray_address: str | None = None,
+) -> "Iterator[Check]":
+    """Whether everything is there that a run of `config` needs: a check at a time, as they are made.
+
+    `executor` ``ray`` reaches the cluster, or starts a local one for the moment; ``serial`` leaves Ray out.
+    """
+    from llb_ray.planning.doctor import examine
+
+    if executor == "serial":
+        make_executor(executor, ray_address)  # refuses an address that nobody would use
+    elsewhere = bool(ray_address or os.environ.get("RAY_ADDRESS"))
+    ray = None if executor == "serial" else partial(make_executor, executor, ray_address)
+    return examine(config or RunConfig(), None if out is None else located(out), ray, elsewhere)
+
+
+def init(
+    data: str | Path,
+    *,
+    out: str | Path = "config.yaml",
+    weights: str | Path | None = None,
+    backbone: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The commented configuration for a folder of images, written to `out`, which must not be there yet.
+
+    `weights` is a file of pretrained weights, of the timm network `backbone` (default: what the file is called).
+    """
+    from llb_ray.planning.suggest import suggestion
+
+    path = local_folder("--out", out)
+    if path.exists():
+        raise ConfigError(f"{path}: is there already; delete it, or choose another --out")
+    text = suggestion(read_folder(data, progress=progress), None if weights is None else Path(weights), backbone)
+    write_atomic(path, text.encode())
+    return path

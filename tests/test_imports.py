@@ -24,6 +24,7 @@ LAYERS = {
     "engine": 6,
     "search": 7,
     "scans": 7,
+    "planning": 7,
     "distributed": 8,
     "report": 8,
     "api": 9,

@@ -1,12 +1,13 @@
 """The command group, and what its commands share: options, the console, and errors as one sentence."""
 
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +27,9 @@ address_option = click.option(
 override_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one setting, dotted."
 )
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object (docs/file-formats.md), and progress to stderr."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,8 +44,13 @@ def main() -> None:
     """
 
 
+def print_json(value: Any) -> None:
+    """One object on stdout, and nothing else there."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
 @contextlib.contextmanager
-def refusals() -> Iterator["Console"]:
+def refusals(stderr: bool = False) -> Iterator["Console"]:
     """Inside, a `LlbError` becomes one sentence on stderr and exit status 1; gives the console to print on."""
     from rich.console import Console
 
@@ -53,7 +62,7 @@ def refusals() -> Iterator["Console"]:
     # As an exit it passes through whoever cleans up; Ray's own handler, where there is a Ray, does the same.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_BY_SIGNAL + number))
     try:
-        yield Console()
+        yield Console(stderr=stderr)
     except LlbError as error:
         click.echo(f"llb-ray: {error}", err=True)
         sys.exit(1)

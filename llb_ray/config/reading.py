@@ -38,8 +38,8 @@ def load_scan(
         _apply(tree, override)
     if "dataset" not in tree["scan"]:
         raise ConfigError(
-            "scan.dataset is missing: name the layout and the folder of the data set (--dataset mvtec --root DIR), or a "
-            "configuration that does, such as configs/real_iad_fuiad.yaml"
+            "scan.dataset is missing: name the layout and the folder of the data set (--dataset mvtec --root DIR), or "
+            "a configuration that does, such as configs/real_iad_fuiad.yaml"
         )
     return parse_as(ScanConfig, tree, "--set" if overrides else str(path))
 

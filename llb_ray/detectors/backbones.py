@@ -142,12 +142,23 @@ def weights_file(config: BackboneConfig) -> Path | None:
 
 def _hub_file(name: str) -> Path:
     """The file timm publishes for `name`: from the local cache, else downloaded."""
+    return hub_cache(name) or _download(name, _repository(name))
+
+
+def hub_cache(name: str) -> Path | None:
+    """The file timm publishes for `name` where it was downloaded before, else None; raises as `_repository` does."""
+    cached = huggingface_hub.try_to_load_from_cache(_repository(name), _HUB_FILE)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _repository(name: str) -> str:
+    """Where on the hub the weights are; raises ConfigError for an unknown name, WeightsError where there are none."""
     _check_name(name)
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:
         raise WeightsError(f"{SETTING} = hub: timm publishes no weights for {name}; {REMEDY}")
-    cached = huggingface_hub.try_to_load_from_cache(published.hf_hub_id, _HUB_FILE)
-    return Path(cached) if isinstance(cached, str) else _download(name, published.hf_hub_id)
+    repository: str = published.hf_hub_id
+    return repository
 
 
 def _download(name: str, repository: str) -> Path:
@@ -163,10 +174,23 @@ def _download(name: str, repository: str) -> Path:
         ) from error
 
 
+def is_known(name: str) -> bool:
+    """Whether timm has a network of this name."""
+    return name in _known()
+
+
+def num_layers(name: str, image_size_px: int) -> int:
+    """How many layers `detector.backbone.layers` can choose from; raises ConfigError for a size that is refused."""
+    return len(_create(name, image_size_px).feature_info)
+
+
+def _known() -> set[str]:
+    return {*timm.list_models(), *timm.list_models(pretrained=True)}
+
+
 def _check_name(name: str) -> None:
-    known = {*timm.list_models(), *timm.list_models(pretrained=True)}
-    if name not in known:
-        nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    if not is_known(name):
+        nearest = difflib.get_close_matches(name, sorted(_known()), n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else "timm.list_models() names all"
         raise ConfigError(f"detector.backbone.name = {name}: timm {timm.__version__} has no such model; {hint}")
 

@@ -41,7 +41,7 @@ class EncoderPasses:
     cached_bytes: int = 0
 
 
-def trial(detector: DetectorConfig, num_channels: int) -> Stored:
+def trial(detector: DetectorConfig, num_channels: int = 3) -> Stored:
     """One black image through the encoder: shows here, not hours later, that it works and how large its layers are."""
     black_BHWC = np.zeros((1, detector.image_size_px, detector.image_size_px, num_channels), np.uint8)
     return stored_layers(build_encoder(detector, torch.device("cpu")), black_BHWC)

@@ -1,0 +1,77 @@
+"""Before a run: is everything there, what to set, what it will take."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    executor_option,
+    json_option,
+    main,
+    override_option,
+    print_json,
+    refusals,
+)
+
+
+@main.command()
+@click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
+@click.option("--out", help="Where a run is to go, a folder or a URI: can it be written?")
+@override_option
+@executor_option
+@address_option
+@json_option
+def doctor(
+    config_path: Path | None,
+    out: str | None,
+    overrides: tuple[str, ...],
+    executor: str,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Say whether everything is there that a run needs, with a fix for what is not; exit 1 if anything fails.
+
+    \b
+    llb-ray doctor
+    llb-ray doctor --config configs/memory_bank.yaml --out runs/photos
+    """
+    with refusals() as console:
+        from llb_ray import api, config
+        from llb_ray.report.planning import checks_json, show_check
+
+        settings = config.load(config_path, overrides)
+        checks = []
+        for check in api.doctor(settings, out=out, executor=executor, ray_address=ray_address):
+            checks.append(check)
+            if not as_json:
+                show_check(console, check)
+        if as_json:
+            print_json(checks_json(checks))
+        sys.exit(any(check.state == "fail" for check in checks))
+
+
+@main.command()
+@click.argument("data", metavar="FOLDER", type=FOLDER)
+@click.option("--out", default="config.yaml", show_default=True, help="The file to write; never overwritten.")
+@click.option("--weights", type=FOLDER, help="A .safetensors or .pth file of pretrained weights.")
+@click.option("--backbone", help="The timm network that they are of; default: what the file is called.")
+def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> None:
+    """Look at a folder of images and write a commented configuration for it.
+
+    \b
+    llb-ray init photos
+    llb-ray init photos --weights weights/mobilenetv2_100.safetensors --out photos.yaml
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.report.console import paced, watching
+
+        with watching(console, Path(out).parent / "progress") as tell:
+            path = api.init(data, out=out, weights=weights, backbone=backbone, progress=paced(tell, "files read"))
+        console.print(f"{path}: read it, then run", soft_wrap=True, highlight=False, markup=False)
+        name = data.absolute().name
+        command = f"llb-ray run --config {path} --data {data} --out runs/{name}"
+        console.print(command, soft_wrap=True, highlight=False, markup=False)

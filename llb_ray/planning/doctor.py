@@ -1,0 +1,201 @@
+"""Is everything there that a run needs?  One line each, with what to do where it is not."""
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from filelock import FileLock
+from packaging.requirements import Requirement
+
+from llb_ray.config import AutoencoderConfig, DetectorConfig, RunConfig
+from llb_ray.engine.cache import trial
+from llb_ray.engine.executor import Executor
+from llb_ray.engine.worker import device_for
+from llb_ray.errors import LlbError
+from llb_ray.planning.machine import (
+    existing,
+    free_disk_bytes,
+    free_memory_bytes,
+    gpus,
+    num_cores,
+    shared_memory_bytes,
+)
+from llb_ray.remote import Remote
+
+State = Literal["ok", "warn", "fail"]
+_GIB = 2**30
+_PACKAGE = "llb-ray"
+_SHOWN = ("torch", "ray", "timm", "pyarrow", "numpy")
+# A worker with torch and timm loaded holds 0.4 to 0.6 GiB; Ray's own processes about as much again.
+_LEAST_MEMORY_GIB, _GOOD_MEMORY_GIB = 1.0, 3.0
+_LEAST_DISK_GIB, _GOOD_DISK_GIB = 0.2, 5.0
+_GOOD_SHARED_GIB = 1.0  # Docker's default is 0.06: Ray then keeps its objects on the disk
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and how it stands; `fix` says what to do unless it is well."""
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def examine(
+    config: RunConfig, out: Path | Remote | None, ray: Callable[[], Executor] | None, elsewhere: bool = False
+) -> Iterator[Check]:
+    """A check at a time, as they are made: versions, devices, weights, Ray, `out`, disk, memory, shared memory.
+
+    `ray` makes an executor on the cluster, which may be one that is started for the moment; None leaves Ray out.
+    `elsewhere`: workers run on other machines, so that this one needs no GPU.
+    """
+    yield from _versions()
+    yield _devices(config, elsewhere)
+    yield _weights(config.detector)
+    if ray is not None:
+        yield _workers(config, ray)
+    if out is not None:
+        yield _writable(out)
+    yield _disk(Path.cwd() if out is None else out.copy if isinstance(out, Remote) else out)
+    yield _memory()
+    if ray is not None:
+        yield _shared_memory()
+
+
+def _versions() -> Iterator[Check]:
+    try:
+        wanted = [Requirement(text) for text in requires(_PACKAGE) or ()]
+    except PackageNotFoundError:
+        yield Check("versions", "warn", f"{_PACKAGE} is not installed, so what it needs is unknown", "pip install -e .")
+        return
+    unmet = [one for one in wanted if (one.marker is None or one.marker.evaluate({"extra": ""})) and not _met(one)]
+    for one in unmet:
+        yield Check("versions", "fail", f"{one} is needed, found {_version(one.name)}", f"pip install '{one}'")
+    if not unmet:
+        shown = ", ".join(f"{name} {_version(name)}" for name in (_PACKAGE, *_SHOWN))
+        yield Check("versions", "ok", f"Python {platform.python_version()}, {shown}")
+
+
+def _met(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _devices(config: RunConfig, elsewhere: bool) -> Check:
+    cards = [f"{gpu.name} with {gpu.free_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB free" for gpu in gpus()]
+    found = f"{num_cores()} CPU cores, {', '.join(cards) if cards else 'no GPU that torch can use'}"
+    try:
+        device_for(config.resources)
+    except LlbError as error:
+        if elsewhere:
+            return Check("devices", "ok", f"{found}; the workers are on other machines")
+        return Check("devices", "fail", found, _remedy(error))
+    if cards and not config.resources.num_gpus:
+        return Check("devices", "warn", f"{found}, which this configuration leaves idle", "set resources.num_gpus=1")
+    return Check("devices", "ok", found)
+
+
+def _weights(detector: DetectorConfig) -> Check:
+    """An image goes through the network: that the file is there is not enough."""
+    if isinstance(detector, AutoencoderConfig):
+        return Check("weights", "ok", f"detector {detector.name} needs none")
+    from llb_ray.detectors.backbones import hub_cache
+
+    name, weights = detector.backbone.name, detector.backbone.weights
+    try:
+        if weights == "hub" and hub_cache(name) is None:
+            fix = "have the machine online at the first run, or give a file as detector.backbone.weights=PATH"
+            return Check("weights", "warn", f"those of {name} are yet to be downloaded; not tried here", fix)
+        trial(detector)
+    except LlbError as error:
+        return Check("weights", "fail", *_halves(error))
+    if weights == "random":
+        return Check("weights", "warn", "random ones, for tests only", "set detector.backbone.weights=PATH")
+    return Check("weights", "ok", f"{name} from {hub_cache(name) if weights == 'hub' else weights}")
+
+
+def _workers(config: RunConfig, ray: Callable[[], Executor]) -> Check:
+    started_s = time.perf_counter()
+    try:
+        with ray() as executor:
+            took_s, slots = time.perf_counter() - started_s, executor.slots(config.resources)
+    except LlbError as error:
+        return Check("ray", "fail", *_halves(error))
+    owned = f"{config.resources.num_cpus} CPUs and {config.resources.num_gpus:g} GPUs each"
+    return Check("ray", "ok", f"answers after {took_s:.1f} s; workers at once: {slots}, with {owned}")
+
+
+def _writable(out: Path | Remote) -> Check:
+    """What a run does there: write, lock, rename; or put and delete an object."""
+    try:
+        if isinstance(out, Remote):
+            probe = out.copy / f".doctor-{uuid.uuid4().hex}"
+            out.write(probe, b"")
+            out.delete(probe)
+        else:
+            _write_lock_rename(existing(out))
+    except OSError as error:
+        fix = "choose another --out, or mend its rights or the connection"
+        return Check("out", "fail", f"{out}: cannot be written ({' '.join(str(error).split())})", fix)
+    return Check("out", "ok", f"{out} can be written")
+
+
+def _write_lock_rename(folder: Path) -> None:
+    with TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
+        file = Path(name) / "a"
+        file.write_bytes(b"x")
+        with FileLock(Path(name) / "lock", timeout=10):
+            os.rename(file, file.with_name("b"))
+
+
+def _disk(place: Path) -> Check:
+    free = free_disk_bytes(place) / _GIB
+    found = f"{free:.1f} GiB free at {existing(place)}"
+    return _enough("disk", free, _LEAST_DISK_GIB, _GOOD_DISK_GIB, found, "make room, or choose another --out")
+
+
+def _memory() -> Check:
+    free = free_memory_bytes() / _GIB
+    fix = "end other programs, take a larger machine, or use --executor serial"
+    return _enough("memory", free, _LEAST_MEMORY_GIB, _GOOD_MEMORY_GIB, f"{free:.1f} GiB free", fix)
+
+
+def _shared_memory() -> Check:
+    size = shared_memory_bytes()
+    if size is None:
+        return Check("shared memory", "ok", "none here: Ray keeps its objects on the disk")
+    fix = "give the container more, docker run --shm-size=2g: Ray keeps its objects on the disk otherwise"
+    return _enough("shared memory", size / _GIB, 0, _GOOD_SHARED_GIB, f"{size / _GIB:.1f} GiB in /dev/shm", fix)
+
+
+def _enough(name: str, gib: float, least: float, good: float, found: str, fix: str) -> Check:
+    if gib >= good:
+        return Check(name, "ok", found)
+    return Check(name, "warn" if gib >= least else "fail", found, fix)
+
+
+def _halves(error: LlbError) -> tuple[str, str]:
+    """What is wrong, and what to do about it: the last clause of every message of ours."""
+    found, _, fix = str(error).rpartition("; ")
+    return (found, fix) if found else (fix, "see above")
+
+
+def _remedy(error: LlbError) -> str:
+    return _halves(error)[1]

@@ -1,0 +1,136 @@
+"""init: what it writes loads and runs as it is, follows from what lies there, and overwrites nothing."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import llb_ray
+from llb_ray.cli import main
+from llb_ray.config import load, parse
+from llb_ray.errors import ConfigError, DataError, WeightsError
+from llb_ray.planning import suggest
+from llb_ray.planning.names import by_number, by_view, num_groups
+from llb_ray.planning.suggest import Surroundings, suggestion
+
+
+def _init(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["init", *map(str, arguments)])
+
+
+def _images(folder: Path, names: list[str], side_px: int) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (side_px, side_px + 10), (number % 256, number // 256, 9)).save(folder / name)
+    return folder
+
+
+def test_what_it_writes_runs_as_it_is(photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "photos.yaml"
+    result = _init(photos, "--out", path)
+    assert result.exit_code == 0, result.output
+    assert f"llb-ray run --config {path} --data {photos}" in result.output
+    config = load(path, ["detector.member_steps=2", "detector.final_steps=2"])
+    assert config.data.group_pattern == r"([^/]+?)[_-]view[_-]?\d+(?=[_.-])"
+    assert config.members.count == 2, "24 objects"
+    made = llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
+    assert made.num_kept == 38
+
+
+def test_it_overwrites_nothing(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    result = _init(photos, "--out", tmp_path / "config.yaml")
+    assert (result.exit_code, "is there already" in result.stderr) == (1, True)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_weights_make_a_memory_bank_of_the_network_that_the_file_is_called(
+    photos: Path, bank_weights: Path, tmp_path: Path
+) -> None:
+    shutil.copy(bank_weights, tmp_path / "test_resnet.safetensors")
+    config = load(llb_ray.init(photos, out=tmp_path / "a.yaml", weights=tmp_path / "test_resnet.safetensors"))
+    assert config.detector.name == "memory_bank"
+    assert config.detector.backbone.name == "test_resnet"
+    assert config.detector.image_size_px == 128, "the photographs have 48 px"
+    named = llb_ray.init(photos, out=tmp_path / "b.yaml", weights=bank_weights, backbone="test_resnet.r160_in1k")
+    assert load(named).detector.name == "memory_bank"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "error", "sentence"),
+    [
+        (None, ConfigError, "no network called 'weights'; say which one it is of with --backbone"),
+        ("test_vit.r160_in1k", WeightsError, "these are not the weights of"),
+    ],
+)
+def test_weights_of_no_known_network_are_refused(
+    backbone: str | None, error: type[Exception], sentence: str, photos: Path, bank_weights: Path
+) -> None:
+    with pytest.raises(error, match=sentence):
+        suggestion(llb_ray.read_folder(photos), bank_weights, backbone)
+
+
+def test_a_backbone_without_weights_and_a_single_image_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no weights for it"):
+        suggestion(llb_ray.read_folder(photos), None, "resnet18")
+    one = _images(tmp_path / "one", ["a.png"], 20)
+    with pytest.raises(DataError, match="shows 1 object"):
+        suggestion(llb_ray.read_folder(one), None, None)
+
+
+@pytest.mark.parametrize(
+    ("facts", "key", "value"),
+    [
+        ({"num_gpus": 2, "num_cores": 32}, ("resources", "num_gpus"), 1),
+        ({"num_gpus": 2, "num_cores": 32}, ("resources", "num_cpus"), 8),
+        ({"num_cores": 8, "free_bytes": 64 * 2**30}, ("resources", "num_cpus"), 1),
+        ({"num_cores": 8, "free_bytes": 2 * 2**30}, ("resources", "num_cpus"), 4),
+        ({"num_objects": 5000}, ("members", "count"), 5),
+        ({"num_objects": 65}, ("members", "count"), 3),
+        ({"side_px": 48}, ("detector", "image_size_px"), 64),
+        ({"side_px": 900}, ("detector", "image_size_px"), 128),
+        ({"num_images": 30, "num_objects": 30}, ("detector", "batch_size"), 15),
+    ],
+)
+def test_choices_follow_from_data_and_machine(
+    facts: dict[str, int], key: tuple[str, str], value: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = llb_ray.read_folder(photos)
+    here = Surroundings(photos, 500, 500, 200, None, None, 4, 0, 16 * 2**30)
+    monkeypatch.setattr(suggest.Surroundings, "of", lambda manifest: replace(here, **facts))
+    tree = yaml.safe_load(suggestion(manifest, None, None))
+    assert tree[key[0]][key[1]] == value
+    parse(tree)
+
+
+def test_sizes_are_the_images_own(tmp_path: Path) -> None:
+    folder = _images(tmp_path / "images", [f"{name}.png" for name in "abcdef"], 300)
+    assert Surroundings.of(llb_ray.read_folder(folder)).side_px == 300
+
+
+def test_names_that_count_views_are_grouped() -> None:
+    paths = [f"train/good/obj{number:04d}_view{view}.png" for number in range(30) for view in range(3)]
+    pattern = by_view(paths)
+    assert pattern is not None
+    assert num_groups(pattern, paths) == 30
+    real_iad = [f"OK/S{n:04d}/zipper_{n:04d}_OK_C{view}_2023.jpg" for n in range(20) for view in range(1, 6)]
+    assert num_groups(by_view(real_iad), real_iad) == 20
+
+
+@pytest.mark.parametrize(
+    "paths", [[f"{n:03d}.png" for n in range(60)], [f"IMG_{n:04d}.JPG" for n in range(60)], ["a.png"]]
+)
+def test_names_that_only_count_images_are_not(paths: list[str]) -> None:
+    assert by_view(paths) is None
+    assert by_number(paths) is None
+
+
+def test_a_number_at_the_end_is_only_a_hint(tmp_path: Path) -> None:
+    names = [f"lot{lot}x_{n}.png" for lot in range(6) for n in range(4)]
+    text = suggestion(llb_ray.read_folder(_images(tmp_path / "images", names, 20)), None, None)
+    assert "data" not in yaml.safe_load(text)
+    assert "#   group_pattern: '" in text
