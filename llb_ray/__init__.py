@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
+    from llb_ray.engine.inference import TrainedDetector as Detector
     from llb_ray.engine.pipeline import Result
     from llb_ray.errors import LlbError
 
 __version__ = "0.1.0"
 _HOMES = {
+    "Detector": ("llb_ray.engine.inference", "TrainedDetector"),
     "LlbError": ("llb_ray.errors", "LlbError"),
     "Manifest": ("llb_ray.data.manifest", "Manifest"),
     "Result": ("llb_ray.engine.pipeline", "Result"),
@@ -34,6 +36,7 @@ _HOMES = {
     "tune": ("llb_ray.api", "tune"),
 }
 __all__ = [
+    "Detector",
     "LlbError",
     "Manifest",
     "Result",

@@ -23,6 +23,7 @@ from llb_ray.config.run import (
     PurifyConfig,
     ResourcesConfig,
     RunConfig,
+    ThresholdConfig,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ReconstructionConfig",
     "ResourcesConfig",
     "RunConfig",
+    "ThresholdConfig",
     "known_keys",
     "load",
     "parse",

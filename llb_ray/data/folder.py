@@ -92,16 +92,24 @@ def _compiled(group_pattern: str | None) -> re.Pattern[str] | None:
 
 def _listing(root: Path) -> list[File]:
     """Every input below the root, train before test, then by path; raises DataError if the layout is not usable."""
+    found = list(scan(root))
+    refuse_masks(root, {folder for file in found for folder in PurePosixPath(file.path).parents})
+    return sorted(found, key=lambda file: (file.split == TEST, file.path))
+
+
+def scan(root: Path) -> Iterator[File]:
+    """Every input below the root as it is come upon, by name, not yet opened; holds one folder's names at a time.
+
+    Raises DataError if the root is no folder.
+    """
     if not os.path.isdir(root):
         state = "not a folder" if os.path.lexists(root) else "no such folder"
         raise DataError(f"{root}: {state}; give a folder of images")
     if _is_tree(root, os.path.isdir):
         splits = [name for name in (TRAIN, TEST) if os.path.lexists(root / name)]
-        found = [_in_tree(path, problem) for path, problem in _walk(root, splits)]
+        yield from (_in_tree(path, problem) for path, problem in _walk(root, splits))
     else:
-        found = [File(path, TRAIN, problem=problem) for path, problem in _walk(root, ["."])]
-        _refuse_masks(root, {folder for file in found for folder in PurePosixPath(file.path).parents})
-    return sorted(found, key=lambda file: (file.split == TEST, file.path))
+        yield from (File(path, TRAIN, problem=problem) for path, problem in _walk(root, ["."]))
 
 
 def _is_tree(folder: PathT, is_folder: Callable[[PathT], bool]) -> bool:
@@ -113,8 +121,10 @@ def _in_tree(path: str, problem: str | None) -> File:
     return File(path, split, kind[0] if kind else None, problem)
 
 
-def _refuse_masks(root: Path, folders: Set[PurePosixPath]) -> None:
+def refuse_masks(root: Path, folders: Set[PurePosixPath]) -> None:
     """Raise DataError if a plain folder holds whole trees, or masks, which would be trained on as images."""
+    if _is_tree(root, os.path.isdir):
+        return
     trees = sorted(str(folder) for folder in folders if _is_tree(folder, folders.__contains__))
     if trees:
         names = ", ".join(path_text(tree) for tree in trees[:3])

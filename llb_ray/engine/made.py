@@ -19,6 +19,7 @@ class Made:
     purified: Artifact
     final: Artifact
     final_scores: list[Artifact]
+    threshold: Artifact
     evaluated: Artifact
     partition: Artifact | None = None
     members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one

@@ -3,11 +3,11 @@
 import logging
 import platform
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from llb_ray.engine.worker import device_for
 from llb_ray.errors import DataError, ResourceError, WeightsError
 
 Stored = list[npt.NDArray[Any]]  # one array per layer, images first, in the number format of the cache
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 _SIZE_STEP = 8  # of batches, in images
 _BATCHES_AHEAD = 2  # read while one is encoded: enough to hide the disk, little enough to hold
@@ -79,28 +81,36 @@ class Encoding:
         """Consecutive images, at most `size` at a time, and their layers."""
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         for chunk, image_BHW3 in zip(chunks, self._read_ahead(chunks), strict=True):
-            yield chunk, self._encode(image_BHW3)
+            yield chunk, self.encode(image_BHW3)
 
     def layers(self, images: Sequence[ImageRef]) -> Stored:
         """The layers of one batch."""
-        return self._encode(np.stack(list(self._readers.map(self._photographs.read, images))))
+        return self.encode(np.stack(list(self._readers.map(self._photographs.read, images))))
 
-    def _read_ahead(self, chunks: Sequence[Sequence[ImageRef]]) -> Iterator[npt.NDArray[np.uint8]]:
+    def _read_ahead(self, chunks: Iterable[Sequence[ImageRef]]) -> Iterator[npt.NDArray[np.uint8]]:
+        return (np.stack(images) for images in self.ahead(self._photographs.read, chunks))
+
+    def ahead(self, read: Callable[[Item], Read], chunks: Iterable[Sequence[Item]]) -> Iterator[list[Read]]:
+        """What `read` gives for the items of each chunk, read by this worker's threads while earlier ones are encoded.
+
+        Chunks are taken a few before their turn, so that they may be without end.
+        """
         # A worker on one core gains nothing from reading while that core is busy encoding.
         ahead = _BATCHES_AHEAD if self._resources.num_cpus > 1 or self.device.type == "cuda" else 0
-        waiting: deque[list[Future[npt.NDArray[np.uint8]]]] = deque()
+        waiting: deque[list[Future[Read]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append([self._readers.submit(self._photographs.read, image) for image in chunk])
+                waiting.append([self._readers.submit(read, item) for item in chunk])
                 if len(waiting) > ahead:
-                    yield _stacked(waiting.popleft())
+                    yield [future.result() for future in waiting.popleft()]
             while waiting:
-                yield _stacked(waiting.popleft())
+                yield [future.result() for future in waiting.popleft()]
         finally:
             for future in (future for batch in waiting for future in batch):
                 future.cancel()
 
-    def _encode(self, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
+    def encode(self, image_BHW3: npt.NDArray[np.uint8]) -> Stored:
+        """The layers of RGB images of the encoder's size, however many fit the device at once."""
         pieces, start = [], 0
         while start < len(image_BHW3):
             piece = image_BHW3[start : start + self._most]
@@ -152,7 +162,3 @@ def _filled(image_BHW3: npt.NDArray[np.uint8], most: int) -> npt.NDArray[np.uint
     """
     size = min(most, -(-len(image_BHW3) // _SIZE_STEP) * _SIZE_STEP)
     return np.concatenate([image_BHW3, np.repeat(image_BHW3[-1:], size - len(image_BHW3), axis=0)])
-
-
-def _stacked(futures: Sequence[Future[npt.NDArray[np.uint8]]]) -> npt.NDArray[np.uint8]:
-    return np.stack([future.result() for future in futures])

@@ -42,6 +42,7 @@ class Result:
     times: list[StageTime]
     passes: EncoderPasses
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
+    threshold: dict[str, Any] = field(default_factory=dict)  # `ensemble.threshold.threshold_facts`
 
 
 def run_stages(
@@ -125,6 +126,8 @@ def _in_order(stages: Stages) -> Made:
     purified = stages.purify(images, labels, matrix)
     final = stages.final(purified, features)
     final_scores = stages.final_scores(final, features)
+    folds = stages.folds(purified, features) if stages.needs_folds(purified, matrix) else []
+    threshold = stages.threshold(purified, matrix, folds, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores)
     return Made(
         images=images,
@@ -133,6 +136,7 @@ def _in_order(stages: Stages) -> Made:
         purified=purified,
         final=final,
         final_scores=final_scores,
+        threshold=threshold,
         evaluated=evaluated,
         partition=partitioned,
         members=by_number if partitioned else [],
@@ -156,4 +160,5 @@ def _result(stages: Stages, made: Made) -> Result:
         times=stages.clock.times,
         passes=stages.crew.passes,
         missing=stages.crew.missing,
+        threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()),
     )
