@@ -62,8 +62,8 @@ def main() -> None:
         f"N = {arguments.images} training images, K = {config.members.count} members, {rows[0]['num_normal']} normal "
         f"test images (of which 1 % are {0.01 * rows[0]['num_normal']:.1f}), seeds 0 to {arguments.seeds - 1}.  "
         "*had*: mean of the seeds, smallest and largest.  *noise*: where 95 % of the seeds would lie by chance alone, "
-        "if the rate were exactly what was asked for (binomial, of one seed's test images).  *at most*: what the run said "
-        "the rate could be at worst, mean.  *found*: share of the anomalous test images above the threshold.\n\n"
+        "if the rate were exactly what was asked for (binomial, of one seed's test images).  *at most*: what the run "
+        "said the rate could be at worst, mean.  *found*: share of the anomalous test images above the threshold.\n\n"
         f"{table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
     )
     print(arguments.result.read_text())

@@ -25,6 +25,7 @@ class Made:
     members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
+    fold_scores: list[Artifact] = field(default_factory=list)  # empty where the threshold is from the members' scores
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""

@@ -142,6 +142,7 @@ def _in_order(stages: Stages) -> Made:
         members=by_number if partitioned else [],
         member_scores=scored,
         matrix=matrix,
+        fold_scores=folds,
     )
 
 
