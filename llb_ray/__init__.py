@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
+    from llb_ray.engine.inference import TrainedDetector as Detector
     from llb_ray.engine.pipeline import Result
     from llb_ray.errors import LlbError
 
@@ -40,6 +41,7 @@ _HOMES = {
     "ContaminateConfig": ("llb_ray.config", "ContaminateConfig"),
     "DatasetOptions": ("llb_ray.config", "DatasetOptions"),
     "Listing": ("llb_ray.data.listing", "Listing"),
+    "Detector": ("llb_ray.engine.inference", "TrainedDetector"),
     "LlbError": ("llb_ray.errors", "LlbError"),
     "Manifest": ("llb_ray.data.manifest", "Manifest"),
     "Result": ("llb_ray.engine.pipeline", "Result"),
@@ -66,6 +68,7 @@ _HOMES = {
 __all__ = [
     "ContaminateConfig",
     "DatasetOptions",
+    "Detector",
     "Listing",
     "LlbError",
     "Manifest",

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
@@ -176,14 +176,30 @@ def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
     return audit_run(located(run), None if data is None else Path(data))
 
 
-def predict(run: str | Path, data: str | Path, *, out: str | Path) -> "Prediction":
-    """Scores and overlays of new images by the final detector of `run` (a folder or a URI), written to folder `out`."""
-    from llb_ray.engine.predict import predict_folder
-    from llb_ray.report.heatmaps import write_overlays
+def predict(
+    run: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    overlays: Literal["all", "anomalous", "none"] = "all",
+    maps: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Prediction":
+    """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
 
-    prediction = predict_folder(located(run), Path(data), local_folder("--out", out))
-    write_overlays(prediction)
-    return prediction
+    `data` is a folder of images or a list of them (`llb_ray.data.inputs`).  Tables have a row per image with its score,
+    its decision at the run's threshold, and the share of held-out normal images that score lower; `overlays` says
+    which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory does not grow with
+    the number of images.  `progress` is called with (done, total) files.
+    """
+    from llb_ray.engine.predict import predict_images
+    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.report.heatmaps import Overlays
+
+    folder, to = RunFolder.open(located(run)), local_folder("--out", out)
+    draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
+    each = draw if overlays != "none" else lambda judged: None
+    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps)
 
 
 def tune(

@@ -1,24 +1,44 @@
 """What a finished run is good for."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from llb_ray.cli.common import FOLDER, main, refusals
 
+_ANOMALY_FOUND = 3  # exit status
+
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option("--data", type=FOLDER, required=True, help="A folder of new images.")
+@click.option(
+    "--data", type=FOLDER, required=True, help="A folder of images, or a .txt, .csv or .parquet list of paths."
+)
 @click.option("--out", required=True, help="The folder where scores and overlays go.")
-def predict(run_folder: str, data: Path, out: str) -> None:
+@click.option(
+    "--overlays",
+    type=click.Choice(["all", "anomalous", "none"]),
+    default="all",
+    show_default=True,
+    help="Which photographs are drawn with their heatmap.",
+)
+@click.option("--maps", is_flag=True, help="Keep the anomaly maps, in Arrow files of a thousand.")
+@click.option("--fail-on-anomaly", is_flag=True, help="Exit with status 3 if an image is anomalous.")
+def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choices: Any) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
 
     \b
     llb-ray predict runs/photos --data new_photos --out predictions
+    llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
     """
     with refusals() as console:
         from llb_ray import api
+        from llb_ray.report.console import counting
 
-        prediction = api.predict(run_folder, data, out=out)
+        with counting(console, "images scored") as progress:
+            prediction = api.predict(run_folder, data, out=out, progress=progress, **choices)
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
+    if fail_on_anomaly and prediction.num_anomalous:
+        sys.exit(_ANOMALY_FOUND)

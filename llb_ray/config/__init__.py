@@ -27,6 +27,7 @@ from llb_ray.config.run import (
     PurifyConfig,
     ResourcesConfig,
     RunConfig,
+    ThresholdConfig,
 )
 from llb_ray.config.scan import ScanConfig, ScanSettings
 
@@ -54,6 +55,7 @@ __all__ = [
     "ScanConfig",
     "ScanSettings",
     "TailConfig",
+    "ThresholdConfig",
     "known_keys",
     "load",
     "load_scan",

@@ -166,6 +166,26 @@ class FinalConfig(Settings):
     )
 
 
+class ThresholdConfig(Settings):
+    """The score above which an image is called anomalous, from normal images that were held out; reads no label."""
+
+    false_alarm_rate: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.01, description="share of images like the kept ones that may score above it"
+    )
+    normals: Literal["kept", "all"] = Field(
+        "kept",
+        description="training images counted as normal: those kept, which makes the rate too low a promise where "
+        "normal images were rejected, or all, which makes the threshold too high where there are anomalies",
+    )
+    method: Literal["members", "folds"] = Field(
+        "members",
+        description="where held-out scores come from: the members, brought to the final detector's scale, which costs "
+        "nothing, or folds, further final detectors each fitted without its own; folds too where there are no members, "
+        "or too few rejected images to compare scales by",
+    )
+    folds: int = Field(2, ge=2, description="further fits of the final detector, where held-out scores need them")
+
+
 class ResourcesConfig(Settings):
     """What one member (or the final detector) owns while it works, on either executor."""
 
@@ -213,6 +233,7 @@ class RunConfig(Settings):
     purify: PurifyConfig = PurifyConfig()
     importance: ImportanceConfig = ImportanceConfig()
     final: FinalConfig = FinalConfig()
+    threshold: ThresholdConfig = ThresholdConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

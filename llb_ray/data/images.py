@@ -81,10 +81,21 @@ def read_rgb(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.uin
     Safe to call from several threads.
     """
     with refusing():
-        image = _rgb(_decoded(path, max_pixels))
-        if size_px is not None:
-            image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
-        return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
+        return _pixels(_decoded(path, max_pixels), size_px)
+
+
+def as_rgb(image: Image.Image, size_px: int | None) -> NDArray[np.uint8]:
+    """An opened image as `read_rgb` would give it, had it been read from a file; raises UnreadableImage likewise."""
+    with refusing():
+        return _pixels(ImageOps.exif_transpose(image), size_px)
+
+
+def _pixels(image: Image.Image, size_px: int | None) -> NDArray[np.uint8]:
+    """An upright image as [H, W, 3]."""
+    image = _rgb(image)
+    if size_px is not None:
+        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
 
 
 def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bool_]:

@@ -39,16 +39,24 @@ def is_tree(folder: PathT, is_folder: Callable[[PathT], bool]) -> bool:
     return is_folder(folder / TRAIN) and (is_folder(folder / TRAIN / GOOD) or is_folder(folder / TEST))
 
 
+def found_below(root: Path) -> Iterator[File]:
+    """Every input below the root as it is come upon, by name; holds one folder's names at a time.
+
+    Raises DataError if the root is no folder.
+    """
+    require_folder(root)
+    return _of_tree(root) if is_tree(root, os.path.isdir) else _of_plain(root)
+
+
 def tree_files(root: Path) -> list[File]:
     """Every input of a tree."""
-    splits = [name for name in (TRAIN, TEST) if os.path.lexists(root / name)]
-    return _ordered(_in_tree(path, problem) for path, problem in _walk(root, splits))
+    return _ordered(_of_tree(root))
 
 
 def plain_files(root: Path) -> list[File]:
     """Every file below a plain folder; raises DataError where that holds whole trees, or masks."""
-    found = _ordered(File(path, TRAIN, problem=problem) for path, problem in _walk(root, ["."]))
-    _refuse_masks(root, {folder for file in found for folder in PurePosixPath(file.path).parents})
+    found = _ordered(_of_plain(root))
+    refuse_masks(root, {folder for file in found for folder in PurePosixPath(file.path).parents})
     return found
 
 
@@ -77,6 +85,15 @@ def left_alone(root: Path) -> list[str]:
     return notes
 
 
+def _of_tree(root: Path) -> Iterator[File]:
+    splits = [name for name in (TRAIN, TEST) if os.path.lexists(root / name)]
+    return (_in_tree(path, problem) for path, problem in _walk(root, splits))
+
+
+def _of_plain(root: Path) -> Iterator[File]:
+    return (File(path, TRAIN, problem=problem) for path, problem in _walk(root, ["."]))
+
+
 def _ordered(files: Iterator[File]) -> list[File]:
     return sorted(files, key=lambda file: (file.split == TEST, file.path))
 
@@ -86,8 +103,10 @@ def _in_tree(path: str, problem: str | None) -> File:
     return File(path, split, kind[0] if kind else None, problem)
 
 
-def _refuse_masks(root: Path, folders: Set[PurePosixPath]) -> None:
+def refuse_masks(root: Path, folders: Set[PurePosixPath]) -> None:
     """Raise DataError if a plain folder holds whole trees, or masks, which would be trained on as images."""
+    if is_tree(root, os.path.isdir):
+        return
     trees = sorted(str(folder) for folder in folders if is_tree(folder, folders.__contains__))
     if trees:
         names = ", ".join(path_text(tree) for tree in trees[:3])

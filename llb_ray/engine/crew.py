@@ -107,9 +107,7 @@ class Crew:
         self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
     ) -> list[Artifact]:
         """What all these detectors think of the chosen images, in shards."""
-        wanted = set(chosen)
-        owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
-        shards = [score_shard(image_ids, features.encoder, fitted, keeps_maps) for image_ids in owned if image_ids]
+        shards = [score_shard(ids, features.encoder, fitted, keeps_maps) for ids in _dealt(chosen, features)]
         missing = self._unmade(shards)
         with self.clock.timed(stage, reused=not missing):
             if missing:
@@ -128,6 +126,30 @@ class Crew:
                 spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
                 self._spread(Evaluator, missing, spec, resources)
         return [self._store.get(shard.recipe) for shard in shards]
+
+    def score_apart(
+        self, stage: str, asked: Mapping[str, tuple[Artifact, Sequence[str]]], features: Features
+    ) -> list[Artifact]:
+        """What each of these detectors, by name, thinks of images of its own, in shards."""
+        shards = {
+            name: [
+                score_shard(ids, features.encoder, {name: fitted}, keeps_maps=False) for ids in _dealt(chosen, features)
+            ]
+            for name, (fitted, chosen) in asked.items()
+        }
+        todo = {name: missing for name in asked if (missing := self._unmade(shards[name]))}
+        with self.clock.timed(stage, reused=not todo):
+            fitted = {name: {name: asked[name][0]} for name in todo}
+            specs = [
+                self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps=False)
+                for slot, (name, missing) in enumerate(todo.items())
+            ]
+            self.executor.run(Scorer, specs, self.clock.tell)
+            self._count(specs)
+        self.passes.recomputing += sum(len(chosen) for _, chosen in asked.values())
+        if isinstance(features.access, Streamed):
+            self.passes.done += sum(len(shard.image_ids) for missing in todo.values() for shard in missing)
+        return [self._store.get(shard.recipe) for name in asked for shard in shards[name]]
 
     def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
         failed: dict[str, LlbError] = {}
@@ -226,6 +248,13 @@ class Crew:
 
 def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: Place, grid: Grid) -> EvaluatorSpec:
     return EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, shards)
+
+
+def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
+    """The chosen images, shard by shard of the features, so that a scorer reads few of those."""
+    wanted = set(chosen)
+    owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
+    return (image_ids for image_ids in owned if image_ids)
 
 
 def _num_images(shards: Sequence[Shard]) -> int:

@@ -21,12 +21,14 @@ class Made:
     purified: Artifact
     final: Artifact
     final_scores: list[Artifact]
+    threshold: Artifact
     evaluated: Artifact
     partition: Artifact | None = None
     members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
     bands: Artifact | None = None  # where the images are no photographs
+    fold_scores: list[Artifact] = field(default_factory=list)  # empty where the threshold is from the members' scores
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""

@@ -28,6 +28,8 @@ from llb_ray.errors import DataError, ResourceError, WeightsError
 Decoded = TypeVar("Decoded")
 Pixels = npt.NDArray[np.uint8]
 Stored = list[npt.NDArray[Any]]  # one array per layer, images first, in the number format of the cache
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 _SIZE_STEP = 8  # of batches, in images
 _BATCHES_AHEAD = 2  # read while one is encoded: enough to hide the disk, little enough to hold
@@ -67,9 +69,10 @@ class Photographs:
     def read(self, image: ImageRef) -> Pixels:
         """The image as the encoder takes it [H, W, C]; raises DataError if it is not what the manifest describes."""
         path = self.root / path_from_text(image.path)
-        return augmented(unchanged(path, image.image_id, self._decoded), image.augment)
+        return augmented(unchanged(path, image.image_id, self.pixels), image.augment)
 
-    def _decoded(self, path: Path) -> Pixels:
+    def pixels(self, path: Path) -> Pixels:
+        """Any file as the encoder takes it [H, W, C]; raises UnreadableImage for what is not one usable image."""
         size_px = self.detector.image_size_px
         if self.scale is None:
             return read_rgb(path, size_px, self.max_pixels)
@@ -107,28 +110,36 @@ class Encoding:
         """Consecutive images, at most `size` at a time, and their layers."""
         chunks = [images[start : start + size] for start in range(0, len(images), size)]
         for chunk, image_BHWC in zip(chunks, self._read_ahead(chunks), strict=True):
-            yield chunk, self._encode(image_BHWC)
+            yield chunk, self.encode(image_BHWC)
 
     def layers(self, images: Sequence[ImageRef]) -> Stored:
         """The layers of one batch."""
-        return self._encode(np.stack(list(self._readers.map(self._photographs.read, images))))
+        return self.encode(np.stack(list(self._readers.map(self._photographs.read, images))))
 
-    def _read_ahead(self, chunks: Sequence[Sequence[ImageRef]]) -> Iterator[Pixels]:
+    def _read_ahead(self, chunks: Iterable[Sequence[ImageRef]]) -> Iterator[Pixels]:
+        return (np.stack(images) for images in self.ahead(self._photographs.read, chunks))
+
+    def ahead(self, read: Callable[[Item], Read], chunks: Iterable[Sequence[Item]]) -> Iterator[list[Read]]:
+        """What `read` gives for the items of each chunk, read by this worker's threads while earlier ones are encoded.
+
+        Chunks are taken a few before their turn, so that they may be without end.
+        """
         # A worker on one core gains nothing from reading while that core is busy encoding.
         ahead = _BATCHES_AHEAD if self._resources.num_cpus > 1 or self.device.type == "cuda" else 0
-        waiting: deque[list[Future[Pixels]]] = deque()
+        waiting: deque[list[Future[Read]]] = deque()
         try:
             for chunk in chunks:
-                waiting.append([self._readers.submit(self._photographs.read, image) for image in chunk])
+                waiting.append([self._readers.submit(read, item) for item in chunk])
                 if len(waiting) > ahead:
-                    yield _stacked(waiting.popleft())
+                    yield [future.result() for future in waiting.popleft()]
             while waiting:
-                yield _stacked(waiting.popleft())
+                yield [future.result() for future in waiting.popleft()]
         finally:
             for future in (future for batch in waiting for future in batch):
                 future.cancel()
 
-    def _encode(self, image_BHWC: Pixels) -> Stored:
+    def encode(self, image_BHWC: Pixels) -> Stored:
+        """The layers of images of the encoder's size, however many fit the device at once."""
         pieces, start = [], 0
         while start < len(image_BHWC):
             piece = image_BHWC[start : start + self._most]
@@ -180,7 +191,3 @@ def _filled(image_BHWC: Pixels, most: int) -> Pixels:
     """
     size = min(most, -(-len(image_BHWC) // _SIZE_STEP) * _SIZE_STEP)
     return np.concatenate([image_BHWC, np.repeat(image_BHWC[-1:], size - len(image_BHWC), axis=0)])
-
-
-def _stacked(futures: Sequence[Future[Pixels]]) -> Pixels:
-    return np.stack([future.result() for future in futures])

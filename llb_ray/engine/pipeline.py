@@ -44,6 +44,7 @@ class Result:
     worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
+    threshold: dict[str, Any] = field(default_factory=dict)  # `ensemble.threshold.threshold_facts`
 
 
 def run_stages(
@@ -130,6 +131,8 @@ def _in_order(stages: Stages) -> Made:
     purified = stages.purify(images, labels, matrix)
     final = stages.final(purified, features)
     final_scores = stages.final_scores(final, features)
+    folds = stages.folds(purified, features) if stages.needs_folds(purified, matrix) else []
+    threshold = stages.threshold(purified, matrix, folds, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores)
     return Made(
         images=images,
@@ -138,12 +141,14 @@ def _in_order(stages: Stages) -> Made:
         purified=purified,
         final=final,
         final_scores=final_scores,
+        threshold=threshold,
         evaluated=evaluated,
         partition=partitioned,
         members=by_number if partitioned else [],
         member_scores=scored,
         matrix=matrix,
         bands=scaled,
+        fold_scores=folds,
     )
 
 
@@ -164,4 +169,5 @@ def _result(stages: Stages, made: Made) -> Result:
         worker_s=stages.crew.worker_s,
         gpu_s=stages.crew.gpu_s,
         missing=stages.crew.missing,
+        threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()),
     )

@@ -1,95 +1,163 @@
-"""New images through a run's final detector: scores for every file, maps for those who draw them."""
+"""New images through a run's final detector, a batch at a time: however many there are, memory stays at a few batches.
 
+::
+
+    OUT/scores.parquet, scores.csv   a row per image: path, image_id, score, decision, quantile
+    OUT/quarantine.csv               files that are not usable images, with the reason
+    OUT/maps/part-00000.arrow        anomaly maps, where they are asked for
+    OUT/overlays/                    see `llb_ray.report.heatmaps`
+"""
+
+import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as parquet
 
-from llb_ray.config import RunConfig
 from llb_ray.data.files import File
-from llb_ray.data.folder import examine
+from llb_ray.data.images import UnreadableImage, content_id
+from llb_ray.data.inputs import Inputs
 from llb_ray.data.manifest import path_text
-from llb_ray.data.tables import read_batches, write_batches
-from llb_ray.detectors.build import encoder_fingerprint
-from llb_ray.engine.bands import read_scale
-from llb_ray.engine.member import load_detector
-from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
+from llb_ray.data.writers import PARTIAL, Rows, Shards
+from llb_ray.engine.inference import ANOMALOUS, Pixels, TrainedDetector, Verdicts, batched
+from llb_ray.engine.photographs import Photographs
 from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
-from llb_ray.engine.scoring import map_batch
-from llb_ray.engine.worker import owned_threads
-from llb_ray.errors import DataError, WeightsError
-from llb_ray.remote import Remote
+from llb_ray.errors import DataError
 
-MAPS = "maps.arrow"
+SCORED = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),  # as the folder or the list has it
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("quantile", pa.float64(), nullable=False),  # share of held-out normal images that score lower
+    ]
+)
+ASIDE = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)])
+MAPS, OVERLAYS, COLOUR_SCALE = "maps", "overlays", "colour_scale.png"
+_MAPS_PER_SHARD = 1000
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch of files below `root`: those that could be read with the verdicts on them, and those put aside."""
+
+    root: Path
+    files: Sequence[File]
+    verdicts: Verdicts | None  # None where none could be read
+    aside: Sequence[File]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Where the scores of new images are; `files` are those scored, in the order of the tables and maps."""
+    """What came of it; the rows are in `out`."""
 
-    run: Path | Remote
-    root: Path
     out: Path
-    files: Sequence[File]
+    num_scored: int
+    num_anomalous: int
     num_quarantined: int
+    threshold: float
 
     def sentence(self) -> str:
         """What was done, for people."""
         aside = f", {self.num_quarantined} files put aside (quarantine.csv says why)" if self.num_quarantined else ""
-        return f"{len(self.files)} images scored{aside}: {self.out / 'scores.csv'}, scores.parquet, overlays/"
+        found = f"{self.num_anomalous} anomalous (score above {self.threshold:.4g})"
+        return f"{self.num_scored} images scored{aside}, {found}: {self.out / 'scores.csv'}, scores.parquet"
 
 
-def predict_folder(run: Path | Remote, data: Path, out: Path) -> Prediction:
-    """Write scores.parquet, scores.csv, quarantine.csv and maps.arrow for every file under `data`.
+def predict_images(
+    folder: RunFolder,
+    data: Path,
+    out: Path,
+    each: Callable[[Judged], None],
+    progress: Callable[[int, int], None],
+    keep_maps: bool = False,
+) -> Prediction:
+    """Score every file below the folder `data`, or that the list `data` names (`llb_ray.data.inputs`), into `out`.
 
-    A row per file, copies included: path (relative to `data`), image_id, score.  Files that are not usable images are
-    listed with the reason.  An image of the run itself gets the run's score, within float noise.
-    Raises DataError if not one file is usable.
+    A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
+    called with every batch, `progress` with (done, total) files.  Raises DataError if not one file is usable.
     """
-    folder = RunFolder.open(run)
-    config = folder.config()
-    refuse_inside(data, out)
-    refuse_foreign(out, "scores.parquet")
-    files = examine(data, config.data)
-    usable = [file for file in files if file.problem is None]
-    if not usable:
-        raise DataError(f"{data}: none of the {len(files)} files found is a readable image; give a folder of images")
+    if data.is_dir():
+        refuse_inside(data, out)
+    refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}")
+    inputs, detector = Inputs.of(data), TrainedDetector.of(folder)
+    _clear(out)
+    with contextlib.ExitStack() as stack:
+        tables = _Tables(out, stack, keep_maps)
+        for judged in _judged(detector, inputs):
+            tables.add(judged)
+            each(judged)
+            progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
+        if not tables.num_scored:
+            number = inputs.num_files
+            raise DataError(f"{data}: none of the {number} files found is a readable image; give a folder of images")
+    threshold = detector.calibration.threshold
+    return Prediction(out, tables.num_scored, tables.num_anomalous, tables.num_quarantined, threshold)
+
+
+def _clear(out: Path) -> None:
+    """Make the folder, and remove what an earlier prediction left there and this one might not replace."""
     out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(out / "overlays", ignore_errors=True)  # an earlier prediction's would stay beside the new ones
-    with owned_threads(config.resources):
-        scored = _scored(folder, config, data, usable)
-        write_batches(out / MAPS, scored)
-    _write_tables(out, usable, [file for file in files if file.problem is not None])
-    return Prediction(run, data, out, usable, len(files) - len(usable))
+    for name in (OVERLAYS, MAPS):
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / COLOUR_SCALE).unlink(missing_ok=True)
 
 
-def _scored(folder: RunFolder, config: RunConfig, data: Path, files: Sequence[File]) -> Iterator[pa.RecordBatch]:
-    made = folder.made()
-    fingerprint = encoder_fingerprint(config.detector)
-    photographs = Photographs(data, config.data.max_pixels, config.detector, fingerprint, read_scale(made.bands))
-    if photographs.key != made.final.inputs["encoder"]:
-        raise WeightsError(
-            f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
-            "put the same file and versions back, or run again"
-        )
-    detector = load_detector(config.detector, made.final, config.resources)
-    images = [ImageRef(file.image_id, path_text(file.path)) for file in files]
-    encoding = Encoding(photographs, config.resources)
-    # Through the cache's number format, so that an image gets the score that a run gives it, within float noise.
-    for batch, stored in encoding.batches(images, config.resources.batch_size):
-        layers = layers_of(stored, encoding.device)
-        yield map_batch("the final detector", detector, [image.image_id for image in batch], layers)
+def _judged(detector: TrainedDetector, inputs: Inputs) -> Iterator[Judged]:
+    read = partial(_read, detector.photographs, inputs.root)
+    for batch in detector.encoding.ahead(read, batched(inputs.read(), detector.config.resources.batch_size)):
+        usable = [(file, pixels) for file, pixels in batch if pixels is not None]
+        verdicts = detector.judge(np.stack([pixels for _, pixels in usable])) if usable else None
+        aside = [file for file, pixels in batch if pixels is None]
+        yield Judged(inputs.root, [file for file, _ in usable], verdicts, aside)
 
 
-def _write_tables(out: Path, scored: Sequence[File], aside: Sequence[File]) -> None:
-    score = pa.concat_arrays([batch.column("score") for batch in read_batches(out / MAPS)])
-    columns = {"path": [path_text(file.path) for file in scored], "image_id": [file.image_id for file in scored]}
-    scores = pa.table({**columns, "score": score})
-    parquet.write_table(scores, out / "scores.parquet")
-    csv.write_csv(scores, out / "scores.csv")
-    reasons = {"path": [path_text(file.path) for file in aside], "reason": [file.problem for file in aside]}
-    csv.write_csv(pa.table(reasons, pa.schema({"path": pa.string(), "reason": pa.string()})), out / "quarantine.csv")
+def _read(photographs: Photographs, root: Path, file: File) -> tuple[File, Pixels | None]:
+    """The file with its image_id, and its pixels; or with its problem, and none."""
+    if file.problem is not None:
+        return file, None
+    try:
+        pixels = photographs.pixels(root / file.path)
+        return replace(file, image_id=content_id(root / file.path)), pixels
+    except UnreadableImage as error:
+        return replace(file, problem=error.reason), None
+
+
+class _Tables:
+    """The tables of a prediction as they are written, and how many rows they have."""
+
+    def __init__(self, out: Path, stack: contextlib.ExitStack, keep_maps: bool) -> None:
+        self._scored = [stack.enter_context(Rows(out / name, SCORED)) for name in ("scores.csv", "scores.parquet")]
+        self._aside = stack.enter_context(Rows(out / "quarantine.csv", ASIDE))
+        self._maps = stack.enter_context(Shards(out / MAPS, _MAPS_PER_SHARD)) if keep_maps else None
+        self.num_scored = self.num_anomalous = self.num_quarantined = 0
+
+    def add(self, judged: Judged) -> None:
+        """Write a batch."""
+        self._put_aside(judged.aside)
+        if judged.verdicts is not None:
+            self._write(judged.files, judged.verdicts)
+
+    def _put_aside(self, files: Sequence[File]) -> None:
+        paths, reasons = [path_text(file.path) for file in files], [file.problem for file in files]
+        self._aside.add(pa.table([paths, reasons], schema=ASIDE))
+        self.num_quarantined += len(files)
+
+    def _write(self, files: Sequence[File], verdicts: Verdicts) -> None:
+        paths, ids = [path_text(file.path) for file in files], [file.image_id for file in files]
+        decisions = verdicts.decisions
+        rows = pa.table([paths, ids, verdicts.score_N, decisions, verdicts.quantile_N], schema=SCORED)
+        for table in self._scored:
+            table.add(rows)
+        if self._maps is not None:
+            maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(verdicts.map_NHW))
+            self._maps.add(
+                pa.RecordBatch.from_arrays([pa.array(paths), pa.array(ids), maps], [*SCORED.names[:2], "map"])
+            )
+        self.num_scored += len(files)
+        self.num_anomalous += decisions.count(ANOMALOUS)

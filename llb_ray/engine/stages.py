@@ -28,8 +28,11 @@ from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
+from llb_ray.ensemble.held_out import LEAST_REJECTED, by_folds, by_members, split, with_rejected
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.scores import assemble
+from llb_ray.ensemble.threshold import threshold_facts
+from llb_ray.seeding import seed_for
 
 FINAL = "final"  # the name of the final detector
 
@@ -135,6 +138,57 @@ class Stages:
         """The final detector's score and map of every image, test split included."""
         everyone = self.manifest.table["image_id"].to_pylist()
         return self.crew.score("final-scores", {FINAL: final}, everyone, features, keeps_maps=True)
+
+    def needs_folds(self, purified: Artifact, matrix: Artifact | None) -> bool:
+        """Whether held-out scores are to come from further fits; says so where those were not asked for."""
+        if self.config.threshold.method == "folds":
+            return True
+        _, rejected = split(read_table(purified.file(files.PURIFIED)))
+        if matrix is not None and len(rejected) >= LEAST_REJECTED:
+            return False
+        reason = "there are no members" if matrix is None else f"only {len(rejected)} images were rejected"
+        more = f"{self.config.threshold.folds} further detectors are fitted for the threshold (threshold.folds)"
+        self.clock.tell(f"note: {reason}, so {more}")
+        return True
+
+    def folds(self, purified: Artifact, features: Features) -> list[Artifact]:
+        """The score of every kept image by a detector that is fitted as the final one is, but without its fold."""
+        kept, _ = split(read_table(purified.file(files.PURIFIED)))
+        ids, groups, seed = kept["image_id"].to_pylist(), kept["group"].to_pylist(), self.config.seed
+        owned = shares(partition(ids, groups, self.config.threshold.folds, seed_for(seed, "folds")))
+        folds = {f"fold-{index:03d}": fold for index, fold in enumerate(owned)}
+        specs = [
+            self.crew.member(name, fit_settings(self.config, "final", index), sorted(set(ids) - set(fold)), features)
+            for index, (name, fold) in enumerate(folds.items())
+        ]
+        fitted = self.crew.fit("folds", specs, num_workers=self.config.final_workers)
+        return self.crew.score_apart("fold-scores", {name: (fitted[name], folds[name]) for name in folds}, features)
+
+    def threshold(
+        self, purified: Artifact, matrix: Artifact | None, folds: Sequence[Artifact], final_scores: Sequence[Artifact]
+    ) -> Artifact:
+        """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
+        or where there are none by the members, whose `matrix` is read for nothing else."""
+        config, rate = self.config.threshold, self.config.threshold.false_alarm_rate
+        made_from = {"purified": [purified], "final": final_scores}
+        made_from |= {"folds": folds} if folds or matrix is None else {"matrix": [matrix]}
+
+        def build(folder: Path) -> None:
+            decided, final = read_table(purified.file(files.PURIFIED)), read_scores(final_scores)
+            if folds or matrix is None:
+                held_out = by_folds(read_scores(folds))
+            else:
+                held_out = by_members(decided, read_table(matrix.file(files.SCORES)), final)
+            everyone = with_rejected(held_out, decided, final)
+            write_table(folder / files.HELD_OUT, held_out if config.normals == "kept" else everyone)
+            write_json(folder / files.THRESHOLD, threshold_facts(held_out, everyone, rate, config.normals))
+
+        inputs = {
+            f"{role}-{index:03d}": artifact.content
+            for role, artifacts in made_from.items()
+            for index, artifact in enumerate(artifacts)
+        }
+        return self._make(Recipe("threshold", {"false_alarm_rate": rate, "normals": config.normals}, inputs), build)
 
     def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, scored: Sequence[Artifact]) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""

@@ -42,6 +42,7 @@ class Outcome:
     num_quarantined: int
     metrics: dict[str, Any]
     missing: dict[str, str]  # sub-models that it had to do without, and why
+    threshold: dict[str, Any]  # `ensemble.threshold.threshold_facts`
 
 
 @dataclass(frozen=True)
@@ -152,4 +153,5 @@ def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
         num_quarantined=num_quarantined,
         metrics=json.loads(folder.file("metrics.json").read_text()),
         missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
+        threshold=json.loads(folder.file("threshold.json").read_text()),
     )

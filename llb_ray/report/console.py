@@ -64,6 +64,18 @@ def paced(tell: Tell, what: str) -> Callable[[int, int], None]:
     return progress
 
 
+@contextlib.contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives a progress function (done, total): a bar on a terminal, a line every ten seconds in a log."""
+    if not console.is_terminal:
+        yield paced(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), what)
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 class _Bars:
     """One bar per worker and step, fed from the heartbeat files: the same for every executor."""
 
@@ -121,14 +133,14 @@ def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
 
 def show_result(console: Console, result: Result) -> None:
     """The closing table: images, metrics, encoder passes, seconds per stage, and where the files are."""
-    rows = (_image_rows(result), _metric_rows(result.metrics), _encoder_rows(result.passes), _time_rows(result.times))
-    _show_table(console, result.where, chain(*rows))
+    found = (_image_rows(result), _threshold_rows(result.threshold), _metric_rows(result.metrics))
+    _show_table(console, result.where, chain(*found, _encoder_rows(result.passes), _time_rows(result.times)))
 
 
 def show_outcome(console: Console, status: Status, outcome: Outcome) -> None:
     """The same of a run that another process made, which kept its encoder passes to itself."""
-    rows = (_image_rows(outcome), _metric_rows(outcome.metrics), _time_rows(status.times))
-    _show_table(console, status.where, chain(*rows))
+    found = (_image_rows(outcome), _threshold_rows(outcome.threshold), _metric_rows(outcome.metrics))
+    _show_table(console, status.where, chain(*found, _time_rows(status.times)))
 
 
 def _show_table(console: Console, where: str, rows: Iterable[tuple[str, str]]) -> None:
@@ -148,6 +160,19 @@ def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:
     yield "  quarantined", f"{result.num_quarantined}"
     for name, reason in result.missing.items():
         yield "missing", reason if reason.startswith(name) else f"{name}: {reason}"
+
+
+def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if not threshold:
+        return
+    low, high = threshold["threshold_interval"]
+    upper = "beyond every held-out score" if high is None else f"{high:.4g}"
+    yield "threshold", f"{threshold['threshold']:.4g} ({low:.4g} to {upper}), {threshold['estimate']}"
+    rate, (low, high) = threshold["false_alarm_rate"], threshold["false_alarm_interval"]
+    whom = "the kept" if threshold["normals"] == "kept" else "all"
+    yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {whom}"
+    if threshold["normals"] == "kept":
+        yield "  at most", f"{threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Anomaly maps people can compare: every overlay that a run's detector draws is on one colour scale."""
 
 import errno
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib
@@ -18,11 +19,12 @@ from llb_ray.data.bands import read_bands
 from llb_ray.data.files import File
 from llb_ray.data.images import read_rgb
 from llb_ray.data.scale import BandScale
-from llb_ray.data.tables import read_batches, read_table
+from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import upsample
 from llb_ray.engine import files
 from llb_ray.engine.bands import read_scale
-from llb_ray.engine.predict import MAPS, Prediction
+from llb_ray.engine.inference import ANOMALOUS
+from llb_ray.engine.predict import COLOUR_SCALE, OVERLAYS, Judged
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
 from llb_ray.ensemble.dataset import kept_ids
@@ -82,14 +84,42 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
     return pixels
 
 
-def write_overlays(prediction: Prediction) -> None:
-    """Write ``overlays/<path>.png`` for every scored image, and the scale they share as colour_scale.png."""
-    folder = RunFolder.open(prediction.run)
-    scale, config, bands = Scale.of_run(folder), folder.config(), read_scale(folder.made().bands)
-    for file, map_HW in zip(prediction.files, _smooth_maps(prediction.out / MAPS, config), strict=True):
-        image_HW3 = _photograph(prediction.root / file.path, config.data, bands)
-        _save(overlay(_bounded(image_HW3), map_HW, scale), prediction.out / "overlays", file)
-    _draw_scale(scale, prediction.out / "colour_scale.png")
+class Overlays:
+    """Draws ``overlays/<path>.png`` below `out` for each image of each batch it is called with, or each anomalous one.
+
+    All are on the run's colour scale, which is drawn beside them.
+    """
+
+    def __init__(self, folder: RunFolder, out: Path, anomalous_only: bool) -> None:
+        self._folder = folder
+        self._out = out
+        self._anomalous_only = anomalous_only
+
+    def __call__(self, judged: Judged) -> None:
+        """Draw a batch; the images are read again, at their own size."""
+        if judged.verdicts is None:
+            return
+        decisions = judged.verdicts.decisions
+        for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
+            if decision == ANOMALOUS or not self._anomalous_only:
+                (smooth_HW,) = smooth(map_HW[None], self._config)
+                image_HW3 = _photograph(judged.root / file.path, self._config.data, self._bands)
+                _save(overlay(_bounded(image_HW3), smooth_HW, self._scale), self._out / OVERLAYS, file)
+
+    @cached_property
+    def _config(self) -> RunConfig:
+        return self._folder.config()
+
+    @cached_property
+    def _bands(self) -> BandScale | None:
+        return read_scale(self._folder.made().bands)
+
+    @cached_property
+    def _scale(self) -> Scale:
+        """Drawn when it is first asked for: a prediction that is refused leaves no picture."""
+        scale = Scale.of_run(self._folder)
+        _draw_scale(scale, self._out / COLOUR_SCALE)
+        return scale
 
 
 def _photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.NDArray[np.uint8]:
@@ -100,8 +130,10 @@ def _photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.
 
 
 def _save(picture_HW3: npt.NDArray[np.uint8], folder: Path, file: File) -> None:
-    """As <path>.png; as <image_id>.png where that is too long, or is also the name of a folder of the data."""
-    path = folder / f"{file.path}.png"
+    """As <path>.png; as <image_id>.png where that is too long, also the name of a folder of the data, or not below
+    the folder that paths are relative to."""
+    within = os.path.normpath(file.path).lstrip("/")
+    path = folder / f"{file.image_id if within.startswith('..') else within}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture_HW3).save(path)
@@ -115,11 +147,6 @@ def smooth(map_NHW: Floats, config: RunConfig) -> Floats:
     """Maps at the detector's input size, as the pixel metrics see them."""
     size_px = config.detector.image_size_px
     return upsample(map_NHW, size_px, config.evaluation.sigma_at(size_px))
-
-
-def _smooth_maps(path: Path, config: RunConfig) -> Iterator[Floats]:
-    for batch in read_batches(path):
-        yield from smooth(batch.column("map").to_numpy_ndarray(), config)
 
 
 def _bounded(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -76,9 +76,20 @@ def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
     again = llb_ray.run(tiny, manifest, out=tmp_path, executor="serial")
     assert all(time.reused for time in again.times)
     other = llb_ray.run(with_overrides(tiny, ["purify.keep_ratio=0.5"]), manifest, out=tmp_path, executor="serial")
-    assert [time.stage for time in other.times if not time.reused] == ["purify", "final", "final-scores", "evaluate"]
+    assert [time.stage for time in other.times if not time.reused] == [
+        "purify",
+        "final",
+        "final-scores",
+        "threshold",
+        "evaluate",
+    ]
     longer = llb_ray.run(with_overrides(tiny, ["detector.final_steps=25"]), manifest, out=tmp_path, executor="serial")
-    assert [time.stage for time in longer.times if not time.reused] == ["final", "final-scores", "evaluate"]
+    assert [time.stage for time in longer.times if not time.reused] == [
+        "final",
+        "final-scores",
+        "threshold",
+        "evaluate",
+    ]
     assert llb_ray.audit(tmp_path)
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "run finished" for event in events) == 4

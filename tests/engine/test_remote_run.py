@@ -133,7 +133,12 @@ def test_an_interrupted_run_goes_on_on_another_machine(
     said: list[str] = []
     manifest = llb_ray.read_folder(photos, config)
     result = llb_ray.run(config, manifest, out=bucket, executor="serial", tell=said.append)
-    assert [time.stage for time in result.times if not time.reused] == ["final", "final-scores", "evaluate"]
+    assert [time.stage for time in result.times if not time.reused] == [
+        "final",
+        "final-scores",
+        "threshold",
+        "evaluate",
+    ]
     assert steps == list(range(5, 20)), "from the checkpoint on"
     assert "the last run here died in stage final, unannounced; going on from what it had finished" in said
     plain = synced(bucket, tmp_path / "plain")

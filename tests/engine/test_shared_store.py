@@ -53,7 +53,7 @@ def test_a_run_and_its_store_may_move_together(photos: Path, tiny: RunConfig, tm
     llb_ray.run(tiny, manifest, out=tmp_path / "old" / "run", executor="serial", store=tmp_path / "old" / "store")
     shutil.move(tmp_path / "old", tmp_path / "new")
     assert llb_ray.audit(tmp_path / "new" / "run")
-    assert llb_ray.predict(tmp_path / "new" / "run", photos / "test", out=tmp_path / "scores").files
+    assert llb_ray.predict(tmp_path / "new" / "run", photos / "test", out=tmp_path / "scores").num_scored
 
 
 def test_runs_of_one_store_go_different_ways(

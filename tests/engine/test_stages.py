@@ -22,23 +22,29 @@ from llb_ray.engine.scoring import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
 
-ALL = "manifest labels partition features members member-scores scores purify final final-scores evaluate"
+ALL = "manifest labels partition features members member-scores scores purify final final-scores threshold evaluate"
+
+FOLDS = "folds fold-scores"  # where there are no members whose held-out scores the threshold could come from
 
 # `final?` is expected exactly where the kept set changed.
 SETTINGS = [
-    ("seed=1", "partition members member-scores scores purify final final-scores evaluate"),
-    ("members.count=4", "partition members member-scores scores purify final? evaluate"),
-    ("detector.member_steps=30", "members member-scores scores purify final? evaluate"),
-    ("detector.final_steps=25", "final final-scores evaluate"),
-    ("detector.image_size_px=48", "features members member-scores scores purify final final-scores evaluate"),
+    ("seed=1", "partition members member-scores scores purify final final-scores threshold evaluate"),
+    ("members.count=4", "partition members member-scores scores purify final? threshold evaluate"),
+    ("detector.member_steps=30", "members member-scores scores purify final? threshold evaluate"),
+    ("detector.final_steps=25", "final final-scores threshold evaluate"),
+    ("detector.image_size_px=48", "features members member-scores scores purify final final-scores threshold evaluate"),
+    ("threshold.false_alarm_rate=0.05", "threshold"),
+    ("threshold.normals=all", "threshold"),
+    ("threshold.method=folds", f"{FOLDS} threshold"),
+    ("threshold.folds=3", ""),
     ("evaluation.sigma_px=2.5", "evaluate"),
     ("evaluation.fpr_limit=0.1", "evaluate"),
-    ("purify.keep_ratio=0.5", "purify final final-scores evaluate"),
-    ("purify.filter=none", "purify final final-scores evaluate"),
-    ("purify.filter=random", "purify final final-scores evaluate"),
-    ("purify.filter=oracle", "purify final final-scores evaluate"),
-    ("data.group_pattern=null", "manifest partition members member-scores scores purify final? evaluate"),
-    (r"data.group_pattern=obj(\d+)", "manifest partition purify evaluate"),
+    ("purify.keep_ratio=0.5", "purify final final-scores threshold evaluate"),
+    ("purify.filter=none", f"purify final final-scores {FOLDS} threshold evaluate"),
+    ("purify.filter=random", f"purify final final-scores {FOLDS} threshold evaluate"),
+    ("purify.filter=oracle", f"purify final final-scores {FOLDS} threshold evaluate"),
+    ("data.group_pattern=null", "manifest partition members member-scores scores purify final? threshold evaluate"),
+    (r"data.group_pattern=obj(\d+)", "manifest partition purify threshold evaluate"),
 ]
 RESOURCES = ["resources.num_cpus=2", "resources.batch_size=5", "resources.max_restarts=0"]
 
@@ -100,13 +106,9 @@ def test_a_machine_with_other_resources_keeps_what_is_finished(
 def test_the_seed_alone_trains_the_final_detector_anew(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, ["purify.filter=none"])
     first = _again(config, photos, tmp_path)
-    assert _rerun(first) == ["manifest", "labels", "features", "purify", "final", "final-scores", "evaluate"]
-    assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == [
-        "purify",
-        "final",
-        "final-scores",
-        "evaluate",
-    ]
+    again = f"purify final final-scores {FOLDS} threshold evaluate".split()
+    assert _rerun(first) == ["manifest", "labels", "features", *again]
+    assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == again
 
 
 def test_going_back_to_an_earlier_setting_does_nothing(
@@ -137,7 +139,7 @@ CHANGES: list[tuple[str, Callable[[Path], None], str]] = [
     ("a copied folder", lambda photos: None, ""),
     ("an edited test mask", _edit_a_mask, "evaluate"),
     ("a renamed test image", lambda photos: _rename(_first(photos, "test")), "manifest purify evaluate"),
-    ("a renamed training image", lambda photos: _rename(_first(photos, "train")), "manifest purify evaluate"),
+    ("a renamed training image", lambda photos: _rename(_first(photos, "train")), "manifest purify threshold evaluate"),
     ("an added training image", _add_a_training_image, ALL),
 ]
 

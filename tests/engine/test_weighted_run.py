@@ -57,9 +57,14 @@ def test_a_key_holds_the_settings_that_have_an_effect_and_no_other(tiny: RunConf
 
 def test_another_target_retrains_the_final_detector_alone(run: Path, photos: Path, tiny: RunConfig) -> None:
     for settings in (MOMENTS, [*MOMENTS, "importance.sigma_scale=2"], ["importance.mode=robust"]):
-        assert _rerun(_again(with_overrides(tiny, settings), photos, run)) == ["final", "final-scores", "evaluate"]
+        assert _rerun(_again(with_overrides(tiny, settings), photos, run)) == [
+            "final",
+            "final-scores",
+            "threshold",
+            "evaluate",
+        ]
         assert llb_ray.audit(run)
-    everything = ["members", "member-scores", "scores", "purify", "final", "final-scores", "evaluate"]
+    everything = ["members", "member-scores", "scores", "purify", "final", "final-scores", "threshold", "evaluate"]
     kept = _ids(run)
     stages = _rerun(_again(with_overrides(tiny, BOTH), photos, run))
     assert stages == [name for name in everything if not name.startswith("final") or _ids(run) != kept]

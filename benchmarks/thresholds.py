@@ -1,0 +1,131 @@
+"""Does a threshold keep the false-alarm rate that was asked for?  Magnetic tile, MobileNetV2 memory bank.
+
+    OMP_NUM_THREADS=1 python benchmarks/thresholds.py --out runs/thresholds
+
+Asks for 1 % and 5 %, and counts the normal test images above the threshold, which no run looks at.  Thresholds come
+from the members' held-out scores (`threshold.method=members`) and from further fits (`folds`), with the kept images
+counted as normal (`threshold.normals=kept`) or all training images (`all`).  Where nothing is rejected the members
+cannot be asked.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes
+benchmarks/thresholds.md and the raw rows beside it.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import pyarrow.compute as pc
+from harness import Row, setting, write_rows
+from scipy import stats
+
+import llb_ray
+from llb_ray import Manifest, RunConfig
+from llb_ray.config import load, with_overrides
+from llb_ray.data.contaminate import contaminated
+from llb_ray.data.tables import joined, read_table
+from llb_ray.engine.pipeline import Result
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data"))
+WEIGHTS = "weights/mobilenetv2_100.safetensors"
+RATES = (0.01, 0.05)
+KEYS = ("alpha", "keep_ratio", "method", "normals", "asked")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0, 0.1])
+    parser.add_argument("--images", type=int, default=600)
+    parser.add_argument("--result", type=Path, default=HERE / "thresholds.md")
+    arguments = parser.parse_args()
+    if not (DATA / "magnetic_tile").is_dir():
+        sys.exit(f"{DATA}/magnetic_tile is missing: set LLB_DATA to the folder that holds it")
+
+    overrides = [f"detector.backbone.weights={DATA / WEIGHTS}", "resources.num_cpus=1"]
+    config = load(HERE.parent / "configs" / "memory_bank.yaml", overrides)
+    everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
+    rows: list[Row] = []
+    for seed in range(arguments.seeds):
+        for alpha in arguments.alphas:
+            manifest = contaminated(everything, arguments.images, alpha, seed)
+            folder = arguments.out / f"alpha{alpha:g}-seed{seed}"
+            rows += measured(with_overrides(config, [f"seed={seed}"]), manifest, alpha, folder)
+            write_rows(rows, arguments.result.with_suffix(".csv"))
+    command = "python benchmarks/thresholds.py " + " ".join(sys.argv[1:])
+    arguments.result.write_text(
+        f"# False alarms asked for and had, magnetic tile, {date.today()}\n\n{setting(command)}\n\n"
+        f"N = {arguments.images} training images, K = {config.members.count} members, {rows[0]['num_normal']} normal "
+        f"test images (of which 1 % are {0.01 * rows[0]['num_normal']:.1f}), seeds 0 to {arguments.seeds - 1}.  "
+        "*had*: mean of the seeds, smallest and largest.  *noise*: where 95 % of the seeds would lie by chance alone, "
+        "if the rate were exactly what was asked for (binomial, of one seed's test images).  *at most*: what the run "
+        "said the rate could be at worst, mean.  *found*: share of the anomalous test images above the threshold.\n\n"
+        f"{table(rows)}\n\nRaw rows: {arguments.result.stem}.csv\n"
+    )
+    print(arguments.result.read_text())
+
+
+def measured(config: RunConfig, manifest: Manifest, alpha: float, folder: Path) -> Iterator[Row]:
+    """A row per keep ratio, source of held-out scores, choice of normals and rate; all share one run's work."""
+    for keep_ratio in dict.fromkeys((1 - alpha, 0.8)):
+        for method in ("folds",) if keep_ratio == 1 else ("members", "folds"):
+            for normals in ("kept",) if keep_ratio == 1 else ("kept", "all"):
+                for rate in RATES:
+                    settings = [f"purify.keep_ratio={keep_ratio}", f"threshold.method={method}"]
+                    settings += [f"threshold.normals={normals}", f"threshold.false_alarm_rate={rate}"]
+                    chosen = with_overrides(config, settings)
+                    result = llb_ray.run(chosen, manifest, out=folder, executor="serial")
+                    row = dict(zip(KEYS, (alpha, keep_ratio, method, normals, rate), strict=True))
+                    row |= {"seed": config.seed, **achieved(result, manifest)}
+                    print(row, file=sys.stderr, flush=True)
+                    yield row
+
+
+def achieved(result: Result, manifest: Manifest) -> Row:
+    """What the labels of the test images say of the run's threshold."""
+    scores = joined(read_table(result.path / "image_scores.arrow"), manifest.table)
+    test = scores.filter((pc.field("split") == "test") & pc.field("label").is_valid())
+    threshold = result.threshold
+    above = {
+        label: pc.greater(test.filter(pc.field("label") == label)["score"], threshold["threshold"]).to_pylist()
+        for label in (0, 1)
+    }
+    return {
+        "threshold": threshold["threshold"],
+        "estimate": threshold["estimate"],
+        "had": statistics.mean(above[0]),
+        "found": statistics.mean(above[1]),
+        "at_most": threshold["rate_if_all_are_normal"],
+        "low": threshold["false_alarm_interval"][0],
+        "high": threshold["false_alarm_interval"][1],
+        "num_normal": len(above[0]),
+        "fits_s": sum(time.seconds for time in result.times if time.stage in ("folds", "fold-scores")),
+        "final_s": sum(time.seconds for time in result.times if time.stage == "final"),
+    }
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line per setting, over the seeds."""
+    lines = [
+        "| alpha | keep_ratio | method | normals | asked | had | noise | at most | found |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for setting_ in dict.fromkeys(tuple(row[key] for key in KEYS) for row in rows):
+        chosen = [row for row in rows if tuple(row[key] for key in KEYS) == setting_]
+        alpha, keep_ratio, method, normals, asked = setting_
+        had = [row["had"] for row in chosen]
+        low, high = (stats.binom.ppf((0.025, 0.975), chosen[0]["num_normal"], asked) / chosen[0]["num_normal"]).tolist()
+        means = [statistics.mean(row[name] for row in chosen) for name in ("at_most", "found")]
+        lines.append(
+            f"| {alpha:g} | {keep_ratio:g} | {method} | {normals} | {asked:.2f} | {statistics.mean(had):.3f} "
+            f"({min(had):.3f} to {max(had):.3f}) | {low:.3f} to {high:.3f} | {means[0]:.3f} | {means[1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Files to be judged, a path at a time: however many there are, no list of them is held.
+
+A list is a text file of a path per line, or a CSV or Parquet file with a column `path`, whose other columns are passed
+over; so what `predict` wrote is a list again.  Relative paths are relative to the folder of the list.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from llb_ray.data.files import File
+from llb_ray.data.manifest import TEST, path_from_text
+from llb_ray.data.walk import found_below, refuse_masks
+from llb_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files below `root`, in the same order at every reading; none of them has been opened."""
+
+    root: Path
+    num_files: int
+    read: Callable[[], Iterator[File]]
+
+    @classmethod
+    def of(cls, data: Path) -> "Inputs":
+        """The files of a folder, plain or a tree's train and test, or those that a list names; read once to count them.
+
+        Raises DataError for what is neither, and for a folder that holds masks or several data sets.
+        """
+        if data.suffix in _LISTS and data.is_file():
+            inputs = cls(Path(os.path.abspath(data.parent)), 0, lambda: _listed(data))
+            return cls(inputs.root, sum(1 for _ in inputs.read()), inputs.read)
+        root, count, folders = Path(os.path.abspath(data)), 0, set[PurePosixPath]()
+        for file in found_below(root):
+            count += 1
+            folders.update(PurePosixPath(file.path).parents)
+        refuse_masks(root, folders)
+        return cls(root, count, lambda: found_below(root))
+
+
+def _listed(path: Path) -> Iterator[File]:
+    try:
+        yield from (File(name, TEST) for name in _LISTS[path.suffix](path) if name)
+    except (KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path}: no list of images ({error}); it needs a column named path") from error
+
+
+def _of_text(path: Path) -> Iterator[str]:
+    with path.open(errors="surrogateescape") as lines:
+        yield from (line.rstrip("\n") for line in lines)
+
+
+def _of_csv(path: Path) -> Iterator[str]:
+    with path.open(newline="", errors="surrogateescape") as lines:
+        yield from (path_from_text(row["path"] or "") for row in csv.DictReader(lines))
+
+
+def _of_parquet(path: Path) -> Iterator[str]:
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["path"]):
+            yield from map(path_from_text, batch["path"].cast(pa.string()).drop_null().to_pylist())
+
+
+_LISTS = {".txt": _of_text, ".csv": _of_csv, ".parquet": _of_parquet}

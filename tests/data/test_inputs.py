@@ -1,0 +1,73 @@
+"""Files to be judged: a folder or a list, read a path at a time, in an order that stays."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+from llb_ray.data.inputs import Inputs
+from llb_ray.errors import DataError
+
+NAMES = ["b.png", "a/2.png", "/abs/c d.png"]
+
+
+def _paths(inputs: Inputs) -> list[str]:
+    return [file.path for file in inputs.read()]
+
+
+def _list(folder: Path, kind: str) -> Path:
+    path = folder / f"list.{kind}"
+    if kind == "txt":
+        path.write_text("\n".join([*NAMES[:2], "", NAMES[2]]) + "\n")
+    elif kind == "csv":
+        path.write_text("score,path\n" + "".join(f"1,{name}\n" for name in NAMES))
+    else:
+        parquet.write_table(pa.table({"score": [1, 2, 3, 4], "path": [*NAMES, None]}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_a_list_names_files_in_its_own_order_and_relative_to_itself(kind: str, tmp_path: Path) -> None:
+    inputs = Inputs.of(_list(tmp_path, kind))
+    assert (inputs.root, inputs.num_files) == (tmp_path, 3)
+    assert _paths(inputs) == NAMES
+    assert _paths(inputs) == NAMES
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_list_without_paths_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list.{kind}"
+    if kind == "csv":
+        path.write_text("file\nx.png\n")
+    else:
+        parquet.write_table(pa.table({"file": ["x.png"]}), path)
+    with pytest.raises(DataError, match=r"list\.\w+: no list of images .* column named path"):
+        Inputs.of(path)
+
+
+def test_names_in_tables_are_spelt_as_our_tables_spell_them(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path\ncaf\\xe9.png\n")
+    assert _paths(Inputs.of(tmp_path / "list.csv")) == ["caf\udce9.png"]
+
+
+def test_a_folder_is_walked_by_name_and_a_trees_masks_are_left_out(tmp_path: Path) -> None:
+    for name in ("train/good/1.png", "test/bad/2.png", "ground_truth/bad/2_mask.png", "licence.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    inputs = Inputs.of(tmp_path)
+    assert inputs.num_files == 2
+    assert _paths(inputs) == ["train/good/1.png", "test/bad/2.png"]
+
+
+def test_a_plain_folder_of_masks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ground_truth").mkdir()
+    (tmp_path / "ground_truth" / "1.png").touch()
+    with pytest.raises(DataError, match="holds masks"):
+        Inputs.of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.csv"])
+def test_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        Inputs.of(tmp_path / name)

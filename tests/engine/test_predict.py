@@ -1,0 +1,128 @@
+"""Prediction: a row per image with its decision, bad files put aside, and nothing held that grows with their number."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import llb_ray
+from llb_ray.cli import main
+from llb_ray.data.tables import read_table
+from llb_ray.errors import DataError
+
+
+def _llb(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An anomaly, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("noise")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    with (out / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_list_is_scored_like_a_folder_and_predictions_are_lists(finished: Path, photos: Path, tmp_path: Path) -> None:
+    folder = llb_ray.predict(finished, photos / "test", out=tmp_path / "folder")
+    rows = _rows(tmp_path / "folder")
+    listed = photos / "test" / "list.csv"
+    shutil.copy(tmp_path / "folder" / "scores.csv", listed)
+    try:
+        again = llb_ray.predict(finished, listed, out=tmp_path / "list", overlays="none")
+    finally:
+        listed.unlink()
+    assert (again.num_scored, again.num_anomalous) == (folder.num_scored, folder.num_anomalous)
+    assert _rows(tmp_path / "list") == rows
+
+
+def test_every_row_has_its_decision_and_quantile(finished: Path, photos: Path, noise: Path, tmp_path: Path) -> None:
+    prediction = llb_ray.predict(finished, photos / "test", out=tmp_path)
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    assert table.column_names == ["path", "image_id", "score", "decision", "quantile"]
+    above = [score > prediction.threshold for score in table["score"].to_pylist()]
+    assert table["decision"].to_pylist() == ["anomalous" if one else "normal" for one in above]
+    assert prediction.num_anomalous == sum(above)
+    assert all(0 <= share <= 1 for share in table["quantile"].to_pylist())
+
+
+def test_what_is_put_aside_says_why_and_batches_may_be_empty(
+    finished: Path, photos: Path, noise: Path, tmp_path: Path
+) -> None:
+    good = sorted((photos / "test" / "good").glob("*.png"))[0]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*["gone.png"] * 40, str(good), str(noise / "broken.png")]))
+    done: list[tuple[int, int]] = []
+    prediction = llb_ray.predict(
+        finished, listed, out=tmp_path / "out", progress=lambda now, total: done.append((now, total))
+    )
+    assert (prediction.num_scored, prediction.num_quarantined) == (1, 41)
+    assert done == [(32, 42), (42, 42)]
+    lines = (tmp_path / "out" / "quarantine.csv").read_text().splitlines()
+    assert lines[1].startswith('"gone.png","cannot be read (No such file')
+    assert lines[-1].startswith(f'"{noise}/broken.png","')
+    assert (tmp_path / "out" / "overlays" / f"{str(good)[1:]}.png").is_file()
+
+
+def test_a_path_outside_the_lists_folder_is_drawn_inside_out(finished: Path, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(sorted((photos / "test" / "good").glob("*.png"))[0], tmp_path / "a.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "l.txt").write_text("../a.png\n")
+    llb_ray.predict(finished, tmp_path / "lists" / "l.txt", out=tmp_path / "out")
+    assert {path.suffix for path in (tmp_path / "out" / "overlays").iterdir()} == {".png"}
+    assert not list(tmp_path.glob("*.png.png"))
+
+
+@pytest.mark.parametrize(
+    ("overlays", "drawn"),
+    [("all", {"good.png.png", "noise.png.png"}), ("anomalous", {"noise.png.png"}), ("none", set())],
+)
+def test_overlays_are_of_whom_they_are_asked_for(
+    overlays: str, drawn: set[str], finished: Path, photos: Path, noise: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    table = read_table(finished / "image_scores.arrow").sort_by("score")
+    shutil.copy(photos / table["path"][0].as_py(), data / "good.png")
+    shutil.copy(noise / "noise.png", data)
+    result = _llb("predict", finished, "--data", data, "--out", tmp_path / "out", "--overlays", overlays)
+    assert (result.exit_code, "1 anomalous" in result.output) == (0, True), result.output
+    assert {path.name for path in (tmp_path / "out" / "overlays").glob("*")} == drawn
+    assert (tmp_path / "out" / "colour_scale.png").exists() == bool(drawn)
+
+
+def test_maps_are_kept_on_request_and_not_left_from_before(finished: Path, noise: Path, tmp_path: Path) -> None:
+    assert _llb("predict", finished, "--data", noise, "--out", tmp_path, "--maps").exit_code == 0
+    maps = read_table(tmp_path / "maps" / "part-00000.arrow")
+    assert maps.column_names == ["path", "image_id", "map"]
+    assert maps["map"].combine_chunks().to_numpy_ndarray().shape == (1, 16, 16)
+    assert _llb("predict", finished, "--data", noise, "--out", tmp_path).exit_code == 0
+    assert not (tmp_path / "maps").exists()
+
+
+def test_an_anomaly_may_be_an_exit_status(finished: Path, photos: Path, noise: Path, tmp_path: Path) -> None:
+    found = _llb("predict", finished, "--data", noise, "--out", tmp_path / "a", "--fail-on-anomaly")
+    assert (found.exit_code, "1 anomalous" in found.output) == (3, True)
+    table = read_table(finished / "image_scores.arrow").sort_by("score")
+    (tmp_path / "l.txt").write_text(str(photos / table["path"][0].as_py()))
+    fine = _llb("predict", finished, "--data", tmp_path / "l.txt", "--out", tmp_path / "b", "--fail-on-anomaly")
+    assert (fine.exit_code, "0 anomalous" in fine.output) == (0, True)
+
+
+def test_a_prediction_of_nothing_leaves_no_table(finished: Path, noise: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text(f"{noise / 'broken.png'}\n")
+    with pytest.raises(DataError, match="none of the 1 files found is a readable image"):
+        llb_ray.predict(finished, tmp_path / "l.txt", out=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
