@@ -178,3 +178,18 @@ def test_more_steps_redraw_better() -> None:
         return float(state["usual_HW"].mean())
 
     assert loss(120) < 0.7 * loss(5)
+
+
+def test_many_bands_are_measured_fewer_images_at_a_time() -> None:
+    read: list[int] = []
+
+    class Watched(Stripes):
+        def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+            read.append(len(rows))
+            return super().batch(rows)
+
+    source = Watched(40)
+    source.image_N3HW = source.image_N3HW[:, :1].repeat(1, 400, 1, 1)
+    detector = Autoencoder(CONFIG, 2, CPU).fit(source, 0)
+    assert max(read) == CONFIG.batch_size
+    assert detector.state()["mean_3HW"].shape == (400, SIZE, SIZE)
