@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, doctor, init, predict, read_folder, run, status, synth, tune
+    from llb_ray.api import audit, doctor, init, plan, predict, read_folder, run, status, synth, tune
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -28,6 +28,7 @@ _HOMES = {
     "doctor": ("llb_ray.api", "doctor"),
     "init": ("llb_ray.api", "init"),
     "load_config": ("llb_ray.config", "load"),
+    "plan": ("llb_ray.api", "plan"),
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
     "run": ("llb_ray.api", "run"),
@@ -44,6 +45,7 @@ __all__ = [
     "doctor",
     "init",
     "load_config",
+    "plan",
     "predict",
     "read_folder",
     "run",
