@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, executor_option, main, override_option, refusals
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    executor_option,
+    json_option,
+    main,
+    override_option,
+    print_json,
+    refusals,
+)
 
 
 @main.command()
@@ -14,8 +23,15 @@ from llb_ray.cli.common import FOLDER, address_option, executor_option, main, ov
 @override_option
 @executor_option
 @address_option
+@json_option
 def run(
-    config_path: Path | None, data: Path, out: str, overrides: tuple[str, ...], executor: str, ray_address: str | None
+    config_path: Path | None,
+    data: Path,
+    out: str,
+    overrides: tuple[str, ...],
+    executor: str,
+    ray_address: str | None,
+    as_json: bool,
 ) -> None:
     """Purify a folder of contaminated photographs and train the final detector.
 
@@ -23,11 +39,12 @@ def run(
     llb-ray run --data photos --out runs/photos
     llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
     """
-    with refusals() as console:
+    with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
         from llb_ray.report.console import paced, show_result, watching
+        from llb_ray.report.objects import result_object
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
@@ -35,22 +52,31 @@ def run(
             manifest = api.read_folder(data, settings, paced(tell, "files read"))
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
-        show_result(console, result)
+        if as_json:
+            print_json(result_object(result))
+        else:
+            show_result(console, result)
 
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-def status(run_folder: str) -> None:
+@json_option
+def status(run_folder: str, as_json: bool) -> None:
     """Print how far a run is, from its folder alone: on any machine, without a dashboard.
 
     \b
     llb-ray status runs/photos
+    llb-ray status runs/photos --json
     """
     with refusals() as console:
         from llb_ray import api
+        from llb_ray.report.objects import status_object
         from llb_ray.report.status import show_status
 
-        show_status(console, api.status(run_folder))
+        if as_json:
+            print_json(status_object(api.status(run_folder)))
+        else:
+            show_status(console, api.status(run_folder))
 
 
 @main.command()

@@ -78,6 +78,7 @@ class Measured:
     other_bytes: float  # of tables, per image
     peak_bytes: int  # memory of this process
     resident_bytes: int  # the same, at the end
+    shared_bytes: int  # of it, what processes beside each other have in common: libraries
     gpu_bytes: int  # that torch reserved, at its peak
     gpu_total_bytes: int
     seconds: float  # that it took to find out
@@ -170,7 +171,8 @@ def _measured(spec: CalibrationSpec) -> Measured:
         detector_bytes=int(len(save(state)) * scale),
         other_bytes=_bytes([made.images, made.labels, made.purified, made.evaluated]) / many.num_images,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        resident_bytes=_resident_bytes(),
+        resident_bytes=_pages(1),
+        shared_bytes=_pages(2),
         gpu_bytes=torch.cuda.max_memory_reserved() if _device(spec).type == "cuda" else 0,
         gpu_total_bytes=torch.cuda.mem_get_info()[1] if _device(spec).type == "cuda" else 0,
         seconds=time.perf_counter() - started_s,
@@ -291,9 +293,7 @@ def _bytes(artifacts: Sequence[Artifact]) -> int:
     return sum(size for artifact in artifacts for size in artifact.sizes.values())
 
 
-def _resident_bytes() -> int:
-    """Memory of this process now; its peak where Linux's /proc is missing."""
+def _pages(column: int) -> int:
+    """Of this process now, from Linux's statm: 1 is resident memory, 2 what of it is files; 0 where there is no /proc."""
     path = Path("/proc/self/statm")
-    if not path.exists():
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
-    return int(path.read_text().split()[1]) * resource.getpagesize()
+    return int(path.read_text().split()[column]) * resource.getpagesize() if path.exists() else 0

@@ -20,7 +20,7 @@ from llb_ray.planning.machine import existing, free_disk_bytes, free_memory_byte
 
 _GIB = 2**30
 # Measured with benchmarks/plan.py; the rest follows from the calibration.
-_RAY_BYTES = int(0.7 * _GIB)  # Ray's own processes on a machine
+_RAY_BYTES = int(0.5 * _GIB)  # Ray's own processes on a machine
 _TABLE_BYTES, _SCORE_BYTES = 900, 40  # memory of the driver, per image, and per image and member
 _PIXEL_BYTES = 20  # memory of exact pixel metrics, per pixel of the labelled test images
 _TABLE_S = 5e-5  # of the driver per image: tables are built, sorted, hashed and written
@@ -237,9 +237,10 @@ def _memory(work: _Work) -> Need:
         needed, what = max(driver, measured.peak_bytes), "one process"
     else:
         here = min(work.cluster.slots, max(1, num_cores() // work.config.resources.num_cpus))
-        needed = driver + _RAY_BYTES + here * measured.peak_bytes
-        gib = measured.peak_bytes / _GIB
-        what = f"driver {driver / _GIB:.2g}, Ray {_RAY_BYTES / _GIB:.2g}, {here} workers of {gib:.2g} on this machine"
+        own = measured.peak_bytes - measured.shared_bytes
+        needed = driver + _RAY_BYTES + here * own
+        each = f"{here} workers of {own / _GIB:.2g} each on this machine"
+        what = f"driver {driver / _GIB:.2g}, Ray {_RAY_BYTES / _GIB:.2g}, {each}"
     remedy = "raise resources.num_cpus so that fewer work at once, lower the batch sizes, or take a larger machine"
     # What this process has already is not among what is free.
     return Need("memory", needed, free_memory_bytes() + measured.resident_bytes, what, remedy)

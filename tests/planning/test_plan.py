@@ -38,6 +38,7 @@ MEASURED = Measured(
     other_bytes=500,
     peak_bytes=GIB // 2,
     resident_bytes=GIB // 4,
+    shared_bytes=GIB // 8,
     gpu_bytes=0,
     gpu_total_bytes=0,
     seconds=10.0,
@@ -152,7 +153,11 @@ def test_without_a_cache_every_reading_is_an_encoding(tiny: RunConfig, manifest:
 @pytest.mark.parametrize(
     ("what", "free", "sentence"),
     [
-        ("free_memory_bytes", lambda: 1, r"memory: a run needs .* GiB \(driver .*2 workers of 0.5 .*; raise resources"),
+        (
+            "free_memory_bytes",
+            lambda: 1,
+            r"memory: a run needs .* GiB \(driver .*2 workers of 0.38 each .*; raise resources",
+        ),
         ("free_disk_bytes", lambda path: 1, r"disk: a run needs .* GiB \(layers .*; choose another --out"),
     ],
 )
