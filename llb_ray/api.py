@@ -1,6 +1,7 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
     from llb_ray.planning.doctor import Check
+    from llb_ray.planning.forecast import Forecast
     from llb_ray.scans.status import ScanStatus
     from llb_ray.search.plan import Searcher
     from llb_ray.search.space import Space
@@ -332,3 +334,27 @@ def init(
     text = suggestion(read_folder(data, progress=progress), None if weights is None else Path(weights), backbone)
     write_atomic(path, text.encode())
     return path
+
+
+def plan(
+    config: RunConfig,
+    manifest: Manifest,
+    *,
+    out: str | Path = ".",
+    executor: str = "ray",
+    ray_address: str | None = None,
+    tell: Tell = lambda line: None,
+) -> "Forecast":
+    """What a run will take, by stage, in memory and on disk: foretold after a calibration of a minute at most.
+
+    `out` is where the run is to go, a folder or a URI; nothing is left there.  What cannot fit is in the forecast's
+    `refusals`.  Raises a `LlbError` for a run that cannot be at all.
+    """
+    from llb_ray.planning.drive import planned
+
+    where = located(out)
+    folder = where if isinstance(where, Path) else where.copy
+    started_s = time.perf_counter()
+    with make_executor(executor, ray_address) as workers:
+        connect_s = time.perf_counter() - started_s
+        return planned(config, manifest, folder, workers, 0.0 if executor == "serial" else connect_s, tell)

@@ -146,6 +146,11 @@ def test_misuse_exits_2(words: list[str]) -> None:
     assert _llb(*words).exit_code == 2
 
 
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_the_help_of_every_command_shows_an_example(name: str) -> None:
+    assert f"\n  llb-ray {name} " in _llb(name, "--help").output
+
+
 def test_an_ineffective_setting_is_said_aloud(config: Path, photos: Path, tmp_path: Path) -> None:
     result = _run(config, photos, tmp_path / "run", "--set", "purify.filter=none")
     assert "note: purify.keep_ratio has no effect with filter none" in result.output

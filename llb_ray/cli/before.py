@@ -75,3 +75,47 @@ def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> No
         name = data.absolute().name
         command = f"llb-ray run --config {path} --data {data} --out runs/{name}"
         console.print(command, soft_wrap=True, highlight=False, markup=False)
+
+
+@main.command()
+@click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
+@click.option("--data", type=FOLDER, required=True, help="The images of the run that is to be.")
+@click.option("--out", default=".", help="Where it is to go, a folder or a URI; default: this folder.")
+@override_option
+@executor_option
+@address_option
+@json_option
+def plan(
+    config_path: Path | None,
+    data: Path,
+    out: str,
+    overrides: tuple[str, ...],
+    executor: str,
+    ray_address: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a run will take: time by stage, memory, GPU memory, disk; exit 1 for what cannot fit.
+
+    A calibration of a minute at most tries some images out on the workers that the run will have.
+
+    \b
+    llb-ray plan --data photos
+    llb-ray plan --config configs/memory_bank.yaml --data photos --out runs/photos
+    """
+    with refusals(stderr=as_json) as console:
+        from llb_ray import api, config
+        from llb_ray.report.console import paced, watching
+        from llb_ray.report.planning import forecast_json, show_forecast
+
+        settings = config.load(config_path, overrides)
+        with watching(console, Path(out) / "progress") as tell:
+            tell(f"reading {data}")
+            manifest = api.read_folder(data, settings, paced(tell, "files read"))
+            forecast = api.plan(settings, manifest, out=out, executor=executor, ray_address=ray_address, tell=tell)
+        if as_json:
+            print_json(forecast_json(forecast))
+        else:
+            show_forecast(console, forecast)
+        for refusal in forecast.refusals:
+            click.echo(f"llb-ray: {refusal}", err=True)
+        sys.exit(bool(forecast.refusals))

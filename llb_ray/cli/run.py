@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, executor_option, main, override_option, refusals
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    executor_option,
+    json_option,
+    main,
+    override_option,
+    print_json,
+    refusals,
+)
 
 
 @main.command()
@@ -16,6 +25,7 @@ from llb_ray.cli.common import FOLDER, address_option, executor_option, main, ov
 @override_option
 @executor_option
 @address_option
+@json_option
 def run(
     config_path: Path | None,
     data: Path | None,
@@ -25,6 +35,7 @@ def run(
     overrides: tuple[str, ...],
     executor: str,
     ray_address: str | None,
+    as_json: bool,
 ) -> None:
     """Purify a folder of contaminated photographs and train the final detector.
 
@@ -37,11 +48,12 @@ def run(
         raise click.UsageError("give the images by one of --data and --manifest.")
     if category is not None and listing is None:
         raise click.UsageError("--category is for --manifest; with --data, use --set data.category=NAME.")
-    with refusals() as console:
+    with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
         from llb_ray.report.console import paced, show_result, watching
+        from llb_ray.report.objects import result_object
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
@@ -53,23 +65,31 @@ def run(
                 images = api.read_folder(data, settings, progress)
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, images, out=out, executor=workers, tell=tell)
-        show_result(console, result)
+        if as_json:
+            print_json(result_object(result))
+        else:
+            show_result(console, result)
 
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-def status(run_folder: str) -> None:
+@json_option
+def status(run_folder: str, as_json: bool) -> None:
     """Print how far a run is, from its folder alone: on any machine, without a dashboard.
 
     \b
     llb-ray status runs/photos
+    llb-ray status runs/photos --json
     """
     with refusals() as console:
         from llb_ray import api
+        from llb_ray.report.objects import status_object
         from llb_ray.report.status import show_scan_status, show_status
         from llb_ray.scans.status import is_scan
 
-        if is_scan(Path(run_folder)):
+        if as_json:
+            print_json(status_object(api.status(run_folder)))
+        elif is_scan(Path(run_folder)):
             show_scan_status(console, api.scan_status(run_folder))
         else:
             show_status(console, api.status(run_folder))

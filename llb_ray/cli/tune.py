@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, main, override_option, refusals
+from llb_ray.cli.common import FOLDER, address_option, json_option, main, override_option, print_json, refusals
 
 
 @main.command()
@@ -29,12 +29,14 @@ from llb_ray.cli.common import FOLDER, address_option, main, override_option, re
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Default: as many trials as the cluster holds.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted search in --out.")
 @address_option
+@json_option
 def tune(
     config_path: Path | None,
     data: Path,
     space_path: Path,
     out: str,
     overrides: tuple[str, ...],
+    as_json: bool,
     **choices: Any,
 ) -> None:
     """Search settings without labels: each trial is a run, and what trials have in common is made once.
@@ -42,10 +44,11 @@ def tune(
     \b
     llb-ray tune --config configs/demo.yaml --data photos --space configs/spaces/demo.yaml --out runs/tune
     """
-    with refusals() as console:
+    with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.remote import local_folder
         from llb_ray.report.console import show_trials, watching
+        from llb_ray.report.objects import trials_object
         from llb_ray.search.space import read_space
 
         settings = config.load(config_path, overrides)
@@ -55,4 +58,7 @@ def tune(
             tell(f"reading {data}")
             manifest = api.read_folder(data, settings)
             trials = api.tune(settings, manifest, space, out=folder, tell=tell, **choices)
-        show_trials(console, trials, folder)
+        if as_json:
+            print_json(trials_object(trials, folder))
+        else:
+            show_trials(console, trials, folder)

@@ -108,7 +108,30 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
         return message
     if problem["type"] == "extra_forbidden":
         return f"unknown key {dotted!r}{_hint(dotted, model, detector)}"
-    return f"{dotted} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    if problem["type"] == "union_tag_invalid":
+        return _no_such_detector(dotted, str(problem["ctx"]["tag"]))
+    said = _EXPECTED.get(problem["type"], message)
+    return f"{_with_indices(problem, dotted)} = {problem['input']!r}: {said[0].lower()}{said[1:]}"
+
+
+_EXPECTED = {  # instead of pydantic's words, which are about Python
+    "model_type": "should be a section, with its keys indented below it",
+    "model_attributes_type": "should be a section, with its keys indented below it",
+    "tuple_type": "should be a list, such as [a, b]",
+}
+
+
+def _no_such_detector(dotted: str, name: str) -> str:
+    nearest = difflib.get_close_matches(name, _DETECTORS, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose {', '.join(_DETECTORS)}"
+    return f"{dotted}.name = {name!r}: there is no such detector; {hint}"
+
+
+def _with_indices(problem: ErrorDetails, dotted: str) -> str:
+    """The key with the place in a list as people write it: ``detector.backbone.layers[1]``."""
+    places = [part for part in problem["loc"] if isinstance(part, int)]
+    key = dotted.removesuffix("".join(f".{place}" for place in places))
+    return key + "".join(f"[{place}]" for place in places)
 
 
 def _hint(dotted: str, model: type[BaseModel], detector: str | None) -> str:
@@ -118,6 +141,9 @@ def _hint(dotted: str, model: type[BaseModel], detector: str | None) -> str:
     if dotted in known:
         return " in one piece; write it as sections, or give the file to `llb-ray tune --space`"
     same_leaf = [key for key in known if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    others = [key for key in known_keys(model) if key.rpartition(".")[2] == dotted.rpartition(".")[2]]
+    if others and not same_leaf:
+        return f"; {others[0]!r} is a setting of another detector: choose that with detector.name"
     nearest = [*same_leaf, *difflib.get_close_matches(dotted, known, n=1)]
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; {where}"
 

@@ -12,6 +12,7 @@ from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.reconstruction import Reconstruction
 
 Role = Literal["member", "final"]
+_TRIAL_CORESET = 4000  # entries are chosen in seconds
 
 
 def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
@@ -81,3 +82,21 @@ def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: i
     passes = 2 if isinstance(config, AutoencoderConfig) else config.standardize * len(config.backbone.layers)
     shapes = 1  # the first image, for the sizes of the network
     return shapes + steps * min(config.batch_size, num_rows) + passes * num_rows + num_weighted
+
+
+def shortened(config: DetectorConfig, steps: int) -> tuple[DetectorConfig, float]:
+    """A detector that is quickly fitted, to try how long that takes: so many steps, or a small memory.
+
+    And how many times as much the real one's memory takes to choose and to compare with.
+    """
+    if isinstance(config, MemoryBankConfig):
+        size = min(config.coreset_size, _TRIAL_CORESET)
+        return config.model_copy(update={"coreset_size": size}), config.coreset_size / size
+    return config.model_copy(update={"member_steps": steps, "final_steps": steps}), 1.0
+
+
+def num_steps(config: DetectorConfig, role: Role) -> int:
+    """Optimiser steps of a fit; a memory bank takes none."""
+    if isinstance(config, MemoryBankConfig):
+        return 0
+    return config.member_steps if role == "member" else config.final_steps

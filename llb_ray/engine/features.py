@@ -44,9 +44,14 @@ class Shard:
         return Recipe("features", settings, {"encoder": self.encoder, "images": digest(self.image_ids)})
 
 
+def num_shards(num_images: int, shard_images: int = SHARD_IMAGES) -> int:
+    """Into how many shards so many images are cut: a power of two, though the last of a few images may stay empty."""
+    return 1 << (max(0, num_images - 1) // shard_images).bit_length()
+
+
 def shards_of(images: Sequence[ImageRef], encoder: str, shard_images: int = SHARD_IMAGES) -> list[Shard]:
     """The images in shards, by the first bits of their ids: one more bit, and all shards anew, whenever N doubles."""
-    bits = (max(0, len(images) - 1) // shard_images).bit_length()
+    bits = num_shards(len(images), shard_images).bit_length() - 1
     ordered = sorted(images, key=lambda image: image.image_id)
     runs = groupby(ordered, key=lambda image: int(image.image_id[:_PREFIX_DIGITS], 16) >> (4 * _PREFIX_DIGITS - bits))
     return [Shard(tuple(members), encoder) for _, members in runs]

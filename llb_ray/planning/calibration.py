@@ -1,0 +1,299 @@
+"""How long things take on the workers that a run will have: a small run in the small, and a fit taken apart.
+
+Two runs of different size give what a stage costs at all and what it costs per image; fits of different length and
+share give what a row costs and what a step.  All of it is done by the engine itself, on layers of real photographs,
+by as many workers at a time as will share the machine.  Nothing of the results is kept.
+"""
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import TEST, TRAIN, Manifest
+from llb_ray.data.tables import read_table
+from llb_ray.detectors.base import Detector, Layers, Report
+from llb_ray.detectors.build import build_detector, shortened
+from llb_ray.disk import write_json
+from llb_ray.engine import files
+from llb_ray.engine.executor import SerialExecutor
+from llb_ray.engine.made import Made
+from llb_ray.engine.pipeline import Result, run_stages
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.source import CachedSource
+from llb_ray.engine.worker import Place, device_for, owned_threads
+from llb_ray.errors import ResourceError
+from llb_ray.seeding import stream
+
+FEW = 8  # images of each split in the first run: an encoder's batches are filled up to 8 anyhow
+MOST = 256  # in the second
+_ENCODE_S, _STEPS_S, _SCORE_S = 10.0, 4.0, 3.0  # what the second run, the steps and the scoring may take
+_TOO_SLOW_S = 1.0  # an image, in the first run: then there is no second
+_ROWS = 512  # of a fit, at most
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Seconds of something: so many at all, and so many per unit."""
+
+    start_s: float
+    unit_s: float
+
+    def seconds(self, units: float) -> float:
+        return self.start_s + self.unit_s * units
+
+    @classmethod
+    def through(cls, few: tuple[float, float], many: tuple[float, float]) -> "Linear":
+        """Through two measurements (units, seconds); noise never makes it fall, nor start below nothing."""
+        (few_units, few_s), (many_units, many_s) = few, many
+        if many_units == few_units:
+            return cls(0.0, many_s / many_units if many_units else 0.0)
+        unit_s = max(0.0, (many_s - few_s) / (many_units - few_units))
+        return cls(max(0.0, few_s - unit_s * few_units), min(unit_s, many_s / many_units))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker found; seconds, and bytes."""
+
+    encode: Linear  # the stage features, per image
+    fit: Linear  # per row, without its steps
+    step_s: float
+    score_s: float  # one image by one detector, its layers at hand
+    load_s: float  # a fitted detector
+    map: Linear  # the stage final-scores, per image
+    evaluate: Linear  # the stage evaluate, per labelled test image
+    unclocked_s: float  # of a whole run: imports, digests, the table at the end
+    layer_bytes: float  # of the cache, per image
+    map_bytes: float  # of final scores and maps, per image
+    detector_bytes: int
+    other_bytes: float  # of tables, per image
+    peak_bytes: int  # memory of this process
+    resident_bytes: int  # the same, at the end
+    shared_bytes: int  # of it, what processes beside each other have in common: libraries
+    gpu_bytes: int  # that torch reserved, at its peak
+    gpu_total_bytes: int
+    seconds: float  # that it took to find out
+
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> "Measured":
+        lines = {name: Linear(**told[name]) for name in ("encode", "fit", "map", "evaluate")}
+        return cls(**{**told, **lines})
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """Some photographs of each split, and the configuration of the run that is to be."""
+
+    name: str
+    place: Place
+    config: RunConfig
+    manifest: Manifest
+    fit_rows: int  # of the largest fit
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    @property
+    def result(self) -> Path:
+        return self.place.run / f"{self.name}.json"
+
+
+class Calibrator:
+    """Measures on the worker that it is."""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("measure",)
+
+    def __init__(self, spec: CalibrationSpec) -> None:
+        self._spec = spec
+
+    def measure(self) -> None:
+        """What there is to know lies in the spec's `result` afterwards.  Raises ResourceError for lack of memory."""
+        try:
+            with owned_threads(self._spec.place.resources):
+                measured = _measured(self._spec)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ResourceError(
+                f"out of memory while trying out one worker ({reason}); lower detector.image_size_px, "
+                "detector.batch_size or resources.batch_size, or give it a larger machine"
+            ) from error
+        write_json(self._spec.result, asdict(measured))
+
+
+def num_labelled(manifest: Manifest) -> int:
+    """How many test images have a label, which is what `evaluate` looks at."""
+    labels = manifest.split(TEST)["label"]
+    return len(labels) - int(labels.null_count)
+
+
+def sampled(manifest: Manifest, most: int) -> Manifest:
+    """At most `most` images of each split, drawn at random."""
+    splits = np.array(manifest.table["split"].to_pylist())
+    turn_N = stream(0, "plan").permutation(len(splits))
+    rows = [row for split in (TRAIN, TEST) for row in turn_N[splits[turn_N] == split][:most]]
+    return replace(manifest, table=manifest.table.take(sorted(rows)), quarantine=manifest.quarantine.slice(0, 0))
+
+
+def _measured(spec: CalibrationSpec) -> Measured:
+    started_s = time.perf_counter()
+    short, scale = shortened(spec.config.detector, steps=2)
+    # Of the filters, the one that has no members; with the cache, whatever there is room for in the real run.
+    plain = {"purify": {"filter": "none"}, "features": {}, "final": {}}
+    config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
+    few = _run(config, sampled(spec.manifest, FEW), spec.place.run / f"{spec.name}-few")
+    many = _more(config, spec, few)
+    made = RunFolder.open(many.result.path).made()
+    if not made.features:
+        raise ResourceError(f"{many.result.path}: the disk has no room for a few images' layers; choose another --out")
+    fit, step_s, detector = _fit(spec, made)
+    state = detector.state()
+    return Measured(
+        encode=Linear.through(few.stage("features", few.num_images), many.stage("features", many.num_images)),
+        fit=replace(fit, start_s=fit.start_s * scale),
+        step_s=step_s,
+        score_s=_score_s(spec, detector, made) * scale,
+        load_s=_timed(lambda: build_detector(short, "member", _device(spec)).load_state(state)),
+        map=Linear.through(few.stage("final-scores", few.num_images), many.stage("final-scores", many.num_images)),
+        evaluate=Linear.through(few.stage("evaluate", few.num_labelled), many.stage("evaluate", many.num_labelled)),
+        unclocked_s=few.unclocked_s,
+        layer_bytes=_bytes(made.features) / many.num_images,
+        map_bytes=_bytes(made.final_scores) / many.num_images,
+        detector_bytes=int(len(save(state)) * scale),
+        other_bytes=_bytes([made.images, made.labels, made.purified, made.evaluated]) / many.num_images,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        resident_bytes=_pages(1),
+        shared_bytes=_pages(2),
+        gpu_bytes=torch.cuda.max_memory_reserved() if _device(spec).type == "cuda" else 0,
+        gpu_total_bytes=torch.cuda.mem_get_info()[1] if _device(spec).type == "cuda" else 0,
+        seconds=time.perf_counter() - started_s,
+    )
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A run in the small."""
+
+    result: Result
+    manifest: Manifest
+    unclocked_s: float
+
+    @property
+    def num_images(self) -> int:
+        return len(self.manifest.table)
+
+    @property
+    def num_labelled(self) -> int:
+        return num_labelled(self.manifest)
+
+    def stage(self, name: str, units: int) -> tuple[float, float]:
+        """A measurement for `Linear.through`."""
+        return units, sum(time.seconds for time in self.result.times if time.stage == name)
+
+
+def _run(config: RunConfig, manifest: Manifest, out: Path) -> _Small:
+    started_s = time.perf_counter()
+    result = run_stages(config, manifest, out, SerialExecutor(), lambda line: None)
+    seconds = time.perf_counter() - started_s
+    return _Small(result, manifest, seconds - sum(time.seconds for time in result.times))
+
+
+def _more(config: RunConfig, spec: CalibrationSpec, few: _Small) -> _Small:
+    """A second run, as large as its time allows."""
+    units, seconds = few.stage("features", few.num_images)
+    if seconds / units > _TOO_SLOW_S:
+        return few
+    most = int(np.clip(_ENCODE_S / (seconds / units) / 2, 4 * FEW, MOST))
+    return _run(config, sampled(spec.manifest, most), spec.place.run / f"{spec.name}-many")
+
+
+class _Repeated:
+    """A `Source` of as many rows as one likes, out of a few."""
+
+    def __init__(self, source: CachedSource, num_rows: int) -> None:
+        self._source = source
+        self.image_ids = [source.image_ids[row % len(source)] for row in range(num_rows)]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def batch(self, rows: Any) -> Layers:
+        return self._source.batch(rows % len(self._source))
+
+
+def _source(spec: CalibrationSpec, made: Made) -> CachedSource:
+    """The layers of the training images of the larger run."""
+    image_ids = read_table(made.purified.file(files.PURIFIED))["image_id"].to_pylist()
+    return CachedSource(made.features, image_ids, _device(spec))
+
+
+def _fit(spec: CalibrationSpec, made: Made) -> tuple[Linear, float, Detector]:
+    """Seconds per row and step of a fit, and what was fitted last."""
+    many = min(spec.fit_rows, _ROWS)
+    few = max(1, many // 2)
+    _, warm_step_s, _ = _timed_fit(spec, made, few, steps=3)
+    few_s, _, _ = _timed_fit(spec, made, few, steps=2)
+    steps = int(np.clip(_STEPS_S / warm_step_s, 4, 200)) if warm_step_s else 2
+    many_s, step_s, detector = _timed_fit(spec, made, many, steps)
+    return Linear.through((few, few_s - 2 * step_s), (many, many_s - steps * step_s)), step_s, detector
+
+
+def _timed_fit(spec: CalibrationSpec, made: Made, num_rows: int, steps: int) -> tuple[float, float, Detector]:
+    """Seconds of a fit, seconds of each of its steps (0 where it has none), and the detector."""
+    short, _ = shortened(spec.config.detector, steps)
+    detector = build_detector(short, "member", _device(spec), spec.config.importance.for_role("final"))
+    times = list[float]()
+    source = _Repeated(_source(spec, made), num_rows)
+    seconds = _timed(lambda: detector.fit(source, 0, _noting(times)))
+    return seconds, (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0, detector
+
+
+def _noting(times: list[float]) -> Report:
+    """A report that notes when each step was done."""
+
+    def report(done: int, total: int, unit: str, figures: Any = None) -> None:
+        if unit == "step":
+            times.append(time.perf_counter())
+
+    return report
+
+
+def _score_s(spec: CalibrationSpec, detector: Detector, made: Made) -> float:
+    """Seconds of one image by one detector, in batches as large as the run's."""
+    source = _Repeated(_source(spec, made), spec.place.resources.batch_size)
+    layers = source.batch(np.arange(len(source)))
+    detector.score(layers)
+    started_s, num_done = time.perf_counter(), 0
+    while num_done < 3 or (time.perf_counter() - started_s < _SCORE_S and num_done < 20):
+        detector.score(layers)
+        num_done += 1
+    return (time.perf_counter() - started_s) / num_done / len(source)
+
+
+def _device(spec: CalibrationSpec) -> torch.device:
+    return device_for(spec.place.resources)
+
+
+def _timed(work: Any) -> float:
+    started_s = time.perf_counter()
+    work()
+    return time.perf_counter() - started_s
+
+
+def _bytes(artifacts: Sequence[Artifact]) -> int:
+    return sum(size for artifact in artifacts for size in artifact.sizes.values())
+
+
+def _pages(column: int) -> int:
+    """Of this process now, from statm: 1 is resident memory, 2 what of it is files; 0 where there is no /proc."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[column]) * resource.getpagesize() if path.exists() else 0

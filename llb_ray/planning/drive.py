@@ -1,0 +1,75 @@
+"""The calibration of a plan, run by the executor that the run will have."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from statistics import median
+
+from llb_ray.artifacts import Store
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
+from llb_ray.engine.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.worker import Place
+from llb_ray.errors import DataError
+from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, Linear, Measured, sampled
+from llb_ray.planning.forecast import Cluster, Forecast, Size, forecast
+from llb_ray.planning.machine import existing
+
+_AT_ONCE = 8  # calibrations: enough to see what workers of one machine take from each other
+
+
+def planned(
+    config: RunConfig, manifest: Manifest, out: Path, executor: Executor, connect_s: float, tell: Tell
+) -> Forecast:
+    """What a run will take, foretold after less than a minute of calibration; nothing is left in `out`.
+
+    Raises DataError where there is too little to train on, ResourceError where not one worker fits the cluster.
+    """
+    size = Size.of(config, manifest)
+    if size.num_train < max(1, size.num_members):
+        raise DataError(
+            f"{manifest.root}: {size.num_train} training images cannot be dealt to {size.num_members} members"
+        )
+    slots = executor.slots(config.resources)
+    with tempfile.TemporaryDirectory(prefix=".plan-", dir=existing(out)) as name:
+        specs = list(_specs(config, manifest, Path(name), min(slots, _AT_ONCE, max(1, size.num_members)), size))
+        executor.refuse_unshared(_proofs(manifest, Path(name)))
+        tell(f"trying out {len(specs)} workers on {len(specs[0].manifest.table)} images")
+        started_s = time.perf_counter()
+        executor.run(Calibrator, specs, lambda line: None)
+        took_s = time.perf_counter() - started_s
+        found = [Measured.of_json(json.loads(spec.result.read_text())) for spec in specs]
+    measured = _middle(found)
+    serial = isinstance(executor, SerialExecutor)
+    start_s = 0.0 if serial else max(0.0, took_s - max(one.seconds for one in found))
+    return forecast(config, manifest, measured, Cluster(slots, start_s, serial, connect_s), out)
+
+
+def _specs(config: RunConfig, manifest: Manifest, folder: Path, count: int, size: Size) -> Iterator[CalibrationSpec]:
+    place = Place(Store(folder / "artifacts"), folder / "progress", config.resources)
+    few, rows = sampled(manifest, MOST), size.final_images * size.num_copies
+    for number in range(count):
+        yield CalibrationSpec(f"calibrator-{number:03d}", place, config, few, rows)
+
+
+def _proofs(manifest: Manifest, folder: Path) -> dict[Path, Path]:
+    """A file in each folder that every worker has to see."""
+    proof = folder / "proof"
+    proof.touch()
+    image = path_from_text(manifest.split(TRAIN)["path"][0].as_py())
+    return {folder: proof, manifest.root: manifest.root / image}
+
+
+def _middle(found: Sequence[Measured]) -> Measured:
+    """The medians of what several workers measured beside each other."""
+    middle: dict[str, float | int | Linear] = {}
+    for spec in fields(Measured):
+        values = [getattr(one, spec.name) for one in found]
+        if isinstance(values[0], Linear):
+            middle[spec.name] = Linear(median(v.start_s for v in values), median(v.unit_s for v in values))
+        else:
+            middle[spec.name] = type(values[0])(median(values))
+    return Measured(**middle)  # type: ignore[arg-type]
