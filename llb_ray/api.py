@@ -139,18 +139,20 @@ def read_manifest(
     category: str | None = None,
     config: RunConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
+    root: str | Path | None = None,
 ) -> Manifest:
     """The manifest of one category of a listing that `manifest` or `contaminate` saved: its images are read now.
 
     Raises DataError for several categories and none named, and ConfigError for settings of `config.data` that a
-    manifest file decides.  `progress` is called with (done, total) files.
+    manifest file decides.  `progress` is called with (done, total) files; `root` is where the images are now, if they
+    have moved.
     """
     from llb_ray.data.identify import identified
     from llb_ray.data.listing import Listing
 
     settings = (config or RunConfig()).data
     settings.refuse_beside_manifest()
-    listing = Listing.load(Path(path))
+    listing = Listing.load(Path(path), None if root is None else Path(root).absolute())
     if category is None and len(listing.categories) > 1:
         names = ", ".join(listing.categories)
         raise DataError(f"{path}: lists {len(listing.categories)} categories and a run is one; name it ({names})")

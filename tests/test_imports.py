@@ -94,7 +94,7 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     )
     output = subprocess.check_output([sys.executable, "-c", script], text=True)
     assert output.strip().endswith("[]")
-    for command in ("run", "synth", "audit", "status", "predict", "config"):
+    for command in ("run", "manifest", "contaminate", "synth", "audit", "status", "predict", "config"):
         assert command in output
 
 

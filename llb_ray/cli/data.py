@@ -49,7 +49,9 @@ def manifest(kind: str, root: Path, out: Path, **options: Any) -> None:
 
 @main.command()
 @click.option("--recipe", type=FOLDER, help="YAML file such as configs/contaminate/magnetic_tile.yaml.")
-@click.option("--root", type=FOLDER, help="The folder that the recipe's data set lies in; default: this one.")
+@click.option(
+    "--root", type=FOLDER, help="The folder of the recipe's data set (default: this one), or of moved images."
+)
 @click.option("--manifest", "listing", type=FOLDER, help="A labelled manifest file, instead of the recipe's data set.")
 @click.option("--out", required=True, help="The folder for the manifest files, one for each alpha and seed.")
 @click.option("--alpha", "alphas", type=float, multiple=True, help="Anomalous share of the training objects; repeat.")
@@ -68,8 +70,6 @@ def contaminate(recipe: Path | None, root: Path | None, listing: Path | None, ou
     """
     if recipe is None and listing is None:
         raise click.UsageError("give a --recipe, a --manifest, or a recipe without a data set and a manifest.")
-    if root is not None and listing is not None:
-        raise click.UsageError("--root is for the data set of a --recipe; a manifest file knows its own.")
     with refusals() as console:
         from llb_ray import api
         from llb_ray.config import ContaminateConfig, TailConfig, parse_as, read_yaml
@@ -81,8 +81,9 @@ def contaminate(recipe: Path | None, root: Path | None, listing: Path | None, ou
             typed["tail"] = TailConfig.typed(typed["tail"])
         tree = {} if recipe is None else read_yaml(recipe)
         config = parse_as(ContaminateConfig, {**tree, **typed}, str(recipe or "llb-ray contaminate"))
-        images = None if listing is None else Listing.load(listing)
-        show_training_sets(console, api.contaminate(config, out=out, listing=images, root=root))
+        where = None if root is None else root.absolute()
+        images = None if listing is None else Listing.load(listing, where)
+        show_training_sets(console, api.contaminate(config, out=out, listing=images, root=where))
 
 
 @main.command()

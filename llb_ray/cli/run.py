@@ -21,6 +21,7 @@ from llb_ray.cli.common import (
 @click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
 @click.option("--manifest", "listing", type=FOLDER, help="Instead: a file that llb-ray manifest or contaminate wrote.")
 @click.option("--category", help="The one to run, of a manifest file that lists several.")
+@click.option("--root", type=FOLDER, help="Where the images of a manifest file are now, if they have moved.")
 @click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @override_option
 @executor_option
@@ -31,6 +32,7 @@ def run(
     data: Path | None,
     listing: Path | None,
     category: str | None,
+    root: Path | None,
     out: str,
     overrides: tuple[str, ...],
     executor: str,
@@ -46,8 +48,8 @@ def run(
     """
     if (data is None) == (listing is None):
         raise click.UsageError("give the images by one of --data and --manifest.")
-    if category is not None and listing is None:
-        raise click.UsageError("--category is for --manifest; with --data, use --set data.category=NAME.")
+    if listing is None and (category, root) != (None, None):
+        raise click.UsageError("--category and --root are for --manifest; with --data, use --set data.category=NAME.")
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
@@ -60,7 +62,7 @@ def run(
             tell(f"reading {data or listing}")
             progress = paced(tell, "files read")
             if listing is not None:
-                images = api.read_manifest(listing, category, settings, progress)
+                images = api.read_manifest(listing, category, settings, progress, root)
             elif data is not None:
                 images = api.read_folder(data, settings, progress)
             with api.make_executor(executor, ray_address) as workers:

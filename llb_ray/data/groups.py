@@ -37,7 +37,7 @@ class Grouping:
 
     def require_match(self, root: Path, paths: Sequence[str]) -> None:
         """Raise ConfigError for a pattern that matches no image: grouping would be off and nobody would know."""
-        if self.pattern is not None and not any(self.pattern.search(path) for path in paths):
+        if self.pattern is not None and paths and not any(self.pattern.search(path) for path in paths):
             example = path_text(paths[0])
             raise ConfigError(
                 f"{self.setting} = {self.pattern.pattern!r}: matches no file in {root} (such as {example})"

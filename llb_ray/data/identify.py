@@ -30,7 +30,7 @@ def identified(listing: Listing, config: DataConfig, progress: Progress | None =
         num_train = sum(file.split == TRAIN for file in files)
         raise DataError(
             f"{listing.root}: none of the {num_train} images listed for training is readable{first_problem(files)}; "
-            "put the images there, or name the folder where they are"
+            "put the images there, or name the folder where they are now (root, --root)"
         )
     rows = [_row(file, listed[file.path]) for file in files if file.problem is None]
     return Manifest.of(listing.root, pa.Table.from_pylist(rows, MANIFEST), quarantined(files))

@@ -79,10 +79,10 @@ def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -
     listed = pa.concat_tables([part.table for part in draft.parts])
     origin = pa.concat_tables([part.origin for part in draft.parts])
     faults = repeated(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
-    problems = [problem for part in draft.parts for problem in part.problems] + _problems(origin, faults)
-    bad = {row for row, _, _ in faults}
+    unlisted, bad = [problem for part in draft.parts for problem in part.problems], {row for row, _, _ in faults}
     kept = listed.take(pa.array([row for row in range(len(listed)) if row not in bad], pa.int64())) if bad else listed
-    return Survey(joined_by_path(Listing.of(draft.root, kept, _about(config, draft, problems)), config), problems)
+    about = _about(config, draft, len(unlisted) + len(bad))
+    return Survey(joined_by_path(Listing.of(draft.root, kept, about), config), unlisted + _problems(origin, faults))
 
 
 def _config(kind: str, root: str | Path, options: DatasetOptions | None) -> DatasetConfig:
@@ -101,8 +101,8 @@ def _problems(origin: pa.Table, faults: list[Fault]) -> list[Problem]:
     ]
 
 
-def _about(config: DatasetConfig, draft: Draft, problems: list[Problem]) -> dict[str, Any]:
-    """How the listing was made, JSON-ready; `left_out` counts the entries with a problem."""
+def _about(config: DatasetConfig, draft: Draft, num_left_out: int) -> dict[str, Any]:
+    """How the listing was made, JSON-ready."""
     options = config.model_dump(mode="json", exclude={"kind", "root"}, exclude_defaults=True)
     said = {"kind": config.kind, "read_from": str(config.root), "options": options, "sources": dict(draft.sources)}
-    return {**said, "notes": list(draft.notes), "left_out": len({tuple(problem[:3]) for problem in problems})}
+    return {**said, "notes": list(draft.notes), "left_out": num_left_out}

@@ -23,7 +23,7 @@ def read_plain(config: DatasetConfig) -> Draft:
     files = plain_files(config.root)
     grouping.require_match(config.root, [file.path for file in files])
     category = path_text(config.root.name or "images")
-    return Draft(config.root, [Part.of("", _entries(config.root, files, category, grouping))])
+    return Draft(config.root, [Part.of("", _entries(config.root, config.root, files, category, grouping))])
 
 
 def read_trees(config: DatasetConfig) -> Draft:
@@ -35,7 +35,7 @@ def read_trees(config: DatasetConfig) -> Draft:
     files = {name: tree_files(trees[name]) for name in chosen}
     grouping.require_match(config.root, [file.path for found in files.values() for file in found])
     parts = [
-        Part.of("", _entries(trees[name], found, name, grouping), _base(config.root, trees[name]))
+        Part.of("", _entries(config.root, trees[name], found, name, grouping), _base(config.root, trees[name]))
         for name, found in files.items()
     ]
     return Draft(config.root, parts, notes=[note for name in chosen for note in left_alone(trees[name])])
@@ -58,11 +58,13 @@ def _base(root: Path, tree: Path) -> str:
     return "" if tree == root else f"{tree.name}/"
 
 
-def _entries(root: Path, files: Sequence[File], category: str, grouping: Grouping) -> Iterator[Entry | Problem]:
-    masks = masks_of(root, files)
+def _entries(
+    root: Path, tree: Path, files: Sequence[File], category: str, grouping: Grouping
+) -> Iterator[Entry | Problem]:
+    masks = masks_of(tree, files)
     for file in files:
         if file.problem is not None:
-            yield Problem("", None, file.path, file.problem)
+            yield Problem("", None, _base(root, tree) + file.path, file.problem)
             continue
         defect = None if file.defect_type is None else path_text(file.defect_type)
         group, mask = grouping.group(category, file.path), masks.get(file.path)

@@ -64,6 +64,9 @@ def test_several_categories_or_some_of_them(tmp_path: Path) -> None:
     (tmp_path / "licence").mkdir()
     assert len(rows("mvtec", tmp_path)) == 8
     assert {row["category"] for row in rows("mvtec", tmp_path, categories=("screw",)).values()} == {"screw"}
+    (tmp_path / "screw/test/crack/broken.png").symlink_to("nowhere")
+    with pytest.raises(BadEntries, match="images .screw/test/crack/broken.png: cannot be opened"):
+        rows("mvtec", tmp_path)
     with pytest.raises(DataError, match="no category 'skrew' is there; did you mean 'screw'?"):
         rows("mvtec", tmp_path, categories=("skrew",))
 
@@ -107,8 +110,9 @@ def test_the_wrong_kind_is_refused_with_the_right_one(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no such folder"):
             rows(kind, tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="lists no images"):
-        rows("folder", tmp_path / "empty")
+    for options in ({}, {"group_pattern": "(x)"}):
+        with pytest.raises(DataError, match="lists no images"):
+            rows("folder", tmp_path / "empty", **options)
 
 
 def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:

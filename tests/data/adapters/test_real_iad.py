@@ -163,7 +163,8 @@ def test_missing_images_and_masks_and_misfits_are_found(root: Path) -> None:
         "realiad_1024/mint/NG/HS/S0004/mint_0004_C1_2023.png": "no such mask",
         "realiad_1024/mint/NG/HS/S0004/mint_0004_C3_2023.png": "the mask has 9 x 6 pixels, its image 8 x 6",
     }
-    assert len(read_listing("real_iad", root, DatasetOptions(skip_bad=True)).table) == 17
+    kept = read_listing("real_iad", root, DatasetOptions(skip_bad=True))
+    assert (len(kept.table), kept.about["left_out"]) == (17, 3)
 
 
 def test_the_folder_of_the_images_is_found_or_chosen(root: Path, tmp_path: Path) -> None:
