@@ -31,6 +31,7 @@ from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.source import CachedSource
 from llb_ray.engine.worker import Place, device_for, owned_threads
 from llb_ray.errors import ResourceError
+from llb_ray.planning.measured import Linear, Measured
 from llb_ray.seeding import stream
 
 FEW = 8  # images of each split in the first run: an encoder's batches are filled up to 8 anyhow
@@ -38,55 +39,6 @@ MOST = 256  # in the second
 _ENCODE_S, _STEPS_S, _SCORE_S = 10.0, 4.0, 3.0  # what the second run, the steps and the scoring may take
 _TOO_SLOW_S = 1.0  # an image, in the first run: then there is no second
 _ROWS = 512  # of a fit, at most
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Seconds of something: so many at all, and so many per unit."""
-
-    start_s: float
-    unit_s: float
-
-    def seconds(self, units: float) -> float:
-        return self.start_s + self.unit_s * units
-
-    @classmethod
-    def through(cls, few: tuple[float, float], many: tuple[float, float]) -> "Linear":
-        """Through two measurements (units, seconds); noise never makes it fall, nor start below nothing."""
-        (few_units, few_s), (many_units, many_s) = few, many
-        if many_units == few_units:
-            return cls(0.0, many_s / many_units if many_units else 0.0)
-        unit_s = max(0.0, (many_s - few_s) / (many_units - few_units))
-        return cls(max(0.0, few_s - unit_s * few_units), min(unit_s, many_s / many_units))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a worker found; seconds, and bytes."""
-
-    encode: Linear  # the stage features, per image
-    fit: Linear  # per row, without its steps
-    step_s: float
-    score_s: float  # one image by one detector, its layers at hand
-    load_s: float  # a fitted detector
-    map: Linear  # the stage final-scores, per image
-    evaluate: Linear  # the stage evaluate, per labelled test image
-    unclocked_s: float  # of a whole run: imports, digests, the table at the end
-    layer_bytes: float  # of the cache, per image
-    map_bytes: float  # of final scores and maps, per image
-    detector_bytes: int
-    other_bytes: float  # of tables, per image
-    peak_bytes: int  # memory of this process
-    resident_bytes: int  # the same, at the end
-    shared_bytes: int  # of it, what processes beside each other have in common: libraries
-    gpu_bytes: int  # that torch reserved, at its peak
-    gpu_total_bytes: int
-    seconds: float  # that it took to find out
-
-    @classmethod
-    def of_json(cls, told: dict[str, Any]) -> "Measured":
-        lines = {name: Linear(**told[name]) for name in ("encode", "fit", "map", "evaluate")}
-        return cls(**{**told, **lines})
 
 
 @dataclass(frozen=True)
@@ -294,6 +246,6 @@ def _bytes(artifacts: Sequence[Artifact]) -> int:
 
 
 def _pages(column: int) -> int:
-    """Of this process now, from statm: 1 is resident memory, 2 what of it is files; 0 where there is no /proc."""
+    """Memory of this process, from Linux's statm: 1 is all of it, 2 what of it is files; 0 where there is no /proc."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[column]) * resource.getpagesize() if path.exists() else 0

@@ -14,9 +14,11 @@ from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.worker import Place
 from llb_ray.errors import DataError
-from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, Linear, Measured, sampled
-from llb_ray.planning.forecast import Cluster, Forecast, Size, forecast
+from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, sampled
+from llb_ray.planning.forecast import Forecast, forecast
 from llb_ray.planning.machine import existing
+from llb_ray.planning.measured import Linear, Measured
+from llb_ray.planning.situation import Cluster, Size
 
 _AT_ONCE = 8  # calibrations: enough to see what workers of one machine take from each other
 

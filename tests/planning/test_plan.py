@@ -17,10 +17,12 @@ from llb_ray.config import MemoryBankConfig, load, load_scan, parse, with_overri
 from llb_ray.detectors.build import num_steps, shortened
 from llb_ray.engine.executor import SerialExecutor
 from llb_ray.errors import DataError, ResourceError
-from llb_ray.planning import forecast as forecasting
-from llb_ray.planning.calibration import Linear, Measured, sampled
+from llb_ray.planning import needs
+from llb_ray.planning.calibration import sampled
 from llb_ray.planning.drive import planned
-from llb_ray.planning.forecast import Cluster, Forecast, Size, forecast
+from llb_ray.planning.forecast import Forecast, forecast
+from llb_ray.planning.measured import Linear, Measured
+from llb_ray.planning.situation import Cluster, Size
 
 GIB = 2**30
 MEASURED = Measured(
@@ -170,8 +172,8 @@ def test_what_cannot_fit_is_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forecasting, what, free)
-    monkeypatch.setattr(forecasting, "num_cores", lambda: 2)
+    monkeypatch.setattr(needs, what, free)
+    monkeypatch.setattr(needs, "num_cores", lambda: 2)
     # What the calibration holds itself counts as free.
     (refusal,) = _foretold(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
     assert re.match(sentence, refusal)
@@ -252,7 +254,7 @@ def test_the_command_says_it_all_and_programs_get_one_object(config: Path, photo
 def test_the_command_refuses_what_cannot_fit(
     config: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecasting, "free_disk_bytes", lambda path: 1)
+    monkeypatch.setattr(needs, "free_disk_bytes", lambda path: 1)
     result = _llb("--config", config, "--data", photos, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr.startswith("llb-ray: disk: a run needs")

@@ -1,0 +1,67 @@
+"""What a run has before it: how much there is to do, who does it, and what a little of it was found to cost."""
+
+import math
+from dataclasses import dataclass
+
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.planning.calibration import num_labelled
+from llb_ray.planning.measured import Measured
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Who is there to do the work."""
+
+    slots: int  # workers at once, everywhere
+    start_s: float  # of a worker's process; 0 where all work is done in this one
+    in_process: bool  # the serial executor
+    connect_s: float = 0.0  # to start Ray, or to reach it
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is to do."""
+
+    num_train: int
+    num_images: int  # in training and test
+    num_labelled: int  # of the test images
+    num_copies: int  # of each training image that detectors are trained on
+    num_members: int
+    share: float  # of the training images kept
+
+    @classmethod
+    def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
+        filtered = config.purify.filter
+        share = config.purify.keep_ratio if filtered in ("llb", "random") else 1.0
+        return cls(
+            num_train=len(manifest.split(TRAIN)),
+            num_images=len(manifest.table),
+            num_labelled=num_labelled(manifest),
+            num_copies=1 + len(config.features.augment),
+            num_members=config.members.count if filtered == "llb" else 0,
+            share=share,
+        )
+
+    @property
+    def member_images(self) -> int:
+        return math.ceil(self.num_train / self.num_members)
+
+    @property
+    def final_images(self) -> int:
+        return math.ceil(self.num_train * self.share)
+
+    @property
+    def cached_images(self) -> int:
+        return self.num_images + (self.num_copies - 1) * self.num_train
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a forecast follows from."""
+
+    config: RunConfig
+    size: Size
+    measured: Measured
+    cluster: Cluster
+    cached: bool  # whether layers are: else images are encoded whenever they are read
