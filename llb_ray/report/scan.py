@@ -11,7 +11,7 @@ from rich.table import Table
 from llb_ray.disk import write_atomic
 from llb_ray.scans import published
 from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
-from llb_ray.scans.results import failures, job_of
+from llb_ray.scans.results import failures, job_of, protocol_of
 from llb_ray.scans.table import lines
 
 _GAP, _NAME = 2, 16  # characters between two columns, and of a name before it is folded
@@ -23,7 +23,7 @@ def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool 
     header, body = grid(made)
     for name, text in (
         ("table.csv", as_csv(made)),
-        ("table.md", as_markdown(header, body)),
+        ("table.md", as_markdown(header, body) + _measured(rows)),
         ("table.tex", as_latex(header, body)),
     ):
         write_atomic(out / name, text.encode())
@@ -32,6 +32,11 @@ def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool 
         print_table(console, published.SOURCE, published.HEADER, published.BODY, num_names=2)
     say(console, failed_lines(rows))
     say(console, [f"results  {out / 'results.parquet'}", f"table    {out / 'table.csv'}, table.md, table.tex"])
+
+
+def _measured(rows: pa.Table) -> str:
+    """How the metrics were measured, below a Markdown table."""
+    return "".join(f"\n- {name}: {said}" for name, said in protocol_of(rows).items()) + "\n"
 
 
 def failed_lines(rows: pa.Table) -> Iterator[str]:

@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llb_ray.disk import write_atomic, write_json
+from llb_ray.engine.evaluate import protocol
 from llb_ray.errors import ArtifactError
 from llb_ray.scans.plan import Job, Scan
 
 DONE, FAILED = "done", "failed"
 RESULTS = "results.parquet"
+PROTOCOL = b"llb_ray.protocol"  # key of the table's metadata: how the metrics were measured, as JSON
 METRICS = (
     *("i_auroc", "s_auroc", "p_auroc", "aupro", "i_ap", "p_ap", "i_f1_max", "p_f1_max"),
     *("contamination", "estimated_contamination", "residual_contamination", "normals_lost"),
@@ -71,6 +73,7 @@ class Results:
     def __init__(self, scan: Scan) -> None:
         """With the rows of earlier calls, also of jobs that this one has not; rows of another setting stay out."""
         self._path = scan.out / RESULTS
+        self._protocol = protocol(scan.config.evaluation, scan.config.detector.image_size_px)
         earlier = map(_read, sorted((scan.out / "rows").glob("[!.]*.json")))
         self._rows = {job_of(row): row for row in earlier if row and row["setting"] == scan.setting}
 
@@ -86,8 +89,8 @@ class Results:
         write_atomic(self._path, sink.getvalue().to_pybytes())
 
     def table(self) -> pa.Table:
-        """Every row (schema `ROWS`), by category, alpha, filter and seed."""
-        return _table(self._rows.values())
+        """Every row (schema `ROWS`), by category, alpha, filter and seed; in its metadata, how all were measured."""
+        return _table(self._rows.values()).replace_schema_metadata({PROTOCOL: json.dumps(self._protocol)})
 
 
 def read_results(out: Path) -> pa.Table:
@@ -102,6 +105,12 @@ def read_results(out: Path) -> pa.Table:
     if not table.schema.equals(ROWS):
         raise ArtifactError(f"{path}: made by another version of llb_ray; run the same scan again")
     return table
+
+
+def protocol_of(table: pa.Table) -> dict[str, Any]:
+    """How the metrics of a results table were measured; empty where it does not say."""
+    said: dict[str, Any] = json.loads((table.schema.metadata or {}).get(PROTOCOL, b"{}"))
+    return said
 
 
 def failures(table: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ import pytest
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
 from llb_ray.errors import ArtifactError, ConfigError, DataError
-from llb_ray.scans.results import COSTS, RESULTS, failures
+from llb_ray.scans.results import COSTS, RESULTS, failures, protocol_of
 from llb_ray.scans.status import is_scan, read_scan_status
 
 NUM_JOBS = 3 * 2 * 2
@@ -48,6 +48,13 @@ def test_every_job_is_a_run_and_a_row(scanned: Path) -> None:
     for job in (scanned / "jobs").iterdir():
         assert llb_ray.status(job).state == "finished"
     assert llb_ray.audit(scanned / "jobs" / "gear_alpha0.2_llb_seed0")
+
+
+def test_the_table_says_how_it_was_measured(scanned: Path, scan_config: ScanConfig) -> None:
+    said = protocol_of(pq.read_table(scanned / RESULTS))
+    assert said["fpr_limit"] == 0.3
+    assert said["size_px"] == scan_config.detector.image_size_px
+    assert said == json.loads((scanned / "jobs" / "gear_alpha0_llb_seed0" / "metrics.json").read_text())["protocol"]
 
 
 def test_the_images_of_a_category_are_encoded_once_for_all_its_jobs(scanned: Path) -> None:
