@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, predict, read_folder, run, status, synth, tune
+    from llb_ray.api import audit, export, predict, read_folder, run, status, synth, tune
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -27,6 +27,7 @@ _HOMES = {
     "Result": ("llb_ray.engine.pipeline", "Result"),
     "RunConfig": ("llb_ray.config", "RunConfig"),
     "audit": ("llb_ray.api", "audit"),
+    "export": ("llb_ray.api", "export"),
     "load_config": ("llb_ray.config", "load"),
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
@@ -42,6 +43,7 @@ __all__ = [
     "Result",
     "RunConfig",
     "audit",
+    "export",
     "load_config",
     "predict",
     "read_folder",

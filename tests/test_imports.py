@@ -25,6 +25,7 @@ LAYERS = {
     "search": 7,
     "distributed": 8,
     "report": 8,
+    "exporting": 8,
     "api": 9,
     "cli": 10,
     "__main__": 11,
