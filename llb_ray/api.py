@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from llb_ray.data.listing import Listing
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
+    from llb_ray.exporting.dataset import ExportedSet, Layout
+    from llb_ray.exporting.onnx import OnnxModel
     from llb_ray.planning.doctor import Check
     from llb_ray.planning.forecast import Forecast
     from llb_ray.scans.status import ScanStatus
@@ -204,6 +206,33 @@ def predict(
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
     each = draw if overlays != "none" else lambda judged: None
     return predict_images(folder, Path(data), to, each, progress, keep_maps=maps)
+
+
+def export(
+    run: str | Path,
+    format: "Literal['onnx'] | Layout",
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    copy: bool = False,
+) -> "OnnxModel | ExportedSet":
+    """What was written to `out` for other tools: the final detector of `run`, or its purified images.
+
+    `format` ``onnx`` makes one self-contained file, proved against torch on images of the run; ``anomalib-csv``,
+    ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
+    images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.
+    """
+    from llb_ray.engine.finished import FinishedRun
+    from llb_ray.engine.runfolder import RunFolder
+
+    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    if format == "onnx":
+        from llb_ray.exporting.onnx import export_onnx
+
+        return export_onnx(finished, local_folder("--out", out))
+    from llb_ray.exporting.dataset import export_set
+
+    return export_set(finished, format, local_folder("--out", out), copy)
 
 
 def tune(

@@ -27,6 +27,7 @@ LAYERS = {
     "planning": 7,
     "distributed": 8,
     "report": 8,
+    "exporting": 8,
     "api": 9,
     "cli": 10,
     "__main__": 11,

@@ -42,3 +42,29 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", "anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]),
+    required=True,
+    help="The detector as ONNX, or the purified images in a layout.",
+)
+@click.option("--out", required=True, help="The .onnx file; or the new folder of the images.")
+@click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
+@click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
+def export(run_folder: str, format_: Any, out: str, data: Path | None, copy: bool) -> None:
+    """Write a run's final detector, or its purified images, for other tools.
+
+    \b
+    llb-ray export runs/photos --format onnx --out model.onnx
+    llb-ray export runs/photos --format anomalib-csv --out purified
+    """
+    with refusals() as console:
+        from llb_ray import api
+
+        exported = api.export(run_folder, format_, out=out, data=data, copy=copy)
+        console.print(exported.sentence(), soft_wrap=True, highlight=False, markup=False)

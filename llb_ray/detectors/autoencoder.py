@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from llb_ray.config import AutoencoderConfig
-from llb_ray.detectors.base import Layers, Scores, Source, top_mean
+from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
 from llb_ray.detectors.descent import cosine_share
 from llb_ray.detectors.peers import Turn
 from llb_ray.detectors.training import GradientDetector, moments
@@ -44,9 +44,18 @@ class Pixels:
         """The size alone: there are no weights."""
         return {"encoder": "pixels", "image_size_px": self.image_size_px}
 
+    def network(self) -> nn.Module:
+        """The identity, as floats."""
+        return _Identity()
+
     def encode(self, image_BCHW: torch.Tensor) -> Layers:
         """One layer [B, C, H, W], the image itself as float32 from 0 to 255."""
         return (image_BCHW.to(self._device).float(),)
+
+
+class _Identity(nn.Module):
+    def forward(self, image_BCHW: torch.Tensor) -> Layers:
+        return (image_BCHW.float(),)
 
 
 class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
@@ -59,8 +68,12 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Standard deviations above the usual error, per cell of two pixels; an image's score is its worst 1 %."""
-        map_BHW = self._network.abnormality(*self._ready(layers))
+        map_BHW = self._network(*self._ready(layers))
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
+
+    def scorer(self) -> nn.Module:
+        """See `Detector`."""
+        return TopMean(self._network, TOP_SHARE)
 
     def _network_for(self, layers: Layers) -> "_Network":
         return _Network(self._config, num_channels=layers[0].shape[1])
@@ -128,7 +141,7 @@ class _Network(nn.Module):
         self.usual_HW.copy_(_blurred(mean_HW))
         self.spread_HW.copy_(_blurred(variance_HW).sqrt().clamp(min=LEAST_SPREAD))
 
-    def abnormality(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Each cell's error [B, H/2, W/2], in standard deviations above what is usual there."""
         return (self._error_map(image_BCHW) - self.usual_HW) / self.spread_HW
 

@@ -8,11 +8,12 @@ import difflib
 import functools
 import importlib.util
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.base import Layers, State
@@ -74,6 +75,10 @@ class Backbone:
     def fingerprint(self) -> Mapping[str, Any]:
         return self._fingerprint
 
+    def network(self) -> nn.Module:
+        """uint8 images [B, 3, H, W] to layers, unchecked, as one module that can be exported."""
+        return _Forward(self._model, self._forward)
+
     @torch.inference_mode()
     def encode(self, image_B3HW: torch.Tensor) -> Layers:
         """One float32 BCHW tensor per configured layer, on the backbone's device; no class or register tokens.
@@ -114,6 +119,18 @@ class Backbone:
         except (AssertionError, RuntimeError, ValueError) as error:
             raise _size_refused(self.config.name, size, error) from error
         return tuple(layer_BCHW.shape[1] for layer_BCHW in layers)
+
+
+class _Forward(nn.Module):
+    """A backbone's forward pass, as the module that its weights belong to."""
+
+    def __init__(self, model: nn.Module, layers: Callable[[torch.Tensor], Layers]) -> None:
+        super().__init__()
+        self.model = model  # registered: an exporter must find the weights
+        self._layers = layers
+
+    def forward(self, image_B3HW: torch.Tensor) -> Layers:
+        return self._layers(image_B3HW)
 
 
 def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
 from llb_ray.detectors.peers import ALONE, Peers
@@ -61,6 +62,9 @@ class Encoder(Protocol):
 
     def fingerprint(self) -> Mapping[str, Any]:
         """What its output depends on, JSON-ready: settings and the digest of the weights."""
+
+    def network(self) -> nn.Module:
+        """uint8 images [B, C, H, W] to layers, unchecked and not rounded, as one module that can be exported."""
 
     def encode(self, image_BCHW: torch.Tensor) -> Layers:
         """Layers for uint8 images, of RGB unless it takes any bands; the same image gives the same layers in any
@@ -123,6 +127,9 @@ class Detector(Protocol):
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Itself, as it was when `state` was taken."""
 
+    def scorer(self) -> nn.Module:
+        """Layers to what `score` says of them, score [B] and map [B, H, W], as one module that can be exported."""
+
     def log(self) -> FitLog | None:
         """What the last `fit` noted; None where there was nothing to note, and after `load_state`."""
 
@@ -149,3 +156,17 @@ def top_mean(map_NHW: torch.Tensor, share: float) -> torch.Tensor:
     flat = map_NHW.flatten(1)
     count = max(1, round(share * flat.shape[1]))
     return flat.topk(count, dim=1).values.mean(dim=1)
+
+
+class TopMean(nn.Module):
+    """A network that draws maps, and the image score made of them."""
+
+    def __init__(self, network: nn.Module, share: float) -> None:
+        super().__init__()
+        self.network = network
+        self._share = share
+
+    def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score [B] and map [B, H, W]."""
+        map_BHW = self.network(*layers)
+        return top_mean(map_BHW, self._share), map_BHW

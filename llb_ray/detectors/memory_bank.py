@@ -5,16 +5,28 @@ one image, M memory entries.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
 from llb_ray.config import MemoryBankConfig
-from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.base import (
+    Checkpoints,
+    Layers,
+    Report,
+    Scores,
+    Source,
+    State,
+    TopMean,
+    row_batches,
+    silent,
+    top_mean,
+)
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.seeding import stream
@@ -74,6 +86,10 @@ class MemoryBank:
         map_BHW = torch.stack([self._map(patch_DHW) for patch_DHW in self.patches(layers)])
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
+    def scorer(self) -> nn.Module:
+        """See `Detector`."""
+        return TopMean(_Nearest(self.patches, self._state), TOP_SHARE)
+
     def state(self) -> State:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
 
@@ -115,6 +131,26 @@ class MemoryBank:
         memory_MD = self._state["memory_MD"]
         distance_Q = torch.cat([nearest_distance(chunk, memory_MD) for chunk in torch.split(patch_QD, _CHUNK_CELLS)])
         return distance_Q.view(patch_DHW.shape[1:]) / math.sqrt(memory_MD.shape[1])
+
+
+class _Nearest(nn.Module):
+    """The maps of `MemoryBank.score`, of a whole batch at once: the same distances within float noise."""
+
+    memory_MD: torch.Tensor
+    mean_D: torch.Tensor
+    scale_D: torch.Tensor
+
+    def __init__(self, patches: Callable[[Layers], torch.Tensor], state: State) -> None:
+        super().__init__()
+        self._patches = patches
+        for name, tensor in state.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, *layers: torch.Tensor) -> torch.Tensor:
+        patch_BHWD = self._patches(layers).permute(0, 2, 3, 1)
+        patch_QD = ((patch_BHWD - self.mean_D) / self.scale_D).flatten(0, 2)
+        distance_Q = nearest_distance(patch_QD, self.memory_MD)
+        return distance_Q.view(patch_BHWD.shape[:3]) / math.sqrt(self.memory_MD.shape[1])
 
 
 def nearest_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor) -> torch.Tensor:

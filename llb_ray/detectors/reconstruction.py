@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from llb_ray.config import ReconstructionConfig
-from llb_ray.detectors.base import Layers, Scores, Source, top_mean
+from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
 from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
 from llb_ray.detectors.descent import cosine_share
 from llb_ray.detectors.peers import Turn
@@ -49,8 +49,12 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Mean over the groups of 1 - cosine, 0 to 2, on the first layer's grid; an image's score is its worst 1 %."""
-        map_BHW = self._network.abnormality(self._ready(layers))
+        map_BHW = self._network(*self._ready(layers))
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
+
+    def scorer(self) -> nn.Module:
+        """See `Detector`."""
+        return TopMean(self._network, TOP_SHARE)
 
     def _network_for(self, layers: Layers) -> "Network":
         return Network(self._config, [cast(Shape, tuple(layer.shape[1:])) for layer in layers])
@@ -115,7 +119,7 @@ class Network(nn.Module):
             loss_GB.append(1 - functional.cosine_similarity(target.flatten(1), redrawn.flatten(1)))
         return torch.stack(loss_GB).mean(dim=0)
 
-    def abnormality(self, layers: Layers) -> torch.Tensor:
+    def forward(self, *layers: torch.Tensor) -> torch.Tensor:
         """1 - cosine of each cell [B, H, W], its mean over the groups, on the first layer's grid."""
         size = layers[0].shape[-2:]
         maps_B1HW = [_distance(*pair)[:, None] for pair in self._pairs(layers, None)]

@@ -106,6 +106,11 @@ class Encoding:
         # Kept: every new thread would get, and keep, a heap of its own to decode images in.
         self._readers = ThreadPoolExecutor(resources.num_cpus)
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder itself, for whoever exports it."""
+        return self._encoder
+
     def batches(self, images: Sequence[ImageRef], size: int) -> Iterator[tuple[Sequence[ImageRef], Stored]]:
         """Consecutive images, at most `size` at a time, and their layers."""
         chunks = [images[start : start + size] for start in range(0, len(images), size)]

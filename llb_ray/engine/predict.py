@@ -144,16 +144,15 @@ class _Tables:
             self._write(judged.files, judged.verdicts)
 
     def _put_aside(self, files: Sequence[File]) -> None:
-        paths, reasons = [path_text(file.path) for file in files], [file.problem for file in files]
-        self._aside.add(pa.table([paths, reasons], schema=ASIDE))
+        self._aside.add((path_text(file.path), file.problem) for file in files)
         self.num_quarantined += len(files)
 
     def _write(self, files: Sequence[File], verdicts: Verdicts) -> None:
         paths, ids = [path_text(file.path) for file in files], [file.image_id for file in files]
         decisions = verdicts.decisions
-        rows = pa.table([paths, ids, verdicts.score_N, decisions, verdicts.quantile_N], schema=SCORED)
+        numbers = verdicts.score_N.tolist(), decisions, verdicts.quantile_N.tolist()
         for table in self._scored:
-            table.add(rows)
+            table.add(zip(paths, ids, *numbers, strict=True))
         if self._maps is not None:
             maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(verdicts.map_NHW))
             self._maps.add(

@@ -15,8 +15,8 @@ from llb_ray.data.writers import Rows, Shards
 SCHEMA = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("n", pa.int64(), nullable=False)])
 
 
-def _rows(start: int) -> pa.Table:
-    return pa.table([[f"a,{start}", 'b"'], [start, start + 1]], schema=SCHEMA)
+def _rows(start: int) -> list[tuple[str, int]]:
+    return [(f"a,{start}", start), ('b"', start + 1)]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
@@ -54,7 +54,7 @@ def test_after_an_error_nothing_is_left(name: str, tmp_path: Path) -> None:
 def test_shards_are_begun_when_one_is_full(tmp_path: Path) -> None:
     with Shards(tmp_path / "maps", rows_each=3) as shards:
         for start in range(0, 10, 2):
-            shards.add(_rows(start).to_batches()[0])
+            shards.add(pa.RecordBatch.from_pylist([{"n": start}, {"n": start + 1}]))
     found = sorted((tmp_path / "maps").iterdir())
     assert [path.name for path in found] == ["part-00000.arrow", "part-00001.arrow", "part-00002.arrow"]
     assert [read_table(path).num_rows for path in found] == [4, 4, 2]

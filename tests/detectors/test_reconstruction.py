@@ -256,4 +256,4 @@ def test_a_neighbourhood_is_averaged_before_anything_else() -> None:
     layers = unseen(PYRAMID)
     averaged = tuple(functional.avg_pool2d(layer, 3, 1, 1, count_include_pad=False) for layer in layers)
     with torch.no_grad():
-        torch.testing.assert_close(pooled.abnormality(layers), plain.abnormality(averaged))
+        torch.testing.assert_close(pooled(*layers), plain(*averaged))

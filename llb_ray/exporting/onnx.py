@@ -1,0 +1,149 @@
+"""The final detector as one ONNX file: bytes in, score, decision and map out, preprocessing and threshold inside.
+
+Input ``image``: uint8 [B, H, W, 3], RGB, of the detector's size.  Resizing is left to the caller, because no runtime
+resizes as Pillow does (bicubic with antialias, aspect not kept), and another way shifts scores; the file's metadata
+says the size and the way.  Outputs: ``score`` float32 [B], ``anomalous`` bool [B], ``map`` float32 [B, h, w].
+
+The file is refused unless onnxruntime gives, for images of the run, what torch gives.
+"""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from llb_ray.data.manifest import path_from_text
+from llb_ray.detectors.base import Layers
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.inference import TrainedDetector, Verdicts
+from llb_ray.errors import ConfigError, MemberError, ResourceError
+
+OUTPUTS = ("score", "anomalous", "map")
+TOLERANCE = 1e-3  # of the largest value in the maps; float noise stays a hundred times below
+_COMPARED = 16  # images
+_FRESH = "in a new Python process, after `pip install 'llb-ray[onnx]'`"
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """The file written, and how far its numbers are from torch's."""
+
+    path: Path
+    num_compared: int
+    score_difference: float  # largest absolute one
+    map_difference: float
+    tolerance: float  # for both, in the same unit
+
+    def sentence(self) -> str:
+        """What was done, for people."""
+        return (
+            f"{self.path}: on {self.num_compared} images of the run within {self.score_difference:.2g} (scores) and "
+            f"{self.map_difference:.2g} (maps) of torch, {self.tolerance:.2g} allowed"
+        )
+
+
+class Graph(nn.Module):
+    """Encoder, the cache's rounding, detector and threshold as one module."""
+
+    def __init__(self, trained: TrainedDetector) -> None:
+        super().__init__()
+        self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
+        self._threshold = trained.calibration.threshold
+        self._cache_dtypes = trained.encoding.encoder.cache_dtypes
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
+        # As the detector was trained: on what the cache holds.
+        cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]
+        score_B, map_BHW = self.scorer(*cached)
+        return score_B, score_B > self._threshold, map_BHW
+
+
+def export_onnx(run: FinishedRun, path: Path) -> OnnxModel:
+    """Write the final detector to `path`, and say how far it is from torch on images of the run.
+
+    Raises ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` and
+    MemberError if the numbers differ; nothing is left at `path` then.
+    """
+    if path.suffix != ".onnx":
+        raise ConfigError(f"--out {path}: has to end in .onnx")
+    trained = TrainedDetector.of(run.folder)
+    image_BHW3 = _images(run, trained)
+    _write(trained, image_BHW3[:2], path)
+    try:
+        return _compared(path, trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
+    except MemberError:
+        path.unlink()
+        raise
+
+
+def _images(run: FinishedRun, trained: TrainedDetector) -> Pixels:
+    """The first images of the run: ids are hashes, so that they are a sample."""
+    paths = run.images["path"][:_COMPARED].to_pylist()
+    return np.stack([trained.photographs.pixels(run.root / path_from_text(path)) for path in paths])
+
+
+def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ResourceError(
+            f"exporting needs onnx, onnxscript and onnxruntime ({error}); try again {_FRESH}"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch and onnxscript about each other
+        program = torch.onnx.export(
+            Graph(trained).cpu().eval(),
+            (torch.from_numpy(example_BHW3),),
+            dynamo=True,
+            input_names=["image"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, _properties(trained))
+    path.write_bytes(model.SerializeToString())
+
+
+def _properties(trained: TrainedDetector) -> dict[str, str]:
+    size_px = trained.config.detector.image_size_px
+    return {
+        "llb_ray.threshold": repr(trained.calibration.threshold),
+        "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
+        "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB",
+        "llb_ray.resize": f"to {size_px} x {size_px} px, bicubic with antialias (Pillow), aspect ratio not kept",
+        "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
+    }
+
+
+def _by_runtime(path: Path, image_BHW3: Pixels) -> dict[str, npt.NDArray[Any]]:
+    """What onnxruntime says, image by image: other batch sizes than the one that was traced must do."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    said = [session.run(OUTPUTS, {"image": image_HW3[None]}) for image_HW3 in image_BHW3]
+    return {name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
+
+
+def _compared(path: Path, torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+    score = float(np.abs(torchs.score_N - runtimes["score"]).max())
+    maps = float(np.abs(torchs.map_NHW - runtimes["map"]).max())
+    tolerance = TOLERANCE * float(np.abs(torchs.map_NHW).max())
+    if not max(score, maps) <= tolerance:  # also true of NaN
+        raise MemberError(
+            f"{path}: the exported model's scores differ by {score:.3g} from torch's and its maps by {maps:.3g}, more "
+            f"than the {tolerance:.3g} allowed; nothing was written, please report this with the run's config.yaml"
+        )
+    return OnnxModel(path, len(torchs), score, maps, tolerance)
