@@ -1,0 +1,138 @@
+"""Every command and every line of Python in docs/ is run, on a tiny data set, with tiny settings.
+
+A block runs unless an HTML comment before it says why not: ``<!-- not run: reason -->``.  The blocks of a page run in
+their order in one folder, which has photos/, new_photos/, weights/ and space.yaml.  Commands are given fewer steps than
+they would take, and no Ray of their own.
+"""
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from llb_ray.cli import main
+from llb_ray.config import load
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+_BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
+_TINY = {"members.count": 2, "detector.member_steps": 3, "detector.final_steps": 3}
+_TINY_BANK = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
+_WITHOUT_RAY = ("run", "plan", "doctor")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    kind: str
+    text: str
+    reason: str | None  # why it is not run
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    for match in _BLOCK.finditer(page.read_text()):
+        comment = (match["comment"] or "").strip()
+        yield Block(match["kind"], match["text"], comment.removeprefix("not run:").strip() if comment else None)
+
+
+@pytest.fixture
+def desk(photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the pages suppose it."""
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copytree(photos / "test" / "good", tmp_path / "new_photos")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(weights, tmp_path / "weights" / "mobilenetv2_100.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of weights for MobileNetV2, untrained."""
+    import safetensors.torch
+    import torch
+
+    from llb_ray.detectors.backbones import timm
+
+    with torch.random.fork_rng(devices=[]):
+        state = timm.create_model("mobilenetv2_100", num_classes=0).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    return path
+
+
+@pytest.mark.ray  # of the search
+@pytest.mark.usefixtures("one_thread", "ray_local")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_work(page: Path, desk: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        if block.kind == "yaml":
+            assert yaml.safe_load(block.text), "a page's YAML is YAML"
+    for block in blocks(page):
+        if block.reason is None and block.kind == "bash":
+            for line in _lines(block.text):
+                _run(line, page, desk)
+        elif block.reason is None and block.kind == "python":
+            exec(compile(_tiny_python(block.text), page.name, "exec"), names)
+
+
+def test_a_block_that_is_not_run_says_why() -> None:
+    found = [block for page in PAGES for block in blocks(page)]
+    assert len(found) > 10
+    assert {block.kind for block in found} <= {"bash", "python", "yaml"}
+    assert all(block.reason is None or len(block.reason) > 10 for block in found)
+    assert sum(block.reason is not None for block in found) <= 5
+
+
+def test_the_links_of_the_pages_lead_somewhere() -> None:
+    for page in [*PAGES, DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_figures_are_small() -> None:
+    for picture in DOCS.glob("*.png"):
+        assert picture.stat().st_size <= 400_000, picture.name
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield line
+
+
+def _run(line: str, page: Path, desk: Path) -> None:
+    program, command, *words = shlex.split(line, comments=True)
+    assert program == "llb-ray", f"{page.name}: {line}: mark the block with <!-- not run: reason -->"
+    if command == "tune":
+        (space,) = (block.text for block in blocks(page) if block.kind == "yaml")
+        (desk / "space.yaml").write_text(space)
+        words += ["--objective", "split_half"]  # the photographs are too few to plant canaries in
+    if command in _WITHOUT_RAY and "--executor" not in words:
+        words += ["--executor", "serial"]
+    if command in ("run", "plan", "tune"):
+        words += [word for key, value in _tiny(words).items() for word in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(main, [command, *words])
+    assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
+
+
+def _tiny(words: list[str]) -> dict[str, int]:
+    """Settings that make the command a matter of seconds."""
+    path = Path(words[words.index("--config") + 1]) if "--config" in words else None
+    return _TINY if load(path).detector.name == "autoencoder" else _TINY_BANK
+
+
+def _tiny_python(text: str) -> str:
+    """The code, with fewer steps wherever it reads a configuration."""
+    settings = ", ".join(f'"{key}={value}"' for key, value in _TINY.items())
+    return text.replace("load_config(path, [", f"load_config(path, [{settings}, ")
