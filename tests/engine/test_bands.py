@@ -177,7 +177,7 @@ def test_a_prediction_is_on_the_runs_scale_and_draws_what_it_found(run: Path, sc
     data = Path(shutil.copytree(scenes / "test", tmp_path / "data"))
     Image.new("RGB", (8, 8)).save(data / "photograph.png")
     prediction = llb_ray.predict(run, data, out=tmp_path / "out")
-    assert (len(prediction.files), prediction.num_quarantined) == (24, 1)
+    assert (prediction.num_scored, prediction.num_quarantined) == (24, 1)
     assert "data.bands = 6 asks for one" in (tmp_path / "out" / "quarantine.csv").read_text()
     found = parquet.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
     said = {row["image_id"]: row["score"] for row in read_table(run / "image_scores.arrow").to_pylist()}
