@@ -81,7 +81,7 @@ def _separation(folder: Path, manifest: Manifest) -> tuple[float, float]:
 
 
 def _draw_bias(separated_SLW: Doubles) -> None:
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for which, name, colour in ((1, "members that did not train on it", NORMAL), (0, "the one that did", ANOMALOUS)):
         axes.plot(STEPS, separated_SLW[:, :, which].mean(axis=0), "o-", color=colour, label=name)
         axes.fill_between(
@@ -97,7 +97,7 @@ def _draw_bias(separated_SLW: Doubles) -> None:
     axes.minorticks_off()
     axes.set_xlabel("steps of training of each member")
     axes.set_ylabel("anomalies ranked above\nnormal images (AUROC)")
-    axes.legend(title="image judged by", frameon=False, loc="center right")
+    figure.legend(title="image judged by", frameon=False, loc="outside upper center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(HERE / "learning-bias.png", dpi=100)
 

@@ -39,9 +39,9 @@ def test_every_metric_of_a_table_is_in_the_raw_rows() -> None:
 
 def test_files_and_commands_named_in_the_readmes_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for readme in (ROOT / "README.md", ROOT / "cluster" / "README.md"):
+    for readme in (ROOT / "README.md", ROOT / "cluster" / "README.md", *(ROOT / "docs").glob("*.md")):
         text = readme.read_text()
-        for path in re.findall(r"`((?:llb_ray|configs|benchmarks|cluster|tests)/[\w./-]+)`", text):
+        for path in re.findall(r"`((?:llb_ray|configs|benchmarks|cluster|docs|tests)/[\w./-]+)`", text):
             assert (ROOT / path).exists(), f"{readme.name} names {path}"
         for target in re.findall(r"`make ([a-z]+)`", text):
             assert f"\n{target}:" in makefile, f"{readme.name} names make {target}"
