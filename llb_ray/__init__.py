@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llb_ray.api import audit, predict, read_folder, run, status, synth, tune
+    from llb_ray.api import audit, predict, read_folder, repurify, run, status, synth, tune
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -28,6 +28,7 @@ _HOMES = {
     "load_config": ("llb_ray.config", "load"),
     "predict": ("llb_ray.api", "predict"),
     "read_folder": ("llb_ray.api", "read_folder"),
+    "repurify": ("llb_ray.api", "repurify"),
     "run": ("llb_ray.api", "run"),
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
@@ -42,6 +43,7 @@ __all__ = [
     "load_config",
     "predict",
     "read_folder",
+    "repurify",
     "run",
     "status",
     "synth",

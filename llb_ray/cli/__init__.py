@@ -4,7 +4,7 @@ Exit status: 0 done, 1 refused with one sentence, 2 misused, 130 or 143 stopped 
 until a command needs it.
 """
 
-from llb_ray.cli import config, data, run, tune, use  # each adds its commands to the group
+from llb_ray.cli import config, data, report, run, tune, use  # each adds its commands to the group
 from llb_ray.cli.common import main
 
-__all__ = ["config", "data", "main", "run", "tune", "use"]
+__all__ = ["config", "data", "main", "report", "run", "tune", "use"]

@@ -8,6 +8,8 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
+_LATER = ("overrides",)  # roles that older runs do not name
+
 
 @dataclass(frozen=True)
 class Made:
@@ -24,6 +26,7 @@ class Made:
     members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
+    overrides: Artifact | None = None  # where somebody decided by hand
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""
@@ -41,8 +44,9 @@ class Made:
     @classmethod
     def of_index(cls, index: dict[str, Any], store: Store) -> "Made":
         """The artifacts that an index names; raises ArtifactError if it is not one, or one of them is gone."""
+        roles = [spec.name for spec in fields(cls) if spec.name in index or spec.name not in _LATER]
         try:
-            return cls(**{spec.name: _from_json(index[spec.name], store) for spec in fields(cls)})
+            return cls(**{role: _from_json(index[role], store) for role in roles})
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{store.root.parent}/run.json: damaged ({error}); run the same command again"
