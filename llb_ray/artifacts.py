@@ -174,21 +174,43 @@ class Store:
         # One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
         # The operating system drops the lock of a builder that dies.
         with FileLock(self.root / _BUILDING / f"{name}.lock"):
-            return self.find(recipe) or self._built(recipe, build, name)
+            return self.find(recipe) or self._built(recipe, build)
 
-    def _built(self, recipe: Recipe, build: Callable[[Path], None], name: str) -> Artifact:
-        temporary = self.root / _BUILDING / f"{name}-{uuid.uuid4().hex}"
+    def adopt(self, artifact: Artifact) -> Artifact:
+        """The same artifact in this store: its files are linked, or copied from another disk or URI."""
+        path = self.root / artifact.path.parent.name / artifact.path.name
+        found = self._at(path)
+        if found is not None:
+            return found
+        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+
+        def fill(folder: Path) -> None:
+            for name in artifact.files:
+                _link(artifact.file(name), folder / name)
+            shutil.copy(artifact.path / RECORD, folder / RECORD)
+
+        return self._filled(path, fill)
+
+    def _built(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
+        def fill(folder: Path) -> None:
+            build(folder)
+            _seal(folder, recipe)
+
+        return self._filled(self.path(recipe), fill)
+
+    def _filled(self, path: Path, fill: Callable[[Path], None]) -> Artifact:
+        """The artifact at `path`; `fill(folder)` puts its files into a temporary folder, the completion record too."""
+        temporary = self.root / _BUILDING / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
             with naming(temporary):
-                build(temporary)
-                _seal(temporary, recipe)
+                fill(temporary)
             if self.remote is not None:
-                _upload(temporary, self.path(recipe), self.remote)
-            self._move_into_place(temporary, self.path(recipe))
+                _upload(temporary, path, self.remote)
+            self._move_into_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return self.get(recipe)
+        return self._there(path)
 
     @staticmethod
     def _move_into_place(temporary: Path, path: Path) -> None:
@@ -230,6 +252,15 @@ def _refuse_cut(artifact: Artifact) -> None:
             continue
         if absent or file.stat().st_size != size:
             raise ArtifactError(f"{file}: missing or cut short; delete {artifact.path} and run the same command again")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the file, which nobody ever changes in place; a copy where a disk cannot give it one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
 
 
 def _upload(folder: Path, path: Path, remote: Remote) -> None:

@@ -4,7 +4,7 @@ Exit status: 0 done, 1 refused with one sentence, 2 misused, 3 an anomaly found 
 143 stopped by a signal.  Nothing heavy is imported until a command needs it.
 """
 
-from llb_ray.cli import before, config, data, run, scan, tune, use  # each adds its commands to the group
+from llb_ray.cli import before, config, data, report, run, scan, tune, use  # each adds its commands to the group
 from llb_ray.cli.common import main
 
-__all__ = ["before", "config", "data", "main", "run", "scan", "tune", "use"]
+__all__ = ["before", "config", "data", "main", "report", "run", "scan", "tune", "use"]

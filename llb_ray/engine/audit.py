@@ -23,9 +23,10 @@ from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
 from llb_ray.engine.scoring import read_scores
-from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
+from llb_ray.engine.settings import fit_settings, partition_settings, purify_settings
 from llb_ray.engine.stages import FINAL
-from llb_ray.ensemble.dataset import kept_ids, purified_dataset
+from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.ensemble.overrides import UNSURE, by_hand
 from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.errors import AuditError, LlbError
 from llb_ray.remote import Remote
@@ -147,8 +148,7 @@ def _matrix_is_what_members_wrote(run: FinishedRun) -> str:
 
 
 def _decisions_follow(run: FinishedRun) -> str:
-    rule, known = run.config.purify, oracle_labels(run.config.purify, run.made.labels)
-    derived = purified_dataset(rule, run.config.seed, run.train, run.matrix, known)
+    derived = run.filtered if run.overrides is None else by_hand(run.filtered, run.overrides)
     for says, expected in zip(run.purified.sort_by("image_id").to_pylist(), derived.to_pylist(), strict=True):
         if says != expected:
             field = next(name for name in expected if says[name] != expected[name])
@@ -156,7 +156,24 @@ def _decisions_follow(run: FinishedRun) -> str:
                 f"purified: image {expected['image_id']} ({expected['path']}) has {field} {says[field]!r}, "
                 f"but the score matrix gives {expected[field]!r}"
             )
-    return f"{derived.num_rows} decisions follow from the raw score matrix"
+    by_people = "" if run.overrides is None else " and from overrides.arrow"
+    return f"{derived.num_rows} decisions follow from the raw score matrix{by_people}"
+
+
+def _only_overridden_differ(run: FinishedRun) -> str:
+    """Told from the decisions alone, however they were laid over one another."""
+    said = run.made.overrides
+    if run.made.purified.inputs.get("overrides") != (said and said.content):
+        raise AuditError("purified: the decisions by hand that it was made with are not those in overrides.arrow")
+    if run.overrides is None:
+        return "nothing was decided by hand"
+    decided = {row["image_id"]: row["decision"] for row in run.overrides.to_pylist()}
+    before = dict(zip(run.filtered["image_id"].to_pylist(), run.filtered["decision"].to_pylist(), strict=True))
+    other = [row for row in run.purified.to_pylist() if row["decision"] != before[row["image_id"]]]
+    for row in other:
+        if decided.get(row["image_id"], UNSURE) == UNSURE:
+            raise AuditError(f"purified: image {row['image_id']} ({row['path']}) differs from what the filter decided")
+    return f"{len(decided)} images were decided by hand; {len(other)} of them, and no others, against the filter"
 
 
 def _final_trained_on_kept(run: FinishedRun) -> str:
@@ -191,6 +208,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _scored_by_whom_it_says,
     _matrix_is_what_members_wrote,
     _decisions_follow,
+    _only_overridden_differ,
     _final_trained_on_kept,
     _published_are_artifacts,
     _artifacts_unchanged,

@@ -163,9 +163,13 @@ class Crew:
 
     def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
         for name, error in failed.items():
-            self.missing[name] = str(error)
-            self.clock.folder.log("member missing", name=name, reason=str(error))
+            self.lose(name, str(error))
             self.clock.tell(f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}")
+
+    def lose(self, name: str, reason: str) -> None:
+        """Note for whoever asks that the run does without this member."""
+        self.missing[name] = reason
+        self.clock.folder.log("member missing", name=name, reason=reason)
 
     def _unmade(self, parts: Sequence[Part]) -> list[Part]:
         """The parts that no finished artifact is there for.

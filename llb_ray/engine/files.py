@@ -11,4 +11,5 @@ SCORES = "scores.arrow"  # score: of a shard of images; scores: the matrix
 PURIFIED = "purified.arrow"  # purify
 PIXEL_COUNTS, LEFT_OUT = "pixel_counts.arrow", "left_out.arrow"  # pixels: of a large test set
 THRESHOLD, HELD_OUT = "threshold.json", "held_out.arrow"  # threshold
+OVERRIDES = "overrides.arrow"  # overrides: decisions by hand
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate

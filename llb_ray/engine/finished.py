@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig
-from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN
-from llb_ray.data.tables import read_table
+from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN, Manifest
+from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.runfolder import RunFolder
-from llb_ray.ensemble.dataset import PURIFIED
+from llb_ray.engine.settings import oracle_labels
+from llb_ray.ensemble.dataset import PURIFIED, purified_dataset
+from llb_ray.ensemble.overrides import OVERRIDES
 from llb_ray.ensemble.partition import PARTITION, shares
 from llb_ray.ensemble.scores import SCORES
 from llb_ray.errors import AuditError
@@ -66,6 +68,23 @@ class FinishedRun:
     @cached_property
     def purified(self) -> pa.Table:
         return _read(self.folder.file("purified/part-0.arrow"), PURIFIED)
+
+    @cached_property
+    def filtered(self) -> pa.Table:
+        """What the filter decides on the matrix that is there, derived again (schema `PURIFIED`)."""
+        rule, known = self.config.purify, oracle_labels(self.config.purify, self.made.labels)
+        return purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
+
+    @cached_property
+    def overrides(self) -> pa.Table | None:
+        """What people decided by hand; None where nobody did."""
+        return None if self.made.overrides is None else _read(self.folder.file("overrides.arrow"), OVERRIDES)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the run was given, labels and all."""
+        labels = read_table(self.made.labels.file(files.LABELS))
+        return Manifest.of(self.root, joined(self.images, labels), self.quarantine)
 
     @cached_property
     def weighted(self) -> list[str] | None:

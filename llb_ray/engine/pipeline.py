@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.data.tables import read_table
@@ -47,6 +50,24 @@ class Result:
     threshold: dict[str, Any] = field(default_factory=dict)  # `ensemble.threshold.threshold_facts`
 
 
+@dataclass(frozen=True)
+class Amendment:
+    """A finished run's artifacts, and what people want decided otherwise (schema `overrides.OVERRIDES`)."""
+
+    made: Made
+    overrides: pa.Table
+
+    @property
+    def lost(self) -> list[int]:
+        """The members that the run did without: they are not tried again, for the scores are to stay what they were."""
+        return [number for number, fitted in enumerate(self.made.members) if fitted is None]
+
+    def put_into(self, store: Store) -> None:
+        """Have all artifacts in `store` too, so that nothing which stays the same is made again."""
+        for artifact in self.made.artifacts():
+            store.adopt(artifact)
+
+
 def run_stages(
     config: RunConfig,
     manifest: Manifest,
@@ -55,12 +76,15 @@ def run_stages(
     tell: Tell,
     store: Path | None = None,
     pool: Manifest | None = None,
+    amendment: Amendment | None = None,
 ) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
     one `store` reuse each other's, even while they are at work.  Runs that draw their images from one `pool`, a
-    superset of them under the same root, share its layers too: shards are cut by what is in them.
+    superset of them under the same root, share its layers too: shards are cut by what is in them.  With an
+    `amendment`, all that a finished run of the same configuration and images is made of is there from the start, and
+    decisions by hand are laid over the filter's.
     Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
@@ -72,11 +96,14 @@ def run_stages(
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
-        stages = Stages(config, manifest, Crew(config, manifest, executor, clock, pool), clock)
+        lost = amendment.lost if amendment else ()
+        stages = Stages(config, manifest, Crew(config, manifest, executor, clock, pool), clock, lost)
         try:
+            if amendment is not None:
+                amendment.put_into(folder.store)
             with folder.proofs() as proofs:
                 executor.refuse_unshared(proofs | _an_image(manifest))
-            made = _in_order(stages)
+            made = _in_order(stages, amendment.overrides if amendment else None)
         except (LlbError, OSError) as error:
             with contextlib.suppress(OSError):  # of the same full disk, lost mount or network
                 folder.log("run failed", error=str(error))
@@ -117,7 +144,7 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
         yield f"... and {manifest.quarantine.num_rows - len(rows)} more: quarantine.arrow names them all"
 
 
-def _in_order(stages: Stages) -> Made:
+def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     images, labels = stages.images(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
     partitioned = stages.partition() if stages.config.purify.filter == "llb" else None
@@ -128,7 +155,8 @@ def _in_order(stages: Stages) -> Made:
     by_number = [members.get(member_name(number)) for number in range(stages.config.members.count)]
     numbers = [number for number, fitted in enumerate(by_number) if fitted]
     matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
-    purified = stages.purify(images, labels, matrix)
+    overrides = None if said is None else stages.overrides(said)
+    purified = stages.purify(images, labels, matrix, overrides)
     final = stages.final(purified, features)
     final_scores = stages.final_scores(final, features)
     folds = stages.folds(purified, features) if stages.needs_folds(purified, matrix) else []
@@ -149,6 +177,7 @@ def _in_order(stages: Stages) -> Made:
         matrix=matrix,
         bands=scaled,
         fold_scores=folds,
+        overrides=overrides,
     )
 
 

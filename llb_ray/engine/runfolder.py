@@ -9,6 +9,7 @@
     RUN/scores.arrow               the score matrix, one row per image, one score per member
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
+    RUN/overrides.arrow            what people decided by hand, if anything
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
     RUN/metrics.json               what the labels say, where there are any
@@ -58,6 +59,7 @@ def published(made: Made) -> dict[str, Path | None]:
     return {
         "purified/part-0.arrow": made.purified.file(files.PURIFIED),
         "scores.arrow": made.matrix.file(files.SCORES) if made.matrix else None,
+        "overrides.arrow": made.overrides.file(files.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(files.QUARANTINE),
         "image_scores.arrow": made.evaluated.file(files.IMAGE_SCORES),
         "importance.arrow": final.file(files.IMPORTANCE) if files.IMPORTANCE in final.files else None,

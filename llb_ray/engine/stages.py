@@ -4,7 +4,7 @@ A stage reads the manifest and earlier artifacts, writes one, and is skipped whe
 is already there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from llb_ray.engine.settings import fit_settings, oracle_labels, partition_setti
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.held_out import LEAST_REJECTED, by_folds, by_members, split, with_rejected
+from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.scores import assemble
 from llb_ray.ensemble.threshold import threshold_facts
@@ -45,6 +46,7 @@ class Stages:
     manifest: Manifest
     crew: Crew
     clock: Clock
+    lost: Collection[int] = ()  # members that the run which this one amends did without
 
     def images(self) -> Artifact:
         """Who takes part, without labels, and what was put aside."""
@@ -89,10 +91,13 @@ class Stages:
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
+        for index in self.lost:
+            self.crew.lose(member_name(index), "the run that this one amends did without it")
         owned = shares(read_table(partitioned.file(files.PARTITION)))
         specs = [
             self.crew.member(member_name(index), fit_settings(self.config, "member", index), share, features)
             for index, share in enumerate(owned)
+            if index not in self.lost
         ]
         return self.crew.fit("members", specs, may_fail=len(specs) - self.config.members.fewest)
 
@@ -112,11 +117,20 @@ class Stages:
 
         return self._make(Recipe("scores", settings, {"partition": partitioned.content, **inputs}), build)
 
-    def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
+    def overrides(self, said: pa.Table) -> Artifact:
+        """What people decided by hand (schema `overrides.OVERRIDES`)."""
+        recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
+        return self._make(recipe, lambda folder: write_table(folder / files.OVERRIDES, said))
+
+    def purify(
+        self, images: Artifact, labels: Artifact, matrix: Artifact | None, overrides: Artifact | None
+    ) -> Artifact:
         """Every training image's decision."""
         inputs = {"images": images.content}
         if matrix is not None:
             inputs["scores"] = matrix.content
+        if overrides is not None:
+            inputs["overrides"] = overrides.content
         if self.config.purify.filter == "oracle":
             inputs["labels"] = labels.content
 
@@ -124,6 +138,8 @@ class Stages:
             scores = None if matrix is None else read_table(matrix.file(files.SCORES))
             known = oracle_labels(self.config.purify, labels)
             table = purified_dataset(self.config.purify, self.config.seed, self._train_images, scores, known)
+            if overrides is not None:
+                table = by_hand(table, read_table(overrides.file(files.OVERRIDES)))
             write_table(folder / files.PURIFIED, table)
 
         return self._make(Recipe("purify", purify_settings(self.config), inputs), build)

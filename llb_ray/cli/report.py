@@ -1,0 +1,35 @@
+"""What people look at, and what they say to it."""
+
+from pathlib import Path
+
+import click
+
+from llb_ray.cli.common import FOLDER, address_option, executor_option, main, refusals
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("--overrides", type=FOLDER, required=True, help="The overrides.csv that RUN/report.html gave out.")
+@click.option("--out", required=True, help="Where the new run goes, a folder or a URI; an unfinished one is resumed.")
+@click.option("--by", default="", metavar="NAME", help="Who decided; the new run says so beside each decision.")
+@click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
+@executor_option
+@address_option
+def repurify(
+    run_folder: str, overrides: Path, out: str, by: str, data: Path | None, executor: str, ray_address: str | None
+) -> None:
+    """Make a finished run once more with decisions by hand; only what depends on them is done.
+
+    \b
+    llb-ray repurify runs/photos --overrides overrides.csv --by Ada --out runs/photos-2
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.engine.runfolder import RunFolder
+        from llb_ray.remote import located
+        from llb_ray.report.console import show_result, watching
+
+        bars = watching(console, RunFolder.at(located(out)).progress)
+        with bars as tell, api.make_executor(executor, ray_address) as workers:
+            result = api.repurify(run_folder, overrides, out=out, by=by, data=data, executor=workers, tell=tell)
+        show_result(console, result)

@@ -1,0 +1,27 @@
+"""A finished run once more, with what people decided by hand: the loop from the report back to the final detector."""
+
+from pathlib import Path
+
+from llb_ray.engine.executor import Executor, Tell
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.pipeline import Amendment, Result, run_stages
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.ensemble.overrides import laid_over, read_overrides
+from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
+
+
+def repurify_run(
+    run: FinishedRun, overrides: Path, by: str, out: Path | Remote, executor: Executor, tell: Tell
+) -> Result:
+    """The new run in `out`: members, scores and matrix are those of `run`, the decisions in the CSV file are `by`'s.
+
+    What was decided by hand in `run` stands, unless the file has another word on the image.
+    Raises ArtifactError where `out` is the run itself, DataError for a file that does not fit the run.
+    """
+    if RunFolder.at(out).path.resolve() == run.folder.path.resolve():
+        raise ArtifactError(f"{out}: is the run that the decisions are about; choose another folder for --out")
+    said = read_overrides(overrides, run.purified, by)
+    if run.overrides is not None:
+        said = laid_over(run.overrides, said)
+    return run_stages(run.config, run.manifest, out, executor, tell, amendment=Amendment(run.made, said))
