@@ -8,4 +8,5 @@ DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
 TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, where the loss is weighted
 SCORES = "scores.arrow"  # score: of a shard of images; scores: the matrix
 PURIFIED = "purified.arrow"  # purify
+CONTAMINATION, WHAT_IF = "contamination.json", "what_if.arrow"  # purify, where the keep ratio is estimated
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate
