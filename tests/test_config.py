@@ -62,6 +62,7 @@ def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> No
         ),
         ("purify.keep_ratio=0", "purify.keep_ratio = 0: input should be greater than 0"),
         ("purify.keep_ratio=1.01", "purify.keep_ratio = 1.01"),
+        ("purify.keep_ratio=most", "purify.keep_ratio = 'most': input should be 'auto'"),
         ("members.count=1", "members.count = 1"),
         ("detector.name=magic", "no such detector; choose autoencoder, memory_bank, reconstruction"),
         ("purify.aggregate=average", "purify.aggregate = 'average'"),

@@ -102,6 +102,8 @@ def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
     detector = names[1] if names[:1] == ["detector"] and len(names) > 1 else None
     if detector in _DETECTORS:
         names.pop(1)  # pydantic names the union's branch, which a user never typed
+    if names[-2:-1] == ["keep_ratio"]:
+        names.pop()  # likewise
     dotted = ".".join(names)
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted:

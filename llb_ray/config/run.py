@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.detectors import AutoencoderConfig, DetectorConfig, MemoryBankConfig
@@ -69,6 +69,9 @@ class MembersConfig(Settings):
         return self.count if self.min_members is None else self.min_members
 
 
+_KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
+# Told apart before they are checked, so that an error speaks of the one that was meant.
+KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
 Filter = Literal["llb", "none", "random", "oracle"]
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
@@ -78,13 +81,21 @@ class PurifyConfig(Settings):
     """Which images the final detector is trained on."""
 
     filter: Filter = Field("llb", description="controls: none keeps all, random drops blindly, oracle reads labels")
-    keep_ratio: Share = Field(0.8, description="share of the images kept (llb and random)")
+    keep_ratio: KeepRatio = Field(
+        0.8, description="share of the images kept (llb and random); auto (llb): as many as look normal"
+    )
     aggregate: Aggregate = "mean"
     members: Literal["held_out", "all"] = Field(
         "held_out", description="held_out ignores the score of the member that trained on the image"
     )
     normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
+
+    @model_validator(mode="after")
+    def _estimate_has_scores(self) -> "PurifyConfig":
+        if self.filter == "random" and self.keep_ratio == "auto":
+            raise ValueError("keep_ratio=auto is estimated from scores, and filter random looks at none; give a number")
+        return self
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""

@@ -12,4 +12,5 @@ PURIFIED = "purified.arrow"  # purify
 PIXEL_COUNTS, LEFT_OUT = "pixel_counts.arrow", "left_out.arrow"  # pixels: of a large test set
 THRESHOLD, HELD_OUT = "threshold.json", "held_out.arrow"  # threshold
 OVERRIDES = "overrides.arrow"  # overrides: decisions by hand
+CONTAMINATION, WHAT_IF = "contamination.json", "what_if.arrow"  # purify, where the keep ratio is estimated
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate

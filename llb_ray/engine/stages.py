@@ -27,11 +27,13 @@ from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.engine.truth import Truth
+from llb_ray.ensemble.contamination import contamination, what_if
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.held_out import LEAST_REJECTED, by_folds, by_members, split, with_rejected
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares
-from llb_ray.ensemble.scores import assemble
+from llb_ray.ensemble.purify import anomaly_evidence
+from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.ensemble.threshold import threshold_facts
 from llb_ray.seeding import seed_for
 
@@ -141,8 +143,17 @@ class Stages:
             if overrides is not None:
                 table = by_hand(table, read_table(overrides.file(files.OVERRIDES)))
             write_table(folder / files.PURIFIED, table)
+            if scores is not None and self.config.purify.keep_ratio == "auto":
+                self._write_estimate(folder, scores)
 
         return self._make(Recipe("purify", purify_settings(self.config), inputs), build)
+
+    def _write_estimate(self, folder: Path, scores: pa.Table) -> None:
+        """How many anomalies there seem to be, and what every keep ratio would cost."""
+        evidence_N = anomaly_evidence(self.config.purify, dense(scores))
+        found = contamination(evidence_N)
+        write_json(folder / files.CONTAMINATION, {"share": found.share, "low": found.low, "high": found.high})
+        write_table(folder / files.WHAT_IF, what_if(evidence_N, found))
 
     def final(self, purified: Artifact, features: Features) -> Artifact:
         """The final detector, fitted on the kept images."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from llb_ray.config import PurifyConfig
+from llb_ray.ensemble.contamination import anomalous_share
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
 from llb_ray.seeding import stream
@@ -97,7 +98,7 @@ def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
         raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
     value_N = aggregate(config, matrix)
     order = np.lexsort((_places(matrix.image_ids), value_N))
-    keep = num_kept(config.keep_ratio, len(order))
+    keep = num_kept(_keep_ratio(config, matrix), len(order))
     rank_N = np.empty(len(order), dtype=np.int64)
     rank_N[order] = np.arange(1, len(order) + 1)
     rule = f"{config.members} {config.aggregate} of {config.normalize} scores"
@@ -105,6 +106,21 @@ def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     decisions = [KEPT if rank <= keep else REJECTED for rank in rank_N]
     reasons = [f"{rule} is {value:.4g}, rank {rank}; {cut}" for value, rank in zip(value_N, rank_N, strict=True)]
     return pa.table([matrix.image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
+
+
+def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
+    """What ``keep_ratio=auto`` estimates the share of anomalies from, one number per image [N].
+
+    The mean of each member's scores in spreads of its own, whatever rule ranks the images: ranks have no tail.
+    Raises DataError where a member gives more than half of the images one score.
+    """
+    return aggregate(config.model_copy(update={"normalize": "robust_z", "aggregate": "mean"}), matrix)
+
+
+def _keep_ratio(config: PurifyConfig, matrix: ScoreMatrix) -> float:
+    if config.keep_ratio == "auto":
+        return 1 - anomalous_share(anomaly_evidence(config, matrix))
+    return config.keep_ratio
 
 
 def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -116,6 +132,7 @@ def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     image_ids = sorted(evidence.image_ids)
+    assert config.keep_ratio != "auto", "PurifyConfig refuses it"
     keep = num_kept(config.keep_ratio, len(image_ids))
     drawn = stream(evidence.seed, "purify", "random").permutation(len(image_ids))[:keep]
     kept = {image_ids[row] for row in drawn}
@@ -150,8 +167,8 @@ def _normalized(how: str, score_N: Floats, member: int) -> Floats:
         mad = stats.median_abs_deviation(score_N, scale="normal")
         if mad == 0:
             raise DataError(
-                f"purify.normalize=robust_z is undefined: member {member} gives more than half of the images the same "
-                "score; use purify.normalize=rank"
+                f"purify: robust_z, and keep_ratio=auto, are undefined: member {member} gives more than half of the "
+                "images the same score; use purify.normalize=rank, and give purify.keep_ratio as a number"
             )
         z_N: Floats = (score_N - np.median(score_N)) / mad
         return z_N

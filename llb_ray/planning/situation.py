@@ -33,7 +33,8 @@ class Size:
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         filtered = config.purify.filter
-        share = config.purify.keep_ratio if filtered in ("llb", "random") else 1.0
+        ratio = config.purify.keep_ratio
+        share = ratio if filtered in ("llb", "random") and ratio != "auto" else 1.0  # at most
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),

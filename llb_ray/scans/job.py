@@ -1,11 +1,13 @@
 """One job of a scan: a whole run, and the row that says what came of it."""
 
+import json
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import Store, digest
-from llb_ray.disk import write_atomic
+from llb_ray.disk import LOCAL, write_atomic
 from llb_ray.engine.executor import Executor
 from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import LlbError
@@ -49,6 +51,7 @@ def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
         "status": DONE,
         "reason": None,
         **{name: result.metrics.get(name) for name in METRICS},
+        "estimated_contamination": _estimate(result.path),
         "num_train": result.num_input,
         "num_kept": result.num_kept,
         "num_quarantined": result.num_quarantined,
@@ -57,6 +60,12 @@ def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
         "setting": scan.setting,
         "key": key(scan, job, material),
     }
+
+
+def _estimate(run: Path) -> float | None:
+    """The share of anomalies that the run estimated, if it did (purify.keep_ratio=auto)."""
+    content = LOCAL.read(run / "contamination.json")
+    return None if content is None else float(json.loads(content)["share"])
 
 
 def _costs(result: Result, seconds: float, num_images: int) -> dict[str, Any]:

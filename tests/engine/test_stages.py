@@ -1,5 +1,6 @@
 """Which change reruns which stage, and that a folder with a history publishes what a new folder would."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +216,15 @@ def test_the_final_detector_keeps_its_maps() -> None:
     batch = map_batch("final", cast(Detector, final), ["a", "b"], ())
     assert np.array_equal(batch.column("map").to_numpy_ndarray(), final.scores.map_NHW)
     assert batch.column("score").to_pylist() == [0, 1]
+
+
+def test_an_estimated_keep_ratio_leaves_what_it_was_estimated_from(
+    photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny, ["purify.keep_ratio=auto"])
+    result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="serial")
+    found = json.loads((tmp_path / "contamination.json").read_text())
+    assert 0 <= found["low"] <= found["high"] <= 0.5
+    assert result.num_rejected == round(found["share"] * 48)
+    assert read_table(tmp_path / "what_if.arrow")["num_kept"][-1].as_py() == 48
+    assert llb_ray.audit(tmp_path)

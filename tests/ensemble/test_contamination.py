@@ -1,0 +1,110 @@
+"""The estimated noise level: known answers, what must not matter, and what every keep ratio would cost."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llb_ray.config import PurifyConfig
+from llb_ray.ensemble.contamination import WHAT_IF, anomalous_share, bulk, contamination, what_if
+from llb_ray.ensemble.purify import KEPT, Evidence, anomaly_evidence, purify
+from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.errors import DataError
+
+
+def _mixed(share: float, count: int = 500, seed: int = 0) -> np.ndarray:
+    """Normal scores about 0, and a share of anomalous ones about 8."""
+    rng, anomalous = np.random.default_rng(seed), round(share * count)
+    return np.concatenate([rng.normal(size=count - anomalous), rng.normal(8, 1, anomalous)])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_well_separated_anomalies_are_counted(share: float) -> None:
+    found = contamination(_mixed(share))
+    assert found.share == pytest.approx(share, abs=0.02)
+    assert found.low <= share + 0.01
+    assert found.high >= share - 0.01
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(100, 2000))
+def test_clean_gaussian_scores_keep_almost_everything(seed: int, count: int) -> None:
+    assert anomalous_share(np.random.default_rng(seed).normal(size=count)) < 0.1
+
+
+def test_clean_gaussian_scores_keep_everything_on_average() -> None:
+    assert np.mean([anomalous_share(np.random.default_rng(seed).normal(size=500)) for seed in range(40)]) < 0.01
+
+
+@given(seed=st.integers(0, 100), share=st.floats(0, 0.9), scale=st.floats(0.01, 100), shift=st.floats(-100, 100))
+def test_it_is_a_share_and_neither_order_nor_scale_matters(seed: int, share: float, scale: float, shift: float) -> None:
+    score_N = _mixed(share, 200, seed)
+    found = anomalous_share(score_N)
+    assert 0 <= found <= 0.5
+    moved = np.random.default_rng(seed).permutation(score_N) * scale + shift
+    assert anomalous_share(moved) == pytest.approx(found, abs=0.011)  # two images on the cut, by rounding
+
+
+def test_the_interval_does_not_depend_on_the_order() -> None:
+    score_N = _mixed(0.2)
+    assert contamination(score_N) == contamination(score_N[::-1])
+
+
+def test_the_spread_is_that_of_the_scores_below_the_mode() -> None:
+    found = bulk(np.concatenate([_mixed(0.0, 2000), np.full(800, 30.0)]))
+    assert found.mode == pytest.approx(0, abs=0.6)
+    assert found.spread == pytest.approx(1, abs=0.3)
+
+
+def test_equal_scores_say_nothing() -> None:
+    assert anomalous_share(np.ones(10)) == 0
+    with pytest.raises(DataError, match="all 10 images have the same score"):
+        contamination(np.ones(10))
+
+
+def test_what_if_keeps_the_books() -> None:
+    score_N = _mixed(0.2, 1000)
+    table = what_if(score_N, contamination(score_N))
+    assert table.schema.equals(WHAT_IF)
+    rows = {row["num_kept"]: row for row in table.to_pylist()}
+    assert rows[1000]["residual_contamination"] == pytest.approx(0.2, abs=0.02)
+    assert rows[1000]["normals_lost"] == pytest.approx(0)
+    assert rows[800]["residual_contamination"] == pytest.approx(0, abs=0.02)
+    assert rows[800]["normals_lost"] == pytest.approx(0, abs=0.02)
+    assert rows[400]["normals_lost"] == pytest.approx(0.5, abs=0.02)
+    residual, lost = (np.array(table[name]) for name in ("residual_contamination", "normals_lost"))
+    assert (np.diff(residual) >= -0.02).all()
+    assert (np.diff(lost) <= 0.02).all()
+
+
+def _matrix(seed: int = 0) -> ScoreMatrix:
+    """Three members of very different scales; the last fifth of the images is anomalous."""
+    rng, value_N = np.random.default_rng(seed), _mixed(0.2, 200, seed)
+    in_fold_NK = (np.arange(200) % 3)[:, None] == np.arange(3)
+    score_NK = (value_N[:, None] + rng.normal(0, 0.3, (200, 3))) * np.array([1, 50, 0.1])
+    score_NK[in_fold_NK] = 1e6  # what a member thinks of its own share must not matter
+    return ScoreMatrix([f"{number:03d}" for number in range(200)], [0, 1, 2], score_NK, in_fold_NK)
+
+
+def _kept(matrix: ScoreMatrix) -> set[str]:
+    table = purify(PurifyConfig(keep_ratio="auto"), Evidence(matrix.image_ids, 0, matrix))
+    return {row["image_id"] for row in table.to_pylist() if row["decision"] == KEPT}
+
+
+def test_auto_keeps_the_normal_images() -> None:
+    assert _kept(_matrix()) == {f"{number:03d}" for number in range(160)}
+
+
+def test_auto_depends_neither_on_rows_nor_on_the_names_of_members() -> None:
+    matrix, rows, columns = _matrix(1), np.random.default_rng(0).permutation(200), [2, 0, 1]
+    ids = [matrix.image_ids[row] for row in rows]
+    shuffled = ScoreMatrix(
+        ids, [2, 0, 1], matrix.score_NK[np.ix_(rows, columns)], matrix.in_fold_NK[np.ix_(rows, columns)]
+    )
+    assert _kept(shuffled) == _kept(matrix)
+
+
+def test_auto_needs_scores_that_differ() -> None:
+    matrix = _matrix()
+    flat = ScoreMatrix(matrix.image_ids, matrix.members, np.ones_like(matrix.score_NK), matrix.in_fold_NK)
+    with pytest.raises(DataError, match="keep_ratio=auto"):
+        anomaly_evidence(PurifyConfig(), flat)
