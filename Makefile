@@ -4,12 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-cluster check format clean
+.PHONY: help demo test test-cluster test-interop check format clean
 
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (about a minute)"
 	@echo "make test         run the tests"
 	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about eight minutes)"
+	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make check        lint, format check, strict types"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make clean        remove the environment and the demo run"
@@ -37,6 +38,16 @@ test: $(READY)
 # Its own processes, ports and home: a Ray that runs here already is left alone.
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -m cluster
+
+# anomalib 2.7 joins paths in a way that pandas 3 refuses; its torch is not ours, so it has an environment to itself.
+INTEROP := runs/interop
+$(INTEROP)/.ready:
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --prefer-binary 'anomalib==2.7.0' 'pandas<3' torch==2.9.1 torchvision==0.24.1
+	@touch $@
+
+test-interop: $(READY) $(INTEROP)/.ready
+	INTEROP_PYTHON=$(abspath $(INTEROP)/bin/python) $(BIN)/python -m pytest -m interop -s
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -229,7 +229,7 @@ def predict(
     from llb_ray.engine.runfolder import RunFolder
     from llb_ray.report.heatmaps import Overlays
 
-    folder, to = RunFolder.open(located(run)), local_folder("--out", out)
+    to, folder = local_folder("--out", out), RunFolder.open(located(run))
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
     each = draw if overlays != "none" else lambda judged: None
     return predict_images(folder, Path(data), to, each, progress, keep_maps=maps)

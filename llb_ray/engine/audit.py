@@ -6,6 +6,7 @@ matrix is compared with what each member wrote, and every image is hashed again.
 people open (``scores.arrow``, ``purified/``); the last two tie those to the artifacts, byte by byte.
 """
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
 from llb_ray.disk import file_digest
 from llb_ray.engine.bands import scale_recipe
+from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.runfolder import RunFolder, published
@@ -184,6 +186,19 @@ def _final_trained_on_kept(run: FinishedRun) -> str:
     return f"the final detector was trained on the {len(kept)} kept images and nothing else"
 
 
+def _threshold_follows(run: FinishedRun) -> str:
+    made, where = run.made, run.folder.file("threshold.json")
+    try:
+        said = dict(json.loads(where.read_text()))
+    except (ValueError, TypeError) as error:
+        raise AuditError(f"{where}: damaged ({error}); run the same command again") from error
+    _, facts = calibrated(run.config.threshold, made.purified, made.matrix, made.fold_scores, made.final_scores)
+    odd = [name for name, value in json.loads(json.dumps(facts)).items() if said.get(name) != value]
+    if odd:
+        raise AuditError(f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts[odd[0]]!r}")
+    return f"the threshold follows from {said['num_held_out']} held-out scores, which no label or test image entered"
+
+
 def _published_are_artifacts(run: FinishedRun) -> str:
     for name, source in published(run.made).items():
         if source is not None and file_digest(run.folder.file(name)) != file_digest(source):
@@ -210,6 +225,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _decisions_follow,
     _only_overridden_differ,
     _final_trained_on_kept,
+    _threshold_follows,
     _published_are_artifacts,
     _artifacts_unchanged,
 )

@@ -20,6 +20,7 @@ from llb_ray.disk import write_json
 from llb_ray.engine import files
 from llb_ray.engine.bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.cache import Features
+from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
@@ -29,12 +30,11 @@ from llb_ray.engine.settings import fit_settings, oracle_labels, partition_setti
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.contamination import contamination, what_if
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
-from llb_ray.ensemble.held_out import LEAST_REJECTED, by_folds, by_members, split, with_rejected
+from llb_ray.ensemble.held_out import LEAST_REJECTED, split
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.scores import assemble, dense
-from llb_ray.ensemble.threshold import threshold_facts
 from llb_ray.seeding import seed_for
 
 FINAL = "final"  # the name of the final detector
@@ -196,26 +196,22 @@ class Stages:
     ) -> Artifact:
         """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
         or where there are none by the members, whose `matrix` is read for nothing else."""
-        config, rate = self.config.threshold, self.config.threshold.false_alarm_rate
+        config = self.config.threshold
         made_from = {"purified": [purified], "final": final_scores}
         made_from |= {"folds": folds} if folds or matrix is None else {"matrix": [matrix]}
 
         def build(folder: Path) -> None:
-            decided, final = read_table(purified.file(files.PURIFIED)), read_scores(final_scores)
-            if folds or matrix is None:
-                held_out = by_folds(read_scores(folds))
-            else:
-                held_out = by_members(decided, read_table(matrix.file(files.SCORES)), final)
-            everyone = with_rejected(held_out, decided, final)
-            write_table(folder / files.HELD_OUT, held_out if config.normals == "kept" else everyone)
-            write_json(folder / files.THRESHOLD, threshold_facts(held_out, everyone, rate, config.normals))
+            held_out, facts = calibrated(config, purified, matrix, folds, final_scores)
+            write_table(folder / files.HELD_OUT, held_out)
+            write_json(folder / files.THRESHOLD, facts)
 
         inputs = {
             f"{role}-{index:03d}": artifact.content
             for role, artifacts in made_from.items()
             for index, artifact in enumerate(artifacts)
         }
-        return self._make(Recipe("threshold", {"false_alarm_rate": rate, "normals": config.normals}, inputs), build)
+        settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}
+        return self._make(Recipe("threshold", settings, inputs), build)
 
     def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, scored: Sequence[Artifact]) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""

@@ -194,6 +194,21 @@ def test_a_truncated_table_is_one_sentence(run: Path, name: str) -> None:
         llb_ray.audit(run)
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "3"])
+def test_a_damaged_threshold_is_one_sentence(run: Path, text: str) -> None:
+    (run / "threshold.json").write_text(text)
+    with pytest.raises(AuditError, match="threshold.json: damaged"):
+        llb_ray.audit(run)
+
+
+@pytest.mark.parametrize("name", ["threshold", "rate_if_all_are_normal"])
+def test_another_threshold_is_named(run: Path, name: str) -> None:
+    said = json.loads((run / "threshold.json").read_text())
+    (run / "threshold.json").write_text(json.dumps(said | {name: 0.5}))
+    with pytest.raises(AuditError, match=f"threshold.json: {name} is 0.5, but the held-out scores give"):
+        llb_ray.audit(run)
+
+
 def test_no_run_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no finished run here"):
         llb_ray.audit(tmp_path)
