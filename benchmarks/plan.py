@@ -71,6 +71,9 @@ def _rows(out: Path, cases: Sequence[str], rounds: int, patience_s: float) -> It
                     "predicted": told["seconds"].get(stage, 0),
                     "measured": came["seconds"].get(stage, 0),
                 }
+            if CASES[case] == "serial":
+                told["cpu_s"] = told["seconds"]["all"] * told["cpu_share"]
+                yield names | {"quantity": "all_cpu_s", "predicted": told["cpu_s"], "measured": came["cpu_s"]}
             for name in ("memory_gib", "disk_gib"):
                 yield names | {"quantity": name, "predicted": told[name], "measured": came[name]}
 
@@ -97,30 +100,31 @@ def _images(case: str, out: Path) -> Path:
 def _plan(case: str, out: Path, folder: Path) -> Row:
     config = _config(case)
     manifest = llb_ray.read_folder(_images(case, out), config)
+    started_s, cpu_s = time.perf_counter(), time.process_time()
     told = forecast_json(llb_ray.plan(config, manifest, out=folder, executor=CASES[case]))
+    share = (time.process_time() - cpu_s) / (time.perf_counter() - started_s)
     seconds = {stage["stage"]: stage["seconds"] for stage in told["stages"]}
     seconds["other"] += seconds.pop("ray", 0)
     needed = {need["name"]: need["needed_bytes"] / GIB for need in told["needs"]}
-    calibration_s = told["calibration_s"]
     all_s = {"all": sum(seconds.values())}
-    return {"seconds": seconds | all_s, "memory_gib": needed["memory"], "disk_gib": needed["disk"]} | {
-        "calibration_s": calibration_s
-    }
+    sizes = {"memory_gib": needed["memory"], "disk_gib": needed["disk"]}
+    return {"seconds": seconds | all_s, "cpu_share": share, **sizes}
 
 
 def _run(case: str, out: Path, folder: Path) -> Row:
     config = _config(case)
     manifest = llb_ray.read_folder(_images(case, out), config)
     with _Watched() as watched:
-        started_s = time.perf_counter()
+        started_s, cpu_s = time.perf_counter(), time.process_time()
         result = llb_ray.run(config, manifest, out=folder, executor=CASES[case])
-        all_s = time.perf_counter() - started_s
+        all_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
     seconds = {one.stage: one.seconds for one in result.times if one.stage not in SMALL}
     seconds["other"] = all_s - sum(seconds.values())
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     memory = own if CASES[case] == "serial" else watched.peak_bytes
     disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return {"seconds": seconds | {"all": all_s}, "memory_gib": memory / GIB, "disk_gib": disk / GIB}
+    sizes = {"memory_gib": memory / GIB, "disk_gib": disk / GIB}
+    return {"seconds": seconds | {"all": all_s}, "cpu_s": cpu_s, **sizes}
 
 
 class _Watched:
@@ -175,7 +179,7 @@ def _report(rows: Sequence[Row]) -> str:
                 continue  # of nothing, any error is a large one
             off = [row["predicted"] / row["measured"] - 1 if row["measured"] else float("inf") for row in chosen]
             unit, digits = ("GiB", 3) if name.endswith("gib") else ("s", 1)
-            title = f"**{name}**" if name in ("all", "memory_gib", "disk_gib") else name
+            title = f"**{name}**" if name in ("all", "all_cpu_s", "memory_gib", "disk_gib") else name
             cells = f"{told:.{digits}f} {unit} | {came:.{digits}f} {unit}"
             lines.append(f"| {case} | {title} | {cells} | {', '.join(f'{o:+.0%}' for o in off)} | {median(off):+.0%} |")
     plans = {row["case"]: row["plan_s"] for row in rows}
@@ -188,9 +192,10 @@ Load of the machine meanwhile: {", ".join(f"{row['load']:.1f}" for row in rows i
 {chr(10).join(lines)}
 
 Predicted and measured are medians over the rounds.  Stages below 0.3 s are left out, `all` has them; it begins when
-the folder has been read.  `other` is what no stage above has: imports, small stages, the start and end of
-Ray.  Memory is the peak of the process, of runs on Ray of all processes together.  The last plans took, imports and
-reading of the folder included: {took}.
+the folder has been read.  `other` is what no stage above has: imports, small stages, the start and end of Ray.
+`all_cpu_s` leaves out what others on the machine took meanwhile: seconds of CPU that the run had, against the foretold
+time at the plan's own share of a core.  Memory is the peak of the process, of runs on Ray of all processes together.
+The last plans took, imports and reading of the folder included: {took}.
 
 Raw rows: plan.csv
 """

@@ -82,6 +82,18 @@ class Calibrator:
         write_json(self._spec.result, asdict(measured))
 
 
+class Idler:
+    """Does nothing, in a process that has loaded all that a worker has: how long do those take to start?"""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("rest",)
+
+    def __init__(self, spec: CalibrationSpec) -> None:
+        self._spec = spec
+
+    def rest(self) -> None:
+        """Nothing."""
+
+
 def num_labelled(manifest: Manifest) -> int:
     """How many test images have a label, which is what `evaluate` looks at."""
     labels = manifest.split(TEST)["label"]

@@ -1,10 +1,11 @@
 """The calibration of a plan, run by the executor that the run will have."""
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +15,7 @@ from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.worker import Place
 from llb_ray.errors import DataError
-from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, sampled
+from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, Idler, sampled
 from llb_ray.planning.forecast import Forecast, forecast
 from llb_ray.planning.machine import existing
 from llb_ray.planning.measured import Linear, Measured
@@ -40,14 +41,20 @@ def planned(
         specs = list(_specs(config, manifest, Path(name), min(slots, _AT_ONCE, max(1, size.num_members)), size))
         executor.refuse_unshared(_proofs(manifest, Path(name)))
         tell(f"trying out {len(specs)} workers on {len(specs[0].manifest.table)} images")
-        started_s = time.perf_counter()
         executor.run(Calibrator, specs, lambda line: None)
-        took_s = time.perf_counter() - started_s
         found = [Measured.of_json(json.loads(spec.result.read_text())) for spec in specs]
-    measured = _middle(found)
-    serial = isinstance(executor, SerialExecutor)
-    start_s = 0.0 if serial else max(0.0, took_s - max(one.seconds for one in found))
-    return forecast(config, manifest, measured, Cluster(slots, start_s, serial, connect_s), out)
+        serial = isinstance(executor, SerialExecutor)
+        start_s = 0.0 if serial else _start_s(executor, specs[0], slots)
+    return forecast(config, manifest, _middle(found), Cluster(slots, start_s, serial, connect_s), out)
+
+
+def _start_s(executor: Executor, spec: CalibrationSpec, slots: int) -> float:
+    """Seconds until a worker begins where another has just ended, in a process that was not started in advance."""
+    count = 2 * min(slots, _AT_ONCE)
+    idle = [replace(spec, name=f"idler-{number:03d}") for number in range(count)]
+    started_s = time.perf_counter()
+    executor.run(Idler, idle, lambda line: None)
+    return (time.perf_counter() - started_s) / math.ceil(count / slots)
 
 
 def _specs(config: RunConfig, manifest: Manifest, folder: Path, count: int, size: Size) -> Iterator[CalibrationSpec]:
