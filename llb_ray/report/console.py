@@ -173,7 +173,7 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     kept = threshold["normals"] == "kept"
     yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {'the kept' if kept else 'all'}"
     if kept:
-        yield "  at most", f"{threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
+        yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:
