@@ -20,6 +20,7 @@ from llb_ray.engine.executor import Tell
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.status import Outcome, Status
 from llb_ray.engine.worker import Beat, read_beats
+from llb_ray.ensemble.threshold import PARETO
 from llb_ray.search.outcome import num_trained
 from llb_ray.search.trials import FAILED, printed
 
@@ -166,13 +167,15 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not threshold:
         return
     low, high = threshold["threshold_interval"]
-    upper = "beyond every held-out score" if high is None else f"{high:.4g}"
-    yield "threshold", f"{threshold['threshold']:.4g} ({low:.4g} to {upper}), {threshold['estimate']}"
+    within = f"at least {low:.4g}" if high is None else f"{low:.4g} to {high:.4g}"
+    yield "threshold", f"{threshold['threshold']:.4g} ({within})"
+    if threshold["estimate"] == PARETO:
+        yield "  estimated", f"{PARETO} tail: {threshold['num_held_out']} images are few"
     rate, (low, high) = threshold["false_alarm_rate"], threshold["false_alarm_interval"]
-    whom = "the kept" if threshold["normals"] == "kept" else "all"
-    yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {whom}"
-    if threshold["normals"] == "kept":
-        yield "  at most", f"{threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
+    kept = threshold["normals"] == "kept"
+    yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {'the kept' if kept else 'all'}"
+    if kept:
+        yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:

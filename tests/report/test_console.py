@@ -53,6 +53,41 @@ def test_the_closing_table_counts_the_images_and_shows_the_metrics() -> None:
     assert "left out of pixel metrics" not in rows
 
 
+THRESHOLD = {
+    "threshold": 1.25,
+    "threshold_interval": (1.125, 1.5),
+    "false_alarm_rate": 0.01,
+    "false_alarm_interval": (0.004, 0.019),
+    "estimate": "order statistic",
+    "normals": "kept",
+    "num_held_out": 36,
+    "rate_if_all_are_normal": 0.125,
+}
+
+
+def _threshold(**facts: Any) -> dict[str, str]:
+    console, nothing = _console(), Path("/runs/one")
+    passes = EncoderPasses(72, 3272, 3 * 2**19)
+    show_result(console, Result(nothing, "one", 50, 36, 12, 2, {}, [], passes, threshold={**THRESHOLD, **facts}))
+    return _rows(_said(console))
+
+
+def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
+    rows = _threshold()
+    assert rows["threshold"] == "1.25 (1.125 to 1.5)"
+    assert rows["false alarms"] == "0.010 (0.004 to 0.019) of images like the kept"
+    assert rows["at most"].startswith("about 0.125, if every")
+    assert "estimated" not in rows
+
+
+def test_an_estimate_beyond_the_sample_is_said_aloud() -> None:
+    rows = _threshold(estimate="generalised Pareto", threshold_interval=(1.125, None), normals="all")
+    assert rows["threshold"] == "1.25 (at least 1.125)"
+    assert rows["estimated"] == "generalised Pareto tail: 36 images are few"
+    assert rows["false alarms"].endswith("like all")
+    assert "at most" not in rows
+
+
 def test_what_the_cache_saves_is_said() -> None:
     rows = _rows(_closing(METRICS))
     assert rows["encoder passes"] == "72 images"
