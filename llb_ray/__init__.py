@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llb_ray.api import audit, predict, read_folder, repurify, run, status, synth, tune
+    from llb_ray.api import report as write_report
     from llb_ray.config import RunConfig
     from llb_ray.config import load as load_config
     from llb_ray.data.manifest import Manifest
@@ -33,6 +34,7 @@ _HOMES = {
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
     "tune": ("llb_ray.api", "tune"),
+    "write_report": ("llb_ray.api", "report"),  # `llb_ray.report` is the package
 }
 __all__ = [
     "LlbError",
@@ -48,6 +50,7 @@ __all__ = [
     "status",
     "synth",
     "tune",
+    "write_report",
 ]
 
 

@@ -27,7 +27,7 @@ def run(
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import paced, show_result, watching
+        from llb_ray.report.console import paced, show_report, show_result, watching
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
@@ -35,7 +35,9 @@ def run(
             manifest = api.read_folder(data, settings, paced(tell, "files read"))
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
+            page = api.report(out, progress=paced(tell, "report: pictures"))
         show_result(console, result)
+        show_report(console, page, result.where)
 
 
 @main.command()
