@@ -31,6 +31,9 @@ if TYPE_CHECKING:
         table,
         tune,
     )
+    from llb_ray.api import (
+        report as write_report,
+    )
     from llb_ray.config import ContaminateConfig, DatasetOptions, RunConfig, ScanConfig, load_scan
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
@@ -70,6 +73,7 @@ _HOMES = {
     "synth": ("llb_ray.api", "synth"),
     "table": ("llb_ray.api", "table"),
     "tune": ("llb_ray.api", "tune"),
+    "write_report": ("llb_ray.api", "report"),  # `llb_ray.report` is the package
 }
 __all__ = [
     "ContaminateConfig",
@@ -101,6 +105,7 @@ __all__ = [
     "synth",
     "table",
     "tune",
+    "write_report",
 ]
 
 

@@ -182,6 +182,21 @@ def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
     return audit_run(located(run), None if data is None else Path(data))
 
 
+def report(
+    run: str | Path, *, data: str | Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Path:
+    """The page report.html that was written into the finished run: its folder, and the URI that this is a copy of.
+
+    It is self-contained.  `data` is where the images are now, if they have moved; those that are gone or have changed
+    are shown without a photograph.  `progress` is called with (done, total) pictures.
+    """
+    from llb_ray.engine.finished import FinishedRun
+    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.report.html import write_report
+
+    return write_report(FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data)), progress)
+
+
 def repurify(
     run: str | Path,
     overrides: str | Path,

@@ -17,7 +17,7 @@ from llb_ray.disk import write_json
 
 def final_files(run: Path) -> dict[str, str]:
     """Every file of a finished run that must not depend on luck or time, with its digest."""
-    passing = {"events.jsonl"}  # what happened when
+    passing = {"events.jsonl", "report.html"}  # what happened when, and what tells of it
     files = (path for path in sorted(run.rglob("*")) if path.is_file())
     named = ((path.relative_to(run).as_posix(), path) for path in files)
     return {

@@ -9,6 +9,27 @@ from llb_ray.cli.common import FOLDER, address_option, executor_option, main, re
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
+@click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
+def report(run_folder: str, data: Path | None) -> None:
+    """Write a finished run's report.html anew: one page, to be opened in a browser; no server, no network.
+
+    \b
+    llb-ray report runs/photos
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.engine.runfolder import RunFolder
+        from llb_ray.remote import located
+        from llb_ray.report.console import paced, show_report, watching
+
+        folder = RunFolder.at(located(run_folder))
+        with watching(console, folder.progress) as tell:
+            page = api.report(run_folder, data=data, progress=paced(tell, "pictures"))
+        show_report(console, page, folder.where)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
 @click.option("--overrides", type=FOLDER, required=True, help="The overrides.csv that RUN/report.html gave out.")
 @click.option("--out", required=True, help="Where the new run goes, a folder or a URI; an unfinished one is resumed.")
 @click.option("--by", default="", metavar="NAME", help="Who decided; the new run says so beside each decision.")
@@ -27,9 +48,11 @@ def repurify(
         from llb_ray import api
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import show_result, watching
+        from llb_ray.report.console import paced, show_report, show_result, watching
 
-        bars = watching(console, RunFolder.at(located(out)).progress)
-        with bars as tell, api.make_executor(executor, ray_address) as workers:
-            result = api.repurify(run_folder, overrides, out=out, by=by, data=data, executor=workers, tell=tell)
+        with watching(console, RunFolder.at(located(out)).progress) as tell:
+            with api.make_executor(executor, ray_address) as workers:
+                result = api.repurify(run_folder, overrides, out=out, by=by, data=data, executor=workers, tell=tell)
+            page = api.report(out, data=data, progress=paced(tell, "report: pictures"))
         show_result(console, result)
+        show_report(console, page, result.where)

@@ -54,7 +54,7 @@ def run(
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import paced, show_result, watching
+        from llb_ray.report.console import paced, show_report, show_result, watching
         from llb_ray.report.objects import result_object
 
         settings = config.load(config_path, overrides)
@@ -67,10 +67,12 @@ def run(
                 images = api.read_folder(data, settings, progress)
             with api.make_executor(executor, ray_address) as workers:
                 result = api.run(settings, images, out=out, executor=workers, tell=tell)
+            page = api.report(out, progress=paced(tell, "report: pictures"))
         if as_json:
             print_json(result_object(result))
         else:
             show_result(console, result)
+            show_report(console, page, result.where)
 
 
 @main.command()

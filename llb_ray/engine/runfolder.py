@@ -13,11 +13,13 @@
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
     RUN/metrics.json               what the labels say, where there are any
+    RUN/report.html                all of it as one page, if one was written since
     RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
     RUN/checkpoints/               how far each unfinished fit got
 
-Two undisturbed runs differ in events and progress and in nothing else; a finished run has no checkpoints.
+Two undisturbed runs differ in events and progress, and in the times in their reports, and in nothing else; a finished
+run has no checkpoints.
 
 RUN may be a URI (`llb_ray.remote`).  The same then lies there, less `progress`, which stays on each machine's disk, and
 the folder of a `RunFolder` is this machine's working copy: a cache, which may be deleted while nobody is at work in it.
@@ -51,6 +53,7 @@ LOCK = ".lock"
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
 _INDEX = "run.json"
+REPORT = "report.html"
 
 
 def published(made: Made) -> dict[str, Path | None]:
@@ -212,18 +215,20 @@ class RunFolder:
     def publish(self, config: RunConfig, root: Path, made: Made) -> None:
         """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
         self._remove(_INDEX)
+        self._remove(REPORT)  # of what was here before
         for name, source in published(made).items():
             if source is None:
                 self._remove(name)  # left by an earlier run with other settings
             else:
-                self._put(name, source.read_bytes())
-        self._put("config.yaml", config.to_yaml().encode())
+                self.put(name, source.read_bytes())
+        self.put("config.yaml", config.to_yaml().encode())
         self._drop_checkpoints()  # of fits that other settings gave up
         store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
         index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
-        self._put(_INDEX, json_bytes(index))
+        self.put(_INDEX, json_bytes(index))
 
-    def _put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> None:
+        """Replace a file that people open, here and at the URI."""
         write_atomic(self.path / name, content)
         if self.remote is not None:
             self.remote.write(self.path / name, content)

@@ -1,1 +1,1 @@
-"""What people look at: the terminal, and heatmaps."""
+"""What people look at: the terminal, heatmaps, and a run's report."""

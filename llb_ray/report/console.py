@@ -26,7 +26,7 @@ from llb_ray.search.trials import FAILED, printed
 
 _PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
-_SHOWN = {  # metrics.json key -> what people call it
+METRIC_NAMES = {  # metrics.json key -> what people call it
     "contamination": "contamination before",
     "residual_contamination": "residual contamination",
     "normals_lost": "normals lost",
@@ -138,6 +138,12 @@ def show_result(console: Console, result: Result) -> None:
     _show_table(console, result.where, chain(*found, _encoder_rows(result.passes), _time_rows(result.times)))
 
 
+def show_report(console: Console, page: Path, where: str) -> None:
+    """Where the report is; of a run at a URI, also the copy on this machine, which a browser can open."""
+    copy = f", here {page}" if not Path(where).is_absolute() else ""
+    console.print(f"report            {where}/{page.name}{copy}", soft_wrap=True, highlight=False, markup=False)
+
+
 def show_outcome(console: Console, status: Status, outcome: Outcome) -> None:
     """The same of a run that another process made, which kept its encoder passes to itself."""
     found = (_image_rows(outcome), _threshold_rows(outcome.threshold), _metric_rows(outcome.metrics))
@@ -198,7 +204,7 @@ def _time_rows(times: Sequence[StageTime]) -> Iterator[tuple[str, str]]:
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    known = [(title, metrics[name]) for name, title in _SHOWN.items() if name in metrics]
+    known = [(title, metrics[name]) for name, title in METRIC_NAMES.items() if name in metrics]
     if not known:
         yield "metrics", "skipped: no labels"
     for title, value in known:

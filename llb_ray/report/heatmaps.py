@@ -33,7 +33,7 @@ _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable wit
 _MAX_SIDE_PX = 1024
 _SCALE_IMAGES = 500
 _NAME_TROUBLE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-_MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
+MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
 Floats = npt.NDArray[np.float32]
 
 
@@ -73,12 +73,18 @@ class Scale:
         return share
 
 
+def colour_table() -> npt.NDArray[np.uint8]:
+    """The colours from low to high [256, 3], for whoever paints elsewhere what `overlay` paints here."""
+    table: npt.NDArray[np.uint8] = np.rint(255 * _COLOURS(np.arange(256))[:, :3]).astype(np.uint8)
+    return table
+
+
 def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> npt.NDArray[np.uint8]:
     """The photograph [H, W, 3] with the map laid over it, more opaque where it is more anomalous."""
     height, width = image_HW3.shape[:2]
     resized = np.asarray(Image.fromarray(map_HW).resize((width, height), Image.Resampling.BILINEAR))
     share_HW = scale.share(resized)
-    opacity_HW1 = _MAX_OPACITY * share_HW[..., None]
+    opacity_HW1 = MAX_OPACITY * share_HW[..., None]
     blended = (1 - opacity_HW1) * image_HW3 + opacity_HW1 * 255 * _COLOURS(share_HW)[..., :3]
     pixels: npt.NDArray[np.uint8] = blended.round().astype(np.uint8)
     return pixels

@@ -1,0 +1,156 @@
+"""Small charts for the report, as plain geometry that its template draws as SVG: they take the page's own colours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+Floats = npt.NDArray[np.float64]
+WIDTH, HEIGHT = 640, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 40  # margins, in the same units as all places
+_TICKS = 5
+_MOST_BINS = 50
+_LONG_TAIL = 10  # times the median
+_MOST_POINTS = 400  # of a line: more cannot be seen
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A part of a stacked bar; `kind` is its class in the style sheet."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A tick, or the cut, and what is written beside it."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars or lines between two axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_marks: Sequence[Mark]
+    y_marks: Sequence[Mark]
+    kinds: Sequence[str]  # in the legend
+    bars: Sequence[Bar] = ()
+    lines: Mapping[str, str] = field(default_factory=dict)  # kind -> the points of a polyline
+    cut: Mark | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From values to places."""
+
+    low: float
+    high: float
+    start: float  # where `low` is
+    end: float
+
+    def at(self, value: float) -> float:
+        """Where the value is drawn."""
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
+
+    def marks(self, whole: bool = False) -> list[Mark]:
+        """A few round values, whole ones if asked for."""
+        ticks = MaxNLocator(_TICKS, integer=whole).tick_values(self.low, self.high)
+        inside = [float(tick) for tick in ticks if self.low <= tick <= self.high]
+        return [Mark(self.at(tick), f"{tick:,.6g}" if abs(tick) >= 1e-9 else "0") for tick in inside]
+
+
+class LogAxis(Axis):
+    """The same for values above zero, a decade as long as any other."""
+
+    def at(self, value: float) -> float:
+        """Where the value is drawn."""
+        return Axis(np.log10(self.low), np.log10(self.high), self.start, self.end).at(np.log10(value))
+
+    def marks(self, whole: bool = False) -> list[Mark]:
+        """At 1, 2, 5, 10 and so on."""
+        ticks = LogLocator(subs=(1, 2, 5)).tick_values(self.low, self.high)
+        return [Mark(self.at(tick), f"{tick:,.6g}") for tick in ticks if self.low <= tick <= self.high]
+
+
+def histogram(
+    title: str, x_label: str, values: Mapping[str, Floats], cut: float | None = None, edges: Floats | None = None
+) -> Chart:
+    """How many of each kind's values lie in each bin, stacked; the cut falls between two bins.
+
+    Where `edges` are given, the values are whole numbers.  Values with a long tail are shown on a logarithmic axis.
+    """
+    whole, everything = edges is not None, np.concatenate(list(values.values()))
+    if edges is None and cut is None and _has_long_tail(everything):
+        edges, x = _logarithmic(everything)
+    else:
+        edges = _edges(everything, cut) if edges is None else edges
+        x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
+    counts = {kind: np.histogram(some, edges)[0] for kind, some in values.items()}
+    y = Axis(0, float(max(1, np.sum(list(counts.values()), axis=0).max())), HEIGHT - BOTTOM, TOP)
+    return Chart(
+        title,
+        x_label,
+        "images",
+        x.marks(whole),
+        y.marks(whole=True),
+        [kind for kind, some in values.items() if len(some)],
+        bars=_stacked(counts, edges, x, y),
+        cut=None if cut is None else Mark(x.at(cut), f"cut {cut:.4g}"),
+    )
+
+
+def curves(title: str, x_label: str, y_label: str, places: Floats, values: Mapping[str, Floats]) -> Chart:
+    """Each kind's values over `places`, which rise; from zero up, or from the lowest where that is below."""
+    everything = np.concatenate(list(values.values()))
+    low, high = min(0.0, float(everything.min())), float(everything.max())
+    x = Axis(float(places[0]), float(places[-1]) if len(places) > 1 else float(places[0]) + 1, LEFT, WIDTH - RIGHT)
+    y = Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
+    shown = np.unique(np.linspace(0, len(places) - 1, _MOST_POINTS).round().astype(int))
+    lines = {
+        kind: " ".join(f"{x.at(float(places[i]))},{y.at(float(some[i]))}" for i in shown)
+        for kind, some in values.items()
+    }
+    return Chart(title, x_label, y_label, x.marks(), y.marks(), list(values), lines=lines)
+
+
+def _has_long_tail(value_N: Floats) -> bool:
+    return bool(value_N.min() > 0 and value_N.max() > _LONG_TAIL * np.median(value_N))
+
+
+def _logarithmic(value_N: Floats) -> tuple[Floats, Axis]:
+    edges: Floats = 10 ** _edges(np.log10(value_N), None)
+    return edges, LogAxis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
+
+
+def _edges(value_N: Floats, cut: float | None) -> Floats:
+    """Of equal bins that cover all values, with an edge at the cut."""
+    low, high = float(value_N.min()), float(value_N.max())
+    width = max((high - low) / min(_MOST_BINS, max(10, 2 * np.sqrt(len(value_N)))), 1e-9 * max(1, abs(high)))
+    start = low if cut is None else cut - width * np.ceil((cut - low) / width)
+    edges: Floats = start + width * np.arange(np.floor((high - start) / width) + 2)
+    return edges
+
+
+def _stacked(counts: Mapping[str, npt.NDArray[np.int64]], edges: Floats, x: Axis, y: Axis) -> list[Bar]:
+    bars, below = [], np.zeros(len(edges) - 1)
+    for kind, count in counts.items():
+        for index in np.flatnonzero(count):
+            left, right = float(edges[index]), float(edges[index + 1])
+            top, bottom = y.at(below[index] + count[index]), y.at(below[index])
+            title = f"{left:.4g} to {right:.4g}: {count[index]} {kind}"
+            width = max(0.5, x.at(right) - x.at(left) - 1)
+            bars.append(Bar(x.at(left), top, round(width, 2), round(bottom - top, 2), kind, title))
+        below += count
+    return bars

@@ -1,0 +1,169 @@
+"""What the report says in words and tables: counts, rule, notices, metrics, timings, settings."""
+
+import json
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray import __version__
+from llb_ray.data.manifest import TEST, TRAIN
+from llb_ray.data.tables import joined, read_table
+from llb_ray.engine import files
+from llb_ray.engine.clock import StageTime
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.status import Outcome, read_status
+from llb_ray.engine.trainlog import fall_back_notices
+from llb_ray.ensemble.purify import KEPT
+from llb_ray.metrics.image import image_metrics
+from llb_ray.report.console import METRIC_NAMES
+
+_PACKAGES = ("torch", "timm", "ray", "numpy", "pyarrow", "pillow", "scipy", "scikit-learn")
+_MOST_ASIDE = 500
+
+
+@dataclass(frozen=True)
+class TypeRow:
+    """How images of one labelled type fared."""
+
+    split: str
+    kind: str
+    num_images: int
+    rejected: float | None  # share of the training images
+    mean_score: float  # of the final detector
+    i_auroc: float | None  # of a type of defects in the test split, against the good images there
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it; the template says where it goes."""
+
+    title: str
+    where: str
+    outcome: Outcome
+    rule: str
+    notices: Sequence[str]
+    estimate: dict[str, float] | None  # of the share of anomalies: share, low, high
+    by_hand: int  # decisions that people made
+    against: int  # of these, against the filter
+    quarantined: Sequence[dict[str, str]]  # the first of them
+    metrics: Sequence[tuple[str, str]]
+    protocol: dict[str, Any]
+    types: Sequence[TypeRow]
+    times: Sequence[StageTime]
+    config: str
+    versions: Sequence[tuple[str, str]]
+    command: str  # that takes the decisions back
+
+
+def facts_of(run: FinishedRun) -> Facts:
+    """The facts of a finished run; raises ArtifactError where its event log is gone."""
+    status = read_status(run.folder.remote or run.folder.path)
+    assert status.outcome is not None, "a finished run has one"
+    metrics = dict(status.outcome.metrics)
+    decisions = zip(run.purified["decision"].to_pylist(), run.filtered["decision"].to_pylist(), strict=True)
+    where = _here(run.folder.where)
+    return Facts(
+        title=", ".join(sorted(set(run.train["category"].to_pylist()))),
+        where=where,
+        outcome=status.outcome,
+        rule=_rule(run),
+        notices=[*run.config.notices(), *_of_fits(run)],
+        estimate=_estimate(run),
+        by_hand=0 if run.overrides is None else run.overrides.num_rows,
+        against=sum(published != filtered for published, filtered in decisions),
+        quarantined=run.quarantine.slice(0, _MOST_ASIDE).to_pylist(),
+        metrics=[(name, _figure(metrics[key])) for key, name in METRIC_NAMES.items() if key in metrics],
+        protocol=metrics.get("protocol", {}),
+        types=list(_types(run)),
+        times=status.times,
+        config=run.config.to_yaml(),
+        versions=[
+            ("llb-ray", __version__),
+            ("Python", platform.python_version()),
+            *((name, version(name)) for name in _PACKAGES),
+        ],
+        command=f"llb-ray repurify {shlex.quote(where)} --overrides overrides.csv --out {shlex.quote(where + '-2')}",
+    )
+
+
+def training_log(run: FinishedRun) -> pa.Table | None:
+    """The final detector's log by step (`engine.trainlog`); None for a fit that noted nothing."""
+    final = run.made.final
+    return read_table(final.file(files.TRAINING_LOG)) if files.TRAINING_LOG in final.files else None
+
+
+def what_if(run: FinishedRun) -> pa.Table | None:
+    """What other keep ratios would cost, where the run estimated it."""
+    path = run.folder.file("what_if.arrow")
+    return read_table(path) if path.exists() else None
+
+
+def _here(where: str) -> str:
+    """As one would type it in this folder; a page that is passed on need not name the folders above."""
+    path = Path(where)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else where
+
+
+def _rule(run: FinishedRun) -> str:
+    rule, config = run.config.purify, run.config
+    num, kept = run.filtered.num_rows, run.filtered["decision"].to_pylist().count(KEPT)
+    if rule.filter != "llb":
+        return f"Filter {rule.filter} keeps {kept:,} of {num:,} training images."
+    asked = "that did not train on it" if rule.members == "held_out" else "in all"
+    scores = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}[rule.normalize]
+    return (
+        f"Filter llb keeps the {kept:,} most normal of {num:,} training images, by the "
+        f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
+        f"({config.members.count} members, {config.detector.name})."
+    )
+
+
+def _of_fits(run: FinishedRun) -> Iterator[str]:
+    fitted = {f"member {number}": artifact for number, artifact in run.made.by_number().items()}
+    for name, artifact in {**fitted, "final": run.made.final}.items():
+        yield from fall_back_notices(name, artifact)
+
+
+def _estimate(run: FinishedRun) -> dict[str, float] | None:
+    path = run.folder.file("contamination.json")
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _types(run: FinishedRun) -> Iterator[TypeRow]:
+    """Training images by type and decision, then test images by type and score; nothing where nothing is labelled."""
+    labels = read_table(run.made.labels.file(files.LABELS)).select(["image_id", "label", "defect_type"])
+    scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
+    scored = joined(scored, run.purified.select(["image_id", "decision"]))
+    scored = scored.filter(pc.field("label").is_valid())
+    kinds = pa.array([kind or ("anomalous" if label else "good") for kind, label in _pairs(scored)], pa.string())
+    scored = scored.append_column("kind", kinds)
+    for split in (TRAIN, TEST):
+        of_split = scored.filter(pc.field("split") == split)
+        normal_N = of_split.filter(pc.field("label") == 0)["score"].to_numpy()
+        for kind in sorted(set(of_split["kind"].to_pylist()), key=lambda name: (name != "good", name)):
+            yield _type_row(split, kind, of_split.filter(pc.field("kind") == kind), normal_N)
+
+
+def _pairs(table: pa.Table) -> Iterator[tuple[str | None, int]]:
+    return zip(table["defect_type"].to_pylist(), table["label"].to_pylist(), strict=True)
+
+
+def _type_row(split: str, kind: str, some: pa.Table, normal_N: Any) -> TypeRow:
+    score_N, i_auroc = some["score"].to_numpy(), None
+    if split == TEST and some["label"][0].as_py():
+        both_N = np.concatenate([normal_N, score_N])
+        i_auroc = image_metrics(both_N, np.repeat([0, 1], [len(normal_N), len(score_N)]))["i_auroc"]
+    rejected = 1 - some["decision"].to_pylist().count(KEPT) / len(some) if split == TRAIN else None
+    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), i_auroc)
+
+
+def _figure(value: float | None) -> str:
+    return "undefined here" if value is None else f"{value:.3f}"

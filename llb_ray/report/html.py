@@ -1,0 +1,148 @@
+"""One self-contained report.html: opens from a disk, asks no network, and takes file names for what they are, text."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from llb_ray.data.manifest import TEST
+from llb_ray.data.tables import joined, read_table
+from llb_ray.engine import files
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.runfolder import REPORT
+from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.report.charts import Chart, Floats, curves, histogram
+from llb_ray.report.facts import Facts, facts_of, training_log, what_if
+from llb_ray.report.gallery import Gallery, cut_of, gallery
+from llb_ray.report.votes import Votes, agreements
+
+
+def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path:
+    """The ``report.html`` that was written into the run, or into its working copy too; `progress` gets (done, total).
+
+    Raises ArtifactError or AuditError for a run that is not whole, OSError for a disk or a network.
+    """
+    votes = Votes.of(run)
+    run.folder.put(REPORT, page(run, votes, facts_of(run), gallery(run, votes, progress)).encode())
+    return run.folder.path / REPORT
+
+
+def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("llb_ray.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, style = _resource("report.js"), _resource("report.css")
+    return environment.get_template("report.html.jinja").render(
+        facts=facts,
+        num_shown=len(shown.columns["image_id"]),
+        num_train=run.train.num_rows,
+        kept_share=facts.outcome.num_kept / max(1, run.train.num_rows),
+        columns=_json(shown.columns),
+        chunks=[_json(chunk) for chunk in shown.chunks],
+        charts=list(_score_charts(run)),
+        test_chart=_test_chart(run),
+        training=_training_charts(run),
+        objections=None if votes is None else _objections(votes, run.purified),
+        agreements=[] if votes is None else agreements(votes, run.purified),
+        script=Markup(script),
+        style=Markup(style),
+        script_digest=_digest(script),
+        style_digest=_digest(style),
+    )
+
+
+def _score_charts(run: FinishedRun) -> list[Chart]:
+    charts = []
+    cut = cut_of(run)
+    if cut is not None:
+        aggregate = {kind: _where(run.purified, "decision", kind, "aggregate") for kind in (KEPT, REJECTED)}
+        charts.append(histogram("Where the filter cut", "aggregate of the members' scores", aggregate, cut))
+    charts.append(histogram("What the final detector says of them", "score of the final detector", _final_scores(run)))
+    expected = what_if(run)
+    if expected is not None:
+        charts.append(
+            curves(
+                "What another keep ratio would cost (expected)",
+                "keep ratio",
+                "share",
+                expected["keep_ratio"].to_numpy(),
+                {
+                    "residual contamination": expected["residual_contamination"].to_numpy(),
+                    "normals lost": expected["normals_lost"].to_numpy(),
+                },
+            )
+        )
+    return charts
+
+
+def _final_scores(run: FinishedRun) -> dict[str, Floats]:
+    scored = joined(run.purified, read_table(run.folder.file("image_scores.arrow")).select(["image_id", "score"]))
+    return {kind: _where(scored, "decision", kind, "score") for kind in (KEPT, REJECTED)}
+
+
+def _test_chart(run: FinishedRun) -> Chart | None:
+    """The final detector's scores of the labelled test images; None where there are none."""
+    labels = read_table(run.made.labels.file(files.LABELS)).select(["image_id", "label"])
+    scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
+    scored = scored.filter((pc.field("split") == TEST) & pc.field("label").is_valid())
+    if not len(scored):
+        return None
+    values = {kind: _where(scored, "label", label, "score") for label, kind in enumerate(("normal", "anomalous"))}
+    return histogram("Test images by label", "score of the final detector", values)
+
+
+def _where(table: pa.Table, column: str, value: str | int, wanted: str) -> Floats:
+    numbers: Floats = np.array(table[wanted].to_pylist(), float)
+    chosen: Floats = numbers[np.array(table[column].to_pylist()) == value]
+    return chosen
+
+
+def _objections(votes: Votes, purified: pa.Table) -> Chart:
+    count_N = votes.objects_NK.sum(axis=1)
+    decision_N = np.array(purified["decision"].to_pylist())
+    edges: Floats = np.arange(votes.asked_NK.sum(axis=1).max() + 2, dtype=float) - 0.5
+    values = {kind: count_N[decision_N == kind].astype(float) for kind in (KEPT, REJECTED)}
+    return histogram("How many members object", "members that would have thrown the image out", values, edges=edges)
+
+
+def _training_charts(run: FinishedRun) -> list[Chart]:
+    log = training_log(run)
+    if log is None:
+        return []
+    steps = log["step"].to_numpy().astype(float)
+    return [
+        curves(title, "step", name, steps, {name: log[column].to_numpy().astype(float)})
+        for column, name, title in (
+            ("loss", "weighted loss", "Loss of the final detector"),
+            ("ess", "effective sample size", "Images of a batch that count"),
+        )
+    ]
+
+
+def _json(value: Any) -> Markup:
+    """JSON that may stand in a script element: no character of it can end one."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return Markup(text)
+
+
+def _resource(name: str) -> str:
+    return resources("llb_ray.report").joinpath("page", name).read_text()
+
+
+def _digest(text: str) -> str:
+    """What a Content-Security-Policy allows by, and nothing else."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,460 @@
+"use strict";
+// Everything that comes from the run is put into the page as text, never as markup.
+(() => {
+  const PER_PAGE = 48, MOST_SQUARES = 12, MOST_GROUPS = 300;
+  const UNASKED = 255, OBJECTS = 128;
+  const KEYS = { k: "keep", r: "reject", u: "unsure" };
+  const at = (id) => document.getElementById(id);
+  const data = JSON.parse(at("columns").textContent);
+  const count = data.image_id.length, numMembers = data.members.length;
+  const votes = bytes(data.votes), colours = bytes(data.colours);
+  const place = new Map(data.image_id.map((id, i) => [id, i]));
+  const state = { show: data.num_near ? "near" : "all", list: [], page: 0, card: 0, closeUp: -1 };
+
+  function bytes(text) {
+    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  }
+
+  function make(tag, className, text) {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text !== undefined) element.textContent = text;
+    return element;
+  }
+
+  const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toString());
+
+  // ---- what the person at the page decides; kept in the browser, by run ----
+
+  const storeKey = `llb-ray:${data.key}`;
+  let said = stored();
+
+  function stored() {
+    try {
+      return new Map(Object.entries(JSON.parse(localStorage.getItem(storeKey) || "{}")));
+    } catch {
+      return new Map();
+    }
+  }
+
+  function save() {
+    try {
+      localStorage.setItem(storeKey, JSON.stringify(Object.fromEntries(said)));
+      at("trouble").textContent = "";
+    } catch {
+      at("trouble").textContent = "This browser does not keep decisions: download them before you leave.";
+    }
+    tally();
+  }
+
+  const word = (i) => said.get(data.image_id[i])?.decision || "";
+  const note = (i) => said.get(data.image_id[i])?.note || "";
+
+  function say(i, change) {
+    const now = { decision: word(i), note: note(i), ...change };
+    if (now.decision || now.note) said.set(data.image_id[i], now);
+    else said.delete(data.image_id[i]);
+    save();
+    refresh(i);
+  }
+
+  const decide = (i, chosen) => say(i, { decision: word(i) === chosen ? "" : chosen });
+
+  function tally() {
+    const words = [...said.values()].map((one) => one.decision).filter(Boolean);
+    const counts = ["keep", "reject", "unsure"].map((one) => `${words.filter((each) => each === one).length} ${one}`);
+    at("tally").textContent = words.length ? `Your decisions: ${counts.join(", ")}` : "No decisions yet";
+    at("download").disabled = at("clear").disabled = !words.length;
+  }
+
+  function csv() {
+    const cell = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    // A name that a spreadsheet would take for a formula is written as the same path, spelt otherwise.
+    const path = (text) => (/^[=+\-@\t\r]/.test(text) ? `./${text}` : text);
+    const rows = [...said].filter(([id, one]) => one.decision && place.has(id));
+    const lines = rows.map(([id, one]) => [id, path(data.path[place.get(id)]), one.decision, one.note].map(cell).join(","));
+    return ["image_id,path,decision,note", ...lines, ""].join("\r\n");
+  }
+
+  function download() {
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+    link.download = "overrides.csv";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  }
+
+  // ---- which images, in which order ----
+
+  const texts = data.path.map((path, i) =>
+    [path, data.reason[i], data.image_id[i], data.group?.[i], data.known?.[i]].join("\n").toLowerCase());
+  const SHOWN = {
+    near: (i) => i < data.num_near,
+    rejected: (i) => !data.kept[i],
+    kept: (i) => data.kept[i],
+    all: () => true,
+  };
+  const SAID = {
+    "": () => true,
+    open: (i) => !word(i),
+    done: (i) => word(i),
+    before: (i) => data.said[data.image_id[i]],
+  };
+  const by = (column, sign) => (a, b) => sign * (data[column][a] - data[column][b]) || a - b;
+  const objections = data.image_id.map((_, i) => {
+    let objecting = 0;
+    for (let m = 0; m < numMembers; m++) objecting += objects(votes[i * numMembers + m]);
+    return objecting;
+  });
+  const ORDERS = {
+    near: [data.num_near ? "nearest to the cut" : "final score, highest first", (a, b) => a - b],
+    ...(data.num_near && {
+      odd: ["aggregate, highest first", by("aggregate", -1)],
+      usual: ["aggregate, lowest first", by("aggregate", 1)],
+      score: ["final score, highest first", by("score", -1)],
+      objections: ["most objections", (a, b) => objections[b] - objections[a] || a - b],
+    }),
+    name: ["name", (a, b) => (data.path[a] < data.path[b] ? -1 : 1)],
+  };
+
+  function objects(code) {
+    return code !== UNASKED && code >= OBJECTS;
+  }
+
+  function filter() {
+    const wanted = at("find").value.trim().toLowerCase();
+    const group = at("group").value.trim().toLowerCase();
+    const category = at("category").value, decided = at("said").value;
+    const fits = SAID[decided] || ((i) => word(i) === decided);
+    const others = (i) =>
+      fits(i) &&
+      (category === "" || data.category.rows[i] === Number(category)) &&
+      (group === "" || data.group[i].toLowerCase().includes(group)) &&
+      (wanted === "" || texts[i].includes(wanted) || note(i).toLowerCase().includes(wanted));
+    const some = data.path.map((_, i) => i).filter(others);
+    for (const tab of document.querySelectorAll("[data-show]")) {
+      tab.querySelector("span").textContent = some.filter(SHOWN[tab.dataset.show]).length.toLocaleString("en");
+      tab.setAttribute("aria-pressed", tab.dataset.show === state.show);
+    }
+    state.list = some.filter(SHOWN[state.show]).sort(ORDERS[at("sort").value][1]);
+    turn(0);
+  }
+
+  // ---- pictures: parsed, decoded and painted when they are looked at ----
+
+  const chunks = [];
+
+  function picture(i) {
+    const c = Math.floor(i / data.per_chunk);
+    chunks[c] ??= JSON.parse(at(`pictures-${c}`).textContent);
+    return chunks[c][i % data.per_chunk];
+  }
+
+  async function image(text) {
+    const made = new Image();
+    made.src = `data:image/webp;base64,${text}`;
+    await made.decode();
+    return made;
+  }
+
+  // The overlay of llb_ray/report/heatmaps.py: more opaque where it is more anomalous.
+  async function heat(text) {
+    const map = await image(text);
+    const small = new OffscreenCanvas(map.width, map.height);
+    const context = small.getContext("2d", { willReadFrequently: true });
+    context.drawImage(map, 0, 0);
+    const pixels = context.getImageData(0, 0, map.width, map.height);
+    for (let p = 0; p < pixels.data.length; p += 4) {
+      const share = pixels.data[p];
+      pixels.data.set(colours.subarray(3 * share, 3 * share + 3), p);
+      pixels.data[p + 3] = data.opacity * share;
+    }
+    context.putImageData(pixels, 0, 0);
+    return small;
+  }
+
+  function pictured(i) {
+    const box = make("div", "picture"), [photo, map] = picture(i), canvas = make("canvas");
+    if (photo === null) box.append(make("span", "none", "photograph gone or changed"));
+    box.append(canvas);
+    fill(box, canvas, photo, map, data.path[i]);
+    return box;
+  }
+
+  async function fill(box, canvas, photo, map, name) {
+    const shown = photo === null ? null : await image(photo);
+    if (shown) {
+      shown.alt = name;
+      box.prepend(shown);
+    }
+    const hot = await heat(map);
+    [canvas.width, canvas.height] = shown ? [shown.naturalWidth, shown.naturalHeight] : [4 * hot.width, 4 * hot.height];
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(hot, 0, 0, canvas.width, canvas.height);
+  }
+
+  // ---- the cards ----
+
+  const asked = (i) => votes.subarray(i * numMembers, (i + 1) * numMembers).filter((code) => code !== UNASKED).length;
+  const decision = (i) => (data.kept[i] ? "kept" : "rejected");
+  const before = (i) => data.said[data.image_id[i]];
+
+  function facts(i) {
+    const rank = data.rank[i] === null ? "" : `rank ${data.rank[i]}`;
+    const voted = numMembers ? `${objections[i]} of ${asked(i)} members object` : "";
+    return [rank, `score ${number(data.score[i])}`, voted].filter(Boolean);
+  }
+
+  function squares(i) {
+    const row = make("div", "votes");
+    if (!numMembers) return row;
+    for (let m = 0; numMembers <= MOST_SQUARES && m < numMembers; m++) {
+      const [kind, title] = vote(i, m);
+      const square = make("span", `vote ${kind}`);
+      square.title = `member ${data.members[m]} ${title}`;
+      row.append(square);
+    }
+    row.append(make("span", "", `${objections[i]} of ${asked(i)} object`));
+    return row;
+  }
+
+  function vote(i, m) {
+    const code = votes[i * numMembers + m];
+    const trained = data.trained_by[i] === m;
+    if (code === UNASKED) return trained ? ["trained", "trained on it"] : ["lost", "has no score"];
+    return objects(code) ? ["objects", "objects"] : ["fine", "does not object"];
+  }
+
+  function choice(i, tabIndex) {
+    const row = make("div", "choice");
+    for (const one of ["keep", "unsure", "reject"]) {
+      const button = make("button", "", one);
+      button.type = "button";
+      button.tabIndex = tabIndex;
+      button.dataset.word = one;
+      button.addEventListener("click", () => decide(i, one));
+      row.append(button);
+    }
+    return row;
+  }
+
+  function card(i) {
+    const made = make("div", "card"), about = make("div", "about");
+    made.setAttribute("role", "listitem");
+    made.dataset.row = i;
+    made.tabIndex = -1;
+    const shown = pictured(i);
+    shown.addEventListener("click", () => look(i));
+    const name = make("span", "name");
+    name.title = data.path[i];
+    name.append(make("bdi", "", data.path[i]));
+    const line = make("div", "line");
+    const earlier = before(i) ? ` by hand${before(i).by ? ` (${before(i).by})` : ""}` : "";
+    line.append(make("span", `decision ${decision(i)}`, decision(i) + earlier));
+    if (data.known?.[i]) line.append(make("span", "known", `labelled ${data.known[i]}`));
+    const numbers = make("div", "numbers", facts(i).slice(0, numMembers ? -1 : undefined).join(" · "));
+    about.append(name, line, numbers, squares(i));
+    made.append(shown, about, choice(i, -1));
+    mark(made, i);
+    return made;
+  }
+
+  function mark(element, i) {
+    element.dataset.said = word(i);
+    for (const button of element.querySelectorAll("[data-word]"))
+      button.setAttribute("aria-pressed", button.dataset.word === word(i));
+    if (element.classList.contains("card"))
+      element.setAttribute("aria-label", [data.path[i], decision(i), ...facts(i), word(i) && `you say ${word(i)}`].filter(Boolean).join(", "));
+  }
+
+  function refresh(i) {
+    const shown = document.querySelector(`.card[data-row="${i}"]`);
+    if (shown) mark(shown, i);
+    if (state.closeUp === i) mark(at("close-up-choice"), i);
+  }
+
+  const numPages = () => Math.max(1, Math.ceil(state.list.length / PER_PAGE));
+
+  function turn(page, focus) {
+    state.page = Math.min(Math.max(page, 0), numPages() - 1);
+    const rows = state.list.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE);
+    at("cards").replaceChildren(...rows.map(card));
+    at("nothing").hidden = rows.length > 0;
+    at("page").textContent = `Page ${state.page + 1} of ${numPages()}, ${state.list.length.toLocaleString("en")} images`;
+    at("previous").disabled = state.page === 0;
+    at("next").disabled = state.page === numPages() - 1;
+    reach(focus === "last" ? rows.length - 1 : 0, Boolean(focus));
+  }
+
+  function reach(index, focus) {
+    const cards = at("cards").children;
+    if (!cards.length) return;
+    if (cards[state.card]) cards[state.card].tabIndex = -1;
+    state.card = Math.min(Math.max(index, 0), cards.length - 1);
+    cards[state.card].tabIndex = 0;
+    if (focus) cards[state.card].focus();
+  }
+
+  function move(step) {
+    const target = state.card + step, last = at("cards").children.length - 1;
+    if (target < 0 && state.page > 0) turn(state.page - 1, "last");
+    else if (target > last && state.page < numPages() - 1) turn(state.page + 1, "first");
+    else reach(target, true);
+  }
+
+  const columns = () => getComputedStyle(at("cards")).gridTemplateColumns.split(" ").length;
+
+  // ---- one image, closely ----
+
+  function look(i) {
+    state.closeUp = i;
+    at("close-up-name").textContent = data.path[i];
+    at("close-up-picture").replaceChildren(pictured(i));
+    at("close-up-choice").replaceChildren(choice(i, 0));
+    mark(at("close-up-choice"), i);
+    at("close-up-reason").textContent = data.reason[i];
+    describe(i);
+    at("close-up-votes").replaceChildren(...data.members.map((_, m) => voteRow(i, m)));
+    at("note").value = note(i);
+    at("original").hidden = data.folder === null;
+    if (data.folder !== null) at("original").href = data.folder + address(data.path[i]);
+    if (!at("close-up").open) at("close-up").showModal();
+  }
+
+  function describe(i) {
+    const earlier = before(i);
+    const lines = {
+      decision: decision(i),
+      "final score": number(data.score[i]),
+      aggregate: data.aggregate[i] === null ? null : number(data.aggregate[i]),
+      rank: data.rank[i],
+      labelled: data.known?.[i],
+      category: data.category.names[data.category.rows[i]],
+      group: data.group?.[i],
+      "by hand before": earlier && [earlier.decision, earlier.by, earlier.note].filter(Boolean).join(", "),
+      image_id: data.image_id[i],
+    };
+    const shown = Object.entries(lines).filter(([, value]) => value !== null && value !== undefined);
+    at("close-up-facts").replaceChildren(...shown.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));
+  }
+
+  function voteRow(i, m) {
+    const code = votes[i * numMembers + m], [kind, title] = vote(i, m);
+    const row = make("div", `vote-row ${kind}`), bar = make("progress");
+    bar.max = 100;
+    bar.value = code === UNASKED ? 0 : code % OBJECTS;
+    bar.setAttribute("aria-label", `member ${data.members[m]}: more anomalous than ${bar.value} % of the images`);
+    const found = code === UNASKED ? title : `${bar.value} %${kind === "objects" ? ", objects" : ""}`;
+    row.append(make("span", "", `member ${data.members[m]}`), bar, make("span", "", found));
+    return row;
+  }
+
+  // A path as the manifest writes it: a byte that is no text is \xNN, a backslash \\.
+  function address(path) {
+    return path.replace(/\\\\|\\x[0-9a-f]{2}|[^\\]+/g, (part) => {
+      if (part === "\\\\") return "%5C";
+      if (part[0] === "\\") return `%${part.slice(2)}`;
+      return part.split("/").map(encodeURIComponent).join("/");
+    });
+  }
+
+  function lookFurther(step) {
+    const next = state.list[state.list.indexOf(state.closeUp) + step];
+    if (next !== undefined) look(next);
+  }
+
+  function leave() {
+    const index = state.list.indexOf(state.closeUp);
+    state.closeUp = -1;
+    if (index < 0) return;
+    const page = Math.floor(index / PER_PAGE);
+    if (page !== state.page) turn(page);
+    reach(index % PER_PAGE, true);
+  }
+
+  // ---- keys ----
+
+  function pressed(event) {
+    const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "checkbox";
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const inCloseUp = at("close-up").open;
+    const onCard = event.target.closest?.(".card");
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ...(onCard && !inCloseUp && { ArrowUp: -columns(), ArrowDown: columns() }) };
+    const row = inCloseUp ? state.closeUp : onCard ? Number(onCard.dataset.row) : -1;
+    if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]);
+    else if (event.key in KEYS && row >= 0) decide(row, KEYS[event.key]);
+    else if (event.key === "Enter" && event.target === onCard) look(row);
+    else if (event.key === "h") at("overlay").click();
+    else if (event.key === "n" && !inCloseUp) turn(state.page + 1, "first");
+    else if (event.key === "p" && !inCloseUp) turn(state.page - 1, "first");
+    else return;
+    event.preventDefault();
+  }
+
+  // ---- beginning ----
+
+  function options(select, pairs) {
+    for (const [value, text] of pairs) {
+      const option = make("option", "", text);
+      option.value = value;
+      select.append(option);
+    }
+  }
+
+  function prepare() {
+    options(at("sort"), Object.entries(ORDERS).map(([name, [text]]) => [name, text]));
+    options(at("category"), data.category.names.map((name, index) => [index, name]));
+    at("category-box").hidden = data.category.names.length < 2;
+    at("group-box").hidden = data.group === null;
+    options(at("groups"), [...new Set(data.group || [])].sort().slice(0, MOST_GROUPS).map((name) => [name, name]));
+    document.querySelector("[data-show=near]").hidden = !data.num_near;
+    document.querySelector("#said [value=before]").hidden = !Object.keys(data.said).length;
+    at("scale-low").textContent = number(data.scale.low);
+    at("scale-high").textContent = number(data.scale.high);
+    const context = at("scale").getContext("2d");
+    for (let x = 0; x < 128; x++) {
+      context.fillStyle = `rgb(${colours.subarray(6 * x, 6 * x + 3).join(",")})`;
+      context.fillRect(x, 0, 1, 1);
+    }
+  }
+
+  function listen() {
+    for (const id of ["sort", "category", "said"]) at(id).addEventListener("change", filter);
+    for (const id of ["find", "group"]) at(id).addEventListener("input", filter);
+    for (const tab of document.querySelectorAll("[data-show]"))
+      tab.addEventListener("click", () => { state.show = tab.dataset.show; filter(); });
+    at("overlay").addEventListener("change", () => document.body.classList.toggle("no-heat", !at("overlay").checked));
+    at("previous").addEventListener("click", () => turn(state.page - 1));
+    at("next").addEventListener("click", () => turn(state.page + 1));
+    at("cards").addEventListener("focusin", (event) => {
+      const focused = event.target.closest(".card");
+      if (focused) reach([...at("cards").children].indexOf(focused), false);
+    });
+    at("download").addEventListener("click", download);
+    at("clear").addEventListener("click", () => {
+      if (confirm("Forget all decisions and notes on this run?")) {
+        said = new Map();
+        save();
+        filter();
+      }
+    });
+    at("shut").addEventListener("click", () => at("close-up").close());
+    at("close-up").addEventListener("close", leave);
+    at("note").addEventListener("input", () => say(state.closeUp, { note: at("note").value.replace(/\s+/g, " ") }));
+    addEventListener("keydown", pressed);
+    // The same report in another window: the later decision counts in both.
+    addEventListener("storage", (event) => {
+      if (event.key === storeKey) {
+        said = stored();
+        tally();
+        filter();
+      }
+    });
+  }
+
+  prepare();
+  listen();
+  tally();
+  filter();
+})();
