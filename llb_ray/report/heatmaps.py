@@ -109,7 +109,7 @@ class Overlays:
         for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
             if decision == ANOMALOUS or not self._anomalous_only:
                 (smooth_HW,) = smooth(map_HW[None], self._config)
-                image_HW3 = _photograph(judged.root / file.path, self._config.data, self._bands)
+                image_HW3 = photograph(judged.root / file.path, self._config.data, self._bands)
                 _save(overlay(_bounded(image_HW3), smooth_HW, self._scale), self._out / OVERLAYS, file)
 
     @cached_property
@@ -128,7 +128,7 @@ class Overlays:
         return scale
 
 
-def _photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.NDArray[np.uint8]:
+def photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.NDArray[np.uint8]:
     """The image in RGB; of one with several bands, a picture on the run's scale."""
     if bands is None:
         return read_rgb(path, None, config.max_pixels)

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.images import UnreadableImage, content_id
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import row_batches
+from llb_ray.engine.bands import read_scale
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.scoring import read_scores
-from llb_ray.report.heatmaps import Floats, Scale, smooth
+from llb_ray.report.heatmaps import Floats, Scale, photograph, smooth
 
 BUDGET_BYTES = 20 * 2**20  # of all thumbnails of a page
 _SIDES_PX = (320, 256, 192, 144, 112, 96, 80)
@@ -76,7 +77,7 @@ class Pictures:
         try:
             if content_id(path) != image_id:
                 return None
-            image = Image.fromarray(read_rgb(path, None, self.run.config.data.max_pixels))
+            image = Image.fromarray(photograph(path, self.run.config.data, read_scale(self.run.made.bands)))
         except UnreadableImage:
             return None
         image.thumbnail((side_px, side_px))
