@@ -31,7 +31,7 @@ def _fitting(
 ) -> Callable[[Peers], Detector]:
     """A fit as each of its peers does it."""
     config = _config(name, **changes)
-    source = Copied(config, _stripes(12))
+    source = Copied(name, _stripes(12))
 
     def fit(peers: Peers) -> Detector:
         detector = build_detector(config, "member", CPU, importance)
