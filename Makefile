@@ -31,6 +31,8 @@ demo: $(READY)
 	$(BIN)/llb-ray audit runs/demo/run
 	$(BIN)/llb-ray predict runs/demo/run --data runs/demo/photos/gear/test --out runs/demo/predictions
 	$(BIN)/python benchmarks/demo_filters.py --out runs/demo/filters
+	@echo
+	@echo "Open this in a browser: $(CURDIR)/runs/demo/run/report.html"
 
 test: $(READY)
 	$(BIN)/python -m pytest

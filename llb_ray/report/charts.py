@@ -130,7 +130,7 @@ def _has_long_tail(value_N: Floats) -> bool:
 
 
 def _logarithmic(value_N: Floats) -> tuple[Floats, Axis]:
-    edges: Floats = 10 ** _edges(np.log10(value_N), None)
+    edges = _covering(10 ** _edges(np.log10(value_N), None), value_N)
     return edges, LogAxis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
 
 
@@ -138,8 +138,15 @@ def _edges(value_N: Floats, cut: float | None) -> Floats:
     """Of equal bins that cover all values, with an edge at the cut."""
     low, high = float(value_N.min()), float(value_N.max())
     width = max((high - low) / min(_MOST_BINS, max(10, 2 * np.sqrt(len(value_N)))), 1e-9 * max(1, abs(high)))
-    start = low if cut is None else cut - width * np.ceil((cut - low) / width)
-    edges: Floats = start + width * np.arange(np.floor((high - start) / width) + 2)
+    below = 0.0 if cut is None else np.ceil((cut - low) / width)
+    middle = low if cut is None else cut  # exactly an edge; the others may be off by a rounding
+    edges: Floats = middle + width * np.arange(-below, np.floor((high - middle) / width) + 2)
+    return _covering(edges, value_N)
+
+
+def _covering(edges: Floats, value_N: Floats) -> Floats:
+    """The edges, the outermost moved by a rounding if a value lies beyond."""
+    edges[0], edges[-1] = min(edges[0], value_N.min()), max(edges[-1], value_N.max())
     return edges
 
 

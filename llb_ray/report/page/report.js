@@ -190,7 +190,6 @@
     const hot = await heat(map);
     [canvas.width, canvas.height] = shown ? [shown.naturalWidth, shown.naturalHeight] : [4 * hot.width, 4 * hot.height];
     const context = canvas.getContext("2d");
-    context.imageSmoothingQuality = "high";
     context.drawImage(hot, 0, 0, canvas.width, canvas.height);
   }
 
