@@ -126,3 +126,13 @@ def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
 def test_known_keys_can_be_those_of_one_detector() -> None:
     assert "detector.coreset" in set(known_keys(RunConfig))
     assert "detector.coreset" not in set(known_keys(RunConfig, "autoencoder"))
+
+
+def test_screening_borrows_the_final_detectors_backbone() -> None:
+    config = parse({"detector": {"name": "memory_bank", "image_size_px": 96}, "members": {"detector": "density"}})
+    screening = config.detector_of("member")
+    assert (screening.name, screening.image_size_px) == ("density", 96)
+    assert config.detector_of("final") is config.detector
+    assert parse({}).detector_of("member").name == "autoencoder"
+    with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
+        parse({"members": {"detector": "density"}})

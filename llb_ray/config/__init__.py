@@ -7,6 +7,7 @@ Neither torch nor ray is imported here: reading a configuration is instant.
 from llb_ray.config.detectors import (
     AutoencoderConfig,
     BackboneConfig,
+    DensityConfig,
     DetectorConfig,
     MemoryBankConfig,
     ReconstructionConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "AutoencoderConfig",
     "BackboneConfig",
     "DataConfig",
+    "DensityConfig",
     "DetectorConfig",
     "EvaluationConfig",
     "FeaturesConfig",
