@@ -8,8 +8,8 @@ import numpy.typing as npt
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 Floats = npt.NDArray[np.float64]
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 40  # margins, in the same units as all places
+WIDTH, HEIGHT = 640, 252
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 52  # margins, in the same units as all places
 _TICKS = 5
 _MOST_BINS = 50
 _LONG_TAIL = 10  # times the median

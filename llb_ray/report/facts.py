@@ -51,6 +51,7 @@ class Facts:
     rule: str
     notices: Sequence[str]
     estimate: dict[str, float] | None  # of the share of anomalies: share, low, high
+    threshold: dict[str, Any] | None  # of the final detector's scores, and the false_alarm_rate it is meant for
     by_hand: int  # decisions that people made
     against: int  # of these, against the filter
     quarantined: Sequence[dict[str, str]]  # the first of them
@@ -76,7 +77,8 @@ def facts_of(run: FinishedRun) -> Facts:
         outcome=status.outcome,
         rule=_rule(run),
         notices=[*run.config.notices(), *_of_fits(run)],
-        estimate=_estimate(run),
+        estimate=_told(run, "contamination.json"),
+        threshold=_told(run, "threshold.json"),
         by_hand=0 if run.overrides is None else run.overrides.num_rows,
         against=sum(published != filtered for published, filtered in decisions),
         quarantined=run.quarantine.slice(0, _MOST_ASIDE).to_pylist(),
@@ -132,8 +134,9 @@ def _of_fits(run: FinishedRun) -> Iterator[str]:
         yield from fall_back_notices(name, artifact)
 
 
-def _estimate(run: FinishedRun) -> dict[str, float] | None:
-    path = run.folder.file("contamination.json")
+def _told(run: FinishedRun, name: str) -> dict[str, Any] | None:
+    """What a file that not every run has says."""
+    path = run.folder.file(name)
     return json.loads(path.read_text()) if path.exists() else None
 
 

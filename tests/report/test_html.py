@@ -114,13 +114,16 @@ def test_a_filter_without_scores_has_a_report_without_cut_and_votes(
 
 
 def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> None:
-    assert "estimated" not in _page(run)
+    (run / "threshold.json").unlink(missing_ok=True)
+    assert not {"estimated", "threshold, for"} & set(re.findall("estimated|threshold, for", _page(run)))
     (run / "contamination.json").write_text('{"share": 0.214, "low": 0.18, "high": 0.25}')
+    (run / "threshold.json").write_text('{"threshold": 1.43888, "false_alarm_rate": 0.01}')
     expected = {"keep_ratio": [0.5, 1.0], "residual_contamination": [0.0, 0.2], "normals_lost": [0.4, 0.0]}
     write_table(run / "what_if.arrow", pa.table(expected))
     page = _page(run)
     assert "<b>21.4%</b>" in page
     assert "anomalous, estimated (18.0% to 25.0%)" in page
+    assert "<b>1.439</b><span>threshold, for 1.00% false alarms</span>" in page
     assert "What another keep ratio would cost" in page
 
 
