@@ -64,7 +64,7 @@ def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> No
         ("purify.keep_ratio=1.01", "purify.keep_ratio = 1.01"),
         ("purify.keep_ratio=most", "purify.keep_ratio = 'most': input should be 'auto'"),
         ("members.count=1", "members.count = 1"),
-        ("detector.name=magic", "no such detector; choose autoencoder, memory_bank, reconstruction"),
+        ("detector.name=magic", "no such detector; choose autoencoder, memory_bank, density, reconstruction"),
         ("purify.aggregate=average", "purify.aggregate = 'average'"),
         ("resources.num_gpus=0.3", "a fraction 1/n"),
         ("resources.num_gpus=1.5", "less than or equal to 1"),
@@ -141,3 +141,13 @@ def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
 def test_known_keys_can_be_those_of_one_detector() -> None:
     assert "detector.coreset" in set(known_keys(RunConfig))
     assert "detector.coreset" not in set(known_keys(RunConfig, "autoencoder"))
+
+
+def test_screening_borrows_the_final_detectors_backbone() -> None:
+    config = parse({"detector": {"name": "memory_bank", "image_size_px": 96}, "members": {"detector": "density"}})
+    screening = config.detector_of("member")
+    assert (screening.name, screening.image_size_px) == ("density", 96)
+    assert config.detector_of("final") is config.detector
+    assert parse({}).detector_of("member").name == "autoencoder"
+    with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
+        parse({"members": {"detector": "density"}})

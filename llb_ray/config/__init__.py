@@ -9,6 +9,7 @@ from llb_ray.config.dataset import DatasetConfig, DatasetOptions
 from llb_ray.config.detectors import (
     AutoencoderConfig,
     BackboneConfig,
+    DensityConfig,
     DetectorConfig,
     MemoryBankConfig,
     ReconstructionConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "DataConfig",
     "DatasetConfig",
     "DatasetOptions",
+    "DensityConfig",
     "DetectorConfig",
     "EvaluationConfig",
     "FeaturesConfig",

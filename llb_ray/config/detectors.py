@@ -59,10 +59,28 @@ class MemoryBankConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
+    patches: Literal["all", "dense"] = Field(
+        "all", description="dense leaves out patches that no other image is like at that place, before the coreset"
+    )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")
     candidates: PositiveInt = Field(40_000, description="patches the coreset is chosen from (bounds memory)")
     projection_dim: PositiveInt = Field(32, description="dimensions of the random projection that k_center works in")
+
+    @field_validator("neighbourhood")
+    @classmethod
+    def _has_a_centre(cls, neighbourhood: int) -> int:
+        return _odd(neighbourhood)
+
+
+class DensityConfig(Settings):
+    """Outlying patches, place by place (local outlier factors): for screening, on features of any backbone."""
+
+    name: Literal["density"] = "density"
+    image_size_px: PositiveInt = Field(224, le=4096)
+    backbone: BackboneConfig = BackboneConfig()
+    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
+    places: PositiveInt = Field(100, description="cells of the first layer's grid that are looked at, about")
 
     @field_validator("neighbourhood")
     @classmethod
@@ -120,4 +138,6 @@ class ReconstructionConfig(Settings):
         return groups
 
 
-DetectorConfig = Annotated[AutoencoderConfig | MemoryBankConfig | ReconstructionConfig, Field(discriminator="name")]
+DetectorConfig = Annotated[
+    AutoencoderConfig | MemoryBankConfig | DensityConfig | ReconstructionConfig, Field(discriminator="name")
+]

@@ -6,10 +6,11 @@ import yaml
 from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 from llb_ray.config.base import Settings
-from llb_ray.config.detectors import AutoencoderConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.config.detectors import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
 from llb_ray.errors import ConfigError
 
 Share = Annotated[float, Field(gt=0, le=1)]
+_STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
 
 
 class DataConfig(Settings):
@@ -53,6 +54,9 @@ class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
     count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
+    detector: Literal["same", "density"] = Field(
+        "same", description="density screens with outlying patches of the final detector's backbone, which is cheap"
+    )
     min_members: Annotated[int, Field(ge=2)] | None = Field(
         None, description="go on without sub-models that fail while this many come through; default: all must"
     )
@@ -274,7 +278,7 @@ class RunConfig(Settings):
         mode, buffer = self.importance.mode, self.importance.buffer
         if mode == "off":
             return self
-        if isinstance(self.detector, MemoryBankConfig):
+        if isinstance(self.detector, _STEPLESS):
             raise ValueError(
                 f"importance.mode={mode} weights a training loss, and detector {self.detector.name} has none; "
                 "choose importance.mode=off or a detector that is trained by gradients"
@@ -295,17 +299,34 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _every_worker_has_something_to_do(self) -> "RunConfig":
         count = self.final_workers
-        if count > 1 and not isinstance(self.detector, MemoryBankConfig) and count > self.detector.batch_size:
+        if count > 1 and not isinstance(self.detector, _STEPLESS) and count > self.detector.batch_size:
             raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {count} at least")
         if count > 1 and 0 < self.resources.num_gpus < 1:
             # NCCL refuses two processes on one GPU.
             raise ValueError(f"final.num_workers={count} need a GPU each; set resources.num_gpus to 1, or to 0")
         return self
 
+    @model_validator(mode="after")
+    def _screening_has_a_backbone(self) -> "RunConfig":
+        if self.members.detector == "density" and isinstance(self.detector, AutoencoderConfig):
+            raise ValueError(
+                "members.detector=density looks at a backbone's features, and detector autoencoder has none; "
+                "choose members.detector=same or another detector"
+            )
+        return self
+
+    def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
+        """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
+        if role == "final" or self.members.detector == "same":
+            return self.detector
+        assert not isinstance(self.detector, AutoencoderConfig), "_screening_has_a_backbone"
+        shared = {name: getattr(self.detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
+        return DensityConfig.model_validate(shared)
+
     @property
     def final_workers(self) -> int:
-        """How many workers train the final detector: a memory bank is fitted by one."""
-        return 1 if isinstance(self.detector, MemoryBankConfig) else self.final.num_workers
+        """How many workers train the final detector: one that takes no steps is fitted by one."""
+        return 1 if isinstance(self.detector, _STEPLESS) else self.final.num_workers
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""

@@ -5,10 +5,19 @@ from typing import Any, Literal, assert_never
 
 import torch
 
-from llb_ray.config import AutoencoderConfig, DetectorConfig, ImportanceConfig, MemoryBankConfig, ReconstructionConfig
+from llb_ray.config import (
+    AutoencoderConfig,
+    DensityConfig,
+    DetectorConfig,
+    ImportanceConfig,
+    MemoryBankConfig,
+    ReconstructionConfig,
+)
 from llb_ray.detectors.autoencoder import Autoencoder, Pixels
 from llb_ray.detectors.base import Detector, Encoder, Layers
+from llb_ray.detectors.density import Density
 from llb_ray.detectors.memory_bank import MemoryBank
+from llb_ray.detectors.neighbours import MAX_REFERENCES
 from llb_ray.detectors.reconstruction import Reconstruction
 
 Role = Literal["member", "final"]
@@ -17,7 +26,7 @@ _TRIAL_CORESET = 4000  # entries are chosen in seconds
 
 def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
     """The frozen encoder in front of the detector; raises WeightsError if its weights cannot be had."""
-    if isinstance(config, MemoryBankConfig | ReconstructionConfig):
+    if isinstance(config, MemoryBankConfig | DensityConfig | ReconstructionConfig):
         # timm takes seconds to import: only those who need a backbone wait for it.
         from llb_ray.detectors.backbones import Backbone
 
@@ -34,9 +43,9 @@ def build_detector(
 
     `importance` weights its training loss; only fitting needs to know.
     """
-    if isinstance(config, MemoryBankConfig):
+    if isinstance(config, MemoryBankConfig | DensityConfig):
         assert importance is None, "RunConfig refuses a weighted loss for a detector without one"
-        return MemoryBank(config, device)
+        return MemoryBank(config, device) if isinstance(config, MemoryBankConfig) else Density(config, device)
     steps = config.member_steps if role == "member" else config.final_steps
     if isinstance(config, AutoencoderConfig):
         return Autoencoder(config, steps, device, importance)
@@ -47,7 +56,7 @@ def build_detector(
 
 def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
     """What the encoder's output depends on, without building it; raises WeightsError for a missing weights file."""
-    if isinstance(config, MemoryBankConfig | ReconstructionConfig):
+    if isinstance(config, MemoryBankConfig | DensityConfig | ReconstructionConfig):
         from llb_ray.detectors.backbones import fingerprint
 
         return fingerprint(config.backbone, config.image_size_px)
@@ -77,6 +86,8 @@ def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: i
     """
     if isinstance(config, MemoryBankConfig):
         return num_rows
+    if isinstance(config, DensityConfig):
+        return min(num_rows, MAX_REFERENCES)
     steps = config.member_steps if role == "member" else config.final_steps
     # To measure: the mean image before the steps and the usual errors after them, or each layer's spread.
     passes = 2 if isinstance(config, AutoencoderConfig) else config.standardize * len(config.backbone.layers)
@@ -92,11 +103,13 @@ def shortened(config: DetectorConfig, steps: int) -> tuple[DetectorConfig, float
     if isinstance(config, MemoryBankConfig):
         size = min(config.coreset_size, _TRIAL_CORESET)
         return config.model_copy(update={"coreset_size": size}), config.coreset_size / size
+    if isinstance(config, DensityConfig):
+        return config, 1.0
     return config.model_copy(update={"member_steps": steps, "final_steps": steps}), 1.0
 
 
 def num_steps(config: DetectorConfig, role: Role) -> int:
-    """Optimiser steps of a fit; a memory bank takes none."""
-    if isinstance(config, MemoryBankConfig):
+    """Optimiser steps of a fit; a memory bank and a density take none."""
+    if isinstance(config, MemoryBankConfig | DensityConfig):
         return 0
     return config.member_steps if role == "member" else config.final_steps

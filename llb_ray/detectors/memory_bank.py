@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors.base import (
@@ -28,6 +27,8 @@ from llb_ray.detectors.base import (
     top_mean,
 )
 from llb_ray.detectors.coreset import k_center, random_subset
+from llb_ray.detectors.neighbours import dense
+from llb_ray.detectors.patches import patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.seeding import stream
 
@@ -35,6 +36,7 @@ from llb_ray.seeding import stream
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
+_SPARE = 1.5  # times the candidates: patches that are looked at for the dense ones among them
 _FIT_BATCH = 32  # images read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
@@ -51,15 +53,8 @@ class MemoryBank:
         self._state: State = {}
 
     def patches(self, layers: Layers) -> torch.Tensor:
-        """Patch descriptors [B, D, H, W] on the first layer's grid: each layer averaged over the neighbourhood of
-        each cell, brought to that grid, and all of them concatenated."""
-        side = self.config.neighbourhood
-        pooled = [
-            functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers
-        ]
-        grid = pooled[0].shape[-2:]
-        resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
-        return torch.cat(resized, dim=1)
+        """Patch descriptors [B, D, H, W] on the first layer's grid."""
+        return patches(layers, self.config.neighbourhood)
 
     def fit(
         self,
@@ -71,7 +66,7 @@ class MemoryBank:
     ) -> Self:
         """Itself, fitted in one pass over the source; `checkpoints` are left alone, there is little to go on from."""
         assert peers is ALONE, "RunConfig.final_workers has one worker fit a memory bank"
-        candidate_PD = self._candidates(source, seed, report)
+        candidate_PD = self._gathered(source, seed, report)
         mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
         candidate_PD = (candidate_PD - mean_D) / scale_D
         rows = self._coreset(candidate_PD, seed)
@@ -101,6 +96,37 @@ class MemoryBank:
     def log(self) -> None:
         """Nothing: there are no steps to note."""
 
+    def _gathered(self, source: Source, seed: int, report: Report) -> torch.Tensor:
+        """At most `candidates` patches [P, D] that the coreset is chosen from."""
+        if self.config.patches == "all":
+            return self._candidates(source, seed, report)
+        return self._dense_candidates(source, seed, report)
+
+    def _dense_candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
+        """At most `candidates` patches [P, D], drawn from those that other images are like at the same place.
+
+        All images are looked at in the same cells, drawn at random: `_SPARE` times what the candidates need, for
+        there to be enough of them left.
+        """
+        patch_NLD = self._at_common_cells(source, seed, report)
+        dense_NL = dense(patch_NLD, len(source.image_ids), seed)
+        row_P = torch.from_numpy(stream(seed, "dense").permutation(int(dense_NL.sum()))[: self.config.candidates])
+        return patch_NLD[dense_NL][row_P.sort().values.to(patch_NLD.device)]
+
+    def _at_common_cells(self, source: Source, seed: int, report: Report) -> torch.Tensor:
+        """Every row's patches [N, L, D] at the same L cells."""
+        wanted = math.ceil(_SPARE * self.config.candidates / len(source))
+        cell_L: torch.Tensor | None = None
+        read = []
+        for rows in row_batches(len(source), _FIT_BATCH):
+            patch_BQD = self.patches(source.batch(rows)).flatten(2).transpose(1, 2)
+            if cell_L is None:
+                drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:wanted])
+                cell_L = torch.from_numpy(drawn).to(patch_BQD.device)
+            read.append(patch_BQD[:, cell_L])
+            report(int(rows[-1]) + 1, len(source), "images")
+        return torch.cat(read)
+
     def _candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
         """At most `candidates` patches [P, D], the same number from each row (give or take one)."""
         quota_N = _quotas(len(source), self.config.candidates, seed)
@@ -114,10 +140,9 @@ class MemoryBank:
         return torch.cat(chosen)
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
-        """What each channel is divided by [D]: its spread, or one for a channel that is all but constant."""
-        spread_D = candidate_PD.std(dim=0, correction=0)
-        usable_D = spread_D > 1e-3 * spread_D.mean()
-        return torch.where(usable_D & self.config.standardize, spread_D, torch.ones_like(spread_D))
+        """What each channel is divided by [D]."""
+        spread_D = usable_spread(candidate_PD)
+        return spread_D if self.config.standardize else torch.ones_like(spread_D)
 
     def _coreset(self, point_PD: torch.Tensor, seed: int) -> torch.Tensor:
         count = self.config.coreset_size

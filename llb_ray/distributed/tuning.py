@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from llb_ray.config import MemoryBankConfig, RunConfig
+from llb_ray.config import DensityConfig, MemoryBankConfig, RunConfig
 from llb_ray.distributed import cluster
 from llb_ray.distributed.executor import RayExecutor
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
@@ -99,7 +99,7 @@ def _silent(line: str) -> None:
 
 
 def _rung(config: RunConfig, share: float) -> RunConfig:
-    if share == RUNGS[-1] or isinstance(config.detector, MemoryBankConfig):
+    if share == RUNGS[-1] or isinstance(config.detector, MemoryBankConfig | DensityConfig):
         return config
     steps = max(1, round(share * config.detector.final_steps))
     return config.model_copy(update={"detector": config.detector.model_copy(update={"final_steps": steps})})

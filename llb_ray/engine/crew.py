@@ -77,7 +77,7 @@ class Crew:
         return MemberSpec(
             name=name,
             place=self._place,
-            detector=self.config.detector,
+            detector=self.config.detector_of(settings["role"]),
             importance=self.config.importance.for_role(settings["role"]),
             settings=settings,
             access=features.access,
@@ -222,7 +222,9 @@ class Crew:
         keeps_maps: bool,
     ) -> ScorerSpec:
         name = f"scorer-{slot:03d}"
-        return ScorerSpec(name, self._place, self.config.detector, fitted, access, shards, keeps_maps)
+        role = next(iter(fitted.values())).settings["role"]  # all of one kind
+        detector = self.config.detector_of(role)
+        return ScorerSpec(name, self._place, detector, fitted, access, shards, keeps_maps)
 
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:

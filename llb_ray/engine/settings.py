@@ -19,7 +19,7 @@ def partition_settings(config: RunConfig) -> dict[str, Any]:
 def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dict[str, Any]:
     """What a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
     seed = seed_for(config.seed, role) if index is None else seed_for(config.seed, role, index)
-    settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector, role))}
+    settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector_of(role), role))}
     importance, augment = config.importance.for_role(role), config.features.augment
     # Left out where they have no effect, so that trying a target Gaussian, say, reuses every member.
     settings |= {} if importance is None else {"importance": importance.effective_settings()}

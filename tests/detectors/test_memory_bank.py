@@ -200,3 +200,17 @@ def test_trained_features_tell_real_defects() -> None:
 def _decoded(paths: list[Path]) -> torch.Tensor:
     pixel_BHW3 = np.stack([np.asarray(Image.open(path).convert("RGB").resize((224, 224))) for path in paths])
     return torch.from_numpy(pixel_BHW3).permute(0, 3, 1, 2)
+
+
+def test_dense_patches_keep_a_shared_defect_out_of_the_memory() -> None:
+    shallow, deep = textures(30)
+    for image in range(4):
+        spoilt = with_defect((shallow[image : image + 1], deep[image : image + 1]))
+        shallow[image], deep[image] = spoilt[0][0], spoilt[1][0]
+    other, strange = textures(1, 1), with_defect(textures(1, 1))
+
+    def rise(which: str) -> float:
+        detector = MemoryBank(settings(patches=which), CPU).fit(Memory((shallow, deep)), 0)
+        return float(detector.score(strange).score_N[0] / detector.score(other).score_N[0])
+
+    assert rise("dense") > 1.5 * rise("all")

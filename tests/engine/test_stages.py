@@ -18,7 +18,9 @@ from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Scores
+from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.pipeline import Result
+from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
@@ -228,3 +230,14 @@ def test_an_estimated_keep_ratio_leaves_what_it_was_estimated_from(
     assert result.num_rejected == round(found["share"] * 48)
     assert read_table(tmp_path / "what_if.arrow")["num_kept"][-1].as_py() == 48
     assert llb_ray.audit(tmp_path)
+
+
+def test_members_may_screen_with_another_detector_than_the_final_one(
+    photos: Path, tiny_bank: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny_bank, ["members.detector=density", "purify.keep_ratio=auto", "detector.patches=dense"])
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="serial")
+    assert llb_ray.audit(tmp_path)
+    finished = FinishedRun(RunFolder.open(tmp_path), None).made
+    kinds = [fitted.settings["detector"]["name"] for fitted in (*finished.by_number().values(), finished.final)]
+    assert kinds == ["density"] * 3 + ["memory_bank"]

@@ -1,0 +1,107 @@
+"""How densely other images lie about an image at one place of the grid: the local outlier factor of its patches.
+
+An image is compared with others at the *same* place, so a patch need not be usual elsewhere to be odd here, and the
+distances are divided by what is common among its neighbours, so that rough areas are not called odd.  SoftPatch (arXiv
+2403.14233) compares so too; what differs here is how many neighbours there are (`num_neighbours`).
+
+Shapes as in `base`; L places (the cells of the grid that are looked at), R reference images, k neighbours.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llb_ray.detectors.patches import usable_spread
+from llb_ray.ensemble.contamination import bulk
+from llb_ray.seeding import stream
+
+NEIGHBOURS = 0.2  # of the reference images at a place
+MAX_REFERENCES = 256  # images that others are compared with: time and memory then grow with N, not with its square
+_LEAST_NEIGHBOURS = 3
+PATCH_REACH = 3.5  # spreads
+_CHUNK = 64  # images whose distances are held at once
+
+
+def references(num_rows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which rows others are compared with, ascending: all, or `MAX_REFERENCES` drawn at random."""
+    if num_rows <= MAX_REFERENCES:
+        return np.arange(num_rows)
+    return np.sort(stream(seed, "references").choice(num_rows, MAX_REFERENCES, replace=False))
+
+
+def num_neighbours(num_references: int, copies: int = 1) -> int:
+    """How many of the references are an image's neighbours: `NEIGHBOURS` of them, at least three, where there are.
+
+    An image is no neighbour of its own, nor are its augmented copies: so many are there of each.
+
+    More than the images that share a defect, or these would be each other's neighbours and look normal.  The 6 of
+    SoftPatch (arXiv 2403.14233) are too few: on magnetic tile with 40 % anomalies, 600 images, the AUROC of anomalous
+    against normal training images is 0.60 with 12, 0.74 with 24, 0.79 with 48, 0.81 with 96 and 0.83 with 180; with
+    10 % it is 0.90, 0.89, 0.87, 0.86 and 0.86.
+    """
+    return min(num_references - copies, max(_LEAST_NEIGHBOURS, round(NEIGHBOURS * num_references)))
+
+
+def distances(patch_LBD: torch.Tensor, reference_LRD: torch.Tensor) -> torch.Tensor:
+    """Euclidean distances [L, B, R] between the patches of images at each place."""
+    square_LB1 = patch_LBD.square().sum(dim=2, keepdim=True)
+    square_L1R = reference_LRD.square().sum(dim=2)[:, None]
+    product_LBR = torch.baddbmm(square_L1R, patch_LBD, reference_LRD.transpose(1, 2), alpha=-2)
+    return product_LBR.add_(square_LB1).clamp_(min=0).sqrt_()
+
+
+def outlier_factors(distance_LBR: torch.Tensor, reach_LR: torch.Tensor, count: int) -> torch.Tensor:
+    """Logarithms of the local outlier factors [L, B]: 0 where an image lies as dense as its neighbours.
+
+    The mean distance to the `count` nearest references, over the mean of *their* reach: the simplified factor
+    (Schubert et al., 2014) of LOF (Breunig et al., 2000).  Where both are 0, images are doubles: the factor is 0.
+    """
+    nearest_LBk, index_LBk = distance_LBR.topk(count, dim=2, largest=False)
+    theirs_LBk = torch.gather(reach_LR[:, None].expand(-1, distance_LBR.shape[1], -1), 2, index_LBk)
+    least = torch.finfo(torch.float32).tiny
+    own_LB, usual_LB = (mean.clamp(min=least) for mean in (nearest_LBk.mean(dim=2), theirs_LBk.mean(dim=2)))
+    return own_LB.log() - usual_LB.log()
+
+
+def reaches(reference_LRD: torch.Tensor, image_R: torch.Tensor, count: int) -> torch.Tensor:
+    """Each reference's mean distance [L, R] to the `count` nearest of other images; `image_R` numbers these."""
+    distance_LRR = apart(distances(reference_LRD, reference_LRD), image_R, image_R)
+    return distance_LRR.topk(count, dim=2, largest=False).values.mean(dim=2)
+
+
+def apart(distance_LBR: torch.Tensor, image_B: torch.Tensor, image_R: torch.Tensor) -> torch.Tensor:
+    """The distances, infinite from an image to itself and its copies, changed in place; the numbers tell images."""
+    return distance_LBR.masked_fill_(image_B[:, None] == image_R, torch.inf)
+
+
+def dense(patch_NLD: torch.Tensor, num_images: int, seed: int) -> torch.Tensor:
+    """Which patches [N, L] other images are like at the same place; rows are images, then copies of all of them.
+
+    Left out are those whose outlier factor is beyond `PATCH_REACH` spreads of the factors below the most frequent one
+    (`contamination.bulk`), so that few leave where the images are clean.  All stay where there is one image, or where
+    all images are equal.  Takes O(N R L D) time.
+    """
+    num_rows, everything_NL = len(patch_NLD), torch.ones_like(patch_NLD[..., 0], dtype=torch.bool)
+    if num_images < 2:
+        return everything_NL
+    image_N = torch.arange(num_rows, device=patch_NLD.device) % num_images
+    point_PD = patch_NLD.flatten(0, 1)
+    scaled_LND = ((patch_NLD - point_PD.mean(dim=0)) / usable_spread(point_PD)).transpose(0, 1).contiguous()
+    chosen_R = torch.from_numpy(references(num_rows, seed)).to(patch_NLD.device)
+    count = num_neighbours(len(chosen_R), num_rows // num_images)
+    reference_LRD, image_R = scaled_LND[:, chosen_R], image_N[chosen_R]
+    reach_LR = reaches(reference_LRD, image_R, count)
+    factor_LN = torch.cat(
+        [
+            outlier_factors(apart(distances(part_LBD, reference_LRD), image_B, image_R), reach_LR, count)
+            for part_LBD, image_B in zip(
+                torch.split(scaled_LND, _CHUNK, dim=1), torch.split(image_N, _CHUNK), strict=True
+            )
+        ],
+        dim=1,
+    )
+    factor_P = factor_LN.flatten().double().cpu().numpy()
+    if np.ptp(factor_P) == 0:
+        return everything_NL
+    factor_NL = factor_LN.T
+    return factor_NL <= bulk(factor_P).cut(PATCH_REACH)

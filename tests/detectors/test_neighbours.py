@@ -1,0 +1,92 @@
+"""Outlier factors by hand, and which patches of contaminated images count as dense."""
+
+import numpy as np
+import pytest
+import torch
+
+from llb_ray.detectors.neighbours import (
+    MAX_REFERENCES,
+    apart,
+    dense,
+    distances,
+    num_neighbours,
+    outlier_factors,
+    reaches,
+    references,
+)
+
+LINE = torch.tensor([0.0, 1.0, 2.0, 10.0]).view(1, 4, 1)  # one place, four images, one dimension
+NUMBERS = torch.arange(4)
+
+
+def test_distances_are_euclidean_at_each_place() -> None:
+    left, right = torch.randn(3, 5, 7), torch.randn(3, 4, 7)
+    assert torch.allclose(distances(left, right), torch.cdist(left, right), atol=1e-4)
+
+
+def test_the_reach_is_the_mean_distance_to_the_nearest_others() -> None:
+    assert reaches(LINE, NUMBERS, 2).tolist() == [[1.5, 1.0, 1.5, 8.5]]
+
+
+def test_copies_are_no_neighbours() -> None:
+    twice = torch.cat([LINE, LINE], dim=1)
+    assert reaches(twice, torch.arange(8) % 4, 2).tolist() == [[1.0, 1.0, 1.0, 8.0] * 2]
+
+
+def test_factors_by_hand() -> None:
+    distance = apart(distances(LINE, LINE), NUMBERS, NUMBERS)
+    factor = outlier_factors(distance, reaches(LINE, NUMBERS, 2), 2)
+    # The odd one: 8.5 over the mean of 1.0 and 1.5; the first: 1.5 over the same neighbours' mean.
+    expected = np.log([1.5 / 1.25, 1.0 / 1.5, 1.5 / 1.25, 8.5 / 1.25])
+    assert factor[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_doubles_are_dense() -> None:
+    same = torch.ones(1, 4, 2)
+    factor = outlier_factors(apart(distances(same, same), NUMBERS, NUMBERS), reaches(same, NUMBERS, 2), 2)
+    assert factor.tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "copies", "count"), [(2, 1, 1), (3, 1, 2), (10, 1, 3), (100, 1, 20), (4, 2, 2), (256, 1, 51)]
+)
+def test_neighbours_are_a_share_of_the_references(rows: int, copies: int, count: int) -> None:
+    assert num_neighbours(rows, copies) == count
+
+
+def test_references_are_bounded_and_drawn_by_the_seed() -> None:
+    assert references(20, 0).tolist() == list(range(20))
+    many = references(5000, 0)
+    assert len(set(many.tolist())) == MAX_REFERENCES
+    assert (np.diff(many) > 0).all()
+    assert not np.array_equal(many, references(5000, 1))
+
+
+def _images(count: int = 60, places: int = 25, defects: int = 0) -> torch.Tensor:
+    """Patches [N, L, D] about a mean of each place; the first `defects` images share a defect at places 0 to 4."""
+    generator = torch.Generator().manual_seed(0)
+    patch_NLD = torch.randn(1, places, 6, generator=generator) * 5 + torch.randn(count, places, 6, generator=generator)
+    patch_NLD[:defects, :5] += 9
+    return patch_NLD
+
+
+@pytest.mark.parametrize("defects", [1, 4, 5])
+def test_patches_with_a_defect_are_left_out_even_where_images_share_it(defects: int) -> None:
+    dense_NL = dense(_images(defects=defects), 60, seed=0)
+    assert not dense_NL[:defects, :5].any()
+    assert dense_NL[defects:].float().mean() > 0.96
+    assert dense_NL[:defects, 5:].float().mean() > 0.96
+
+
+def test_clean_images_lose_next_to_nothing() -> None:
+    assert dense(_images(), 60, seed=0).float().mean() > 0.96
+
+
+def test_one_image_and_equal_images_are_kept_whole() -> None:
+    assert dense(_images(1), 1, seed=0).all()
+    assert dense(torch.ones(5, 3, 2), 5, seed=0).all()
+
+
+def test_the_order_of_the_images_does_not_matter() -> None:
+    patch_NLD, order = _images(defects=4), torch.randperm(60, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(dense(patch_NLD[order], 60, seed=0), dense(patch_NLD, 60, seed=0)[order])
