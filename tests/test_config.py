@@ -147,7 +147,9 @@ def test_screening_borrows_the_final_detectors_backbone() -> None:
     config = parse({"detector": {"name": "memory_bank", "image_size_px": 96}, "members": {"detector": "density"}})
     screening = config.detector_of("member")
     assert (screening.name, screening.image_size_px) == ("density", 96)
-    assert config.detector_of("final") is config.detector
+    assert config.detector_of("final").memory == "robust"
+    plain = parse({"detector": {"name": "memory_bank"}, "purify": {"filter": "none"}, "members": {"detector": "same"}})
+    assert plain.detector_of("final").memory == plain.detector_of("member").memory == "plain"
     assert parse({}).detector_of("member").name == "autoencoder"
     with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
         parse({"members": {"detector": "density"}})

@@ -59,8 +59,10 @@ class MemoryBankConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
-    patches: Literal["all", "dense"] = Field(
-        "all", description="dense leaves out patches that no other image is like at that place, before the coreset"
+    memory: Literal["by_filter", "plain", "robust"] = Field(
+        "by_filter",
+        description="robust leaves out patches that no other image is like at that place, and weighs distances by "
+        "local density; plain is PatchCore's; by_filter: robust where purify.filter is llb",
     )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")

@@ -54,8 +54,10 @@ class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
     count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
-    detector: Literal["same", "density"] = Field(
-        "same", description="density screens with outlying patches of the final detector's backbone, which is cheap"
+    detector: Literal["auto", "same", "density"] = Field(
+        "auto",
+        description="density looks for outlying patches with the final detector's backbone, and is cheap; same is the "
+        "final detector's kind; auto: density where there is a backbone",
     )
     min_members: Annotated[int, Field(ge=2)] | None = Field(
         None, description="go on without sub-models that fail while this many come through; default: all must"
@@ -86,7 +88,7 @@ class PurifyConfig(Settings):
 
     filter: Filter = Field("llb", description="controls: none keeps all, random drops blindly, oracle reads labels")
     keep_ratio: KeepRatio = Field(
-        0.8, description="share of the images kept (llb and random); auto (llb): as many as look normal"
+        "auto", description="share of the images kept (llb and random); auto: as many as look normal to the sub-models"
     )
     aggregate: Aggregate = "mean"
     members: Literal["held_out", "all"] = Field(
@@ -95,11 +97,10 @@ class PurifyConfig(Settings):
     normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
 
-    @model_validator(mode="after")
-    def _estimate_has_scores(self) -> "PurifyConfig":
-        if self.filter == "random" and self.keep_ratio == "auto":
-            raise ValueError("keep_ratio=auto is estimated from scores, and filter random looks at none; give a number")
-        return self
+    @property
+    def reads_scores(self) -> bool:
+        """Whether sub-models are needed."""
+        return self.filter == "llb" or (self.filter == "random" and self.keep_ratio == "auto")
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
@@ -315,13 +316,23 @@ class RunConfig(Settings):
             )
         return self
 
+    @property
+    def screens_by_density(self) -> bool:
+        """Whether the sub-models look for outlying patches, whatever the final detector does."""
+        has_backbone = not isinstance(self.detector, AutoencoderConfig)
+        return self.members.detector == "density" or (self.members.detector == "auto" and has_backbone)
+
     def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
         """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
-        if role == "final" or self.members.detector == "same":
-            return self.detector
-        assert not isinstance(self.detector, AutoencoderConfig), "_screening_has_a_backbone"
-        shared = {name: getattr(self.detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
-        return DensityConfig.model_validate(shared)
+        detector = self.detector
+        if role == "member" and self.screens_by_density:
+            assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
+            shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
+            return DensityConfig.model_validate(shared)
+        if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
+            robust = role == "final" and self.purify.filter == "llb"
+            return detector.model_copy(update={"memory": "robust" if robust else "plain"})
+        return detector
 
     @property
     def final_workers(self) -> int:
@@ -333,7 +344,7 @@ class RunConfig(Settings):
         idle = [*self.purify.notices(), *self.importance.notices()]
         if self.final_workers != self.final.num_workers:
             idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
-        if self.importance.for_role("member") and self.purify.filter != "llb":
+        if self.importance.for_role("member") and not self.purify.reads_scores:
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
         return idle
 

@@ -1,5 +1,10 @@
 """A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
 
+With ``memory=robust`` it is told to distrust its training images, in two ways that are local to a place of the grid
+(see `neighbours`).  Patches that no other image is like stay out of the memory: greedy k-centre would seek them out.
+And distances are multiplied by the local outlier factor, so that a patch that is near to one odd entry, but not to what
+is usual at its place, still counts.
+
 Shapes: N and B images, C channels and H x W cells of a layer, D patch dimensions, P candidate patches, Q cells of
 one image, M memory entries.
 """
@@ -12,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors.base import (
@@ -27,7 +33,18 @@ from llb_ray.detectors.base import (
     top_mean,
 )
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.neighbours import dense
+from llb_ray.detectors.neighbours import (
+    WEIGHING,
+    Judged,
+    at_places,
+    by_place,
+    dense,
+    judged,
+    judged_in_blocks,
+    num_neighbours,
+    reaches,
+    references,
+)
 from llb_ray.detectors.patches import patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.seeding import stream
@@ -38,6 +55,7 @@ from llb_ray.seeding import stream
 TOP_SHARE = 0.05
 _SPARE = 1.5  # times the candidates: patches that are looked at for the dense ones among them
 _FIT_BATCH = 32  # images read at once while fitting
+_PLACES = 200  # cells of the grid, about, at which distances are weighed
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
 
@@ -70,15 +88,20 @@ class MemoryBank:
         mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
         candidate_PD = (candidate_PD - mean_D) / scale_D
         rows = self._coreset(candidate_PD, seed)
-        return self.load_state({"memory_MD": candidate_PD[rows], "mean_D": mean_D, "scale_D": scale_D})
+        state = {"memory_MD": candidate_PD[rows], "mean_D": mean_D, "scale_D": scale_D}
+        return self.load_state(state | (self._usual(source, seed, mean_D, scale_D) if self._is_robust(source) else {}))
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
-        """Distances to the nearest memory entry, per root of D so that layers of any width compare; the score of an
-        image is the mean of the highest `TOP_SHARE` of its map.
+        """Distances to the nearest memory entry, per root of D so that layers of any width compare, and times the local
+        outlier factor where the memory is robust; the score of an image is the mean of the highest `TOP_SHARE` of its
+        map.
         """
+        patch_BDHW = self.patches(layers)
         # Image by image, so that every product has the same shape, and rounding, in any batch.
-        map_BHW = torch.stack([self._map(patch_DHW) for patch_DHW in self.patches(layers)])
+        map_BHW = torch.stack([self._map(patch_DHW) for patch_DHW in patch_BDHW])
+        if "reach_LR" in self._state:
+            map_BHW *= _weights(patch_BDHW, self._state, judged_in_blocks)
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
@@ -89,8 +112,7 @@ class MemoryBank:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        names = ("memory_MD", "mean_D", "scale_D")
-        self._state = {name: state[name].to(self.device, torch.float32) for name in names}
+        self._state = {name: tensor.to(self.device, torch.float32) for name, tensor in state.items()}
         return self
 
     def log(self) -> None:
@@ -98,9 +120,21 @@ class MemoryBank:
 
     def _gathered(self, source: Source, seed: int, report: Report) -> torch.Tensor:
         """At most `candidates` patches [P, D] that the coreset is chosen from."""
-        if self.config.patches == "all":
-            return self._candidates(source, seed, report)
-        return self._dense_candidates(source, seed, report)
+        gather = self._dense_candidates if self._is_robust(source) else self._candidates
+        return gather(source, seed, report)
+
+    def _is_robust(self, source: Source) -> bool:
+        """Whether there are others that an image can be compared with, and it is to be."""
+        return self.config.memory == "robust" and len(source.image_ids) > 1
+
+    def _usual(self, source: Source, seed: int, mean_D: torch.Tensor, scale_D: torch.Tensor) -> State:
+        """What is usual at each place: references, and how far these are from each other."""
+        chosen, num_images = references(len(source), seed), len(source.image_ids)
+        parts = (source.batch(chosen[rows]) for rows in row_batches(len(chosen), _FIT_BATCH))
+        patch_LRD = torch.cat([by_place(at_places(self.patches(part), _PLACES), mean_D, scale_D) for part in parts], 1)
+        image_R = torch.from_numpy(chosen % num_images).to(self.device)
+        count = num_neighbours(len(chosen), WEIGHING, len(source) // num_images)
+        return {"reference_LRD": patch_LRD, "reach_LR": reaches(patch_LRD, image_R, count)}
 
     def _dense_candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
         """At most `candidates` patches [P, D], drawn from those that other images are like at the same place.
@@ -168,14 +202,26 @@ class _Nearest(nn.Module):
     def __init__(self, patches: Callable[[Layers], torch.Tensor], state: State) -> None:
         super().__init__()
         self._patches = patches
+        self._is_robust = "reach_LR" in state
         for name, tensor in state.items():
             self.register_buffer(name, tensor)
 
     def forward(self, *layers: torch.Tensor) -> torch.Tensor:
-        patch_BHWD = self._patches(layers).permute(0, 2, 3, 1)
+        patch_BDHW = self._patches(layers)
+        patch_BHWD = patch_BDHW.permute(0, 2, 3, 1)
         patch_QD = ((patch_BHWD - self.mean_D) / self.scale_D).flatten(0, 2)
         distance_Q = nearest_distance(patch_QD, self.memory_MD)
-        return distance_Q.view(patch_BHWD.shape[:3]) / math.sqrt(self.memory_MD.shape[1])
+        map_BHW = distance_Q.view(patch_BHWD.shape[:3]) / math.sqrt(self.memory_MD.shape[1])
+        return map_BHW * _weights(patch_BDHW, dict(self.named_buffers()), judged) if self._is_robust else map_BHW
+
+
+def _weights(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge: Callable[..., Judged]) -> torch.Tensor:
+    """Local outlier factors [B, H, W], brought from some places to the whole grid."""
+    placed_BDHW = at_places(patch_BDHW, _PLACES)
+    patch_LBD = by_place(placed_BDHW, state["mean_D"], state["scale_D"])
+    factor_LB = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], WEIGHING).factor_LB
+    factor_B1HW = factor_LB.T.reshape(-1, 1, *placed_BDHW.shape[2:]).exp()
+    return functional.interpolate(factor_B1HW, patch_BDHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def nearest_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor) -> torch.Tensor:

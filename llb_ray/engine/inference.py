@@ -110,7 +110,7 @@ class TrainedDetector:
                 f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
                 "put the same file and versions back, or run again"
             )
-        detector = load_detector(config.detector, made.final, config.resources)
+        detector = load_detector(config.detector_of("final"), made.final, config.resources)
         return cls(config, photographs, detector, Calibration.of(made.threshold))
 
     def predict(self, images: Iterable[Picture]) -> Verdicts:

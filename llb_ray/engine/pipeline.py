@@ -147,7 +147,7 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
 def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     images, labels = stages.images(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
-    partitioned = stages.partition() if stages.config.purify.filter == "llb" else None
+    partitioned = stages.partition() if stages.config.purify.reads_scores else None
     scaled = stages.bands()
     features = stages.features(scaled)
     members = stages.members(partitioned, features) if partitioned else {}

@@ -93,9 +93,7 @@ def num_kept(keep_ratio: float, num_images: int) -> int:
 
 
 def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
-    matrix = evidence.matrix
-    if matrix is None or set(matrix.image_ids) != set(evidence.image_ids):
-        raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
+    matrix = _checked(evidence)
     value_N = aggregate(config, matrix)
     order = np.lexsort((_places(matrix.image_ids), value_N))
     keep = num_kept(_keep_ratio(config, matrix), len(order))
@@ -123,6 +121,12 @@ def _keep_ratio(config: PurifyConfig, matrix: ScoreMatrix) -> float:
     return config.keep_ratio
 
 
+def _checked(evidence: Evidence) -> ScoreMatrix:
+    if evidence.matrix is None or set(evidence.matrix.image_ids) != set(evidence.image_ids):
+        raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
+    return evidence.matrix
+
+
 def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     """Each id's place among the sorted ids [N]."""
     place_N = np.empty(len(image_ids), dtype=np.int64)
@@ -132,8 +136,8 @@ def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     image_ids = sorted(evidence.image_ids)
-    assert config.keep_ratio != "auto", "PurifyConfig refuses it"
-    keep = num_kept(config.keep_ratio, len(image_ids))
+    share = _keep_ratio(config, _checked(evidence)) if config.keep_ratio == "auto" else config.keep_ratio
+    keep = num_kept(share, len(image_ids))
     drawn = stream(evidence.seed, "purify", "random").permutation(len(image_ids))[:keep]
     kept = {image_ids[row] for row in drawn}
     reason = f"filter random keeps {keep} of {len(image_ids)}"

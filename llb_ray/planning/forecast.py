@@ -101,7 +101,7 @@ class _Work:
 
     def fit_s(self, role: Role, num_images: int) -> float:
         """Seconds of one fit; without a cache every reading is an encoding."""
-        detector, rows = self.at.config.detector, num_images * self.at.size.num_copies
+        detector, rows = self.at.config.detector_of(role), num_images * self.at.size.num_copies
         reads = 0 if self.at.cached else fit_reads(detector, role, rows)
         steps_s = self.at.measured.step_s * num_steps(detector, role)
         return self.at.measured.fit.seconds(rows) + steps_s + reads * self.at.measured.encode.unit_s

@@ -32,15 +32,14 @@ class Size:
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
-        filtered = config.purify.filter
         ratio = config.purify.keep_ratio
-        share = ratio if filtered in ("llb", "random") and ratio != "auto" else 1.0  # at most
+        share = ratio if config.purify.filter in ("llb", "random") and ratio != "auto" else 1.0  # at most
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
             num_labelled=num_labelled(manifest),
             num_copies=1 + len(config.features.augment),
-            num_members=config.members.count if filtered == "llb" else 0,
+            num_members=config.members.count if config.purify.reads_scores else 0,
             share=share,
         )
 

@@ -149,7 +149,7 @@ def _ensemble(here: Surroundings) -> list[str]:
         "members:",
         f"  count: {count:<18}# {_MEMBERS}, or fewer for {_SHARE} objects each; here about {here.num_objects // count}",
         "purify:",
-        "  keep_ratio: 0.8          # yours to choose: 1 - the share of anomalies that you expect, or a little less",
+        "  keep_ratio: auto         # as many as look normal; a number, say 0.9, keeps just that share",
     ]
 
 

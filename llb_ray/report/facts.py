@@ -120,11 +120,12 @@ def _rule(run: FinishedRun) -> str:
     if rule.filter != "llb":
         return f"Filter {rule.filter} keeps {kept:,} of {num:,} training images."
     asked = "that did not train on it" if rule.members == "held_out" else "in all"
+    kind = config.detector_of("member").name.replace("_", " ")
     scores = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}[rule.normalize]
     return (
         f"Filter llb keeps the {kept:,} most normal of {num:,} training images, by the "
         f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
-        f"({config.members.count} members, {config.detector.name})."
+        f"({config.members.count} members, {kind})."
     )
 
 

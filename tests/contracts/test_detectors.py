@@ -41,10 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
         "places": 16,
     },
-    "memory_bank, dense": {
+    "memory_bank, robust": {
         "name": "memory_bank",
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
-        "patches": "dense",
+        "memory": "robust",
         "coreset_size": 60,
         "candidates": 800,
         "projection_dim": 8,
@@ -72,7 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
 BANDS = {"autoencoder, 1 band": 1, "autoencoder, 5 bands": 5, "autoencoder, 200 bands": 200}
 CASES |= {name: {"name": "autoencoder", **CASES["autoencoder"]} for name in BANDS}
 CASES["autoencoder, 200 bands"] |= {"batch_size": 4, "member_steps": 30, "final_steps": 35}  # for speed
-STEPLESS = ("density", "memory_bank", "memory_bank, dense")  # fitted in one pass, without a loss
+STEPLESS = ("density", "memory_bank", "memory_bank, robust")  # fitted in one pass, without a loss
 detectors = pytest.mark.parametrize("name", sorted(CASES))
 
 
@@ -354,7 +354,8 @@ def test_a_whole_run_passes_the_audit_and_its_prediction_is_what_the_run_said(
     found = dict(zip(predicted["image_id"].to_pylist(), predicted["score"].to_pylist(), strict=True))
     assert found.keys() == expected.keys()
     assert len(found) == 72
-    assert found == pytest.approx(expected, rel=1e-4)
+    # Images are encoded in other batches than the run had: float noise, which ratios of small distances enlarge.
+    assert found == pytest.approx(expected, rel=5e-4)
 
 
 def test_a_memory_bank_run_is_the_same_again_from_copied_photographs(

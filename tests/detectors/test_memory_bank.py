@@ -202,7 +202,7 @@ def _decoded(paths: list[Path]) -> torch.Tensor:
     return torch.from_numpy(pixel_BHW3).permute(0, 3, 1, 2)
 
 
-def test_dense_patches_keep_a_shared_defect_out_of_the_memory() -> None:
+def test_a_robust_memory_does_not_take_a_shared_defect_for_normal() -> None:
     shallow, deep = textures(30)
     for image in range(4):
         spoilt = with_defect((shallow[image : image + 1], deep[image : image + 1]))
@@ -210,7 +210,7 @@ def test_dense_patches_keep_a_shared_defect_out_of_the_memory() -> None:
     other, strange = textures(1, 1), with_defect(textures(1, 1))
 
     def rise(which: str) -> float:
-        detector = MemoryBank(settings(patches=which), CPU).fit(Memory((shallow, deep)), 0)
+        detector = MemoryBank(settings(memory=which), CPU).fit(Memory((shallow, deep)), 0)
         return float(detector.score(strange).score_N[0] / detector.score(other).score_N[0])
 
-    assert rise("dense") > 1.5 * rise("all")
+    assert rise("robust") > 1.5 * rise("plain")

@@ -35,23 +35,25 @@ def test_copies_are_no_neighbours() -> None:
 
 def test_factors_by_hand() -> None:
     distance = apart(distances(LINE, LINE), NUMBERS, NUMBERS)
-    factor = outlier_factors(distance, reaches(LINE, NUMBERS, 2), 2)
+    factor, usual = outlier_factors(distance, reaches(LINE, NUMBERS, 2), 2)
     # The odd one: 8.5 over the mean of 1.0 and 1.5; the first: 1.5 over the same neighbours' mean.
     expected = np.log([1.5 / 1.25, 1.0 / 1.5, 1.5 / 1.25, 8.5 / 1.25])
     assert factor[0].tolist() == pytest.approx(expected, abs=1e-5)
+    assert usual.tolist() == [[1.25, 1.5, 1.25, 1.25]]
 
 
 def test_doubles_are_dense() -> None:
     same = torch.ones(1, 4, 2)
-    factor = outlier_factors(apart(distances(same, same), NUMBERS, NUMBERS), reaches(same, NUMBERS, 2), 2)
+    factor, _ = outlier_factors(apart(distances(same, same), NUMBERS, NUMBERS), reaches(same, NUMBERS, 2), 2)
     assert factor.tolist() == [[0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(
-    ("rows", "copies", "count"), [(2, 1, 1), (3, 1, 2), (10, 1, 3), (100, 1, 20), (4, 2, 2), (256, 1, 51)]
+    ("rows", "share", "copies", "count"),
+    [(2, 0.2, 1, 1), (3, 0.2, 1, 2), (10, 0.2, 1, 3), (100, 0.2, 1, 20), (100, 0.05, 1, 5), (4, 0.2, 2, 2)],
 )
-def test_neighbours_are_a_share_of_the_references(rows: int, copies: int, count: int) -> None:
-    assert num_neighbours(rows, copies) == count
+def test_neighbours_are_a_share_of_the_references(rows: int, share: float, copies: int, count: int) -> None:
+    assert num_neighbours(rows, share, copies) == count
 
 
 def test_references_are_bounded_and_drawn_by_the_seed() -> None:

@@ -235,7 +235,7 @@ def test_an_estimated_keep_ratio_leaves_what_it_was_estimated_from(
 def test_members_may_screen_with_another_detector_than_the_final_one(
     photos: Path, tiny_bank: RunConfig, tmp_path: Path
 ) -> None:
-    config = with_overrides(tiny_bank, ["members.detector=density", "purify.keep_ratio=auto", "detector.patches=dense"])
+    config = with_overrides(tiny_bank, ["members.detector=density", "purify.keep_ratio=auto"])
     llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="serial")
     assert llb_ray.audit(tmp_path)
     finished = FinishedRun(RunFolder.open(tmp_path), None).made
