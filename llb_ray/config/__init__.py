@@ -14,18 +14,15 @@ from llb_ray.config.detectors import (
     MemoryBankConfig,
     ReconstructionConfig,
 )
+from llb_ray.config.purify import FILTERS, Filter, MembersConfig, PurifyConfig
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run import (
-    FILTERS,
     Augmentation,
     DataConfig,
     EvaluationConfig,
     FeaturesConfig,
-    Filter,
     FinalConfig,
     ImportanceConfig,
-    MembersConfig,
-    PurifyConfig,
     ResourcesConfig,
     RunConfig,
     ThresholdConfig,

@@ -59,10 +59,11 @@ class MemoryBankConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
-    memory: Literal["by_filter", "plain", "robust"] = Field(
+    memory: Literal["by_filter", "plain", "robust", "softpatch"] = Field(
         "by_filter",
         description="robust leaves out patches that no other image is like at that place, and weighs distances by "
-        "local density; plain is PatchCore's; by_filter: robust where purify.filter is llb",
+        "local density; softpatch is that paper's; plain is PatchCore's; by_filter: robust for purify.filter llb, "
+        "softpatch for softpatch, else plain",
     )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")

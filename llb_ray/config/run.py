@@ -1,16 +1,19 @@
 """The sections of a run's configuration, and the whole of it."""
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from llb_ray.config.base import Settings
+from llb_ray.config.base import Settings, Share
 from llb_ray.config.detectors import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.config.purify import Filter, MembersConfig, PurifyConfig
 from llb_ray.errors import ConfigError
 
-Share = Annotated[float, Field(gt=0, le=1)]
 _STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
+_MEMORY_SHARE = 0.1  # of the candidate patches, in each of the memories that memory_ensemble averages
+_MEMORIES: Mapping[Filter, str] = {"llb": "robust", "softpatch": "softpatch"}
 
 
 class DataConfig(Settings):
@@ -48,73 +51,6 @@ class FeaturesConfig(Settings):
         description="disk that the cache may take; larger ones are not written, and images are encoded whenever they "
         "are read; default: what is free where the run is",
     )
-
-
-class MembersConfig(Settings):
-    """The ensemble of sub-models."""
-
-    count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
-    detector: Literal["auto", "same", "density"] = Field(
-        "auto",
-        description="density looks for outlying patches with the final detector's backbone, and is cheap; same is the "
-        "final detector's kind; auto: density where there is a backbone",
-    )
-    min_members: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="go on without sub-models that fail while this many come through; default: all must"
-    )
-
-    @model_validator(mode="after")
-    def _least_is_possible(self) -> "MembersConfig":
-        if self.fewest > self.count:
-            raise ValueError(f"min_members={self.fewest} is more than count={self.count}; lower it")
-        return self
-
-    @property
-    def fewest(self) -> int:
-        """How many sub-models must come through."""
-        return self.count if self.min_members is None else self.min_members
-
-
-_KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
-# Told apart before they are checked, so that an error speaks of the one that was meant.
-KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
-Filter = Literal["llb", "none", "random", "oracle"]
-FILTERS: tuple[Filter, ...] = get_args(Filter)
-Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
-
-
-class PurifyConfig(Settings):
-    """Which images the final detector is trained on."""
-
-    filter: Filter = Field("llb", description="controls: none keeps all, random drops blindly, oracle reads labels")
-    keep_ratio: KeepRatio = Field(
-        "auto", description="share of the images kept (llb and random); auto: as many as look normal to the sub-models"
-    )
-    aggregate: Aggregate = "mean"
-    members: Literal["held_out", "all"] = Field(
-        "held_out", description="held_out ignores the score of the member that trained on the image"
-    )
-    normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
-    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
-
-    @property
-    def reads_scores(self) -> bool:
-        """Whether sub-models are needed."""
-        return self.filter == "llb" or (self.filter == "random" and self.keep_ratio == "auto")
-
-    def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
-        idle: list[str] = []
-        if self.filter != "llb":
-            idle += ["aggregate", "members", "normalize", "trim"]
-        elif self.aggregate != "trimmed_mean":
-            idle += ["trim"]
-        if self.filter in ("none", "oracle"):
-            idle += ["keep_ratio"]
-        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
-        return [
-            f"purify.{name} has no effect with filter {self.filter}, aggregate {self.aggregate}" for name in changed
-        ]
 
 
 class ImportanceConfig(Settings):
@@ -265,7 +201,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _rule_has_enough_members(self) -> "RunConfig":
         # With no more than the fewest members, the rule must still be defined.
-        rule, used = self.purify, self.members.fewest - (self.purify.members == "held_out")
+        rule, used = self.purify, self.fewest_members - (self.purify.members == "held_out")
         if rule.aggregate == "trimmed_mean" and int(rule.trim * used) < 1:
             raise ValueError(
                 f"purify.trim={rule.trim:g} of {used} scores per image cuts none; raise it or members.count"
@@ -320,18 +256,43 @@ class RunConfig(Settings):
     def screens_by_density(self) -> bool:
         """Whether the sub-models look for outlying patches, whatever the final detector does."""
         has_backbone = not isinstance(self.detector, AutoencoderConfig)
-        return self.members.detector == "density" or (self.members.detector == "auto" and has_backbone)
+        suits = has_backbone and self.purify.filter in ("llb", "random")  # the rivals have sub-models of their own
+        return self.members.detector == "density" or (self.members.detector == "auto" and suits)
+
+    @property
+    def num_members(self) -> int:
+        """How many sub-models there are."""
+        return self.purify.num_members(self.members.count)
+
+    @property
+    def fewest_members(self) -> int:
+        """How many of them must come through."""
+        return self.num_members if self.members.min_members is None else self.members.min_members
+
+    @model_validator(mode="after")
+    def _rivals_have_what_they_need(self) -> "RunConfig":
+        name = self.purify.filter
+        if name in ("softpatch", "memory_ensemble") and not isinstance(self.detector, MemoryBankConfig):
+            raise ValueError(
+                f"purify.filter={name} is about a memory of patches, and detector {self.detector.name} has none; "
+                "choose detector.name=memory_bank or another filter"
+            )
+        return self
 
     def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
         """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
         detector = self.detector
+        if role == "member" and self.purify.filter == "memory_ensemble":
+            assert isinstance(detector, MemoryBankConfig), "_rivals_have_what_they_need"
+            size = round(_MEMORY_SHARE * detector.candidates)
+            return detector.model_copy(update={"memory": "plain", "coreset": "random", "coreset_size": size})
         if role == "member" and self.screens_by_density:
             assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
             shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
             return DensityConfig.model_validate(shared)
         if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
-            robust = role == "final" and self.purify.filter == "llb"
-            return detector.model_copy(update={"memory": "robust" if robust else "plain"})
+            memory = _MEMORIES.get(self.purify.filter, "plain") if role == "final" else "plain"
+            return detector.model_copy(update={"memory": memory})
         return detector
 
     @property

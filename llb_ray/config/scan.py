@@ -6,7 +6,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.dataset import DatasetConfig
-from llb_ray.config.run import Filter, RunConfig
+from llb_ray.config.purify import Filter
+from llb_ray.config.run import RunConfig
 
 Alpha = Annotated[float, Field(ge=0, lt=1)]
 

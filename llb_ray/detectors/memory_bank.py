@@ -3,7 +3,7 @@
 With ``memory=robust`` it is told to distrust its training images, in two ways that are local to a place of the grid
 (see `neighbours`).  Patches that no other image is like stay out of the memory: greedy k-centre would seek them out.
 And distances are multiplied by the local outlier factor, so that a patch that is near to one odd entry, but not to what
-is usual at its place, still counts.
+is usual at its place, still counts.  With ``memory=softpatch`` it does so in the way of that paper (see `candidates`).
 
 Shapes: N and B images, C channels and H x W cells of a layer, D patch dimensions, P candidate patches, Q cells of
 one image, M memory entries.
@@ -11,7 +11,8 @@ one image, M memory entries.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Self
+from functools import partial
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +33,13 @@ from llb_ray.detectors.base import (
     silent,
     top_mean,
 )
+from llb_ray.detectors.candidates import GATHER
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.neighbours import (
     WEIGHING,
     Judged,
     at_places,
     by_place,
-    dense,
     judged,
     judged_in_blocks,
     num_neighbours,
@@ -47,13 +48,11 @@ from llb_ray.detectors.neighbours import (
 )
 from llb_ray.detectors.patches import patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.seeding import stream
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
-_SPARE = 1.5  # times the candidates: patches that are looked at for the dense ones among them
 _FIT_BATCH = 32  # images read at once while fitting
 _PLACES = 200  # cells of the grid, about, at which distances are weighed
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
@@ -84,12 +83,15 @@ class MemoryBank:
     ) -> Self:
         """Itself, fitted in one pass over the source; `checkpoints` are left alone, there is little to go on from."""
         assert peers is ALONE, "RunConfig.final_workers has one worker fit a memory bank"
-        candidate_PD = self._gathered(source, seed, report)
-        mean_D, scale_D = candidate_PD.mean(dim=0), self._scale(candidate_PD)
-        candidate_PD = (candidate_PD - mean_D) / scale_D
+        memory = self._memory(source)
+        gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
+        mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
+        candidate_PD = (gathered.patch_PD - mean_D) / scale_D
         rows = self._coreset(candidate_PD, seed)
         state = {"memory_MD": candidate_PD[rows], "mean_D": mean_D, "scale_D": scale_D}
-        return self.load_state(state | (self._usual(source, seed, mean_D, scale_D) if self._is_robust(source) else {}))
+        state |= {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
+        state |= self._usual(source, seed, mean_D, scale_D) if memory == "robust" else {}
+        return self.load_state(state)
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -118,60 +120,25 @@ class MemoryBank:
     def log(self) -> None:
         """Nothing: there are no steps to note."""
 
-    def _gathered(self, source: Source, seed: int, report: Report) -> torch.Tensor:
-        """At most `candidates` patches [P, D] that the coreset is chosen from."""
-        gather = self._dense_candidates if self._is_robust(source) else self._candidates
-        return gather(source, seed, report)
+    def _memory(self, source: Source) -> Literal["plain", "robust", "softpatch"]:
+        """How the training images are taken.
 
-    def _is_robust(self, source: Source) -> bool:
-        """Whether there are others that an image can be compared with, and it is to be."""
-        return self.config.memory == "robust" and len(source.image_ids) > 1
+        One that is alone cannot be compared with others; and a detector outside of a run knows of no filter.
+        """
+        memory = self.config.memory
+        return "plain" if memory == "by_filter" or len(source.image_ids) < 2 else memory
 
     def _usual(self, source: Source, seed: int, mean_D: torch.Tensor, scale_D: torch.Tensor) -> State:
         """What is usual at each place: references, and how far these are from each other."""
         chosen, num_images = references(len(source), seed), len(source.image_ids)
-        parts = (source.batch(chosen[rows]) for rows in row_batches(len(chosen), _FIT_BATCH))
-        patch_LRD = torch.cat([by_place(at_places(self.patches(part), _PLACES), mean_D, scale_D) for part in parts], 1)
+        parts = (self._read(source, chosen[rows]) for rows in row_batches(len(chosen), _FIT_BATCH))
+        patch_LRD = torch.cat([by_place(at_places(part, _PLACES), mean_D, scale_D) for part in parts], dim=1)
         image_R = torch.from_numpy(chosen % num_images).to(self.device)
         count = num_neighbours(len(chosen), WEIGHING, len(source) // num_images)
         return {"reference_LRD": patch_LRD, "reach_LR": reaches(patch_LRD, image_R, count)}
 
-    def _dense_candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
-        """At most `candidates` patches [P, D], drawn from those that other images are like at the same place.
-
-        All images are looked at in the same cells, drawn at random: `_SPARE` times what the candidates need, for
-        there to be enough of them left.
-        """
-        patch_NLD = self._at_common_cells(source, seed, report)
-        dense_NL = dense(patch_NLD, len(source.image_ids), seed)
-        row_P = torch.from_numpy(stream(seed, "dense").permutation(int(dense_NL.sum()))[: self.config.candidates])
-        return patch_NLD[dense_NL][row_P.sort().values.to(patch_NLD.device)]
-
-    def _at_common_cells(self, source: Source, seed: int, report: Report) -> torch.Tensor:
-        """Every row's patches [N, L, D] at the same L cells."""
-        wanted = math.ceil(_SPARE * self.config.candidates / len(source))
-        cell_L: torch.Tensor | None = None
-        read = []
-        for rows in row_batches(len(source), _FIT_BATCH):
-            patch_BQD = self.patches(source.batch(rows)).flatten(2).transpose(1, 2)
-            if cell_L is None:
-                drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:wanted])
-                cell_L = torch.from_numpy(drawn).to(patch_BQD.device)
-            read.append(patch_BQD[:, cell_L])
-            report(int(rows[-1]) + 1, len(source), "images")
-        return torch.cat(read)
-
-    def _candidates(self, source: Source, seed: int, report: Report) -> torch.Tensor:
-        """At most `candidates` patches [P, D], the same number from each row (give or take one)."""
-        quota_N = _quotas(len(source), self.config.candidates, seed)
-        chosen = []
-        for rows in row_batches(len(source), _FIT_BATCH):
-            patch_BDHW = self.patches(source.batch(rows))
-            for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
-                copy, image = divmod(int(row), len(source.image_ids))
-                chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
-            report(int(rows[-1]) + 1, len(source), "images")
-        return torch.cat(chosen)
+    def _read(self, source: Source, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        return self.patches(source.batch(rows))
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
         """What each channel is divided by [D]."""
@@ -187,8 +154,9 @@ class MemoryBank:
     def _map(self, patch_DHW: torch.Tensor) -> torch.Tensor:
         """Distances [H, W] of one image's patches to the memory."""
         patch_QD = (patch_DHW.flatten(1).T - self._state["mean_D"]) / self._state["scale_D"]
-        memory_MD = self._state["memory_MD"]
-        distance_Q = torch.cat([nearest_distance(chunk, memory_MD) for chunk in torch.split(patch_QD, _CHUNK_CELLS)])
+        memory_MD, weight_M = self._state["memory_MD"], self._state.get("weight_M")
+        chunks = torch.split(patch_QD, _CHUNK_CELLS)
+        distance_Q = torch.cat([nearest_distance(chunk, memory_MD, weight_M) for chunk in chunks])
         return distance_Q.view(patch_DHW.shape[1:]) / math.sqrt(memory_MD.shape[1])
 
 
@@ -210,7 +178,7 @@ class _Nearest(nn.Module):
         patch_BDHW = self._patches(layers)
         patch_BHWD = patch_BDHW.permute(0, 2, 3, 1)
         patch_QD = ((patch_BHWD - self.mean_D) / self.scale_D).flatten(0, 2)
-        distance_Q = nearest_distance(patch_QD, self.memory_MD)
+        distance_Q = nearest_distance(patch_QD, self.memory_MD, dict(self.named_buffers()).get("weight_M"))
         map_BHW = distance_Q.view(patch_BHWD.shape[:3]) / math.sqrt(self.memory_MD.shape[1])
         return map_BHW * _weights(patch_BDHW, dict(self.named_buffers()), judged) if self._is_robust else map_BHW
 
@@ -224,23 +192,13 @@ def _weights(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge:
     return functional.interpolate(factor_B1HW, patch_BDHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def nearest_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor) -> torch.Tensor:
-    """Euclidean distance [Q] from each patch to its nearest memory entry; exact, in Q x M memory."""
+def nearest_distance(
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Euclidean distance [Q] from each patch to its nearest memory entry, times the entry's weight where there are
+    weights; exact, in Q x M memory."""
     square_M = memory_MD.square().sum(dim=1)
     nearest_Q = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2).argmin(dim=1)
     # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
-    return (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
-
-
-def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How many patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
-    quota_N = np.full(num_images, candidates // num_images)
-    quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
-    return quota_N
-
-
-def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
-    """`quota` patches [quota, D] of one image, or all where there are fewer; each copy of it gives other cells."""
-    patch_QD = patch_DHW.flatten(1).T
-    rows = np.roll(stream(seed, "candidates", image_id).permutation(len(patch_QD)), -copy * quota)[:quota]
-    return patch_QD[torch.from_numpy(rows).to(patch_QD.device)]
+    distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
+    return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]

@@ -16,13 +16,11 @@ import torch
 from torch.nn import functional
 
 from llb_ray.detectors.patches import usable_spread
-from llb_ray.ensemble.contamination import bulk
 from llb_ray.seeding import stream
 
 SCREENING, WEIGHING = 0.2, 0.05  # of the reference images at a place are neighbours: see `num_neighbours`
 MAX_REFERENCES = 256  # images that others are compared with: time and memory then grow with N, not with its square
 _LEAST_NEIGHBOURS = 3
-PATCH_REACH = 3.5  # spreads
 TWINS = 2  # references that make an odd image a repeated one
 _CHUNK = 64  # images whose distances are held at once while fitting
 _BLOCK = 16  # images that are judged at once
@@ -142,34 +140,21 @@ def apart(distance_LBR: torch.Tensor, image_B: torch.Tensor, image_R: torch.Tens
     return distance_LBR.masked_fill_(image_B[:, None] == image_R, torch.inf)
 
 
-def dense(patch_NLD: torch.Tensor, num_images: int, seed: int) -> torch.Tensor:
-    """Which patches [N, L] other images are like at the same place; rows are images, then copies of all of them.
-
-    Left out are those whose outlier factor is beyond `PATCH_REACH` spreads of the factors below the most frequent one
-    (`contamination.bulk`), so that few leave where the images are clean.  All stay where there is one image, or where
-    all images are equal.  Takes O(N R L D) time.
+def mutual_factors(patch_NLD: torch.Tensor, num_images: int, share: float, seed: int) -> torch.Tensor:
+    """Logarithms of the local outlier factors [N, L] of images among themselves; rows are images, then copies of all of
+    them.  Takes O(N R L D) time.
     """
-    num_rows, everything_NL = len(patch_NLD), torch.ones_like(patch_NLD[..., 0], dtype=torch.bool)
-    if num_images < 2:
-        return everything_NL
+    num_rows = len(patch_NLD)
     image_N = torch.arange(num_rows, device=patch_NLD.device) % num_images
     point_PD = patch_NLD.flatten(0, 1)
     scaled_LND = ((patch_NLD - point_PD.mean(dim=0)) / usable_spread(point_PD)).transpose(0, 1).contiguous()
     chosen_R = torch.from_numpy(references(num_rows, seed)).to(patch_NLD.device)
-    count = num_neighbours(len(chosen_R), SCREENING, num_rows // num_images)
+    count = num_neighbours(len(chosen_R), share, num_rows // num_images)
     reference_LRD, image_R = scaled_LND[:, chosen_R], image_N[chosen_R]
     reach_LR = reaches(reference_LRD, image_R, count)
-    factor_LN = torch.cat(
-        [
-            outlier_factors(apart(distances(part_LBD, reference_LRD), image_B, image_R), reach_LR, count)[0]
-            for part_LBD, image_B in zip(
-                torch.split(scaled_LND, _CHUNK, dim=1), torch.split(image_N, _CHUNK), strict=True
-            )
-        ],
-        dim=1,
-    )
-    factor_P = factor_LN.flatten().double().cpu().numpy()
-    if np.ptp(factor_P) == 0:
-        return everything_NL
-    factor_NL = factor_LN.T
-    return factor_NL <= bulk(factor_P).cut(PATCH_REACH)
+    chunks = zip(torch.split(scaled_LND, _CHUNK, dim=1), torch.split(image_N, _CHUNK), strict=True)
+    factor_LN = [
+        outlier_factors(apart(distances(part_LBD, reference_LRD), image_B, image_R), reach_LR, count)[0]
+        for part_LBD, image_B in chunks
+    ]
+    return torch.cat(factor_LN, dim=1).T

@@ -29,6 +29,7 @@ from llb_ray.engine.settings import fit_settings, partition_settings, purify_set
 from llb_ray.engine.stages import FINAL
 from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.ensemble.overrides import UNSURE, by_hand
+from llb_ray.ensemble.partition import training_sets
 from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.errors import AuditError, LlbError
 from llb_ray.remote import Remote
@@ -115,9 +116,10 @@ def _shares_disjoint(run: FinishedRun) -> str:
 
 
 def _trained_on_shares(run: FinishedRun) -> str:
-    members, fewest = run.made.by_number(), run.config.members.fewest if run.owned else 0
+    members, fewest = run.made.by_number(), run.config.fewest_members if run.owned else 0
+    given = training_sets(run.config.purify.filter, run.owned)
     for member, fitted in members.items():
-        _same_ids(f"member {member}'s training images", trained_on(fitted), "its share", run.owned[member])
+        _same_ids(f"member {member}'s training images", trained_on(fitted), "its share", given[member])
     missing = [member_name(member) for member in range(len(run.owned)) if member not in members]
     if len(members) < fewest:
         raise AuditError(f"{', '.join(missing)}: missing, and the configuration wants {fewest} members")

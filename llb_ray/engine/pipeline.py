@@ -152,7 +152,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     features = stages.features(scaled)
     members = stages.members(partitioned, features) if partitioned else {}
     scored = stages.member_scores(members, features) if partitioned else []
-    by_number = [members.get(member_name(number)) for number in range(stages.config.members.count)]
+    by_number = [members.get(member_name(number)) for number in range(stages.config.num_members)]
     numbers = [number for number, fitted in enumerate(by_number) if fitted]
     matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
     overrides = None if said is None else stages.overrides(said)

@@ -13,7 +13,7 @@ from llb_ray.seeding import seed_for
 
 def partition_settings(config: RunConfig) -> dict[str, Any]:
     """What the partition depends on besides the images."""
-    return {"members": config.members.count, "seed": config.seed}
+    return {"members": config.num_members, "seed": config.seed}
 
 
 def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from llb_ray.ensemble.contamination import contamination, what_if
 from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.held_out import LEAST_REJECTED, split
 from llb_ray.ensemble.overrides import by_hand
-from llb_ray.ensemble.partition import partition, shares
+from llb_ray.ensemble.partition import partition, shares, training_sets
 from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.scores import assemble, dense
 from llb_ray.seeding import seed_for
@@ -73,7 +73,7 @@ class Stages:
         recipe = Recipe("partition", partition_settings(self.config), {"images": digest([image_ids, groups])})
 
         def build(folder: Path) -> None:
-            table = partition(image_ids, groups, self.config.members.count, self.config.seed)
+            table = partition(image_ids, groups, self.config.num_members, self.config.seed)
             write_table(folder / files.PARTITION, table)
 
         return self._make(recipe, build)
@@ -98,10 +98,10 @@ class Stages:
         owned = shares(read_table(partitioned.file(files.PARTITION)))
         specs = [
             self.crew.member(member_name(index), fit_settings(self.config, "member", index), share, features)
-            for index, share in enumerate(owned)
+            for index, share in enumerate(training_sets(self.config.purify.filter, owned))
             if index not in self.lost
         ]
-        return self.crew.fit("members", specs, may_fail=len(specs) - self.config.members.fewest)
+        return self.crew.fit("members", specs, may_fail=len(specs) - self.config.fewest_members)
 
     def member_scores(self, members: Mapping[str, Artifact], features: Features) -> list[Artifact]:
         """The score of every training image by every sub-model."""
@@ -110,7 +110,7 @@ class Stages:
 
     def matrix(self, partitioned: Artifact, members: Sequence[int], scored: Sequence[Artifact]) -> Artifact:
         """The score matrix, one row per image, by the members of these numbers."""
-        settings = {} if len(members) == self.config.members.count else {"members": list(members)}
+        settings = {} if len(members) == self.config.num_members else {"members": list(members)}
         inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
 
         def build(folder: Path) -> None:

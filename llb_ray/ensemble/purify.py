@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from llb_ray.config import PurifyConfig
+from llb_ray.ensemble import rivals
 from llb_ray.ensemble.contamination import anomalous_share
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
@@ -59,7 +60,9 @@ def purify(config: PurifyConfig, evidence: Evidence) -> pa.Table:
         return _purify_random(config, evidence)
     if config.filter == "oracle":
         return _purify_oracle(evidence)
-    return _table(sorted(evidence.image_ids), lambda image_id: (KEPT, "filter none keeps every image"))
+    if config.filter in rivals.RULES:
+        return _purify_by_rule(config.filter, _checked(evidence))
+    return _table(sorted(evidence.image_ids), lambda image_id: (KEPT, f"filter {config.filter} keeps every image"))
 
 
 def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
@@ -142,6 +145,16 @@ def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     kept = {image_ids[row] for row in drawn}
     reason = f"filter random keeps {keep} of {len(image_ids)}"
     return _table(image_ids, lambda image_id: (KEPT if image_id in kept else REJECTED, reason))
+
+
+def _purify_by_rule(name: str, matrix: ScoreMatrix) -> pa.Table:
+    value_N, cut = rivals.RULES[name](matrix.score_NK)
+    order = np.lexsort((_places(matrix.image_ids), value_N))
+    rank_N = np.empty(len(order), dtype=np.int64)
+    rank_N[order] = np.arange(1, len(order) + 1)
+    decisions = [KEPT if value <= cut else REJECTED for value in value_N]
+    reasons = [f"{name}: {value:.4g}, and up to {cut:.4g} is kept" for value in value_N]
+    return pa.table([matrix.image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
 
 
 def _purify_oracle(evidence: Evidence) -> pa.Table:

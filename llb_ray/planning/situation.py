@@ -39,7 +39,7 @@ class Size:
             num_images=len(manifest.table),
             num_labelled=num_labelled(manifest),
             num_copies=1 + len(config.features.augment),
-            num_members=config.members.count if config.purify.reads_scores else 0,
+            num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
         )
 

@@ -34,7 +34,7 @@ _PLAIN = {
     "gpu_seconds": "GPU-seconds",
     "images_per_second": "images/s",
 }
-_FILTERS = {"none": 0, "random": 1, "llb": 3, "oracle": 4}
+_FILTERS = {"none": 0, "random": 1, "llb": 3, "oracle": 4}  # rivals in between, by name
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from llb_ray.detectors.candidates import within_reach
 from llb_ray.detectors.neighbours import (
     MAX_REFERENCES,
+    SCREENING,
     apart,
-    dense,
     distances,
+    judged,
+    judged_in_blocks,
+    loneliness,
+    mutual_factors,
     num_neighbours,
     outlier_factors,
     reaches,
@@ -72,23 +77,57 @@ def _images(count: int = 60, places: int = 25, defects: int = 0) -> torch.Tensor
     return patch_NLD
 
 
+def _dense(patch_NLD: torch.Tensor) -> torch.Tensor:
+    return within_reach(mutual_factors(patch_NLD, len(patch_NLD), SCREENING, seed=0))
+
+
 @pytest.mark.parametrize("defects", [1, 4, 5])
 def test_patches_with_a_defect_are_left_out_even_where_images_share_it(defects: int) -> None:
-    dense_NL = dense(_images(defects=defects), 60, seed=0)
+    dense_NL = _dense(_images(defects=defects))
     assert not dense_NL[:defects, :5].any()
     assert dense_NL[defects:].float().mean() > 0.96
     assert dense_NL[:defects, 5:].float().mean() > 0.96
 
 
 def test_clean_images_lose_next_to_nothing() -> None:
-    assert dense(_images(), 60, seed=0).float().mean() > 0.96
+    assert _dense(_images()).float().mean() > 0.96
 
 
-def test_one_image_and_equal_images_are_kept_whole() -> None:
-    assert dense(_images(1), 1, seed=0).all()
-    assert dense(torch.ones(5, 3, 2), 5, seed=0).all()
+def test_equal_images_are_kept_whole() -> None:
+    assert _dense(torch.ones(5, 3, 2)).all()
 
 
 def test_the_order_of_the_images_does_not_matter() -> None:
     patch_NLD, order = _images(defects=4), torch.randperm(60, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(dense(patch_NLD[order], 60, seed=0), dense(patch_NLD, 60, seed=0)[order])
+    assert torch.equal(_dense(patch_NLD[order]), _dense(patch_NLD)[order])
+
+
+def test_the_lonely_have_no_twin_over_the_odd_half_of_their_places() -> None:
+    factor_LB = torch.tensor([[3.0, 3.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.0]])  # the first two places are odd
+    # Two images against three references: the first has two twins there, the second at one place each.
+    ratio_LBR = torch.tensor([[[1.0, 1, 9], [1, 9, 9]], [[1, 1, 9], [9, 1, 9]], [[5, 5, 5], [1, 1, 1]]])
+    ratio_LBR = torch.cat([ratio_LBR, ratio_LBR[2:]])
+    assert loneliness(ratio_LBR, factor_LB).exp().tolist() == pytest.approx([1, 5])
+
+
+def test_a_rare_pattern_is_less_lonely_than_a_defect_as_odd() -> None:
+    patch_NLD = _images(62)
+    patch_NLD[60:] += 9  # rare, but the whole of it, and the references have another two
+    references_NLD = torch.cat([_images(), patch_NLD[60:] + 0.1])
+    reference_LRD = references_NLD.transpose(0, 1).contiguous()
+    reach_LR = reaches(reference_LRD, torch.arange(62), 12)
+    defect_NLD = _images(1)
+    defect_NLD[0] += torch.randn(25, 6, generator=torch.Generator().manual_seed(3)) * 9
+    odd_LBD = torch.cat([patch_NLD[60:61], defect_NLD]).transpose(0, 1)
+    rare, defective = judged(odd_LBD, reference_LRD, reach_LR, SCREENING).loneliness_B.tolist()
+    assert rare < defective - 1
+
+
+def test_blocks_judge_an_image_alike_in_any_batch() -> None:
+    reference_LRD = _images(20).transpose(0, 1).contiguous()
+    reach_LR = reaches(reference_LRD, torch.arange(20), 4)
+    patch_LBD = _images(33).transpose(0, 1)
+    whole = judged_in_blocks(patch_LBD, reference_LRD, reach_LR, SCREENING)
+    last = judged_in_blocks(patch_LBD[:, -1:], reference_LRD, reach_LR, SCREENING)
+    assert torch.equal(whole.factor_LB[:, -1:], last.factor_LB)
+    assert torch.equal(whole.loneliness_B[-1:], last.loneliness_B)

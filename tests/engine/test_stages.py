@@ -232,6 +232,19 @@ def test_an_estimated_keep_ratio_leaves_what_it_was_estimated_from(
     assert llb_ray.audit(tmp_path)
 
 
+@pytest.mark.parametrize(("rival", "num_members"), [("softpatch", 0), ("srr", 3), ("memory_ensemble", 4)])
+def test_a_rival_is_one_word(photos: Path, tiny_bank: RunConfig, tmp_path: Path, rival: str, num_members: int) -> None:
+    config = with_overrides(tiny_bank, [f"purify.filter={rival}", "purify.memories=4"])
+    result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="serial")
+    assert llb_ray.audit(tmp_path)
+    finished = FinishedRun(RunFolder.open(tmp_path), None).made
+    members = finished.by_number()
+    assert len(members) == num_members
+    assert all(fitted.settings["detector"]["memory"] == "plain" for fitted in members.values())
+    assert finished.final.settings["detector"]["memory"] == ("softpatch" if rival == "softpatch" else "plain")
+    assert 24 <= result.num_kept <= 48
+
+
 def test_members_may_screen_with_another_detector_than_the_final_one(
     photos: Path, tiny_bank: RunConfig, tmp_path: Path
 ) -> None:

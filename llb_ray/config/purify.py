@@ -1,0 +1,86 @@
+"""Settings of the ensemble and of what is made of its scores."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from llb_ray.config.base import Settings, Share
+
+
+class MembersConfig(Settings):
+    """The ensemble of sub-models."""
+
+    count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
+    detector: Literal["auto", "same", "density"] = Field(
+        "auto",
+        description="density looks for outlying patches with the final detector's backbone, and is cheap; same is the "
+        "final detector's kind; auto: density where there is a backbone",
+    )
+    min_members: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="go on without sub-models that fail while this many come through; default: all must"
+    )
+
+    @model_validator(mode="after")
+    def _least_is_possible(self) -> "MembersConfig":
+        if self.fewest > self.count:
+            raise ValueError(f"min_members={self.fewest} is more than count={self.count}; lower it")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """How many sub-models must come through."""
+        return self.count if self.min_members is None else self.min_members
+
+
+_KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
+# Told apart before they are checked, so that an error speaks of the one that was meant.
+KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
+Filter = Literal["llb", "none", "random", "oracle", "softpatch", "memory_ensemble", "srr"]
+FILTERS: tuple[Filter, ...] = get_args(Filter)
+Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
+
+
+class PurifyConfig(Settings):
+    """Which images the final detector is trained on."""
+
+    filter: Filter = Field(
+        "llb",
+        description="controls: none keeps all, random drops blindly, oracle reads labels; rivals: softpatch (doubts "
+        "patches of a memory bank), memory_ensemble and srr (reject images by rules of their own)",
+    )
+    keep_ratio: KeepRatio = Field(
+        "auto", description="share of the images kept (llb and random); auto: as many as look normal to the sub-models"
+    )
+    aggregate: Aggregate = "mean"
+    members: Literal["held_out", "all"] = Field(
+        "held_out", description="held_out ignores the score of the member that trained on the image"
+    )
+    normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
+    memories: int = Field(20, ge=2, description="random small memories that are averaged (memory_ensemble)")
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether sub-models are needed."""
+        scored = self.filter in ("llb", "memory_ensemble", "srr")
+        return scored or (self.filter == "random" and self.keep_ratio == "auto")
+
+    def num_members(self, count: int) -> int:
+        """How many sub-models there are, where `count` are asked for."""
+        return self.memories if self.filter == "memory_ensemble" else count
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle: list[str] = []
+        if self.filter != "llb":
+            idle += ["aggregate", "members", "normalize", "trim"]
+        elif self.aggregate != "trimmed_mean":
+            idle += ["trim"]
+        if self.filter not in ("llb", "random"):
+            idle += ["keep_ratio"]
+        if self.filter != "memory_ensemble":
+            idle += ["memories"]
+        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        return [
+            f"purify.{name} has no effect with filter {self.filter}, aggregate {self.aggregate}" for name in changed
+        ]

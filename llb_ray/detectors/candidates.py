@@ -1,0 +1,116 @@
+"""The patches that a memory's coreset is chosen from, and which of contaminated images' are left out.
+
+Shapes: N rows (images, then copies of all of them), L cells, P candidates, D patch dimensions.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llb_ray.detectors.base import Report, Source, row_batches
+from llb_ray.detectors.neighbours import SCREENING, mutual_factors
+from llb_ray.ensemble.contamination import bulk
+from llb_ray.seeding import stream
+
+Read = Callable[[npt.NDArray[np.int64]], torch.Tensor]  # rows to their patches [B, D, H, W]
+PATCH_REACH = 3.5  # spreads beyond the mode of the outlier factors that patches are kept up to
+SOFTPATCH_NEIGHBOURS, SOFTPATCH_LEFT_OUT = 6, 0.15  # as published
+_SPARE = 1.5  # times the candidates: patches that are looked at for the good ones among them
+_BATCH = 32  # rows read at once
+
+
+class Candidates(NamedTuple):
+    """Patches, and what distances to each are multiplied by."""
+
+    patch_PD: torch.Tensor
+    weight_P: torch.Tensor | None = None
+
+
+def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+    """At most so many patches, the same number from each row (give or take one)."""
+    quota_N = _quotas(len(source), wanted, seed)
+    chosen = []
+    for rows in row_batches(len(source), _BATCH):
+        for row, patch_DHW in zip(rows, read(rows), strict=True):
+            copy, image = divmod(int(row), len(source.image_ids))
+            chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
+        report(int(rows[-1]) + 1, len(source), "images")
+    return Candidates(torch.cat(chosen))
+
+
+def dense(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+    """At most so many patches that other images are like at the same place.
+
+    Left out are those whose outlier factor is beyond `PATCH_REACH` spreads of the factors below the most frequent one
+    (`contamination.bulk`), so that few leave where the images are clean.  All stay where all images are equal.
+    """
+    patch_NLD = _at_common_cells(read, source, wanted, seed, report)
+    factor_NL = mutual_factors(patch_NLD, len(source.image_ids), SCREENING, seed)
+    return _drawn(patch_NLD, within_reach(factor_NL), None, wanted, seed)
+
+
+def within_reach(factor_NL: torch.Tensor) -> torch.Tensor:
+    """Which patches `dense` keeps [N, L], by the logarithms of their outlier factors."""
+    factor_P = factor_NL.flatten().double().cpu().numpy()
+    if np.ptp(factor_P) == 0:
+        return torch.ones_like(factor_NL, dtype=torch.bool)
+    return factor_NL <= bulk(factor_P).cut(PATCH_REACH)
+
+
+def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+    """At most so many patches with their outlier factors for weights, without the worst 15 % (arXiv 2403.14233)."""
+    patch_NLD = _at_common_cells(read, source, wanted, seed, report)
+    share = SOFTPATCH_NEIGHBOURS / len(source)
+    factor_NL = mutual_factors(patch_NLD, len(source.image_ids), share, seed)
+    # Sorted: torch's own quantile takes no more than 16 million values.
+    threshold = factor_NL.flatten().sort().values[math.ceil((1 - SOFTPATCH_LEFT_OUT) * factor_NL.numel()) - 1]
+    return _drawn(patch_NLD, factor_NL <= threshold, factor_NL.exp(), wanted, seed)
+
+
+GATHER: Mapping[Literal["plain", "robust", "softpatch"], Callable[[Read, Source, int, int, Report], Candidates]] = {
+    "plain": every,
+    "robust": dense,
+    "softpatch": softpatch,
+}
+
+
+def _drawn(
+    patch_NLD: torch.Tensor, good_NL: torch.Tensor, weight_NL: torch.Tensor | None, wanted: int, seed: int
+) -> Candidates:
+    """As many of the good ones as are wanted, drawn at random."""
+    drawn = stream(seed, "dense").permutation(int(good_NL.sum()))[:wanted]
+    row_P = torch.from_numpy(drawn).sort().values.to(patch_NLD.device)
+    return Candidates(patch_NLD[good_NL][row_P], None if weight_NL is None else weight_NL[good_NL][row_P])
+
+
+def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report: Report) -> torch.Tensor:
+    """Every row's patches [N, L, D] at the same L cells, drawn at random: `_SPARE` times what is wanted."""
+    num_cells = math.ceil(_SPARE * wanted / len(source))
+    cell_L: torch.Tensor | None = None
+    parts = []
+    for rows in row_batches(len(source), _BATCH):
+        patch_BQD = read(rows).flatten(2).transpose(1, 2)
+        if cell_L is None:
+            drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:num_cells])
+            cell_L = torch.from_numpy(drawn).to(patch_BQD.device)
+        parts.append(patch_BQD[:, cell_L])
+        report(int(rows[-1]) + 1, len(source), "images")
+    return torch.cat(parts)
+
+
+def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
+    """How many patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
+    quota_N = np.full(num_images, candidates // num_images)
+    quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
+    return quota_N
+
+
+def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
+    """`quota` patches [quota, D] of one image, or all where there are fewer; each copy of it gives other cells."""
+    patch_QD = patch_DHW.flatten(1).T
+    rows = np.roll(stream(seed, "candidates", image_id).permutation(len(patch_QD)), -copy * quota)[:quota]
+    return patch_QD[torch.from_numpy(rows).to(patch_QD.device)]
