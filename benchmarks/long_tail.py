@@ -111,14 +111,14 @@ def _run(name: str, config: RunConfig, out: Path, alpha: float, seed: int, setti
     if not data.is_dir():
         part = data.with_suffix(".part")  # so that a folder with its name is whole
         shutil.rmtree(part, ignore_errors=True)
-        _write_images(part, DRAWS[name](alpha, seed))
+        write_images(part, DRAWS[name](alpha, seed))
         part.rename(data)
     chosen = with_overrides(config, [f"seed={seed}", *settings])
     llb_ray.run(chosen, llb_ray.read_folder(data, chosen), out=run, executor="serial")
     return run
 
 
-def _write_images(data: Path, draw: Draw) -> None:
+def write_images(data: Path, draw: Draw) -> None:
     """An MVTec tree whose file names begin with the number of the kind."""
     for part, kinds in (("train", draw.train), ("test", draw.test)):
         for kind, pictures in enumerate(kinds):
@@ -133,7 +133,7 @@ def _measured(run: Path) -> Row:
     """Of the test images; the threshold of every false-positive rate is the one that 95 % of the anomalies exceed."""
     images = [row for row in read_table(run / "image_scores.arrow").to_pylist() if row["split"] == "test"]
     score_N = np.array([row["score"] for row in images])
-    kind_N = np.array([_kind(row["path"]) for row in images])
+    kind_N = np.array([kind_of(row["path"]) for row in images])
     odd_N = kind_N == ODD
     above_N = score_N >= np.quantile(score_N[odd_N], 0.05)
     found: Row = {"i_auroc": roc_auc_score(odd_N, score_N), "i_ap": average_precision_score(odd_N, score_N)}
@@ -145,7 +145,7 @@ def _measured(run: Path) -> Row:
     return found
 
 
-def _kind(path: str) -> int:
+def kind_of(path: str) -> int:
     return int(Path(path).name.partition("-")[0])
 
 
@@ -160,7 +160,7 @@ def _weights(run: Path) -> Row:
     row["fell_back"] = log["fell_back"].to_numpy()[late].mean()
     path = {row["image_id"]: row["path"] for row in read_table(run / "image_scores.arrow").to_pylist()}
     table = read_table(run / "importance.arrow")
-    kind_N = np.array([_kind(path[name]) for name in table["image_id"].to_pylist()])
+    kind_N = np.array([kind_of(path[name]) for name in table["image_id"].to_pylist()])
     means = {name: table["weight"].to_numpy()[kind_N == kind] for kind, name in enumerate(KINDS)}
     return row | {f"weight_{name}": weight.mean() for name, weight in means.items() if len(weight)}
 

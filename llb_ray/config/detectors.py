@@ -84,6 +84,9 @@ class DensityConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     places: PositiveInt = Field(100, description="cells of the first layer's grid that are looked at, about")
+    rescue: bool = Field(
+        True, description="an odd image that has a twin is rare, and scores lower than one that has none"
+    )
 
     @field_validator("neighbourhood")
     @classmethod

@@ -16,6 +16,9 @@ class MembersConfig(Settings):
         description="density looks for outlying patches with the final detector's backbone, and is cheap; same is the "
         "final detector's kind; auto: density where there is a backbone",
     )
+    rescue: bool = Field(
+        True, description="density takes an odd image that has a twin in another share for rare rather than defective"
+    )
     min_members: Annotated[int, Field(ge=2)] | None = Field(
         None, description="go on without sub-models that fail while this many come through; default: all must"
     )

@@ -289,7 +289,7 @@ class RunConfig(Settings):
         if role == "member" and self.screens_by_density:
             assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
             shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
-            return DensityConfig.model_validate(shared)
+            return DensityConfig.model_validate({**shared, "rescue": self.members.rescue})
         if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
             memory = _MEMORIES.get(self.purify.filter, "plain") if role == "final" else "plain"
             return detector.model_copy(update={"memory": memory})
@@ -303,6 +303,8 @@ class RunConfig(Settings):
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
         idle = [*self.purify.notices(), *self.importance.notices()]
+        if not self.members.rescue and not self.screens_by_density:
+            idle.append("members.rescue has no effect: the sub-models are not density members")
         if self.final_workers != self.final.num_workers:
             idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
         if self.importance.for_role("member") and not self.purify.reads_scores:

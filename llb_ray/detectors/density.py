@@ -35,7 +35,7 @@ from llb_ray.errors import DataError
 
 TOP_SHARE = 0.05  # of a map's cells, averaged to the image score; 2 and 15 % separate magnetic tiles as well
 _FIT_BATCH = 32  # images read at once while fitting
-_NAMES = ("reference_LRD", "reach_LR", "mean_D", "scale_D")
+_NAMES = ("reference_LRD", "reach_LR", "mean_D", "scale_D", "loneliness_1")
 
 
 class Density:
@@ -67,12 +67,15 @@ class Density:
         image_R = torch.from_numpy(chosen % num_images).to(self.device)
         count = num_neighbours(len(chosen), SCREENING, len(source) // num_images)
         reach_LR = reaches(reference_LRD, image_R, count)
-        return self.load_state(dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D), strict=True)))
+        # In the state, because scores depend on it.
+        loneliness_1 = torch.tensor([float(self.config.rescue)])
+        return self.load_state(dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D, loneliness_1), strict=True)))
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Logarithms of the local outlier factors, 0 where a patch lies as dense as its neighbours; the score of an
-        image is the mean of the highest `TOP_SHARE` of its map, and its loneliness (`neighbours.loneliness`) added.
+        image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
+        (`neighbours.loneliness`) added.
         """
         score_B, map_BHW = _scores(self._placed(layers), self._state, judged_in_blocks)
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
@@ -110,7 +113,7 @@ def _scores(
     patch_LBD = by_place(patch_BDHW, state["mean_D"], state["scale_D"])
     found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
-    return top_mean(map_BHW, TOP_SHARE) + found.loneliness_B, map_BHW
+    return top_mean(map_BHW, TOP_SHARE) + state["loneliness_1"] * found.loneliness_B, map_BHW
 
 
 class _Scorer(nn.Module):
