@@ -1,4 +1,4 @@
-"""Does purification help on real contaminated photographs?  Magnetic tile, MobileNetV2 memory bank, four noise levels.
+"""What does the plain recipe do on real photographs?  Magnetic tile, MobileNetV2 memory bank, four noise levels.
 
     python benchmarks/purification_magnetic_tile.py --out runs/magnetic_tile
 
@@ -22,6 +22,8 @@ from llb_ray.data.contaminate import contaminated
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data"))
 WEIGHTS = "weights/mobilenetv2_100.safetensors"
+# Sub-models are memory banks as the final detector is, and that one is as PatchCore has it.
+RECIPE = ("members.detector=same", "detector.memory=plain")
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
     if not (DATA / "magnetic_tile").is_dir():
         sys.exit(f"{DATA}/magnetic_tile is missing: set LLB_DATA to the folder that holds it")
 
-    config = load(HERE.parent / "configs" / "memory_bank.yaml", [f"detector.backbone.weights={DATA / WEIGHTS}"])
+    config = load(
+        HERE.parent / "configs" / "memory_bank.yaml", [f"detector.backbone.weights={DATA / WEIGHTS}", *RECIPE]
+    )
     everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
     rows = list(
         sweep(

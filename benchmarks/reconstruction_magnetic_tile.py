@@ -61,7 +61,10 @@ def main() -> None:
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
-    config = load(HERE.parent / "configs" / "reconstruction_cnn.yaml", [f"detector.backbone.weights={DATA / WEIGHTS}"])
+    config = load(
+        HERE.parent / "configs" / "reconstruction_cnn.yaml",
+        [f"detector.backbone.weights={DATA / WEIGHTS}", "members.detector=same"],
+    )
     everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
     for mining, settings in MINING.items():
         measured = sweep(

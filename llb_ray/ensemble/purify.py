@@ -149,6 +149,8 @@ def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
 
 def _purify_by_rule(name: str, matrix: ScoreMatrix) -> pa.Table:
     value_N, cut = rivals.RULES[name](matrix.score_NK)
+    if value_N.min() > cut:
+        raise DataError(f"purify: filter {name} rejects all {len(value_N)} images; choose another filter")
     order = np.lexsort((_places(matrix.image_ids), value_N))
     rank_N = np.empty(len(order), dtype=np.int64)
     rank_N[order] = np.arange(1, len(order) + 1)
