@@ -21,7 +21,6 @@ from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, 
 from llb_ray.detectors.neighbours import (
     SCREENING,
     Judged,
-    at_places,
     by_place,
     judged,
     judged_in_blocks,
@@ -29,7 +28,7 @@ from llb_ray.detectors.neighbours import (
     reaches,
     references,
 )
-from llb_ray.detectors.patches import patches, usable_spread
+from llb_ray.detectors.patches import placed_patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.errors import DataError
 
@@ -103,7 +102,7 @@ class Density:
         return torch.cat(read)
 
     def _placed(self, layers: Layers) -> torch.Tensor:
-        return at_places(patches(layers, self.config.neighbourhood), self.config.places)
+        return placed_patches(layers, self.config.neighbourhood, self.config.places)
 
 
 def _scores(

@@ -38,7 +38,6 @@ from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.neighbours import (
     WEIGHING,
     Judged,
-    at_places,
     by_place,
     judged,
     judged_in_blocks,
@@ -46,7 +45,7 @@ from llb_ray.detectors.neighbours import (
     reaches,
     references,
 )
-from llb_ray.detectors.patches import patches, usable_spread
+from llb_ray.detectors.patches import at_places, patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):

@@ -7,7 +7,6 @@ distances are divided by what is common among its neighbours, so that rough area
 Shapes as in `base`; L places (the cells of the grid that are looked at), R reference images, k neighbours.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -115,13 +114,6 @@ def loneliness(ratio_LBR: torch.Tensor, factor_LB: torch.Tensor) -> torch.Tensor
     ratio_BR = ratio_LBR.gather(0, index_LB1.expand(-1, -1, ratio_LBR.shape[2])).mean(dim=0)
     nearest_Bk = ratio_BR.topk(min(TWINS, ratio_BR.shape[1]), dim=1, largest=False).values
     return nearest_Bk.mean(dim=1).clamp(min=torch.finfo(torch.float32).tiny).log()
-
-
-def at_places(patch_BDHW: torch.Tensor, wanted: int) -> torch.Tensor:
-    """Every so many cells of the grid in both directions [B, D, h, w], about as many as wanted or fewer."""
-    height, width = patch_BDHW.shape[-2:]
-    step = max(1, math.ceil(math.sqrt(height * width / wanted)))
-    return patch_BDHW[..., min(step // 2, height - 1) :: step, min(step // 2, width - 1) :: step]
 
 
 def by_place(patch_BDHW: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.Tensor) -> torch.Tensor:

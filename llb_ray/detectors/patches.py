@@ -1,5 +1,7 @@
 """Patch descriptors of frozen layers; shapes as in `base`."""
 
+import math
+
 import torch
 from torch.nn import functional
 
@@ -9,15 +11,48 @@ from llb_ray.detectors.base import Layers
 def patches(layers: Layers, side: int) -> torch.Tensor:
     """Patch descriptors [B, D, H, W] on the first layer's grid: each layer averaged over the `side` x `side` cells
     about each cell, brought to that grid, and all of them concatenated."""
-    pooled = [
-        functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers
-    ]
+    pooled = _pooled(layers, side)
     grid = pooled[0].shape[-2:]
     resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
     return torch.cat(resized, dim=1)
+
+
+def placed_patches(layers: Layers, side: int, wanted: int) -> torch.Tensor:
+    """What `at_places` takes of `patches`, at the cost of these places alone."""
+    first, *others = _pooled(layers, side)
+    height, width = first.shape[-2:]
+    rows, columns = _places(height, width, wanted)
+    y_h = (2 * torch.arange(height, device=first.device)[rows] + 1) / height - 1
+    x_w = (2 * torch.arange(width, device=first.device)[columns] + 1) / width - 1
+    grid_hw2 = torch.stack(torch.meshgrid(x_w, y_h, indexing="xy"), dim=-1)
+    grid_Bhw2 = grid_hw2.expand(len(first), -1, -1, -1)
+    # With border padding this is `interpolate` at some of its points.
+    sampled = [
+        functional.grid_sample(layer, grid_Bhw2, mode="bilinear", padding_mode="border", align_corners=False)
+        for layer in others
+    ]
+    return torch.cat([first[..., rows, columns], *sampled], dim=1)
+
+
+def at_places(patch_BDHW: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Every so many cells of the grid in both directions [B, D, h, w], about as many as wanted or fewer."""
+    height, width = patch_BDHW.shape[-2:]
+    rows, columns = _places(height, width, wanted)
+    return patch_BDHW[..., rows, columns]
 
 
 def usable_spread(point_PD: torch.Tensor) -> torch.Tensor:
     """What each channel is divided by [D]: its spread, or one for a channel that is all but constant."""
     spread_D = point_PD.std(dim=0, correction=0)
     return torch.where(spread_D > 1e-3 * spread_D.mean(), spread_D, torch.ones_like(spread_D))
+
+
+def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:
+    return [
+        functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers
+    ]
+
+
+def _places(height: int, width: int, wanted: int) -> tuple[slice, slice]:
+    step = max(1, math.ceil(math.sqrt(height * width / wanted)))
+    return slice(min(step // 2, height - 1), None, step), slice(min(step // 2, width - 1), None, step)
