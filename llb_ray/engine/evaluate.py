@@ -10,6 +10,7 @@ How it is measured, in the words of every metrics.json (`protocol`):
   by workers (streaming), and `pixel_error_bound` says how far each metric can be off.
 - Where several labelled images show one object, its score is the highest of theirs, and it is anomalous if one of them
   is: `s_auroc`.
+- Each type of defect is also measured alone, against all normal test images: `by_type`.
 - An anomalous image without a mask, or with an empty one, has an unknown pixel truth and is left out of the pixel
   metrics, and counted.
 """
@@ -40,6 +41,7 @@ _PROTOCOL = {
     "pixel_mode": f"exact up to {EXACT_PIXELS} pixels; beyond, streaming: scores counted in {MAX_BINS} bins at most, "
     "each metric within its pixel_error_bound",
     "object": "images of one group are one object: its score is the highest of theirs, anomalous if one of them is",
+    "by_type": "the anomalous images of one type of defect against all normal images",
     "left_out": "anomalous images whose mask is missing or empty are left out of the pixel metrics",
 }
 
@@ -99,11 +101,26 @@ def detection_metrics(
     metrics: Metrics = {"num_test": len(rows), "num_test_anomalous": int(label_N.sum())}
     metrics |= image_metrics(score_N, label_N)
     metrics |= object_metrics(score_N, label_N, [group[image_id] for image_id in image_ids])
+    metrics |= {"by_type": _by_type(dict(zip(image_ids, score_N, strict=True)), truth)}
     if not truth.masks(TEST):
         return metrics
     if counted:
         return metrics | _streaming(counted, config.fpr_limit)
     return metrics | _exact(scores.take(rows), truth, grid(truth, size_px, config), config.fpr_limit)
+
+
+def _by_type(score: Mapping[str, float], truth: Truth) -> Metrics:
+    """What each type of defect is found by, against the same normals; empty where all images are normal."""
+    normal_N = [score[image_id] for image_id, label in truth.known(TEST).items() if not label]
+    return {
+        kind: {"num": len(ids), "i_auroc": _i_auroc(normal_N, [score[image_id] for image_id in ids])}
+        for kind, ids in truth.types(TEST).items()
+    }
+
+
+def _i_auroc(normal_N: Sequence[float], anomalous_N: Sequence[float]) -> float | None:
+    label_N = np.repeat([0, 1], [len(normal_N), len(anomalous_N)])
+    return image_metrics(np.array([*normal_N, *anomalous_N]), label_N)["i_auroc"]
 
 
 def _exact(scores: pa.Table, truth: Truth, grid: Grid, fpr_limit: float) -> Metrics:

@@ -14,6 +14,8 @@ from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.disk import file_digest
 from llb_ray.errors import DataError
 
+UNTYPED = "anomalous"  # the kind of a defect that has no name
+
 
 @dataclass(frozen=True)
 class KnownImage:
@@ -40,6 +42,16 @@ class Truth:
     def groups(self, split: str) -> dict[str, str]:
         """image_id -> the photographed object, of the images of a split."""
         return self._column(split, "group", pc.scalar(True))
+
+    def types(self, split: str) -> dict[str, list[str]]:
+        """Kind of defect -> image_ids of the anomalous images of a split that are of it, in the order of the kinds.
+
+        Those of which no kind is known are of the kind `UNTYPED`.
+        """
+        kinds: dict[str, list[str]] = {}
+        for image_id, kind in self._column(split, "defect_type", pc.field("label") == 1).items():
+            kinds.setdefault(kind or UNTYPED, []).append(image_id)
+        return dict(sorted(kinds.items()))
 
     def masks(self, split: str) -> dict[str, Path]:
         """image_id -> mask file of the images of a split that have one."""

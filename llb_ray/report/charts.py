@@ -13,6 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 52  # margins, in the same units as all p
 _TICKS = 5
 _MOST_BINS = 50
 _LONG_TAIL = 10  # times the median
+_LEAST = 1e-300  # that has a place on a logarithmic axis
 _MOST_POINTS = 400  # of a line: more cannot be seen
 
 
@@ -85,15 +86,20 @@ class LogAxis(Axis):
 
 
 def histogram(
-    title: str, x_label: str, values: Mapping[str, Floats], cut: float | None = None, edges: Floats | None = None
+    title: str,
+    x_label: str,
+    values: Mapping[str, Floats],
+    cut: float | None = None,
+    edges: Floats | None = None,
+    of_cut: str = "cut",
 ) -> Chart:
-    """How many of each kind's values lie in each bin, stacked; the cut falls between two bins.
+    """How many of each kind's values lie in each bin, stacked; the cut falls between two bins, and is always shown.
 
     Where `edges` are given, the values are whole numbers.  Values with a long tail are shown on a logarithmic axis.
     """
-    whole, everything = edges is not None, np.concatenate(list(values.values()))
-    if edges is None and cut is None and _has_long_tail(everything):
-        edges, x = _logarithmic(everything)
+    whole, everything = edges is not None, np.concatenate([*values.values(), [] if cut is None else [cut]])
+    if edges is None and _has_long_tail(everything):
+        edges, x = _logarithmic(everything, cut)
     else:
         edges = _edges(everything, cut) if edges is None else edges
         x = Axis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
@@ -107,7 +113,7 @@ def histogram(
         y.marks(whole=True),
         [kind for kind, some in values.items() if len(some)],
         bars=_stacked(counts, edges, x, y),
-        cut=None if cut is None else Mark(x.at(cut), f"cut {cut:.4g}"),
+        cut=None if cut is None else Mark(x.at(cut), f"{of_cut} {cut:.4g}"),
     )
 
 
@@ -126,16 +132,18 @@ def curves(title: str, x_label: str, y_label: str, places: Floats, values: Mappi
 
 
 def _has_long_tail(value_N: Floats) -> bool:
-    return bool(value_N.min() > 0 and value_N.max() > _LONG_TAIL * np.median(value_N))
+    return bool(value_N.min() > _LEAST and value_N.max() > _LONG_TAIL * np.median(value_N))
 
 
-def _logarithmic(value_N: Floats) -> tuple[Floats, Axis]:
-    edges = _covering(10 ** _edges(np.log10(value_N), None), value_N)
+def _logarithmic(value_N: Floats, cut: float | None) -> tuple[Floats, Axis]:
+    edges = _covering(10 ** _edges(np.log10(value_N), None if cut is None else float(np.log10(cut))), value_N)
+    if cut is not None:
+        edges[np.abs(edges - cut).argmin()] = cut  # a logarithm and back is off by a rounding
     return edges, LogAxis(float(edges[0]), float(edges[-1]), LEFT, WIDTH - RIGHT)
 
 
 def _edges(value_N: Floats, cut: float | None) -> Floats:
-    """Of equal bins that cover all values, with an edge at the cut."""
+    """Of equal bins that cover all values, the cut among them, with an edge at the cut."""
     low, high = float(value_N.min()), float(value_N.max())
     width = max((high - low) / min(_MOST_BINS, max(10, 2 * np.sqrt(len(value_N)))), 1e-9 * max(1, abs(high)))
     below = 0.0 if cut is None else np.ceil((cut - low) / width)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,8 +20,8 @@ from llb_ray.engine.clock import StageTime
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.status import Outcome, read_status
 from llb_ray.engine.trainlog import fall_back_notices
+from llb_ray.engine.truth import UNTYPED
 from llb_ray.ensemble.purify import KEPT
-from llb_ray.metrics.image import image_metrics
 from llb_ray.report.console import METRIC_NAMES
 
 _PACKAGES = ("torch", "timm", "ray", "numpy", "pyarrow", "pillow", "scipy", "scikit-learn")
@@ -38,7 +37,8 @@ class TypeRow:
     num_images: int
     rejected: float | None  # share of the training images
     mean_score: float  # of the final detector
-    i_auroc: float | None  # of a type of defects in the test split, against the good images there
+    above: float | None  # share of the images that are called anomalous; None where there is no threshold
+    i_auroc: float | None  # of a type of defects in the test split, against all normal images there
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def facts_of(run: FinishedRun) -> Facts:
         quarantined=run.quarantine.slice(0, _MOST_ASIDE).to_pylist(),
         metrics=[(name, _figure(metrics[key])) for key, name in METRIC_NAMES.items() if key in metrics],
         protocol=metrics.get("protocol", {}),
-        types=list(_types(run)),
+        types=list(_types(run, threshold_of(run), metrics.get("by_type", {}))),
         times=status.times,
         config=run.config.to_yaml(),
         versions=[
@@ -94,6 +94,12 @@ def facts_of(run: FinishedRun) -> Facts:
         ],
         command=f"llb-ray repurify {shlex.quote(where)} --overrides overrides.csv --out {shlex.quote(where + '-2')}",
     )
+
+
+def threshold_of(run: FinishedRun) -> float | None:
+    """The score above which an image is called anomalous, where the run set one."""
+    said = _told(run, "threshold.json")
+    return None if said is None else said["threshold"]
 
 
 def training_log(run: FinishedRun) -> pa.Table | None:
@@ -141,32 +147,33 @@ def _told(run: FinishedRun, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _types(run: FinishedRun) -> Iterator[TypeRow]:
-    """Training images by type and decision, then test images by type and score; nothing where nothing is labelled."""
+def _types(run: FinishedRun, threshold: float | None, found: dict[str, Any]) -> Iterator[TypeRow]:
+    """Training images by type and decision, then test images by type and score; nothing where nothing is labelled.
+
+    `found` is what was measured of the test split's types of defects, as in metrics.json.
+    """
     labels = read_table(run.made.labels.file(files.LABELS)).select(["image_id", "label", "defect_type"])
     scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
     scored = joined(scored, run.purified.select(["image_id", "decision"]))
     scored = scored.filter(pc.field("label").is_valid())
-    kinds = pa.array([kind or ("anomalous" if label else "good") for kind, label in _pairs(scored)], pa.string())
+    kinds = pa.array([kind or (UNTYPED if label else "good") for kind, label in _pairs(scored)], pa.string())
     scored = scored.append_column("kind", kinds)
     for split in (TRAIN, TEST):
         of_split = scored.filter(pc.field("split") == split)
-        normal_N = of_split.filter(pc.field("label") == 0)["score"].to_numpy()
         for kind in sorted(set(of_split["kind"].to_pylist()), key=lambda name: (name != "good", name)):
-            yield _type_row(split, kind, of_split.filter(pc.field("kind") == kind), normal_N)
+            yield _type_row(split, kind, of_split.filter(pc.field("kind") == kind), threshold, found)
 
 
 def _pairs(table: pa.Table) -> Iterator[tuple[str | None, int]]:
     return zip(table["defect_type"].to_pylist(), table["label"].to_pylist(), strict=True)
 
 
-def _type_row(split: str, kind: str, some: pa.Table, normal_N: Any) -> TypeRow:
-    score_N, i_auroc = some["score"].to_numpy(), None
-    if split == TEST and some["label"][0].as_py():
-        both_N = np.concatenate([normal_N, score_N])
-        i_auroc = image_metrics(both_N, np.repeat([0, 1], [len(normal_N), len(score_N)]))["i_auroc"]
+def _type_row(split: str, kind: str, some: pa.Table, threshold: float | None, found: dict[str, Any]) -> TypeRow:
+    score_N = some["score"].to_numpy()
     rejected = 1 - some["decision"].to_pylist().count(KEPT) / len(some) if split == TRAIN else None
-    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), i_auroc)
+    above = None if threshold is None else float((score_N > threshold).mean())
+    i_auroc = found.get(kind, {}).get("i_auroc") if split == TEST else None
+    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), above, i_auroc)
 
 
 def _figure(value: float | None) -> str:

@@ -21,7 +21,7 @@ from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import REPORT
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.report.charts import Chart, Floats, curves, histogram
-from llb_ray.report.facts import Facts, facts_of, training_log, what_if
+from llb_ray.report.facts import Facts, facts_of, threshold_of, training_log, what_if
 from llb_ray.report.gallery import Gallery, cut_of, gallery
 from llb_ray.report.votes import Votes, agreements
 
@@ -71,7 +71,7 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
     if cut is not None:
         aggregate = {kind: _where(run.purified, "decision", kind, "aggregate") for kind in (KEPT, REJECTED)}
         charts.append(histogram("Where the filter cut", "aggregate of the members' scores", aggregate, cut))
-    charts.append(histogram("What the final detector says of them", "score of the final detector", _final_scores(run)))
+    charts.append(_by_final_score(run, "What the final detector says of them", _final_scores(run)))
     expected = what_if(run)
     if expected is not None:
         charts.append(
@@ -102,7 +102,11 @@ def _test_chart(run: FinishedRun) -> Chart | None:
     if not len(scored):
         return None
     values = {kind: _where(scored, "label", label, "score") for label, kind in enumerate(("normal", "anomalous"))}
-    return histogram("Test images by label", "score of the final detector", values)
+    return _by_final_score(run, "Test images by label", values)
+
+
+def _by_final_score(run: FinishedRun, title: str, values: dict[str, Floats]) -> Chart:
+    return histogram(title, "score of the final detector", values, threshold_of(run), of_cut="threshold")
 
 
 def _where(table: pa.Table, column: str, value: str | int, wanted: str) -> Floats:

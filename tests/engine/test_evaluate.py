@@ -71,13 +71,18 @@ class Sheet:
         self._rng = np.random.default_rng(0)
 
     def add(
-        self, label: int | None, mask: npt.NDArray[np.bool_] | None = None, split: str = "test", group: str = ""
+        self,
+        label: int | None,
+        mask: npt.NDArray[np.bool_] | None = None,
+        split: str = "test",
+        group: str = "",
+        kind: str | None = None,
     ) -> None:
         name = f"i{len(self._rows)}"
         if mask is not None:
             Image.fromarray(mask.astype(np.uint8) * 255).save(self.root / f"{name}.png")
         path = None if mask is None else f"{name}.png"
-        known = {"label": label, "defect_type": None, "mask_path": path, "group": group or name}
+        known = {"label": label, "defect_type": kind, "mask_path": path, "group": group or name}
         self._rows.append({"image_id": name, "split": split, **known})
         hot = np.zeros((SIZE, SIZE)) if mask is None else mask
         self.maps.append((self._rng.normal(size=(SIZE, SIZE)) + hot).astype(np.float32))
@@ -127,6 +132,7 @@ def test_an_anomalous_image_without_a_usable_mask_is_left_out_of_the_pixels_alon
     assert metrics == {
         "num_test": 6,
         "num_test_anomalous": 4,
+        "by_type": {"anomalous": {"num": 4, "i_auroc": pytest.approx(image["i_auroc"])}},
         "num_left_out_of_pixel_metrics": 2,
         "pixel_mode": "exact",
         "pixel_error_bound": dict.fromkeys(PIXEL, 0),
@@ -149,7 +155,7 @@ def test_no_mask_means_no_pixel_metric(sheet: Sheet) -> None:
     for label in (0, 1, 1):
         sheet.add(label)
     sheet.add(1, _square(3), split="train")
-    assert sheet.metrics().keys() == {"num_test", "num_test_anomalous", "i_auroc", "i_ap", "i_f1_max"}
+    assert sheet.metrics().keys() == {"num_test", "num_test_anomalous", "by_type", "i_auroc", "i_ap", "i_f1_max"}
 
 
 def test_unusable_masks_alone_give_none(sheet: Sheet) -> None:
@@ -159,6 +165,20 @@ def test_unusable_masks_alone_give_none(sheet: Sheet) -> None:
     assert {name: metrics[name] for name in (*PIXEL, "i_auroc")} == dict.fromkeys((*PIXEL, "i_auroc"))
     assert metrics["num_left_out_of_pixel_metrics"] == 2
     assert metrics["pixel_error_bound"] == dict.fromkeys(PIXEL)
+
+
+def test_each_type_of_defect_is_measured_against_all_normals(sheet: Sheet) -> None:
+    kinds = [None, "dent", "crack", "dent", None, "dent", None]
+    for number, kind in enumerate(kinds):
+        sheet.add(0 if number == 4 else None if number == 6 else int(number > 0), kind=kind)
+    score_N = np.array([one.max() for one in sheet.maps])
+    expected = {
+        kind: image_metrics(score_N[[0, 4, *rows]], np.repeat([0, 1], [2, len(rows)]))["i_auroc"]
+        for kind, rows in {"crack": [2], "dent": [1, 3, 5]}.items()
+    }
+    found = sheet.metrics()["by_type"]
+    assert {kind: one["i_auroc"] for kind, one in found.items()} == pytest.approx(expected)
+    assert {kind: one["num"] for kind, one in found.items()} == {"crack": 1, "dent": 3}
 
 
 def test_without_labels_there_is_nothing(sheet: Sheet) -> None:

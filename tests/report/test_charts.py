@@ -49,6 +49,18 @@ def test_a_long_tail_is_shown_by_decades() -> None:
     assert _count(chart, "kept") == 102
 
 
+@pytest.mark.parametrize("cut", [0.5, 20.0, 3000.0])
+def test_a_threshold_is_shown_among_a_long_tail_and_beyond_all_values(cut: float) -> None:
+    value_N = np.concatenate([np.linspace(1, 3, 100), [50.0, 900.0]])
+    chart = histogram("t", "x", {"kept": value_N}, cut, of_cut="threshold")
+    assert chart.cut is not None
+    assert chart.cut.text == f"threshold {cut:.4g}"
+    assert LEFT <= chart.cut.place <= WIDTH - RIGHT
+    left = sum(int(bar.title.split(": ")[1].split()[0]) for bar in chart.bars if bar.x < chart.cut.place - 0.1)
+    assert left == (value_N < cut).sum()
+    assert _inside(chart)
+
+
 def test_whole_numbers_have_whole_ticks() -> None:
     chart = histogram("t", "x", {"kept": np.array([0.0, 1, 1, 3])}, edges=np.arange(5) - 0.5)
     assert [mark.text for mark in chart.x_marks] == ["0", "1", "2", "3"]

@@ -153,6 +153,15 @@ def test_what_labels_say_is_told_by_type(run: Path) -> None:
     assert {split for split, _, _ in types} == {"train", "test"}
     assert sum(int(count) for split, _, count in types if split == "train") == 48
     assert set(_block(page, "columns")["known"]) >= {"good"}
+    found = json.loads((run / "metrics.json").read_text())["by_type"]
+    told = dict(re.findall(r"<tr><td>test</td><td>(\w+)</td>.*?<td class=\"n\">([\d.]*)</td></tr>", page))
+    assert told == {"good": "", **{kind: f"{one['i_auroc']:.3f}" for kind, one in found.items()}}
+    threshold = json.loads((run / "threshold.json").read_text())["threshold"]
+    scores = read_table(run / "image_scores.arrow").to_pylist()
+    above = [row["score"] > threshold for row in scores if row["split"] == "test"]
+    shares = re.findall(r"<tr><td>test</td><td>\w+</td><td class=\"n\">(\d+)</td>.*?>([\d.]+)%</td>", page)
+    assert sum(int(num) * float(share) / 100 for num, share in shares) == pytest.approx(sum(above), abs=0.1)
+    assert page.count(f">threshold {threshold:.4g}</text>") == 2
     assert "Test images by label" in page
 
 
