@@ -12,6 +12,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 import llb_ray
 from llb_ray import RunConfig
@@ -119,13 +120,23 @@ def _find(page: WebDriver, name: str) -> None:
     page.execute_script(FIND, path_text(name.splitlines()[0]))
 
 
-def _focused(page: WebDriver) -> str:
-    name: str = page.execute_script("return document.activeElement.querySelector('bdi').textContent")
-    return name
+def _focus_on(page: WebDriver, name: str) -> None:
+    """Waits until the card of this name has the focus: a key returns before the page has answered it."""
+    until(page, "return document.activeElement.querySelector('bdi')?.textContent === arguments[0]", name)
+
+
+def _text(page: WebDriver, element: str, text: str) -> None:
+    """Waits until the element of this id says so."""
+    until(page, "return document.getElementById(arguments[0]).textContent.startsWith(arguments[1])", element, text)
 
 
 def _said(page: WebDriver) -> dict[str, str]:
     return {name: word for name, word in page.execute_script(WORDS) if word}
+
+
+def _all_said(page: WebDriver, said: dict[str, str]) -> None:
+    """Waits until these decisions, and no others, are shown."""
+    WebDriverWait(page, 60, 0.05).until(lambda one: _said(one) == said)
 
 
 def _type(page: WebDriver, keys: str) -> None:
@@ -211,7 +222,7 @@ def test_keys_move_decide_and_look_closely(page: WebDriver) -> None:
     names = _cards(page)
     page.find_element(By.CSS_SELECTOR, ".card").send_keys("k")
     _type(page, Keys.ARROW_RIGHT)
-    assert _focused(page) == names[1]
+    _focus_on(page, names[1])
     assert page.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     _type(page, "r")
     _type(page, Keys.ARROW_RIGHT)
@@ -219,22 +230,22 @@ def test_keys_move_decide_and_look_closely(page: WebDriver) -> None:
     _type(page, Keys.ARROW_RIGHT)
     _type(page, "k")
     _type(page, "k")  # taken back
-    assert _said(page) == {names[0]: "keep", names[1]: "reject", names[2]: "unsure"}
+    _all_said(page, {names[0]: "keep", names[1]: "reject", names[2]: "unsure"})
     _type(page, Keys.ARROW_DOWN)
     _type(page, Keys.ARROW_UP)
-    assert _focused(page) == names[3]
+    _focus_on(page, names[3])
     _type(page, Keys.ENTER)
     _type(page, Keys.ARROW_RIGHT)
     _type(page, "r")
     page.find_element(By.ID, "note").send_keys("k is no decision here")
     page.find_element(By.ID, "shut").send_keys(Keys.ESCAPE)
-    assert _focused(page) == names[4]
+    _focus_on(page, names[4])
     assert _said(page)[names[4]] == "reject"
     for _ in range(44):
         _type(page, Keys.ARROW_RIGHT)
-    assert page.find_element(By.ID, "page").text.startswith("Page 2 of 2")
-    assert _focused(page) == _cards(page)[0]
-    assert page.find_element(By.ID, "tally").text == "Your decisions: 1 keep, 2 reject, 1 unsure"
+    _text(page, "page", "Page 2 of 2")
+    _focus_on(page, _cards(page)[0])
+    _text(page, "tally", "Your decisions: 1 keep, 2 reject, 1 unsure")
 
 
 def test_decisions_are_kept_and_can_be_forgotten(page: WebDriver) -> None:
@@ -242,7 +253,7 @@ def test_decisions_are_kept_and_can_be_forgotten(page: WebDriver) -> None:
     said = _said(page)
     assert list(said.values()) == ["keep"]
     page.refresh()
-    assert _said(page) == said
+    _all_said(page, said)
     page.find_element(By.CSS_SELECTOR, "#said [value=open]").click()
     assert not set(said) & set(_cards(page))
     page.find_element(By.ID, "clear").click()
@@ -305,7 +316,7 @@ def test_heatmaps_are_painted_and_can_be_put_away(page: WebDriver) -> None:
         return Math.max(...pixels.filter((_, index) => index % 4 === 3))"""
     assert until(page, painted) == pytest.approx(0.75 * 255, abs=2)
     page.find_element(By.CSS_SELECTOR, ".card").send_keys("h")
-    assert not page.find_element(By.CSS_SELECTOR, ".card canvas").is_displayed()
+    until(page, "return !document.querySelector('.card canvas').checkVisibility()")
     assert page.find_element(By.CSS_SELECTOR, ".card img").is_displayed()
 
 
