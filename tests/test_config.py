@@ -153,3 +153,14 @@ def test_screening_borrows_the_final_detectors_backbone() -> None:
     assert parse({}).detector_of("member").name == "autoencoder"
     with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
         parse({"members": {"detector": "density"}})
+
+
+def test_density_members_have_no_loss_to_weight_and_say_so() -> None:
+    weighted = {"detector": {"name": "reconstruction"}, "importance": {"mode": "moments", "members": True}}
+    config = parse(weighted)
+    assert config.importance_of("member") is None
+    assert config.importance_of("final") is config.importance
+    assert any("density members have no loss" in notice for notice in config.notices())
+    trained = parse({**weighted, "members": {"detector": "same"}})
+    assert trained.importance_of("member") is trained.importance
+    assert not any("importance" in notice for notice in trained.notices())

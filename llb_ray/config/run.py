@@ -295,6 +295,10 @@ class RunConfig(Settings):
             return detector.model_copy(update={"memory": memory})
         return detector
 
+    def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
+        """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
+        return None if isinstance(self.detector_of(role), _STEPLESS) else self.importance.for_role(role)
+
     @property
     def final_workers(self) -> int:
         """How many workers train the final detector: one that takes no steps is fitted by one."""
@@ -309,6 +313,8 @@ class RunConfig(Settings):
             idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
         if self.importance.for_role("member") and not self.purify.reads_scores:
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
+        elif self.importance.for_role("member") and self.importance_of("member") is None:
+            idle.append("importance.members has no effect: density members have no loss; set members.detector=same")
         return idle
 
     def to_yaml(self) -> str:

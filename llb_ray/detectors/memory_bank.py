@@ -36,6 +36,7 @@ from llb_ray.detectors.base import (
 from llb_ray.detectors.candidates import GATHER
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.neighbours import (
+    MAX_REFERENCES,
     WEIGHING,
     Judged,
     by_place,
@@ -54,6 +55,7 @@ from llb_ray.detectors.peers import ALONE, Peers
 TOP_SHARE = 0.05
 _FIT_BATCH = 32  # images read at once while fitting
 _PLACES = 200  # cells of the grid, about, at which distances are weighed
+_REFERENCE_VALUES, _LEAST_REFERENCES = 2**25, 32  # 128 MiB in memory and in the file; a ViT's patches are long
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
 
@@ -129,7 +131,8 @@ class MemoryBank:
 
     def _usual(self, source: Source, seed: int, mean_D: torch.Tensor, scale_D: torch.Tensor) -> State:
         """What is usual at each place: references, and how far these are from each other."""
-        chosen, num_images = references(len(source), seed), len(source.image_ids)
+        most = min(MAX_REFERENCES, max(_LEAST_REFERENCES, _REFERENCE_VALUES // (_PLACES * len(mean_D))))
+        chosen, num_images = references(len(source), seed, most), len(source.image_ids)
         parts = (self._read(source, chosen[rows]) for rows in row_batches(len(chosen), _FIT_BATCH))
         patch_LRD = torch.cat([by_place(at_places(part, _PLACES), mean_D, scale_D) for part in parts], dim=1)
         image_R = torch.from_numpy(chosen % num_images).to(self.device)

@@ -78,7 +78,7 @@ class Crew:
             name=name,
             place=self._place,
             detector=self.config.detector_of(settings["role"]),
-            importance=self.config.importance.for_role(settings["role"]),
+            importance=self.config.importance_of(settings["role"]),
             settings=settings,
             access=features.access,
             encoder_digest=features.encoder,

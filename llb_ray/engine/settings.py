@@ -20,7 +20,7 @@ def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dic
     """What a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
     seed = seed_for(config.seed, role) if index is None else seed_for(config.seed, role, index)
     settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector_of(role), role))}
-    importance, augment = config.importance.for_role(role), config.features.augment
+    importance, augment = config.importance_of(role), config.features.augment
     # Left out where they have no effect, so that trying a target Gaussian, say, reuses every member.
     settings |= {} if importance is None else {"importance": importance.effective_settings()}
     return settings | ({"augment": list(augment)} if augment else {})
