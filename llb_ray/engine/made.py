@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_LATER = ("bands", "overrides")  # roles that older runs do not name
+_LATER = ("bands", "overrides", "pixel_counts")  # roles that older runs do not name
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Made:
     bands: Artifact | None = None  # where the images are no photographs
     fold_scores: list[Artifact] = field(default_factory=list)  # empty where the threshold is from the members' scores
     overrides: Artifact | None = None  # where somebody decided by hand
+    pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""

@@ -161,7 +161,8 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     final_scores = stages.final_scores(final, features)
     folds = stages.folds(purified, features) if stages.needs_folds(purified, matrix) else []
     threshold = stages.threshold(purified, matrix, folds, final_scores)
-    evaluated = stages.evaluate(images, labels, purified, final_scores)
+    counted = stages.pixel_counts(images, labels, final_scores)
+    evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
     return Made(
         images=images,
         labels=labels,
@@ -178,6 +179,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         bands=scaled,
         fold_scores=folds,
         overrides=overrides,
+        pixel_counts=counted,
     )
 
 

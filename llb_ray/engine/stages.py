@@ -213,11 +213,24 @@ class Stages:
         settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}
         return self._make(Recipe("threshold", settings, inputs), build)
 
-    def evaluate(self, images: Artifact, labels: Artifact, purified: Artifact, scored: Sequence[Artifact]) -> Artifact:
+    def pixel_counts(self, images: Artifact, labels: Artifact, scored: Sequence[Artifact]) -> list[Artifact]:
+        """The pixels of a large test set, counted by workers; nothing of a small one."""
+        truth = self._truth(images, labels)
+        compared_on = grid(truth, self.config.detector.image_size_px, self.config.evaluation)
+        shards = shards_to_count(scored, truth, compared_on)
+        return self.crew.count_pixels(shards, compared_on) if shards else []
+
+    def evaluate(
+        self,
+        images: Artifact,
+        labels: Artifact,
+        purified: Artifact,
+        scored: Sequence[Artifact],
+        counted: Sequence[Artifact],
+    ) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""
         config, size_px = self.config.evaluation, self.config.detector.image_size_px
         truth = self._truth(images, labels)
-        counted = self._counted(truth, scored)
 
         def build(folder: Path) -> None:
             scores = read_scores(scored)
@@ -238,12 +251,6 @@ class Stages:
         groups = read_table(images.file(files.IMAGES)).select(["image_id", "group"])
         table = joined(read_table(labels.file(files.LABELS)), groups)
         return Truth(table, self.manifest.root, self.config.data.max_pixels)
-
-    def _counted(self, truth: Truth, scored: Sequence[Artifact]) -> list[Artifact]:
-        """The pixels of a large test set, counted by workers; nothing of a small one."""
-        compared_on = grid(truth, self.config.detector.image_size_px, self.config.evaluation)
-        shards = shards_to_count(scored, truth, compared_on)
-        return self.crew.count_pixels(shards, compared_on) if shards else []
 
     @cached_property
     def _train_images(self) -> pa.Table:

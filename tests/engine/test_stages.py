@@ -18,6 +18,7 @@ from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Scores
+from llb_ray.engine import evaluate
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.runfolder import RunFolder
@@ -254,3 +255,12 @@ def test_members_may_screen_with_another_detector_than_the_final_one(
     finished = FinishedRun(RunFolder.open(tmp_path), None).made
     kinds = [fitted.settings["detector"]["name"] for fitted in (*finished.by_number().values(), finished.final)]
     assert kinds == ["density"] * 3 + ["memory_bank"]
+
+
+def test_counted_pixels_are_among_what_a_run_is_made_of(
+    photos: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "EXACT_PIXELS", 0)
+    llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=tmp_path, executor="serial")
+    assert FinishedRun(RunFolder.open(tmp_path), None).made.pixel_counts
+    assert llb_ray.audit(tmp_path)
