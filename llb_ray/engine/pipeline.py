@@ -48,6 +48,7 @@ class Result:
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
     threshold: dict[str, Any] = field(default_factory=dict)  # `ensemble.threshold.threshold_facts`
+    contamination: dict[str, float] = field(default_factory=dict)  # estimated share, low and high, if it was
 
 
 @dataclass(frozen=True)
@@ -201,4 +202,13 @@ def _result(stages: Stages, made: Made) -> Result:
         gpu_s=stages.crew.gpu_s,
         missing=stages.crew.missing,
         threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()),
+        contamination=_estimate(made),
     )
+
+
+def _estimate(made: Made) -> dict[str, float]:
+    """What the share of anomalies was estimated as; empty where it was given."""
+    if files.CONTAMINATION not in made.purified.files:
+        return {}
+    said: dict[str, float] = json.loads(made.purified.file(files.CONTAMINATION).read_text())
+    return said

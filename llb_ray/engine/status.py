@@ -43,6 +43,7 @@ class Outcome:
     metrics: dict[str, Any]
     missing: dict[str, str]  # sub-models that it had to do without, and why
     threshold: dict[str, Any]  # `ensemble.threshold.threshold_facts`
+    contamination: dict[str, float]  # estimated share, low and high; empty where it was given
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def _stage_time(event: dict[str, Any]) -> StageTime:
 def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
     decisions = Counter(read_table(folder.file("purified/part-0.arrow"))["decision"].to_pylist())
     num_quarantined = read_table(folder.file("quarantine.arrow"))["split"].to_pylist().count(TRAIN)
+    estimate = folder.file("contamination.json")
     return Outcome(
         num_input=decisions.total() + num_quarantined,
         num_kept=decisions[KEPT],
@@ -154,4 +156,5 @@ def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
         metrics=json.loads(folder.file("metrics.json").read_text()),
         missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
         threshold=json.loads(folder.file("threshold.json").read_text()),
+        contamination=json.loads(estimate.read_text()) if estimate.exists() else {},
     )

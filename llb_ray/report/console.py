@@ -165,6 +165,8 @@ def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:
     yield "  kept", f"{result.num_kept}"
     yield "  rejected", f"{result.num_rejected}"
     yield "  quarantined", f"{result.num_quarantined}"
+    if said := result.contamination:
+        yield "anomalous, estimated", f"{said['share']:.3f} ({said['low']:.3f} to {said['high']:.3f})"
     for name, reason in result.missing.items():
         yield "missing", reason if reason.startswith(name) else f"{name}: {reason}"
 

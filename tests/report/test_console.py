@@ -210,3 +210,11 @@ def test_progress_speaks_at_most_every_ten_seconds(monkeypatch: pytest.MonkeyPat
         (1020.0, "files read: 40 of 60"),
         (1030.0, "files read: 60 of 60"),
     ]
+
+
+def test_an_estimated_share_of_anomalies_is_told_with_its_interval() -> None:
+    console, path = _console(), Path("/runs/one")
+    estimate = {"share": 0.125, "low": 0.0625, "high": 0.1875}
+    passes = EncoderPasses(72, 3272, 3 * 2**19)
+    show_result(console, Result(path, "one", 50, 36, 12, 2, {}, [], passes, contamination=estimate))
+    assert _rows(_said(console))["anomalous, estimated"] == "0.125 (0.062 to 0.188)"
