@@ -116,6 +116,8 @@ def what_if(score_N: Floats, found: Contamination, num_ratios: int = 101) -> pa.
     # Below the mode all are normal: there the spread was measured, and single scores stray from the curve.
     anomalous_M = np.where(reached_M <= bulk.mode, 0, np.clip(kept_M - expected_M, 0, found.share * len(score_N)))
     anomalous_M[-1] = found.share * len(score_N)  # all are kept
-    normal_M = np.minimum(kept_M - anomalous_M, num_normal)
-    columns = [kept_M / len(score_N), kept_M, anomalous_M / kept_M, 1 - normal_M / num_normal]
+    # Who keeps fewer keeps neither more anomalies nor more normals; single scores stray above the mode too.
+    anomalous_M = np.minimum.accumulate(anomalous_M[::-1])[::-1]
+    normal_M = np.maximum.accumulate(np.minimum(kept_M - anomalous_M, num_normal))
+    columns = [kept_M / len(score_N), kept_M, 1 - normal_M / kept_M, 1 - normal_M / num_normal]
     return pa.table(columns, schema=WHAT_IF)

@@ -76,6 +76,17 @@ def test_what_if_keeps_the_books() -> None:
     assert (np.diff(lost) <= 0.02).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_who_keeps_fewer_loses_more_normals_and_keeps_no_more_anomalies(seed: int) -> None:
+    """Also where images are few, and their scores stray from the curve."""
+    score_N = _mixed(0.2, 60, seed)
+    table = what_if(score_N, contamination(score_N))
+    residual, kept, lost = (np.array(table[name]) for name in ("residual_contamination", "num_kept", "normals_lost"))
+    assert (residual >= 0).all()
+    assert (np.diff(residual * kept) >= -1e-6).all()
+    assert (np.diff(lost) <= 1e-9).all()
+
+
 def _matrix(seed: int = 0) -> ScoreMatrix:
     """Three members of very different scales; the last fifth of the images is anomalous."""
     rng, value_N = np.random.default_rng(seed), _mixed(0.2, 200, seed)
