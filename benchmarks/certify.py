@@ -64,7 +64,8 @@ def main() -> None:
         "the gap between none and oracle in I-AUROC, 95 % bootstrap interval over seeds.  *harm*: points of I-AUROC "
         "below none.  *left*: anomalous share of the kept images; *lost*: share of the normal ones rejected.  "
         "*alpha*: mean error of the estimated share.  *s*: wall time of a run whose features are there.\n\n"
-        f"{table(done)}\n\n{summary(robustness(rows))}\n\nRaw rows: {result.stem}.parquet\n"
+        f"{overview(done, robustness(rows))}\n\n{table(done)}\n\n{summary(robustness(rows))}\n\n"
+        f"Raw rows: {result.stem}.parquet\n"
     )
     print(result.read_text())
 
@@ -89,6 +90,22 @@ def configured(arguments: argparse.Namespace) -> ScanConfig:
     usual = {"alphas": list(ALPHAS), "seeds": list(range(arguments.seeds)), "filters": list(arguments.filters)}
     path = HERE.parent / "configs" / f"{arguments.config}.yaml"
     return load_scan(path, [*overrides, *arguments.overrides], usual)
+
+
+def overview(rows: Sequence[dict[str, object]], made: Sequence[Robustness]) -> str:
+    """Markdown: image AUROC, a line per category and filter and a column per alpha, and the mean share closed."""
+    lines = [
+        "| set | filter | " + " | ".join(f"alpha {alpha:g}" for alpha in ALPHAS) + " | gap closed |",
+        "|---|---|" + "---|" * (len(ALPHAS) + 1),
+    ]
+    for category, name in dict.fromkeys((row["category"], row["filter"]) for row in rows):
+        mine = [row for row in rows if (row["category"], row["filter"]) == (category, name)]
+        cells = [spread([row["i_auroc"] for row in mine if row["alpha"] == alpha]) for alpha in ALPHAS]
+        known = [line for line in made if line.category == category]
+        mean = None if name in ("none", "oracle") else mean_gap_closed(known, str(name))
+        cells.append("-" if mean is None else f"{mean:.2f}")
+        lines.append(f"| {category} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
