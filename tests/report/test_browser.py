@@ -316,7 +316,7 @@ def test_heatmaps_are_painted_and_can_be_put_away(page: WebDriver) -> None:
         return Math.max(...pixels.filter((_, index) => index % 4 === 3))"""
     assert until(page, painted) == pytest.approx(0.75 * 255, abs=2)
     page.find_element(By.CSS_SELECTOR, ".card").send_keys("h")
-    until(page, "return !document.querySelector('.card canvas').checkVisibility()")
+    until(page, "return !document.querySelector('.card canvas').checkVisibility({visibilityProperty: true})")
     assert page.find_element(By.CSS_SELECTOR, ".card img").is_displayed()
 
 
