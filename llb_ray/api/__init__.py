@@ -1,0 +1,31 @@
+"""The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
+
+from llb_ray.api.before import doctor, init, plan
+from llb_ray.api.images import contaminate, manifest, read_folder, read_manifest, synth
+from llb_ray.api.results import audit, export, predict, report, status
+from llb_ray.api.running import make_executor, repurify, run
+from llb_ray.api.scanning import scan, scan_status, table
+from llb_ray.api.searching import tune
+
+__all__ = [
+    "audit",
+    "contaminate",
+    "doctor",
+    "export",
+    "init",
+    "make_executor",
+    "manifest",
+    "plan",
+    "predict",
+    "read_folder",
+    "read_manifest",
+    "report",
+    "repurify",
+    "run",
+    "scan",
+    "scan_status",
+    "status",
+    "synth",
+    "table",
+    "tune",
+]

@@ -1,0 +1,98 @@
+"""What there is to do with a run: watch it, check it, look at it, judge new images, hand it to other tools."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llb_ray.remote import local_folder, located
+
+if TYPE_CHECKING:
+    from llb_ray.engine.predict import Prediction
+    from llb_ray.engine.status import Status
+    from llb_ray.exporting.dataset import ExportedSet, Layout
+    from llb_ray.exporting.onnx import OnnxModel
+
+
+def status(run: str | Path) -> "Status":
+    """How far the run in `run`, a folder or a URI, is: its event log and heartbeats say; needs no Ray."""
+    from llb_ray.engine.status import read_status
+
+    return read_status(located(run))
+
+
+def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
+    """One sentence per check passed; raises AuditError naming the first thing that does not follow.
+
+    `run` may be a URI, and every file of it is read there.
+    """
+    from llb_ray.engine.audit import audit_run
+
+    return audit_run(located(run), None if data is None else Path(data))
+
+
+def report(
+    run: str | Path, *, data: str | Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Path:
+    """The page report.html that was written into the finished run: its folder, and the URI that this is a copy of.
+
+    It is self-contained.  `data` is where the images are now, if they have moved; those that are gone or have changed
+    are shown without a photograph.  `progress` is called with (done, total) pictures.
+    """
+    from llb_ray.engine.finished import FinishedRun
+    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.report.html import write_report
+
+    return write_report(FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data)), progress)
+
+
+def predict(
+    run: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    overlays: Literal["all", "anomalous", "none"] = "all",
+    maps: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Prediction":
+    """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
+
+    `data` is a folder of images or a list of them (`llb_ray.data.inputs`).  Tables have a row per image with its score,
+    its decision at the run's threshold, and the share of held-out normal images that score lower; `overlays` says
+    which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory does not grow with
+    the number of images.  `progress` is called with (done, total) files.
+    """
+    from llb_ray.engine.predict import predict_images
+    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.report.heatmaps import Overlays
+
+    to, folder = local_folder("--out", out), RunFolder.open(located(run))
+    draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
+    each = draw if overlays != "none" else lambda judged: None
+    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps)
+
+
+def export(
+    run: str | Path,
+    format: "Literal['onnx'] | Layout",
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    copy: bool = False,
+) -> "OnnxModel | ExportedSet":
+    """What was written to `out` for other tools: the final detector of `run`, or its purified images.
+
+    `format` ``onnx`` makes one self-contained file, proved against torch on images of the run; ``anomalib-csv``,
+    ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
+    images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.
+    """
+    from llb_ray.engine.finished import FinishedRun
+    from llb_ray.engine.runfolder import RunFolder
+
+    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    if format == "onnx":
+        from llb_ray.exporting.onnx import export_onnx
+
+        return export_onnx(finished, local_folder("--out", out))
+    from llb_ray.exporting.dataset import export_set
+
+    return export_set(finished, format, local_folder("--out", out), copy)

@@ -1,0 +1,77 @@
+"""Making a run, and making one once more with what people decided."""
+
+from pathlib import Path
+
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import Manifest
+from llb_ray.engine.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.pipeline import Result, run_stages
+from llb_ray.errors import ConfigError
+from llb_ray.remote import local_folder, located
+
+
+def run(
+    config: RunConfig,
+    manifest: Manifest,
+    *,
+    out: str | Path,
+    executor: str | Executor = "ray",
+    tell: Tell = lambda line: None,
+    store: str | Path | None = None,
+) -> Result:
+    """Purify the training images of `manifest`, train the final detector, and say what came of it.
+
+    `executor` is ``ray`` (a local cluster unless RAY_ADDRESS is set), ``serial``, or an `Executor` that the caller
+    has entered (so that many runs share one cluster).  `tell` receives plain progress lines.  Everything is written
+    to `out`, a folder or the URI of one (``s3://bucket/photos``: whatever `pyarrow.fs.FileSystem.from_uri` takes);
+    calling again after an interruption, from any machine that sees it, does only what is missing.  Runs that name the
+    same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
+    Raises a `LlbError` with one sentence for whatever the user can mend, OSError for a disk, a mount or a network.
+    """
+    where, shared = located(out), None if store is None else local_folder("store", store).absolute()
+    if shared is not None and not isinstance(where, Path):
+        raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
+    if not isinstance(executor, str):
+        return run_stages(config, manifest, where, executor, tell, shared)
+    with make_executor(executor) as entered:
+        return run_stages(config, manifest, where, entered, tell, shared)
+
+
+def repurify(
+    run: str | Path,
+    overrides: str | Path,
+    *,
+    out: str | Path,
+    by: str = "",
+    data: str | Path | None = None,
+    executor: str | Executor = "ray",
+    tell: Tell = lambda line: None,
+) -> Result:
+    """The finished run `run` made once more in `out`, with the decisions of `by` in the CSV file `overrides`.
+
+    Nothing before the decisions is made again: members, scores and features are linked into `out`, or copied from
+    another disk or URI.  `data` is where the images are now, if they have moved.  Raises DataError for a file that does
+    not fit the run; what it takes and does is otherwise as in `run`.
+    """
+    from llb_ray.engine.finished import FinishedRun
+    from llb_ray.engine.repurify import repurify_run
+    from llb_ray.engine.runfolder import RunFolder
+
+    base = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    if not isinstance(executor, str):
+        return repurify_run(base, Path(overrides), by, located(out), executor, tell)
+    with make_executor(executor) as entered:
+        return repurify_run(base, Path(overrides), by, located(out), entered, tell)
+
+
+def make_executor(name: str, address: str | None = None) -> Executor:
+    """The executor called `name`; Ray is imported only if it is asked for."""
+    if name == "serial" and address is not None:
+        raise ConfigError(f"--ray-address {address} has no effect with the serial executor; drop one of the two")
+    if name == "serial":
+        return SerialExecutor()
+    if name == "ray":
+        from llb_ray.distributed.executor import RayExecutor
+
+        return RayExecutor(address)
+    raise ConfigError(f"executor {name!r} is unknown; choose ray or serial")
