@@ -1,0 +1,156 @@
+"""A folder of artifacts: found, made by one builder at a time, adopted from other stores, kept at a URI."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from llb_ray.artifacts.artifact import RECORD, Artifact, Recipe, load, seal
+from llb_ray.disk import LOCAL, naming, write_atomic
+from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
+
+_BUILDING = ".building"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of artifacts; any number of workers may read and build in it at once.
+
+    With a `remote`, the folder is one machine's copy of it, and workers on other machines have copies of their own.
+    """
+
+    root: Path
+    remote: Remote | None = None
+
+    def clear_unfinished(self) -> None:
+        """Make the folder, and remove what killed workers left half built; only for who holds the run's lock."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.root / _BUILDING, ignore_errors=True)
+
+    def path(self, recipe: Recipe) -> Path:
+        return self.root / recipe.stage / recipe.key
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """The finished artifact, or None; raises ArtifactError for a record that cannot be read."""
+        return self._at(self.path(recipe))
+
+    def get(self, recipe: Recipe) -> Artifact:
+        """The finished artifact; raises ArtifactError where there is none."""
+        return self._there(self.path(recipe))
+
+    def load(self, name: str) -> Artifact:
+        """The finished artifact in ``<stage>/<key>``; raises ArtifactError where there is none."""
+        return self._there(self.root / name)
+
+    def _there(self, path: Path) -> Artifact:
+        found = self._at(path)
+        if found is None:
+            where = (self.remote or LOCAL).name(path)
+            raise ArtifactError(f"{where}: no finished artifact; run the same command again to make it")
+        return found
+
+    def _at(self, path: Path) -> Artifact | None:
+        if self.remote is not None:
+            self._agree(path, self.remote)
+        return load(path, self.remote) if (path / RECORD).exists() else None
+
+    def _agree(self, path: Path, remote: Remote) -> None:
+        """Have the record here that lies at the URI, or none; what another record described goes."""
+        said = remote.read(path / RECORD)
+        if said == LOCAL.read(path / RECORD):
+            return
+        with remote.locked(path):
+            if said != LOCAL.read(path / RECORD):
+                self._put_away(path)
+                if said is not None:
+                    write_atomic(path / RECORD, said)
+
+    def _put_away(self, path: Path) -> None:
+        """Remove a folder in one rename: a part of it must not look like the whole."""
+        if path.exists():
+            (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+            away = self.root / _BUILDING / uuid.uuid4().hex
+            path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
+
+    def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
+        """The finished artifact; `build(folder)` fills a temporary folder only where there is none yet."""
+        found = self.find(recipe)
+        if found is not None:
+            return found
+        name = f"{recipe.stage}-{recipe.key}"
+        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+        # One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
+        # The operating system drops the lock of a builder that dies.
+        with FileLock(self.root / _BUILDING / f"{name}.lock"):
+            return self.find(recipe) or self._built(recipe, build)
+
+    def adopt(self, artifact: Artifact) -> Artifact:
+        """The same artifact in this store: its files are linked, or copied from another disk or URI."""
+        path = self.root / artifact.path.parent.name / artifact.path.name
+        found = self._at(path)
+        if found is not None:
+            return found
+        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+
+        def fill(folder: Path) -> None:
+            for name in artifact.files:
+                _link(artifact.file(name), folder / name)
+            shutil.copy(artifact.path / RECORD, folder / RECORD)
+
+        return self._filled(path, fill)
+
+    def _built(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
+        def fill(folder: Path) -> None:
+            build(folder)
+            seal(folder, recipe)
+
+        return self._filled(self.path(recipe), fill)
+
+    def _filled(self, path: Path, fill: Callable[[Path], None]) -> Artifact:
+        """The artifact at `path`; `fill(folder)` puts its files into a temporary folder, the completion record too."""
+        temporary = self.root / _BUILDING / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            with naming(temporary):
+                fill(temporary)
+            if self.remote is not None:
+                _upload(temporary, path, self.remote)
+            self._move_into_place(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return self._there(path)
+
+    @staticmethod
+    def _move_into_place(temporary: Path, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not (path / RECORD).exists():
+            shutil.rmtree(path)  # somebody deleted the record to have the artifact made anew
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            # A worker on another machine, where locks may not reach, was first: its bytes are as good as ours.
+            if not (path / RECORD).exists():
+                raise
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for the file, which nobody ever changes in place; a copy where a disk cannot give it one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def _upload(folder: Path, path: Path, remote: Remote) -> None:
+    """Put what was built in `folder` to the URI as `path`, the record last; nothing if there is one already."""
+    if remote.read(path / RECORD) is None:
+        for file in sorted(folder.rglob("*"), key=lambda file: file.name == RECORD):
+            if file.is_file():
+                remote.put(path / file.relative_to(folder), file)
