@@ -1,8 +1,4 @@
-"""A folder that lies elsewhere, wherever a `pyarrow.fs` URI points, and its working copy on this machine.
-
-Every method takes a path in the working copy and means the file of that name at the URI, so the two have one layout.
-What an error, a log or a `repr` says of a URI is never its credentials nor its query.
-"""
+"""The working copy of a folder that lies elsewhere, and what lies there."""
 
 import contextlib
 import hashlib
@@ -10,20 +6,15 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from filelock import FileLock
 
 from llb_ray.errors import ArtifactError, ConfigError
+from llb_ray.remote.uri import is_uri, make_folder, open_uri, shown, without_secrets
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CHUNK_BYTES = 16 * 2**20
-_WITHOUT_FOLDERS = ("s3", "gcs")  # there a folder is a part of a name; made on its own it would be an object more
-_NO_SECRETS = ("scheme", "region", "endpoint_override")  # of a query; an error is more use with them
-_SHORTEST_SECRET = 6
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,12 +33,12 @@ class Remote:
         from platformdirs import user_cache_path
 
         cache = Path(os.environ.get("LLB_CACHE") or user_cache_path("llb_ray") / "runs").absolute()
-        shown = _shown(uri)
-        title = re.sub(r"[^\w.-]", "_", shown.rpartition("/")[2])[:40]
-        return cls(uri, cache / f"{title}-{hashlib.sha256(shown.encode()).hexdigest()[:16]}")
+        name = shown(uri)
+        title = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])[:40]
+        return cls(uri, cache / f"{title}-{hashlib.sha256(name.encode()).hexdigest()[:16]}")
 
     def __str__(self) -> str:
-        return _shown(self.uri)
+        return shown(self.uri)
 
     def __repr__(self) -> str:
         return f"Remote({self})"
@@ -58,7 +49,7 @@ class Remote:
 
     def opened(self, path: Path) -> tuple[Any, str]:
         """The `pyarrow.fs.FileSystem`, and what the file is called in it."""
-        filesystem, root = _opened(self.uri)
+        filesystem, root = open_uri(self.uri)
         return filesystem, "/".join([root.rstrip("/"), *path.relative_to(self.copy).parts])
 
     def names(self) -> set[str]:
@@ -140,7 +131,7 @@ class Remote:
     def _write(self, path: Path, chunks: Iterator[bytes]) -> None:
         with self._naming(path):
             filesystem, name = self.opened(path)
-            _make_folder(filesystem, name.rpartition("/")[0])
+            make_folder(filesystem, name.rpartition("/")[0])
             with filesystem.open_output_stream(name, compression=None) as stream:
                 for chunk in chunks:
                     stream.write(chunk)
@@ -174,7 +165,7 @@ class Remote:
             raise
         except Exception as error:  # noqa: BLE001  # fsspec's file systems raise what they like
             # From None: a traceback must not print what was taken out here.
-            raise OSError(f"{self.name(path)}{doing}: {_without_secrets(self.uri, error)}") from None
+            raise OSError(f"{self.name(path)}{doing}: {without_secrets(self.uri, error)}") from None
 
 
 def located(where: str | Path) -> Path | Remote:
@@ -182,71 +173,18 @@ def located(where: str | Path) -> Path | Remote:
 
     Raises OSError if opening it needs a network that is not there.
     """
-    if isinstance(where, Path) or not _URI.match(where):
+    if isinstance(where, Path) or not is_uri(where):
         return Path(where)
     from pyarrow.fs import LocalFileSystem
 
     remote = Remote.of(where)
     with remote._naming(remote.copy):
-        filesystem, path = _opened(where)
+        filesystem, path = open_uri(where)
     return Path(path) if isinstance(filesystem, LocalFileSystem) else remote
 
 
 def local_folder(what: str, where: str | Path) -> Path:
     """`where` as a path; raises ConfigError, naming the option `what`, for a URI."""
-    if isinstance(where, str) and _URI.match(where):
-        raise ConfigError(f"{what} {_shown(where)}: has to be a folder on a disk; only the --out of a run may be a URI")
+    if isinstance(where, str) and is_uri(where):
+        raise ConfigError(f"{what} {shown(where)}: has to be a folder on a disk; only the --out of a run may be a URI")
     return Path(where)
-
-
-@lru_cache
-def _opened(uri: str) -> tuple[Any, str]:
-    """The file system that a URI names, and the path in it, once per process."""
-    import pyarrow as pa
-    from pyarrow.fs import FileSystem, PyFileSystem
-
-    try:
-        opened: tuple[Any, str] = FileSystem.from_uri(uri)
-    except (ValueError, ImportError, pa.ArrowNotImplementedError) as error:
-        # Not even the host is named: what cannot be read may hide a secret anywhere.
-        raise ConfigError(
-            f"{uri.partition('://')[0]}://...: not a URI that pyarrow.fs can open ({_without_secrets(uri, error)}); "
-            "write special characters of a password as %XX"
-        ) from None
-    if isinstance(opened[0], PyFileSystem):
-        # fsspec remembers what lay in a folder, and other machines put files there.
-        opened[0].handler.fs.dircache.use_listings_cache = False
-    return opened
-
-
-def _make_folder(filesystem: Any, name: str) -> None:
-    """Where files need a folder to lie in; asks first, for some file systems refuse one that is there."""
-    from pyarrow.fs import FileType
-
-    if filesystem.type_name not in _WITHOUT_FOLDERS and filesystem.get_file_info(name).type == FileType.NotFound:
-        filesystem.create_dir(name, recursive=True)
-
-
-def _shown(uri: str) -> str:
-    """The URI without credentials and query, as people may see it."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-
-
-def _without_secrets(uri: str, error: Exception) -> str:
-    """The first line of an error, in which no credentials of the URI are to be read."""
-    parts = urlsplit(uri)
-    user, _, _ = parts.netloc.rpartition("@")
-    secrets = [
-        uri,
-        parts.query,
-        user,
-        *user.split(":"),
-        *(value for key, value in parse_qsl(parts.query) if key not in _NO_SECRETS),
-    ]
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    for secret in secrets:
-        for spelling in (secret, unquote(secret)):
-            if len(spelling) >= _SHORTEST_SECRET:
-                reason = reason.replace(spelling, "***")
-    return reason
