@@ -1,48 +1,42 @@
 """The stages that workers do: features, fits and scores, each cut into as many workers as there is room for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from llb_ray.artifacts import Artifact, Store
-from llb_ray.config import ResourcesConfig, RunConfig
+from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.data.scale import BandScale
 from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
 from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses, Features, no_room, trial
 from llb_ray.engine.clock import Clock
-from llb_ray.engine.executor import Executor
 from llb_ray.engine.features import Featurizer, FeaturizerSpec, Shard, shards_of
+from llb_ray.engine.labour import Labour
 from llb_ray.engine.member import Member, MemberSpec
 from llb_ray.engine.photographs import ImageRef, Photographs, Stored, layers_of
 from llb_ray.engine.pixels import Evaluator, EvaluatorSpec, Grid, PixelShard
 from llb_ray.engine.scoring import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.engine.source import Access, Cached, Streamed
 from llb_ray.engine.trainlog import fall_back_notices
-from llb_ray.engine.worker import Place, Spec, Worker, read_beat
+from llb_ray.engine.worker import Place
 from llb_ray.errors import LlbError
-from llb_ray.seeding import stream
-
-Part = TypeVar("Part", Shard, MemberSpec, ScoreShard, PixelShard)  # what has a recipe
 
 
 @dataclass
 class Crew:
-    """Plans a run's workers, has the executor run those that still have something to do, and counts what it saves."""
+    """Plans a run's workers, has those work that still have something to do, and counts what that saves."""
 
     config: RunConfig
     manifest: Manifest
-    executor: Executor
-    clock: Clock
+    labour: Labour
     pool: Manifest | None = None  # a superset of the images, whose layers runs that draw from it share
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
-    worker_s: float = 0.0  # that workers were at work, all of them together
-    gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
 
     def features(self, scale: BandScale | None) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
@@ -52,17 +46,17 @@ class Crew:
         photographs = self._photographs(scale)
         plain = shards_of(self._images, photographs.key)
         shards = [*plain, *self._augmented_shards(photographs.key)]
-        missing = self._unmade(shards)
-        with self.clock.timed("features", reused=not missing):
+        missing = self.labour.unmade(shards)
+        with self._clock.timed("features", reused=not missing):
             if missing:
                 one = self._trial(photographs.num_channels)
                 problem = no_room(
                     self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
                 )
                 if problem:
-                    self.clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
+                    self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
                     return Features(plain, [], Streamed(photographs, self._images))
-                self._spread(
+                self.labour.deal(
                     Featurizer, missing, partial(self._featurizer, photographs=photographs), self.config.resources
                 )
         cached = [self._store.get(shard.recipe) for shard in shards]
@@ -90,8 +84,8 @@ class Crew:
     ) -> dict[str, Artifact]:
         """The fitted detector of each, by name, but of those that failed, `may_fail` at most; every one the work of
         `num_workers`."""
-        todo = self._unmade(specs)
-        with self.clock.timed(stage, reused=not todo):
+        todo = self.labour.unmade(specs)
+        with self._clock.timed(stage, reused=not todo):
             failed = self._fit(todo, may_fail, num_workers) if todo else {}
         self._go_on_without(failed, len(specs))
         specs = [spec for spec in specs if spec.name not in failed]
@@ -100,7 +94,7 @@ class Crew:
         self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, Streamed))
         fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
         for notice in (notice for name, made in fitted.items() for notice in fall_back_notices(name, made)):
-            self.clock.tell(f"note: {notice}")
+            self._clock.tell(f"note: {notice}")
         return fitted
 
     def score(
@@ -108,23 +102,23 @@ class Crew:
     ) -> list[Artifact]:
         """What all these detectors think of the chosen images, in shards."""
         shards = [score_shard(ids, features.encoder, fitted, keeps_maps) for ids in _dealt(chosen, features)]
-        missing = self._unmade(shards)
-        with self.clock.timed(stage, reused=not missing):
+        missing = self.labour.unmade(shards)
+        with self._clock.timed(stage, reused=not missing):
             if missing:
                 spec = partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
-                self._spread(Scorer, missing, spec, self.config.resources)
+                self.labour.deal(Scorer, missing, spec, self.config.resources)
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(len(shard.image_ids) for shard in missing if isinstance(features.access, Streamed))
         return [self._store.get(shard.recipe) for shard in shards]
 
     def count_pixels(self, shards: Sequence[PixelShard], grid: Grid) -> list[Artifact]:
         """How the maps of the test images compare with their masks, counted in shards, on the CPU."""
-        missing = self._unmade(shards)
-        with self.clock.timed("pixels", reused=not missing):
+        missing = self.labour.unmade(shards)
+        with self._clock.timed("pixels", reused=not missing):
             if missing:
                 resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
                 spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
-                self._spread(Evaluator, missing, spec, resources)
+                self.labour.deal(Evaluator, missing, spec, resources)
         return [self._store.get(shard.recipe) for shard in shards]
 
     def score_apart(
@@ -137,78 +131,43 @@ class Crew:
             ]
             for name, (fitted, chosen) in asked.items()
         }
-        todo = {name: missing for name in asked if (missing := self._unmade(shards[name]))}
-        with self.clock.timed(stage, reused=not todo):
+        todo = {name: missing for name in asked if (missing := self.labour.unmade(shards[name]))}
+        with self._clock.timed(stage, reused=not todo):
             fitted = {name: {name: asked[name][0]} for name in todo}
             specs = [
                 self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps=False)
                 for slot, (name, missing) in enumerate(todo.items())
             ]
-            self.executor.run(Scorer, specs, self.clock.tell)
-            self._count(specs)
+            self.labour.each(Scorer, specs)
         self.passes.recomputing += sum(len(chosen) for _, chosen in asked.values())
         if isinstance(features.access, Streamed):
             self.passes.done += sum(len(shard.image_ids) for missing in todo.values() for shard in missing)
         return [self._store.get(shard.recipe) for name in asked for shard in shards[name]]
 
-    def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> dict[str, LlbError]:
-        failed: dict[str, LlbError] = {}
+    def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> Mapping[str, LlbError]:
         if num_workers == 1:
-            failed = self.executor.run(Member, todo, self.clock.tell, may_fail)
-        else:
-            for spec in todo:
-                self.executor.run_together(Member, spec, num_workers, self.clock.tell)
-        self._count(todo, num_workers)
-        return failed
+            return self.labour.each(Member, todo, may_fail)
+        self.labour.together(Member, todo, num_workers)
+        return {}
 
     def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
         for name, error in failed.items():
             self.lose(name, str(error))
-            self.clock.tell(f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}")
+            self._clock.tell(
+                f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}"
+            )
 
     def lose(self, name: str, reason: str) -> None:
         """Note for whoever asks that the run does without this member."""
         self.missing[name] = reason
-        self.clock.folder.log("member missing", name=name, reason=reason)
-
-    def _unmade(self, parts: Sequence[Part]) -> list[Part]:
-        """The parts that no finished artifact is there for.
-
-        In an order of the run's own if it shares its store: a run waits for what another is making, so two that went
-        the same way would take every step together, at the speed of one.
-        """
-        unmade, folder = [part for part in parts if self._store.find(part.recipe) is None], self.clock.folder
-        if folder.shared_store is None:
-            return unmade
-        return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]
+        self._clock.folder.log("member missing", name=name, reason=reason)
 
     def _trial(self, num_channels: int) -> Stored:
         """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
         one = trial(self.config.detector, num_channels)
         for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
-            self.clock.tell(f"note: {notice}")
+            self._clock.tell(f"note: {notice}")
         return one
-
-    def _spread(
-        self,
-        worker: type[Worker],
-        shards: Sequence[Any],
-        spec: Callable[[int, tuple[Any, ...]], Spec],
-        resources: ResourcesConfig,
-    ) -> None:
-        """Deal the shards to as many workers with these resources as can be at work at once."""
-        slots = min(self.executor.slots(resources), len(shards))
-        specs = [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)]
-        self.executor.run(worker, specs, self.clock.tell)
-        self._count(specs)
-
-    def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
-        """Add what these workers were at work, from their first beat to their last."""
-        for spec in specs:
-            beat = read_beat(spec.place, spec.name)
-            seconds = num_workers * (beat.time_s - beat.since_s) if beat else 0.0
-            self.worker_s += seconds
-            self.gpu_s += seconds * spec.place.resources.num_gpus
 
     def _featurizer(self, slot: int, shards: tuple[Shard, ...], photographs: Photographs) -> FeaturizerSpec:
         return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, photographs, shards)
@@ -243,13 +202,17 @@ class Crew:
         return Photographs(self.manifest.root, self.config.data.max_pixels, self.config.detector, fingerprint, scale)
 
     @property
+    def _clock(self) -> Clock:
+        return self.labour.clock
+
+    @property
     def _store(self) -> Store:
-        return self.clock.folder.store
+        return self.labour.store
 
     @property
     def _place(self) -> Place:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
-        return Place(self._store, self.clock.folder.progress, self.config.resources, category)
+        return Place(self._store, self._clock.folder.progress, self.config.resources, category)
 
 
 def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: Place, grid: Grid) -> EvaluatorSpec:

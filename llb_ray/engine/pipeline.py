@@ -19,9 +19,11 @@ from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import Clock, StageTime
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.executor import Executor, Tell, refuse_crowd
+from llb_ray.engine.labour import Labour
 from llb_ray.engine.made import Made
 from llb_ray.engine.member import member_name
-from llb_ray.engine.runfolder import RunFolder, refuse_inside
+from llb_ray.engine.outfolder import refuse_inside
+from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.stages import Stages
 from llb_ray.engine.status import died_in
 from llb_ray.ensemble.purify import KEPT, REJECTED
@@ -98,7 +100,7 @@ def run_stages(
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
         lost = amendment.lost if amendment else ()
-        stages = Stages(config, manifest, Crew(config, manifest, executor, clock, pool), clock, lost)
+        stages = Stages(config, manifest, Crew(config, manifest, Labour(executor, clock), pool), clock, lost)
         try:
             if amendment is not None:
                 amendment.put_into(folder.store)
@@ -198,8 +200,8 @@ def _result(stages: Stages, made: Made) -> Result:
         metrics=metrics,
         times=stages.clock.times,
         passes=stages.crew.passes,
-        worker_s=stages.crew.worker_s,
-        gpu_s=stages.crew.gpu_s,
+        worker_s=stages.crew.labour.worker_s,
+        gpu_s=stages.crew.labour.gpu_s,
         missing=stages.crew.missing,
         threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()),
         contamination=_estimate(made),

@@ -24,8 +24,9 @@ from llb_ray.data.inputs import Inputs
 from llb_ray.data.manifest import path_text
 from llb_ray.data.writers import PARTIAL, Rows, Shards
 from llb_ray.engine.inference import ANOMALOUS, Pixels, TrainedDetector, Verdicts, batched
+from llb_ray.engine.outfolder import refuse_foreign, refuse_inside
 from llb_ray.engine.photographs import Photographs
-from llb_ray.engine.runfolder import RunFolder, refuse_foreign, refuse_inside
+from llb_ray.engine.runfolder import RunFolder
 from llb_ray.errors import DataError
 
 SCORED = pa.schema(

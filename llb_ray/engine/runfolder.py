@@ -46,10 +46,10 @@ from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
 from llb_ray.engine.made import Made
+from llb_ray.engine.outfolder import LOCK, refuse_foreign
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
-LOCK = ".lock"
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
 _INDEX = "run.json"
@@ -242,25 +242,3 @@ class RunFolder:
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         if self.remote is not None:
             self.remote.delete_folder(self.path / CHECKPOINTS)
-
-
-def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
-    """Raise ArtifactError if `out` holds files, but none that ours hold: we clear and overwrite there."""
-    try:
-        str(out).encode()
-    except UnicodeEncodeError as error:
-        raise ArtifactError(f"{str(out)!r}: Arrow needs a name in UTF-8; choose another --out") from error
-    if isinstance(out, Remote):
-        names = out.names()
-    else:
-        names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
-    if names and names.isdisjoint(belongs):
-        raise ArtifactError(
-            f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"
-        )
-
-
-def refuse_inside(data: Path, out: Path) -> None:
-    """Raise ArtifactError if `out` lies in `data`: the next reading of `data` would take results for photographs."""
-    if out.resolve().is_relative_to(data.resolve()):
-        raise ArtifactError(f"{out}: lies inside the images' folder {data}; choose an --out beside it")

@@ -12,7 +12,7 @@ from llb_ray.artifacts import Store
 from llb_ray.disk import write_atomic
 from llb_ray.engine.clock import duration
 from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.runfolder import LOCK, refuse_foreign, refuse_inside
+from llb_ray.engine.outfolder import LOCK, refuse_foreign, refuse_inside
 from llb_ray.engine.worker import Heartbeat, Place
 from llb_ray.errors import ArtifactError
 from llb_ray.scans.job import key, run_job

@@ -17,7 +17,7 @@ from llb_ray.config import RunConfig
 from llb_ray.data.images import UnreadableImage, content_id, read_rgb
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest, path_from_text, path_text
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine.runfolder import refuse_inside
+from llb_ray.engine.outfolder import refuse_inside
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.search.planted import KINDS, planted
 from llb_ray.seeding import stream

@@ -1,0 +1,30 @@
+"""What a folder for results must not be: one that holds something else, or lies among the images."""
+
+from pathlib import Path
+
+from llb_ray.errors import ArtifactError
+from llb_ray.remote import Remote
+
+LOCK = ".lock"
+
+
+def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
+    """Raise ArtifactError if `out` holds files, but none that ours hold: we clear and overwrite there."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(f"{str(out)!r}: Arrow needs a name in UTF-8; choose another --out") from error
+    if isinstance(out, Remote):
+        names = out.names()
+    else:
+        names = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
+    if names and names.isdisjoint(belongs):
+        raise ArtifactError(
+            f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"
+        )
+
+
+def refuse_inside(data: Path, out: Path) -> None:
+    """Raise ArtifactError if `out` lies in `data`: the next reading of `data` would take results for photographs."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ArtifactError(f"{out}: lies inside the images' folder {data}; choose an --out beside it")
