@@ -60,7 +60,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import safetensors.torch
     import torch
 
-    from llb_ray.detectors.backbones import timm
+    from llb_ray.detectors.backbones.library import timm
 
     with torch.random.fork_rng(devices=[]):
         state = timm.create_model("mobilenetv2_100", num_classes=0).state_dict()

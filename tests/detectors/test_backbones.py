@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from llb_ray.config import BackboneConfig
-from llb_ray.detectors import backbones
-from llb_ray.detectors.backbones import Backbone, declare_missing_torchvision_ops, fingerprint
+from llb_ray.detectors.backbones import Backbone, fingerprint, library
+from llb_ray.detectors.backbones.library import declare_missing_torchvision_ops
 from llb_ray.errors import ConfigError, WeightsError
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def images(count: int = 3, size_px: int = 64) -> torch.Tensor:
 def trained(name: str = CNN, **options: Any) -> dict[str, torch.Tensor]:
     """Weights unlike those of `random`."""
     torch.manual_seed(7)
-    return backbones.timm.create_model(name, **options).state_dict()
+    return library.timm.create_model(name, **options).state_dict()
 
 
 @pytest.fixture
@@ -245,6 +245,6 @@ def test_the_fingerprint_follows_layers_and_size() -> None:
 
 
 def test_only_this_module_imports_timm() -> None:
-    package = Path(backbones.__file__).parents[1]
+    package = Path(library.__file__).parents[2]
     users = [path.name for path in package.rglob("*.py") if "import timm" in path.read_text()]
-    assert users == ["backbones.py"]
+    assert users == ["library.py"]

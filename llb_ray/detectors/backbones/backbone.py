@@ -1,0 +1,113 @@
+"""A frozen timm network as an encoder."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from llb_ray.config import BackboneConfig
+from llb_ray.detectors.backbones.library import Network, timm
+from llb_ray.detectors.backbones.network import load_network, size_refused
+from llb_ray.detectors.backbones.published import weights_file
+from llb_ray.detectors.base import Layers
+from llb_ray.disk import file_digest
+from llb_ray.errors import ConfigError
+
+_FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
+class Backbone:
+    """An `Encoder`: the outputs of some layers of a frozen network, for uint8 RGB images.
+
+    Raises ConfigError for a model name, layer or image size that timm refuses, WeightsError for weights that
+    are missing or belong to another architecture.
+    """
+
+    def __init__(self, config: BackboneConfig, image_size_px: int, device: torch.device) -> None:
+        self.config = config
+        self.image_size_px = image_size_px
+        self.cache_dtypes = (torch.float16,) * len(config.layers)
+        self._fingerprint = fingerprint(config, image_size_px)
+        model = load_network(config, image_size_px).eval().requires_grad_(False)
+        self._model = model.to(device, memory_format=torch.channels_last)  # images come that way: no copy
+        self._mean_311, self._std_311 = (scale.to(device) for scale in _normalisation(self._model))
+        self.layer_channels = self._trial_run()
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return self._fingerprint
+
+    def network(self) -> nn.Module:
+        """uint8 images [B, 3, H, W] to layers, unchecked, as one module that can be exported."""
+        return _Forward(self._model, self._forward)
+
+    @torch.inference_mode()
+    def encode(self, image_B3HW: torch.Tensor) -> Layers:
+        """One float32 BCHW tensor per configured layer, on the backbone's device; no class or register tokens.
+
+        Raises ConfigError where an activation does not fit the float16 that layers are cached in.
+        """
+        assert image_B3HW.dtype == torch.uint8
+        assert image_B3HW.shape[1:] == (3, self.image_size_px, self.image_size_px)
+        layers = self._forward(image_B3HW.to(self._mean_311.device))
+        for index, layer_BCHW in zip(self.config.layers, layers, strict=True):
+            self._check_range(index, layer_BCHW)
+        return layers
+
+    def _forward(self, image_B3HW: torch.Tensor) -> Layers:
+        normal_B3HW = (image_B3HW.float() / 255 - self._mean_311) / self._std_311
+        indices = list(self.config.layers)
+        precision = getattr(torch, self.config.precision)
+        with torch.autocast(normal_B3HW.device.type, precision, enabled=precision is not torch.float32):
+            layers = self._model.forward_intermediates(
+                normal_B3HW, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
+            )
+        return tuple(layer.float() for layer in layers)
+
+    def _check_range(self, index: int, layer_BCHW: torch.Tensor) -> None:
+        largest = layer_BCHW.abs().amax()
+        if not largest <= _FLOAT16_MAX:  # also true of NaN
+            raise ConfigError(
+                f"detector.backbone.layers: layer {index} of {self.config.name} reaches {largest.item():.3g}, beyond "
+                f"the float16 range ({_FLOAT16_MAX:g}) features are cached in; choose other layers or check the weights"
+            )
+
+    @torch.inference_mode()
+    def _trial_run(self) -> tuple[int, ...]:
+        """Channels of each layer; one black image shows here, not hours later, what the network refuses."""
+        size = self.image_size_px
+        try:
+            layers = self._forward(torch.zeros(1, 3, size, size, device=self._mean_311.device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise size_refused(self.config.name, size, error) from error
+        return tuple(layer_BCHW.shape[1] for layer_BCHW in layers)
+
+
+class _Forward(nn.Module):
+    """A backbone's forward pass, as the module that its weights belong to."""
+
+    def __init__(self, model: nn.Module, layers: Callable[[torch.Tensor], Layers]) -> None:
+        super().__init__()
+        self.model = model  # registered: an exporter must find the weights
+        self._layers = layers
+
+    def forward(self, image_B3HW: torch.Tensor) -> Layers:
+        return self._layers(image_B3HW)
+
+
+def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
+    """What a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
+
+    No network is built: finished features are found without loading the model.  Raises WeightsError.
+    """
+    path = weights_file(config)
+    weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
+    layers = list(config.layers)
+    found = {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
+    return found if config.precision == "float32" else found | {"precision": config.precision}
+
+
+def _normalisation(model: Network) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation, [3, 1, 1] each, that the network was trained with (for pixels in 0..1)."""
+    mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return mean, std

@@ -1,0 +1,56 @@
+"""timm, imported beside a torch that is for the CPU alone: the only module that does."""
+
+import difflib
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llb_ray.errors import ConfigError
+
+
+@functools.cache  # a second define() raises
+def declare_missing_torchvision_ops() -> bool:
+    """Let torchvision import beside a CPU-only torch; True when its compiled operators are there.
+
+    The registry's torchvision is a CUDA build; beside torch+cpu its library does not load and the import dies on
+    operators without a schema.  Two schemas are enough (tested with torchvision 0.17 to 0.29).
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return False
+    try:
+        for library in Path(spec.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        return True
+    except OSError:
+        for op in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return False
+
+
+declare_missing_torchvision_ops()
+
+import timm  # noqa: E402
+
+__all__ = ["Network", "check_name", "declare_missing_torchvision_ops", "is_known", "timm"]
+Network = Any  # a timm model: an nn.Module with pretrained_cfg, feature_info and forward_intermediates
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has a network of this name."""
+    return name in _known()
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError, with the nearest name that there is, for a network that timm has not."""
+    if not is_known(name):
+        nearest = difflib.get_close_matches(name, sorted(_known()), n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "timm.list_models() names all"
+        raise ConfigError(f"detector.backbone.name = {name}: timm {timm.__version__} has no such model; {hint}")
+
+
+def _known() -> set[str]:
+    return {*timm.list_models(), *timm.list_models(pretrained=True)}

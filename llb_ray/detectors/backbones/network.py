@@ -1,0 +1,94 @@
+"""Networks as timm makes them, with the weights of a file in them; what they refuse is one sentence."""
+
+from pathlib import Path
+
+import torch
+
+from llb_ray.config import BackboneConfig
+from llb_ray.detectors.backbones.library import Network, check_name, timm
+from llb_ray.detectors.backbones.published import weights_file
+from llb_ray.detectors.base import State
+from llb_ray.detectors.weights import SETTING, differences, read_weights, without_head
+from llb_ray.errors import ConfigError, WeightsError
+from llb_ray.seeding import seed_for
+
+
+def load_network(config: BackboneConfig, image_size_px: int) -> Network:
+    """The network with its weights, on the CPU."""
+    check_name(config.name)
+    path = weights_file(config)
+    model = _create(config.name, image_size_px)
+    _check_layers(config, model)
+    _check_patches(config.name, image_size_px, model)
+    return _with_weights(model, config.name, image_size_px, path) if path else model
+
+
+def num_layers(name: str, image_size_px: int) -> int:
+    """How many layers `detector.backbone.layers` can choose from; raises ConfigError for a size that is refused."""
+    return len(_create(name, image_size_px).feature_info)
+
+
+def size_refused(name: str, image_size_px: int, reason: object) -> ConfigError:
+    """What to raise where a network takes no images of this size."""
+    said = " ".join(str(reason).split())
+    return ConfigError(f"detector.image_size_px = {image_size_px}: {name} does not take it ({said}); choose another")
+
+
+def _create(name: str, image_size_px: int) -> Network:
+    """The network with random weights, the same every time; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(0, "backbone", name))
+        try:
+            return timm.create_model(name, num_classes=0, img_size=_fixed_size(name, image_size_px))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise size_refused(name, image_size_px, error) from error
+
+
+def _fixed_size(name: str, image_size_px: int) -> int | None:
+    """The size, for networks built for one (transformers); None for the others, which do not take the argument."""
+    published = timm.models.get_pretrained_cfg(name)
+    return image_size_px if published is not None and published.fixed_input_size else None
+
+
+def _check_patches(name: str, image_size_px: int, model: Network) -> None:
+    """Some transformers would silently never look at the right and lower edge of the image."""
+    patch_px = getattr(getattr(model, "patch_embed", None), "patch_size", (1,))[0]
+    if image_size_px % patch_px:
+        raise size_refused(name, image_size_px, f"it is not a multiple of the patch size, {patch_px}")
+
+
+def _check_layers(config: BackboneConfig, model: Network) -> None:
+    if not hasattr(model, "forward_intermediates"):
+        raise ConfigError(f"detector.backbone.name = {config.name}: timm gives no intermediate layers; choose another")
+    layers, count = list(config.layers), len(model.feature_info)
+    if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= count:
+        raise ConfigError(
+            f"detector.backbone.layers = {layers}: {config.name} has layers 0 to {count - 1}; "
+            "name at least one, each once, in ascending order"
+        )
+
+
+def _with_weights(model: Network, name: str, image_size_px: int, path: Path) -> Network:
+    """`model`, or its like, with every parameter read from `path`."""
+    state = without_head(read_weights(path), model.pretrained_cfg.get("classifier") or ())
+    unlike = differences(model.state_dict(), state)
+    if not unlike:
+        model.load_state_dict(state, strict=True)
+        return model
+    try:
+        return _converted(name, image_size_px, state)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{SETTING} = {path}: these are not the weights of {name}: {', '.join(unlike)}; "
+            "give the file of that model or change detector.backbone.name"
+        ) from error
+
+
+def _converted(name: str, image_size_px: int, state: State) -> Network:
+    """The network with weights that timm renames or resizes first: original DINOv2 files, another image size."""
+    # `num_classes` equal on both sides keeps timm's own load strict; it would skip missing keys otherwise.
+    source = {"state_dict": state, "num_classes": 0, "label_offset": 0}
+    size = _fixed_size(name, image_size_px)
+    model: Network = timm.create_model(name, True, num_classes=0, img_size=size, pretrained_cfg_overlay=source)
+    del model.pretrained_cfg["state_dict"]  # a second copy of every weight
+    return model
