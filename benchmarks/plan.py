@@ -2,11 +2,12 @@
 
     python benchmarks/plan.py --out runs/plan
 
-The demo (220 training images, autoencoder) with the serial executor and on a local Ray, magnetic tile (720 training
-images, memory bank on MobileNetV2) with the serial executor.  Plan and run have a process each, with one thread as a
-worker has by default, and follow each other at once; of runs on Ray, memory is the proportional set size of all their
-processes, looked at twice a second.  Data and weights of magnetic tile are looked for under LLB_DATA (default
-../shared/data).  Writes benchmarks/plan.md and the raw rows beside it.
+The demo (220 training images, autoencoder) with the serial executor and on a local Ray, its photographs and magnetic
+tile (720 training images) with a memory bank on MobileNetV2, whose members are densities, with the serial executor.
+Plan and run have a process each, with one thread as a worker has by default, and follow each other at once; of runs on
+Ray, memory is the proportional set size of all their processes, looked at twice a second.  Data and weights of
+magnetic tile are looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/plan.md and the raw rows
+beside it.
 """
 
 import argparse
@@ -31,7 +32,12 @@ from llb_ray.config import load
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.report.planning import forecast_json
 
-CASES = {"demo, serial": "serial", "demo, Ray": "ray", "magnetic tile, serial": "serial"}
+CASES = {
+    "demo, serial": "serial",
+    "demo, Ray": "ray",
+    "gears, memory bank, serial": "serial",
+    "magnetic tile, serial": "serial",
+}
 SMALL = ("manifest", "labels", "partition", "scores", "purify")  # stages that a plan counts as other
 GIB = 2**30
 Row = dict[str, Any]
@@ -94,7 +100,7 @@ def _config(case: str) -> llb_ray.RunConfig:
 
 
 def _images(case: str, out: Path) -> Path:
-    return out / "photos" / "gear" if case.startswith("demo") else DATA / "magnetic_tile"
+    return DATA / "magnetic_tile" if case.startswith("magnetic") else out / "photos" / "gear"
 
 
 def _plan(case: str, out: Path, folder: Path) -> Row:

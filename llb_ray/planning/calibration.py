@@ -1,44 +1,43 @@
 """How long things take on the workers that a run will have: a small run in the small, and a fit taken apart.
 
-Two runs of different size give what a stage costs at all and what it costs per image; fits of different length and
-share give what a row costs and what a step.  All of it is done by the engine itself, on layers of real photographs,
-by as many workers at a time as will share the machine.  Nothing of the results is kept.
+Two runs of different size give what a stage costs at all and what it costs per image; fits (`fitting`) what members
+and the final detector take, which may be of different kinds.  All of it is done by the engine itself, on layers of real
+photographs, by as many workers at a time as will share the machine.  Nothing of the results is kept.
 """
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TEST, TRAIN, Manifest
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import Detector, Layers, Report
-from llb_ray.detectors.build import build_detector, shortened
+from llb_ray.detectors.build import Role, shortened
 from llb_ray.disk import write_json
 from llb_ray.engine import files
 from llb_ray.engine.executor import SerialExecutor
 from llb_ray.engine.made import Made
+from llb_ray.engine.member import load_detector
 from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.source import CachedSource
 from llb_ray.engine.worker import Place, device_for, owned_threads
 from llb_ray.errors import ResourceError
+from llb_ray.planning.fitting import cost, seconds_per_image
 from llb_ray.planning.measured import Linear, Measured
 from llb_ray.seeding import stream
 
 FEW = 8  # images of each split in the first run: an encoder's batches are filled up to 8 anyhow
 MOST = 256  # in the second
-_ENCODE_S, _STEPS_S, _SCORE_S = 10.0, 4.0, 3.0  # what the second run, the steps and the scoring may take
+_ENCODE_S = 10.0  # what the second run may take
 _TOO_SLOW_S = 1.0  # an image, in the first run: then there is no second
-_ROWS = 512  # of a fit, at most
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class CalibrationSpec:
     place: Place
     config: RunConfig
     manifest: Manifest
-    fit_rows: int  # of the largest fit
+    fit_rows: Mapping[Role, int]  # of the largest fit in each role that the run has
 
     @property
     def title(self) -> str:
@@ -110,7 +109,7 @@ def sampled(manifest: Manifest, most: int) -> Manifest:
 
 def _measured(spec: CalibrationSpec) -> Measured:
     started_s = time.perf_counter()
-    short, scale = shortened(spec.config.detector, steps=2)
+    short, _ = shortened(spec.config.detector, steps=2)
     # Of the filters, the one that has no members; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "features": {}, "final": {}}
     config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
@@ -119,26 +118,21 @@ def _measured(spec: CalibrationSpec) -> Measured:
     made = RunFolder.open(many.result.path).made()
     if not made.features:
         raise ResourceError(f"{many.result.path}: the disk has no room for a few images' layers; choose another --out")
-    fit, step_s, detector = _fit(spec, made)
-    state = detector.state()
+    source, device = _source(spec, made), _device(spec)
     return Measured(
         encode=Linear.through(few.stage("features", few.num_images), many.stage("features", many.num_images)),
-        fit=replace(fit, start_s=fit.start_s * scale),
-        step_s=step_s,
-        score_s=_score_s(spec, detector, made) * scale,
-        load_s=_timed(lambda: build_detector(short, "member", _device(spec)).load_state(state)),
-        map=Linear.through(few.stage("final-scores", few.num_images), many.stage("final-scores", many.num_images)),
+        costs={role: cost(spec.config, role, rows, source, device) for role, rows in spec.fit_rows.items()},
+        reading=_reading(config, few, many, made, source),
         evaluate=Linear.through(few.stage("evaluate", few.num_labelled), many.stage("evaluate", many.num_labelled)),
         unclocked_s=few.unclocked_s,
         layer_bytes=_bytes(made.features) / many.num_images,
         map_bytes=_bytes(made.final_scores) / many.num_images,
-        detector_bytes=int(len(save(state)) * scale),
         other_bytes=_bytes([made.images, made.labels, made.purified, made.evaluated]) / many.num_images,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         resident_bytes=_pages(1),
         shared_bytes=_pages(2),
-        gpu_bytes=torch.cuda.max_memory_reserved() if _device(spec).type == "cuda" else 0,
-        gpu_total_bytes=torch.cuda.mem_get_info()[1] if _device(spec).type == "cuda" else 0,
+        gpu_bytes=torch.cuda.max_memory_reserved() if device.type == "cuda" else 0,
+        gpu_total_bytes=torch.cuda.mem_get_info()[1] if device.type == "cuda" else 0,
         seconds=time.perf_counter() - started_s,
     )
 
@@ -180,18 +174,12 @@ def _more(config: RunConfig, spec: CalibrationSpec, few: _Small) -> _Small:
     return _run(config, sampled(spec.manifest, most), spec.place.run / f"{spec.name}-many")
 
 
-class _Repeated:
-    """A `Source` of as many rows as one likes, out of a few."""
-
-    def __init__(self, source: CachedSource, num_rows: int) -> None:
-        self._source = source
-        self.image_ids = [source.image_ids[row % len(source)] for row in range(num_rows)]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def batch(self, rows: Any) -> Layers:
-        return self._source.batch(rows % len(self._source))
+def _reading(config: RunConfig, few: _Small, many: _Small, made: Made, source: CachedSource) -> Linear:
+    """The stage final-scores, per image, less what its detector takes."""
+    stage = Linear.through(few.stage("final-scores", few.num_images), many.stage("final-scores", many.num_images))
+    detector = load_detector(config.detector_of("final"), made.final, config.resources)
+    own_s = seconds_per_image(detector, source, config.resources.batch_size)
+    return replace(stage, unit_s=max(0.0, stage.unit_s - own_s))
 
 
 def _source(spec: CalibrationSpec, made: Made) -> CachedSource:
@@ -200,57 +188,8 @@ def _source(spec: CalibrationSpec, made: Made) -> CachedSource:
     return CachedSource(made.features, image_ids, _device(spec))
 
 
-def _fit(spec: CalibrationSpec, made: Made) -> tuple[Linear, float, Detector]:
-    """Seconds per row and step of a fit, and what was fitted last."""
-    many = min(spec.fit_rows, _ROWS)
-    few = max(1, many // 2)
-    _, warm_step_s, _ = _timed_fit(spec, made, few, steps=3)
-    few_s, _, _ = _timed_fit(spec, made, few, steps=2)
-    steps = int(np.clip(_STEPS_S / warm_step_s, 4, 200)) if warm_step_s else 2
-    many_s, step_s, detector = _timed_fit(spec, made, many, steps)
-    return Linear.through((few, few_s - 2 * step_s), (many, many_s - steps * step_s)), step_s, detector
-
-
-def _timed_fit(spec: CalibrationSpec, made: Made, num_rows: int, steps: int) -> tuple[float, float, Detector]:
-    """Seconds of a fit, seconds of each of its steps (0 where it has none), and the detector."""
-    short, _ = shortened(spec.config.detector, steps)
-    detector = build_detector(short, "member", _device(spec), spec.config.importance.for_role("final"))
-    times = list[float]()
-    source = _Repeated(_source(spec, made), num_rows)
-    seconds = _timed(lambda: detector.fit(source, 0, _noting(times)))
-    return seconds, (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0, detector
-
-
-def _noting(times: list[float]) -> Report:
-    """A report that notes when each step was done."""
-
-    def report(done: int, total: int, unit: str, figures: Any = None) -> None:
-        if unit == "step":
-            times.append(time.perf_counter())
-
-    return report
-
-
-def _score_s(spec: CalibrationSpec, detector: Detector, made: Made) -> float:
-    """Seconds of one image by one detector, in batches as large as the run's."""
-    source = _Repeated(_source(spec, made), spec.place.resources.batch_size)
-    layers = source.batch(np.arange(len(source)))
-    detector.score(layers)
-    started_s, num_done = time.perf_counter(), 0
-    while num_done < 3 or (time.perf_counter() - started_s < _SCORE_S and num_done < 20):
-        detector.score(layers)
-        num_done += 1
-    return (time.perf_counter() - started_s) / num_done / len(source)
-
-
 def _device(spec: CalibrationSpec) -> torch.device:
     return device_for(spec.place.resources)
-
-
-def _timed(work: Any) -> float:
-    started_s = time.perf_counter()
-    work()
-    return time.perf_counter() - started_s
 
 
 def _bytes(artifacts: Sequence[Artifact]) -> int:

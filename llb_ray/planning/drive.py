@@ -5,9 +5,10 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig
@@ -18,7 +19,7 @@ from llb_ray.errors import DataError
 from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, Idler, sampled
 from llb_ray.planning.forecast import Forecast, forecast
 from llb_ray.planning.machine import existing
-from llb_ray.planning.measured import Linear, Measured
+from llb_ray.planning.measured import Measured
 from llb_ray.planning.situation import Cluster, Size
 
 _AT_ONCE = 8  # calibrations: enough to see what workers of one machine take from each other
@@ -59,7 +60,7 @@ def _start_s(executor: Executor, spec: CalibrationSpec, slots: int) -> float:
 
 def _specs(config: RunConfig, manifest: Manifest, folder: Path, count: int, size: Size) -> Iterator[CalibrationSpec]:
     place = Place(Store(folder / "artifacts"), folder / "progress", config.resources)
-    few, rows = sampled(manifest, MOST), size.final_images * size.num_copies
+    few, rows = sampled(manifest, MOST), size.fit_rows
     for number in range(count):
         yield CalibrationSpec(f"calibrator-{number:03d}", place, config, few, rows)
 
@@ -72,13 +73,11 @@ def _proofs(manifest: Manifest, folder: Path) -> dict[Path, Path]:
     return {folder: proof, manifest.root: manifest.root / image}
 
 
-def _middle(found: Sequence[Measured]) -> Measured:
+def _middle(found: Sequence[Any]) -> Any:
     """The medians of what several workers measured beside each other."""
-    middle: dict[str, float | int | Linear] = {}
-    for spec in fields(Measured):
-        values = [getattr(one, spec.name) for one in found]
-        if isinstance(values[0], Linear):
-            middle[spec.name] = Linear(median(v.start_s for v in values), median(v.unit_s for v in values))
-        else:
-            middle[spec.name] = type(values[0])(median(values))
-    return Measured(**middle)  # type: ignore[arg-type]
+    kind: Any = type(found[0])
+    if is_dataclass(found[0]):
+        return kind(**{one.name: _middle([getattr(each, one.name) for each in found]) for one in fields(found[0])})
+    if kind is dict:
+        return {key: _middle([each[key] for each in found]) for key in found[0]}
+    return kind(median(found))

@@ -15,6 +15,7 @@ from llb_ray.data.manifest import Manifest
 from llb_ray.detectors.build import Role, fit_reads, num_steps
 from llb_ray.engine.cache import no_room
 from llb_ray.engine.features import num_shards
+from llb_ray.ensemble.held_out import LEAST_REJECTED
 from llb_ray.planning.machine import existing
 from llb_ray.planning.measured import Measured
 from llb_ray.planning.needs import Need, needs
@@ -78,6 +79,9 @@ def _notes(config: RunConfig, uncached: str) -> Iterator[str]:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:
         yield f"final.num_workers={config.final_workers}: the final training is foretold as if one worker did it"
+    if config.purify.reads_scores and config.threshold.method == "members":
+        further = f"{config.threshold.folds} further fits for the threshold are added"
+        yield f"if fewer than {LEAST_REJECTED} images are rejected, {further}"
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,12 @@ class _Work:
         yield self._features()
         if self.at.size.num_members:
             yield self._members()
-            yield self._scores("member-scores", self.at.size.num_train, self.at.size.num_members)
+            yield self._scores("member-scores", "member", self.at.size.num_train, self.at.size.num_members)
         yield self._final()
-        yield self._scores("final-scores", self.at.size.num_images, 1)
+        yield self._scores("final-scores", "final", self.at.size.num_images, 1)
+        if self.at.size.num_folds:
+            yield self._folds()
+            yield self._fold_scores()
         seconds = self.at.measured.evaluate.seconds(self.at.size.num_labelled)
         yield StageForecast("evaluate", seconds, f"{self.at.size.num_labelled} labelled test images")
         yield StageForecast("other", self._other_s(), "imports, tables, decisions")
@@ -103,8 +110,9 @@ class _Work:
         """Seconds of one fit; without a cache every reading is an encoding."""
         detector, rows = self.at.config.detector_of(role), num_images * self.at.size.num_copies
         reads = 0 if self.at.cached else fit_reads(detector, role, rows)
-        steps_s = self.at.measured.step_s * num_steps(detector, role)
-        return self.at.measured.fit.seconds(rows) + steps_s + reads * self.at.measured.encode.unit_s
+        cost = self.at.measured.costs[role]
+        steps_s = cost.step_s * num_steps(detector, role)
+        return cost.fit.seconds(rows) + steps_s + reads * self.at.measured.encode.unit_s
 
     def _features(self) -> StageForecast:
         if not self.at.cached:
@@ -119,23 +127,43 @@ class _Work:
 
     def _members(self) -> StageForecast:
         count, one_s = self.at.size.num_members, self.fit_s("member", self.at.size.member_images)
-        rounds = math.ceil(count / self.at.cluster.slots)
         what = f"{count} fits of {one_s:.3g} s, {min(count, self.at.cluster.slots)} at once"
-        return StageForecast("members", rounds * (self.at.cluster.start_s + one_s), what + self._starting())
+        return StageForecast(
+            "members", self._rounds(count) * (self.at.cluster.start_s + one_s), what + self._starting()
+        )
 
     def _final(self) -> StageForecast:
         one_s = self.fit_s("final", self.at.size.final_images)
         what = f"one fit of {one_s:.3g} s, on {self.at.size.final_images} images"
         return StageForecast("final", self.at.cluster.start_s + one_s, what + self._starting())
 
-    def _scores(self, stage: str, num_images: int, num_detectors: int) -> StageForecast:
-        measured = self.at.measured
-        one_s = measured.map.unit_s + (num_detectors - 1) * measured.score_s
-        one_s += 0 if self.at.cached else measured.encode.unit_s
-        start_s = self.at.cluster.start_s + measured.map.start_s + (num_detectors - 1) * measured.load_s
+    def _folds(self) -> StageForecast:
+        count, images = self.at.size.num_folds, self.at.size.final_images
+        one_s = self.fit_s("final", images - images // count)
+        what = f"{count} fits of {one_s:.3g} s, for the threshold"
+        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
+        return StageForecast("folds", seconds, what + self._starting())
+
+    def _fold_scores(self) -> StageForecast:
+        count, images = self.at.size.num_folds, self.at.size.final_images
+        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * images / count
+        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
+        return StageForecast("fold-scores", seconds, f"{images} images, by one detector each" + self._starting())
+
+    def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
+        measured, one_s = self.at.measured, self._score_s(role, num_detectors)
+        start_s = self.at.cluster.start_s + measured.reading.start_s + (num_detectors - 1) * measured.costs[role].load_s
         seconds = start_s + one_s * num_images * self._largest_part(self.at.size.num_images)
         what = f"{num_images} images by {num_detectors} detectors, {1000 * one_s:.3g} ms each"
         return StageForecast(stage, seconds, what + self._starting())
+
+    def _score_s(self, role: Role, num_detectors: int) -> float:
+        """Seconds of one image by all these detectors."""
+        encode_s = 0 if self.at.cached else self.at.measured.encode.unit_s
+        return self.at.measured.reading.unit_s + num_detectors * self.at.measured.costs[role].score_s + encode_s
+
+    def _rounds(self, num_workers: int) -> int:
+        return math.ceil(num_workers / self.at.cluster.slots)
 
     def _largest_part(self, num_images: int) -> float:
         """The share of the images that the busiest worker has: they are dealt in whole shards."""

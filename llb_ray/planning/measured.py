@@ -1,7 +1,10 @@
 """What a calibration found: costs that grow with what there is to do, and sizes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from llb_ray.detectors.build import Role
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,27 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a detector takes in one of its roles; seconds, and bytes."""
+
+    fit: Linear  # per row, without its steps
+    step_s: float
+    score_s: float  # one image, its layers at hand
+    load_s: float  # when it is fitted
+    state_bytes: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What a worker found; seconds, and bytes."""
 
     encode: Linear  # the stage features, per image
-    fit: Linear  # per row, without its steps
-    step_s: float
-    score_s: float  # one image by one detector, its layers at hand
-    load_s: float  # a fitted detector
-    map: Linear  # the stage final-scores, per image
+    costs: Mapping[Role, Cost]  # of each role that the run has
+    reading: Linear  # a stage of scores, per image, without what the detectors take
     evaluate: Linear  # the stage evaluate, per labelled test image
     unclocked_s: float  # of a whole run: imports, digests, the table at the end
     layer_bytes: float  # of the cache, per image
     map_bytes: float  # of final scores and maps, per image
-    detector_bytes: int
     other_bytes: float  # of tables, per image
     peak_bytes: int  # memory of this process
     resident_bytes: int  # the same, at the end
@@ -49,5 +59,6 @@ class Measured:
 
     @classmethod
     def of_json(cls, told: dict[str, Any]) -> "Measured":
-        lines = {name: Linear(**told[name]) for name in ("encode", "fit", "map", "evaluate")}
-        return cls(**{**told, **lines})
+        lines = {name: Linear(**told[name]) for name in ("encode", "reading", "evaluate")}
+        costs = {role: Cost(**{**one, "fit": Linear(**one["fit"])}) for role, one in told["costs"].items()}
+        return cls(**{**told, **lines, "costs": costs})

@@ -47,11 +47,14 @@ def _memory(at: Situation) -> Need:
     pixels = size.num_labelled * at.config.detector.image_size_px**2
     driver = measured.resident_bytes + pixels * _PIXEL_BYTES
     driver += size.num_images * (_TABLE_BYTES + _SCORE_BYTES * size.num_members)
+    peak = measured.peak_bytes
+    if size.num_members:  # a scorer holds all members, the calibration held one
+        peak += (size.num_members - 1) * measured.costs["member"].state_bytes
     if at.cluster.in_process:
-        needed, what = max(driver, measured.peak_bytes), "one process"
+        needed, what = max(driver, peak), "one process"
     else:
         here = min(at.cluster.slots, max(1, num_cores() // at.config.resources.num_cpus))
-        own = measured.peak_bytes - measured.shared_bytes
+        own = peak - measured.shared_bytes
         needed = driver + _RAY_BYTES + here * own
         each = f"{here} workers of {own / _GIB:.2g} each on this machine"
         what = f"driver {driver / _GIB:.2g}, Ray {_RAY_BYTES / _GIB:.2g}, {each}"
@@ -71,7 +74,8 @@ def _disk(at: Situation, out: Path) -> Need:
     size, measured = at.size, at.measured
     layers = measured.layer_bytes * size.cached_images if at.cached else 0
     maps = measured.map_bytes * size.num_images
-    detectors = measured.detector_bytes * (size.num_members + 1)
+    number = {"member": size.num_members, "final": 1 + size.num_folds}
+    detectors = sum(number[role] * cost.state_bytes for role, cost in measured.costs.items())
     tables = (2 * measured.other_bytes + 12 * size.num_members) * size.num_images  # in the store, and to be opened
     what = f"layers {layers / _GIB:.2g}, maps {maps / _GIB:.2g}, detectors {detectors / _GIB:.2g}"
     remedy = "choose another --out, set features.max_gib=0, or lower detector.image_size_px"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.detectors.build import Role
 from llb_ray.planning.calibration import num_labelled
 from llb_ray.planning.measured import Measured
 
@@ -29,6 +30,7 @@ class Size:
     num_copies: int  # of each training image that detectors are trained on
     num_members: int
     share: float  # of the training images kept
+    num_folds: int  # further fits of the final detector that are certain to come
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
@@ -41,6 +43,7 @@ class Size:
             num_copies=1 + len(config.features.augment),
             num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
+            num_folds=config.threshold.folds if _needs_folds(config) else 0,
         )
 
     @property
@@ -50,6 +53,13 @@ class Size:
     @property
     def final_images(self) -> int:
         return math.ceil(self.num_train * self.share)
+
+    @property
+    def fit_rows(self) -> dict[Role, int]:
+        """Rows of the largest fit in each role that there is."""
+        images: dict[Role, int] = {"final": self.final_images}
+        images |= {"member": self.member_images} if self.num_members else {}
+        return {role: count * self.num_copies for role, count in images.items()}
 
     @property
     def cached_images(self) -> int:
@@ -65,3 +75,8 @@ class Situation:
     measured: Measured
     cluster: Cluster
     cached: bool  # whether layers are: else images are encoded whenever they are read
+
+
+def _needs_folds(config: RunConfig) -> bool:
+    """Whether the threshold takes further fits, whatever will be rejected."""
+    return config.threshold.method == "folds" or not config.purify.reads_scores

@@ -13,30 +13,30 @@ from hypothesis import strategies as st
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.cli import main
-from llb_ray.config import MemoryBankConfig, load, load_scan, parse, with_overrides
-from llb_ray.detectors.build import num_steps, shortened
+from llb_ray.config import DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
+from llb_ray.detectors.base import Detector
+from llb_ray.detectors.build import Role, build_detector, num_steps, shortened
 from llb_ray.engine.executor import SerialExecutor
 from llb_ray.errors import DataError, ResourceError
-from llb_ray.planning import needs
+from llb_ray.planning import fitting, needs
 from llb_ray.planning.calibration import sampled
 from llb_ray.planning.drive import planned
 from llb_ray.planning.forecast import Forecast, forecast
-from llb_ray.planning.measured import Linear, Measured
+from llb_ray.planning.measured import Cost, Linear, Measured
 from llb_ray.planning.situation import Cluster, Size
 
 GIB = 2**30
 MEASURED = Measured(
     encode=Linear(1.0, 0.01),
-    fit=Linear(0.5, 0.001),
-    step_s=0.02,
-    score_s=0.002,
-    load_s=0.1,
-    map=Linear(0.2, 0.003),
+    costs={
+        "member": Cost(Linear(0.5, 0.001), step_s=0.02, score_s=0.002, load_s=0.1, state_bytes=2_000_000),
+        "final": Cost(Linear(0.7, 0.002), step_s=0.03, score_s=0.004, load_s=0.2, state_bytes=3_000_000),
+    },
+    reading=Linear(0.2, 0.001),
     evaluate=Linear(0.3, 0.01),
     unclocked_s=2.0,
     layer_bytes=100_000,
     map_bytes=3000,
-    detector_bytes=2_000_000,
     other_bytes=500,
     peak_bytes=GIB // 2,
     resident_bytes=GIB // 4,
@@ -115,9 +115,9 @@ def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Man
     seconds = _seconds(_foretold(tiny, manifest, SERIAL, tmp_path))
     assert seconds["features"] == pytest.approx(1 + 72 * 0.01)
     assert seconds["members"] == pytest.approx(3 * (0.5 + 16 * 0.001 + 12 * 0.02))
-    assert seconds["member-scores"] == pytest.approx(0.2 + 2 * 0.1 + 48 * (0.003 + 2 * 0.002))
-    assert seconds["final"] == pytest.approx(0.5 + 36 * 0.001 + 20 * 0.02)
-    assert seconds["final-scores"] == pytest.approx(0.2 + 72 * 0.003)
+    assert seconds["member-scores"] == pytest.approx(0.2 + 2 * 0.1 + 48 * (0.001 + 3 * 0.002))
+    assert seconds["final"] == pytest.approx(0.7 + 36 * 0.002 + 20 * 0.03)
+    assert seconds["final-scores"] == pytest.approx(0.2 + 72 * (0.001 + 0.004))
     assert seconds["evaluate"] == pytest.approx(0.3 + 24 * 0.01)
 
 
@@ -135,6 +135,18 @@ def test_members_go_in_rounds_and_every_process_takes_its_time_to_start(
 def test_without_a_filter_there_are_no_members(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
     told = _foretold(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
     assert not {"members", "member-scores"} & set(_seconds(told))
+
+
+def test_further_fits_for_the_threshold_are_foretold_where_they_are_certain(
+    tiny: RunConfig, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Two folds of 24 of 48 images; with members it depends on what is rejected, and a note says so."""
+    told = _foretold(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
+    assert _seconds(told)["folds"] == pytest.approx(2 * (0.7 + 24 * 0.002 + 20 * 0.03))
+    assert _seconds(told)["fold-scores"] == pytest.approx(2 * (0.2 + 24 * (0.001 + 0.004)))
+    told = _foretold(tiny, manifest, SERIAL, tmp_path)
+    assert "folds" not in _seconds(told)
+    assert any("fewer than 10 images are rejected" in note for note in told.notes)
 
 
 def test_copies_are_encoded_and_learnt_from(tiny: RunConfig, manifest: Manifest) -> None:
@@ -202,6 +214,23 @@ def test_a_calibration_measures_everything_and_leaves_nothing(
     assert all(need.needed_bytes > 0 for need in told.needs)
     assert told.refusals == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_each_role_is_tried_out_with_its_own_detector(
+    tiny_bank: RunConfig, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sub-models of a memory bank are densities, and the bank itself is robust."""
+    built = set[tuple[str, DetectorConfig]]()
+
+    def noted(config: DetectorConfig, role: Role, *rest: object) -> Detector:
+        built.add((role, config))
+        return build_detector(config, role, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting, "build_detector", noted)
+    planned(tiny_bank, manifest, tmp_path / "new", SerialExecutor(), 0.0, lambda line: None)
+    assert built == {(role, tiny_bank.detector_of(role)) for role in ("member", "final")}
+    assert {config.name for _, config in built} == {"density", "memory_bank"}
 
 
 @pytest.mark.ray
