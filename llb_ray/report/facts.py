@@ -102,12 +102,6 @@ def threshold_of(run: FinishedRun) -> float | None:
     return None if said is None else said["threshold"]
 
 
-def training_log(run: FinishedRun) -> pa.Table | None:
-    """The final detector's log by step (`engine.trainlog`); None for a fit that noted nothing."""
-    final = run.made.final
-    return read_table(final.file(files.TRAINING_LOG)) if files.TRAINING_LOG in final.files else None
-
-
 def what_if(run: FinishedRun) -> pa.Table | None:
     """What other keep ratios would cost, where the run estimated it."""
     path = run.folder.file("what_if.arrow")
