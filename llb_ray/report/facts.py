@@ -39,6 +39,7 @@ class TypeRow:
     mean_score: float  # of the final detector
     above: float | None  # share of the images that are called anomalous; None where there is no threshold
     i_auroc: float | None  # of a type of defects in the test split, against all normal images there
+    aupro: float | None  # the same, where there are masks
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,9 @@ def _type_row(split: str, kind: str, some: pa.Table, threshold: float | None, fo
     score_N = some["score"].to_numpy()
     rejected = 1 - some["decision"].to_pylist().count(KEPT) / len(some) if split == TRAIN else None
     above = None if threshold is None else float((score_N > threshold).mean())
-    i_auroc = found.get(kind, {}).get("i_auroc") if split == TEST else None
-    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), above, i_auroc)
+    measured = found.get(kind, {}) if split == TEST else {}
+    metrics = (measured.get(name) for name in ("i_auroc", "aupro"))
+    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), above, *metrics)
 
 
 def _figure(value: float | None) -> str:

@@ -165,8 +165,10 @@ def test_what_labels_say_is_told_by_type(run: Path) -> None:
     assert sum(int(count) for split, _, count in types if split == "train") == 48
     assert set(_block(page, "columns")["known"]) >= {"good"}
     found = json.loads((run / "metrics.json").read_text())["by_type"]
-    told = dict(re.findall(r"<tr><td>test</td><td>(\w+)</td>.*?<td class=\"n\">([\d.]*)</td></tr>", page))
-    assert told == {"good": "", **{kind: f"{one['i_auroc']:.3f}" for kind, one in found.items()}}
+    last_two = r'<td class="n">([\d.]*)</td><td class="n">([\d.]*)</td></tr>'
+    told = {kind: numbers for kind, *numbers in re.findall(rf"<tr><td>test</td><td>(\w+)</td>.*?{last_two}", page)}
+    expected = {kind: [f"{one[name]:.3f}" for name in ("i_auroc", "aupro")] for kind, one in found.items()}
+    assert told == {"good": ["", ""], **expected}
     threshold = json.loads((run / "threshold.json").read_text())["threshold"]
     scores = read_table(run / "image_scores.arrow").to_pylist()
     above = [row["score"] > threshold for row in scores if row["split"] == "test"]
