@@ -51,7 +51,7 @@ class FitLog:
     """What a fit notes besides its state, as columns by name; the same bytes for the same fit."""
 
     steps: Mapping[str, npt.NDArray[Any]]  # one row per optimiser step
-    images: Mapping[str, npt.NDArray[Any]]  # one row per training image, in the order of the source
+    images: Mapping[str, npt.NDArray[Any]]  # one row per training image, in the source's order; none of a plain mean
 
 
 class Encoder(Protocol):

@@ -5,11 +5,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from llb_ray.detectors.base import State
+from llb_ray.detectors.base import FitLog, State
 from llb_ray.detectors.importance import ImportanceWeights
 from llb_ray.detectors.peers import Turn
 from llb_ray.errors import MemberError
@@ -26,6 +27,7 @@ class Descent(Generic[Net]):
         self.optimizer = optimizer
         self.weights = weights
         self.num_done = 0
+        self._loss_S: list[float] = []  # the plain mean over the batch, by step
         self.figures: dict[str, float] = {}  # of the last step, for people who watch
 
     def step(self, loss_B: torch.Tensor, turn: Turn, rate_share: float, norm: float) -> None:
@@ -47,6 +49,7 @@ class Descent(Generic[Net]):
         self.figures = {"loss": loss}
         if not math.isfinite(loss):
             raise MemberError(f"the loss at step {self.num_done} is {loss}; lower detector.learning_rate")
+        self._loss_S.append(loss)
         if self.weights is None:
             return torch.ones_like(whole_B)
         # The score that weighs an image is its loss of this very step: no second pass is needed.
@@ -54,15 +57,20 @@ class Descent(Generic[Net]):
         self.figures["effective_sample_size"] = self.weights.ess
         return torch.from_numpy(weight_B).to(whole_B)
 
+    def log(self) -> FitLog:
+        """Every step's loss, as of a plain mean; nothing of single images."""
+        steps = {"step": np.arange(self.num_done, dtype=np.int32), "loss": np.array(self._loss_S, np.float32)}
+        return FitLog(steps, {})
+
     def state(self) -> State:
-        """Everything that the steps to come depend on, copied to the CPU."""
+        """Everything that the steps to come and the log depend on, copied to the CPU."""
         parts = {
             "network": snapshot(self.network),
             "optimizer": _slots(self.optimizer),
             "importance": self.weights.state() if self.weights else {},
         }
         named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
-        return named | {"num_done": torch.tensor(self.num_done)}
+        return named | {"num_done": torch.tensor(self.num_done), "loss_S": torch.tensor(self._loss_S)}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Be where the fit was when `state` was taken; the next steps are bit-equal to those it would have made."""
@@ -71,6 +79,7 @@ class Descent(Generic[Net]):
         if self.weights:
             self.weights.load_state(_part(state, "importance"))
         self.num_done = int(state["num_done"])
+        self._loss_S = state["loss_S"].tolist()
 
 
 def initialised(build: Callable[[], Net], seed: int) -> Net:

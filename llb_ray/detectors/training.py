@@ -82,7 +82,10 @@ class GradientDetector(ABC, Generic[Config, Net]):
         return self
 
     def log(self) -> FitLog | None:
-        """Loss and weights by step, and the weight each training image ends with; None for an unweighted loss."""
+        """The loss by step; of a weighted one also the weights, and the one that each training image ends with.
+
+        None after `load_state`.
+        """
         return self._log
 
     @property
@@ -167,10 +170,10 @@ class GradientDetector(ABC, Generic[Config, Net]):
         return min(self._config.batch_size, len(source))
 
     @torch.no_grad()
-    def _noted(self, descent: Descent[Net], source: Source) -> FitLog | None:
-        """The log of a weighted loss: an image's own row says how it ends, its augmented copies do not."""
+    def _noted(self, descent: Descent[Net], source: Source) -> FitLog:
+        """The log; of a weighted loss an image's own row says how it ends, its augmented copies do not."""
         if descent.weights is None:
-            return None
+            return descent.log()
         batches = row_batches(len(source.image_ids), self._pass_size(descent.network))
         losses = [self._plain_losses(descent.network, self._ready(source.batch(rows))) for rows in batches]
         return descent.weights.log(torch.cat(losses).cpu().numpy())

@@ -10,7 +10,8 @@ How it is measured, in the words of every metrics.json (`protocol`):
   by workers (streaming), and `pixel_error_bound` says how far each metric can be off.
 - Where several labelled images show one object, its score is the highest of theirs, and it is anomalous if one of them
   is: `s_auroc`.
-- Each type of defect is also measured alone, against all normal test images: `by_type`.
+- Each type of defect is also measured alone, with all normal test images: `by_type`.  Its AUPRO is the one above, of
+  the images of that type and the normal ones.
 - An anomalous image without a mask, or with an empty one, has an unknown pixel truth and is left out of the pixel
   metrics, and counted.
 """
@@ -24,12 +25,12 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact
 from llb_ray.config import EvaluationConfig
 from llb_ray.data.manifest import TEST
-from llb_ray.engine.pixels import Grid, PixelShard, merged, pixel_shards
+from llb_ray.engine.pixelmetrics import UNDEFINED, of_counts, of_pixels
+from llb_ray.engine.pixels import Grid, Pixels, PixelShard, pixel_shards
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.metrics.counts import MAX_BINS
 from llb_ray.metrics.image import image_metrics, object_metrics
-from llb_ray.metrics.pixel import pixel_metrics
 
 EXACT_PIXELS = 2**25  # of all labelled test images; exact metrics take some 15 bytes of each
 Metrics = dict[str, Any]
@@ -41,7 +42,8 @@ _PROTOCOL = {
     "pixel_mode": f"exact up to {EXACT_PIXELS} pixels; beyond, streaming: scores counted in {MAX_BINS} bins at most, "
     "each metric within its pixel_error_bound",
     "object": "images of one group are one object: its score is the highest of theirs, anomalous if one of them is",
-    "by_type": "the anomalous images of one type of defect against all normal images",
+    "by_type": "the anomalous images of one type of defect and all normal images, measured as all are; regions and "
+    "false-positive rate of aupro are of these images",
     "left_out": "anomalous images whose mask is missing or empty are left out of the pixel metrics",
 }
 
@@ -105,8 +107,11 @@ def detection_metrics(
     if not truth.masks(TEST):
         return metrics
     if counted:
-        return metrics | _streaming(counted, config.fpr_limit)
-    return metrics | _exact(scores.take(rows), truth, grid(truth, size_px, config), config.fpr_limit)
+        found, aupro = of_counts(counted, config.fpr_limit)
+    else:
+        found, aupro = of_pixels(_pixels(scores.take(rows), truth, grid(truth, size_px, config)), config.fpr_limit)
+    by_type = {kind: {**one, **aupro.get(kind, UNDEFINED)} for kind, one in metrics["by_type"].items()}
+    return {**metrics, **found, "by_type": by_type}
 
 
 def _by_type(score: Mapping[str, float], truth: Truth) -> Metrics:
@@ -123,22 +128,10 @@ def _i_auroc(normal_N: Sequence[float], anomalous_N: Sequence[float]) -> float |
     return image_metrics(np.array([*normal_N, *anomalous_N]), label_N)["i_auroc"]
 
 
-def _exact(scores: pa.Table, truth: Truth, grid: Grid, fpr_limit: float) -> Metrics:
+def _pixels(scores: pa.Table, truth: Truth, grid: Grid) -> Pixels:
     known = {image.image_id: image for image in truth.known_images()}
     images = [known[image_id] for image_id in scores["image_id"].to_pylist()]
-    pixels = grid.pixels(images, scores["map"].combine_chunks().to_numpy_ndarray())
-    found = pixel_metrics(pixels.map_NHW, pixels.mask_NHW, fpr_limit)
-    bounds = {name: None if value is None else 0.0 for name, value in found.items()}
-    return {**found, **_told("exact", bounds, len(pixels.left_out))}
-
-
-def _streaming(counted: Sequence[Artifact], fpr_limit: float) -> Metrics:
-    counts, num_left_out = merged(counted)
-    return {**counts.metrics(fpr_limit), **_told("streaming", counts.error_bounds(fpr_limit), num_left_out)}
-
-
-def _told(mode: str, bounds: Mapping[str, float | None], num_left_out: int) -> Metrics:
-    return {"pixel_mode": mode, "pixel_error_bound": bounds, "num_left_out_of_pixel_metrics": num_left_out}
+    return grid.pixels(images, scores["map"].combine_chunks().to_numpy_ndarray())
 
 
 def _mean(values: list[Any]) -> float | None:

@@ -1,28 +1,34 @@
 """Maps against masks: at once where a test set is small, else by workers who count, so that no one holds all maps.
 
+Pixels are counted by kind of defect: those of all kinds add up to the whole, those of one kind and of the normal images
+to what is said of that kind.
+
 An anomalous image without a mask, or whose mask is empty, has an unknown pixel truth and is left out.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.data.images import read_mask
 from llb_ray.data.tables import read_batches, read_table, write_table
 from llb_ray.detectors.base import Report, row_batches, upsample
 from llb_ray.engine import files
-from llb_ray.engine.truth import KnownImage
+from llb_ray.engine.truth import NORMAL, KnownImage
 from llb_ray.engine.worker import Heartbeat, Place, owned_threads
 from llb_ray.metrics.counts import PixelCounts
 
-SHARD_PIXELS = 2**27  # counted together: some twenty seconds of work, and at most 28 MiB of counts
+SHARD_PIXELS = 2**27  # counted together: some twenty seconds of work, and at most 28 MiB of counts of each kind
 _BATCH_PIXELS = 2**21  # held at once, about 40 bytes each while they are smoothed and counted
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -39,14 +45,14 @@ class Grid:
     def pixels(self, known: Sequence[KnownImage], map_NHW: Floats) -> "Pixels":
         """What there is to compare of these images; raises DataError for a mask that is not readable."""
         masks = [self._mask(image.mask) for image in known]
-        rows = [row for row, image in enumerate(known) if masks[row].any() or not image.anomalous]
+        rows = [row for row, image in enumerate(known) if masks[row].any() or image.kind == NORMAL]
         used = set(rows)
         left_out = [image.image_id for row, image in enumerate(known) if row not in used]
         if not rows:
             nothing_NHW = np.zeros((0, self.size_px, self.size_px), np.float32)
-            return Pixels(nothing_NHW, nothing_NHW.astype(bool), left_out)
+            return Pixels(nothing_NHW, nothing_NHW.astype(bool), [], left_out)
         smooth_NHW = upsample(map_NHW[rows], self.size_px, self.sigma_px)
-        return Pixels(smooth_NHW, np.stack([masks[row] for row in rows]), left_out)
+        return Pixels(smooth_NHW, np.stack([masks[row] for row in rows]), [known[row].kind for row in rows], left_out)
 
     def _mask(self, path: Path | None) -> Bools:
         if path is None:
@@ -60,7 +66,14 @@ class Pixels:
 
     map_NHW: Floats
     mask_NHW: Bools
+    kinds: list[str]  # of defects, one for each image
     left_out: list[str]
+
+    def by_kind(self) -> Iterator[tuple[str, Floats, Bools]]:
+        """Each kind, and the maps and masks of its images."""
+        for kind in sorted(set(self.kinds)):
+            chosen_N = np.array(self.kinds) == kind
+            yield kind, self.map_NHW[chosen_N], self.mask_NHW[chosen_N]
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def pixel_shards(known: Mapping[str, KnownImage], scored: Sequence[Artifact], gr
 
 
 def _shard(images: Mapping[str, KnownImage], holders: Sequence[Artifact], grid: Grid) -> PixelShard:
-    truth = {image_id: [image.anomalous, image.mask_digest] for image_id, image in images.items()}
+    truth = {image_id: [image.kind, image.mask_digest] for image_id, image in images.items()}
     inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(holders)}
     settings = {"size_px": grid.size_px, "sigma_px": grid.sigma_px}
     return PixelShard(images, tuple(holders), Recipe("pixels", settings, inputs | {"truth": digest(truth)}))
@@ -137,14 +150,15 @@ class Evaluator:
                 done += len(shard.known)
 
     def _write(self, folder: Path, shard: PixelShard, report: Report, done: int, total: int) -> None:
-        counts, left_out = PixelCounts(), list[str]()
-        for known, map_NHW in _batches(shard, max(1, _BATCH_PIXELS // self._spec.grid.size_px**2)):
-            pixels = self._spec.grid.pixels(known, map_NHW)
-            counts.add(pixels.map_NHW, pixels.mask_NHW)
+        counts, left_out = defaultdict(PixelCounts, {NORMAL: PixelCounts()}), list[str]()
+        for known, raw_NHW in _batches(shard, max(1, _BATCH_PIXELS // self._spec.grid.size_px**2)):
+            pixels = self._spec.grid.pixels(known, raw_NHW)
+            for kind, map_NHW, mask_NHW in pixels.by_kind():
+                counts[kind].add(map_NHW, mask_NHW)
             left_out += pixels.left_out
             done += len(known)
             report(done, total, "images")
-        write_table(folder / files.PIXEL_COUNTS, counts.to_table())
+        write_table(folder / files.PIXEL_COUNTS, pa.concat_tables(starmap(_named, sorted(counts.items()))))
         write_table(folder / files.LEFT_OUT, pa.table({"image_id": pa.array(left_out, pa.string())}))
 
 
@@ -160,10 +174,17 @@ def _batches(shard: PixelShard, size: int) -> Iterator[tuple[list[KnownImage], F
                 yield [shard.known[ids[row]] for row in rows], map_NHW[rows]
 
 
-def merged(counted: Sequence[Artifact]) -> tuple[PixelCounts, int]:
-    """The counts of all shards, and how many images were left out."""
-    counts, num_left_out = PixelCounts(), 0
+def _named(kind: str, counts: PixelCounts) -> pa.Table:
+    table = counts.to_table()
+    return table.append_column("kind", pa.repeat(kind, len(table)))
+
+
+def merged(counted: Sequence[Artifact]) -> tuple[dict[str, PixelCounts], int]:
+    """The counts of all shards by kind of defect, and how many images were left out."""
+    counts, num_left_out = defaultdict[str, PixelCounts](PixelCounts), 0
     for artifact in counted:
-        counts.merge(PixelCounts.of_table(read_table(artifact.file(files.PIXEL_COUNTS))))
+        table = read_table(artifact.file(files.PIXEL_COUNTS))
+        for kind in pc.unique(table["kind"]).to_pylist():
+            counts[kind].merge(PixelCounts.of_table(table.filter(pc.field("kind") == kind)))
         num_left_out += read_table(artifact.file(files.LEFT_OUT)).num_rows
     return counts, num_left_out

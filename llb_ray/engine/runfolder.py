@@ -10,6 +10,7 @@
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
     RUN/overrides.arrow            what people decided by hand, if anything
+    RUN/training_log.arrow         the loss of the final detector by step, if it was trained by descent
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
     RUN/metrics.json               what the labels say, where there are any
@@ -68,6 +69,7 @@ def published(made: Made) -> dict[str, Path | None]:
         "overrides.arrow": made.overrides.file(files.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(files.QUARANTINE),
         "image_scores.arrow": made.evaluated.file(files.IMAGE_SCORES),
+        "training_log.arrow": final.file(files.TRAINING_LOG) if files.TRAINING_LOG in final.files else None,
         "importance.arrow": final.file(files.IMPORTANCE) if files.IMPORTANCE in final.files else None,
         "threshold.json": made.threshold.file(files.THRESHOLD),
         "metrics.json": made.evaluated.file(files.METRICS),

@@ -1,4 +1,4 @@
-"""What a weighted fit leaves beside the detector, and what it has to say about it."""
+"""What a fit by gradient descent leaves beside the detector, and what it has to say about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +13,17 @@ from llb_ray.engine import files
 
 
 def write_log(folder: Path, log: FitLog | None, image_ids: Sequence[str]) -> None:
-    """The log as two Arrow files, by step and by image; no file for a fit that noted nothing."""
+    """The log by step as an Arrow file, and by image where the loss was weighted; no file where nothing was noted."""
     if log is None:
         return
     write_table(folder / files.TRAINING_LOG, pa.table(dict(log.steps)))
-    write_table(folder / files.IMPORTANCE, pa.table({"image_id": image_ids, **log.images}))
+    if log.images:
+        write_table(folder / files.IMPORTANCE, pa.table({"image_id": image_ids, **log.images}))
 
 
 def fall_back_notices(name: str, fitted: Artifact) -> list[str]:
     """One sentence if the weights of some steps were worthless and the plain mean was taken."""
-    if files.TRAINING_LOG not in fitted.files:
+    if files.IMPORTANCE not in fitted.files:
         return []
     fell_back = read_table(fitted.file(files.TRAINING_LOG))["fell_back"]
     count = pc.sum(fell_back).as_py()

@@ -15,14 +15,15 @@ from llb_ray.disk import file_digest
 from llb_ray.errors import DataError
 
 UNTYPED = "anomalous"  # the kind of a defect that has no name
+NORMAL = ""  # the kind of an image without a defect
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """A labelled test image, and where its mask is, if it has one."""
+    """A labelled test image, the kind of its defect, and where its mask is, if it has one."""
 
     image_id: str
-    anomalous: bool
+    kind: str  # of its defect, or `NORMAL`
     mask: Path | None
     mask_digest: str | None  # of the file's bytes
 
@@ -65,8 +66,10 @@ class Truth:
     def known_images(self) -> Iterator[KnownImage]:
         """The labelled test images; raises DataError for a mask that is gone."""
         masks = self.masks(TEST)
-        for image_id, label in self.known(TEST).items():
-            yield KnownImage(image_id, bool(label), masks.get(image_id), self._mask_digests.get(image_id))
+        kind_of = {image_id: kind for kind, image_ids in self.types(TEST).items() for image_id in image_ids}
+        for image_id in self.known(TEST):
+            kind = kind_of.get(image_id, NORMAL)
+            yield KnownImage(image_id, kind, masks.get(image_id), self._mask_digests.get(image_id))
 
     @cached_property
     def _mask_digests(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Small charts for the report, as plain geometry that its template draws as SVG: they take the page's own colours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ _MOST_BINS = 50
 _LONG_TAIL = 10  # times the median
 _LEAST = 1e-300  # that has a place on a logarithmic axis
 _MOST_POINTS = 400  # of a line: more cannot be seen
+_WIDE_DECADE = 80  # has room for marks at 1, 2 and 5; a narrower one has its 1 alone
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,23 @@ class Bar:
     height: float
     kind: str
     title: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a curve passes, its places rising; `kind` is its class in the style sheet, and its name in the legend."""
+
+    kind: str
+    place_N: Floats
+    value_N: Floats
+
+
+@dataclass(frozen=True)
+class Polyline:
+    """A curve as SVG has it."""
+
+    kind: str
+    points: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class Chart:
     y_marks: Sequence[Mark]
     kinds: Sequence[str]  # in the legend
     bars: Sequence[Bar] = ()
-    lines: Mapping[str, str] = field(default_factory=dict)  # kind -> the points of a polyline
+    lines: Sequence[Polyline] = ()
     cut: Mark | None = None
 
 
@@ -80,8 +98,9 @@ class LogAxis(Axis):
         return Axis(np.log10(self.low), np.log10(self.high), self.start, self.end).at(np.log10(value))
 
     def marks(self, whole: bool = False) -> list[Mark]:
-        """At 1, 2, 5, 10 and so on."""
-        ticks = LogLocator(subs=(1, 2, 5)).tick_values(self.low, self.high)
+        """At 1, 2, 5, 10 and so on, or where that would be crowded at 1, 10, 100."""
+        crowded = abs(self.end - self.start) < _WIDE_DECADE * np.log10(self.high / self.low)
+        ticks = LogLocator(subs=(1,) if crowded else (1, 2, 5)).tick_values(self.low, self.high)
         return [Mark(self.at(tick), f"{tick:,.6g}") for tick in ticks if self.low <= tick <= self.high]
 
 
@@ -117,18 +136,34 @@ def histogram(
     )
 
 
-def curves(title: str, x_label: str, y_label: str, places: Floats, values: Mapping[str, Floats]) -> Chart:
-    """Each kind's values over `places`, which rise; from zero up, or from the lowest where that is below."""
-    everything = np.concatenate(list(values.values()))
-    low, high = min(0.0, float(everything.min())), float(everything.max())
-    x = Axis(float(places[0]), float(places[-1]) if len(places) > 1 else float(places[0]) + 1, LEFT, WIDTH - RIGHT)
-    y = Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
-    shown = np.unique(np.linspace(0, len(places) - 1, _MOST_POINTS).round().astype(int))
-    lines = {
-        kind: " ".join(f"{x.at(float(places[i]))},{y.at(float(some[i]))}" for i in shown)
-        for kind, some in values.items()
-    }
-    return Chart(title, x_label, y_label, x.marks(), y.marks(), list(values), lines=lines)
+def curves(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Chart:
+    """Each line's values over its places; from zero up, or from the lowest where that is below.
+
+    Values with a long tail are shown on a logarithmic axis.
+    """
+    x = _wide(np.concatenate([line.place_N for line in lines]))
+    y = _high(np.concatenate([line.value_N for line in lines]))
+    kinds = list(dict.fromkeys(line.kind for line in lines))
+    return Chart(title, x_label, y_label, x.marks(), y.marks(), kinds, lines=[_drawn(line, x, y) for line in lines])
+
+
+def _wide(place_N: Floats) -> Axis:
+    low, high = float(place_N.min()), float(place_N.max())
+    return Axis(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT)
+
+
+def _high(value_N: Floats) -> Axis:
+    low, high = float(value_N.min()), float(value_N.max())
+    if _has_long_tail(value_N):
+        return LogAxis(low, high, HEIGHT - BOTTOM, TOP)
+    low = min(0.0, low)
+    return Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
+
+
+def _drawn(line: Line, x: Axis, y: Axis) -> Polyline:
+    shown = np.unique(np.linspace(0, len(line.place_N) - 1, _MOST_POINTS).round().astype(int))
+    points = (f"{x.at(float(line.place_N[i]))},{y.at(float(line.value_N[i]))}" for i in shown)
+    return Polyline(line.kind, " ".join(points))
 
 
 def _has_long_tail(value_N: Floats) -> bool:

@@ -39,6 +39,7 @@ class TypeRow:
     mean_score: float  # of the final detector
     above: float | None  # share of the images that are called anomalous; None where there is no threshold
     i_auroc: float | None  # of a type of defects in the test split, against all normal images there
+    aupro: float | None  # the same, where there are masks
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,6 @@ def threshold_of(run: FinishedRun) -> float | None:
     """The score above which an image is called anomalous, where the run set one."""
     said = _told(run, "threshold.json")
     return None if said is None else said["threshold"]
-
-
-def training_log(run: FinishedRun) -> pa.Table | None:
-    """The final detector's log by step (`engine.trainlog`); None for a fit that noted nothing."""
-    final = run.made.final
-    return read_table(final.file(files.TRAINING_LOG)) if files.TRAINING_LOG in final.files else None
 
 
 def what_if(run: FinishedRun) -> pa.Table | None:
@@ -172,8 +167,9 @@ def _type_row(split: str, kind: str, some: pa.Table, threshold: float | None, fo
     score_N = some["score"].to_numpy()
     rejected = 1 - some["decision"].to_pylist().count(KEPT) / len(some) if split == TRAIN else None
     above = None if threshold is None else float((score_N > threshold).mean())
-    i_auroc = found.get(kind, {}).get("i_auroc") if split == TEST else None
-    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), above, i_auroc)
+    measured = found.get(kind, {}) if split == TEST else {}
+    metrics = (measured.get(name) for name in ("i_auroc", "aupro"))
+    return TypeRow(split, kind, len(some), rejected, float(score_N.mean()), above, *metrics)
 
 
 def _figure(value: float | None) -> str:

@@ -20,9 +20,10 @@ from llb_ray.engine import files
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import REPORT
 from llb_ray.ensemble.purify import KEPT, REJECTED
-from llb_ray.report.charts import Chart, Floats, curves, histogram
-from llb_ray.report.facts import Facts, facts_of, threshold_of, training_log, what_if
+from llb_ray.report.charts import Chart, Floats, Line, curves, histogram
+from llb_ray.report.facts import Facts, facts_of, threshold_of, what_if
 from llb_ray.report.gallery import Gallery, cut_of, gallery
+from llb_ray.report.training import training_charts
 from llb_ray.report.votes import Votes, agreements
 
 
@@ -55,7 +56,7 @@ def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) ->
         chunks=[_json(chunk) for chunk in shown.chunks],
         charts=list(_score_charts(run)),
         test_chart=_test_chart(run),
-        training=_training_charts(run),
+        training=training_charts(run),
         objections=None if votes is None else _objections(votes, run.purified),
         agreements=[] if votes is None else agreements(votes, run.purified),
         script=Markup(script),
@@ -74,18 +75,10 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
     charts.append(_by_final_score(run, "What the final detector says of them", _final_scores(run)))
     expected = what_if(run)
     if expected is not None:
-        charts.append(
-            curves(
-                "What another keep ratio would cost (expected)",
-                "keep ratio",
-                "share",
-                expected["keep_ratio"].to_numpy(),
-                {
-                    "residual contamination": expected["residual_contamination"].to_numpy(),
-                    "normals lost": expected["normals_lost"].to_numpy(),
-                },
-            )
-        )
+        kept_N = expected["keep_ratio"].to_numpy()
+        costs = {name: expected[name].to_numpy() for name in ("residual_contamination", "normals_lost")}
+        lines = [Line(name.replace("_", " "), kept_N, cost_N) for name, cost_N in costs.items()]
+        charts.append(curves("What another keep ratio would cost (expected)", "keep ratio", "share", lines))
     return charts
 
 
@@ -121,20 +114,6 @@ def _objections(votes: Votes, purified: pa.Table) -> Chart:
     edges: Floats = np.arange(votes.asked_NK.sum(axis=1).max() + 2, dtype=float) - 0.5
     values = {kind: count_N[decision_N == kind].astype(float) for kind in (KEPT, REJECTED)}
     return histogram("How many members object", "members that would have thrown the image out", values, edges=edges)
-
-
-def _training_charts(run: FinishedRun) -> list[Chart]:
-    log = training_log(run)
-    if log is None:
-        return []
-    steps = log["step"].to_numpy().astype(float)
-    return [
-        curves(title, "step", name, steps, {name: log[column].to_numpy().astype(float)})
-        for column, name, title in (
-            ("loss", "weighted loss", "Loss of the final detector"),
-            ("ess", "effective sample size", "Images of a batch that count"),
-        )
-    ]
 
 
 def _json(value: Any) -> Markup:

@@ -219,9 +219,13 @@ def test_an_autoencoder_notes_each_step_and_each_image() -> None:
     assert float(log.images["weight"].mean()) == pytest.approx(1)
 
 
-def test_an_autoencoder_without_weights_has_nothing_to_note_and_a_loaded_one_neither() -> None:
-    assert fit(0).log() is None
-    detector = Autoencoder(CONFIG, STEPS, CPU, MOMENTS).fit(Stripes(48), 0)
+def test_an_autoencoder_without_weights_notes_its_loss_and_a_loaded_one_nothing() -> None:
+    detector = fit(0)
+    log = detector.log()
+    assert log is not None
+    assert {name: len(column) for name, column in log.steps.items()} == {"step": STEPS, "loss": STEPS}
+    assert log.steps["loss"][-1] < log.steps["loss"][0]
+    assert not log.images
     assert detector.load_state(detector.state()).log() is None
 
 

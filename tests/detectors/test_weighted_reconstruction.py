@@ -14,9 +14,13 @@ def test_weights_change_what_is_learnt_are_noted_and_repeat() -> None:
 
     moments = ImportanceConfig(mode="moments", warmup=0.1)
     plain, weighted, again = fit(None), fit(moments), fit(moments)
-    assert plain.log() is None
-    log = weighted.log()
+    noted, log = plain.log(), weighted.log()
+    assert noted is not None
     assert log is not None
+    assert (list(noted.steps), list(noted.images)) == (["step", "loss"], [])
+    assert len(noted.steps["loss"]) == STEPS
+    warm = slice(STEPS // 10)
+    assert noted.steps["loss"][warm] == pytest.approx(log.steps["loss"][warm]), "weights are one while it warms up"
     assert len(log.steps["ess"]) == STEPS
     assert float(log.images["weight"].mean()) == pytest.approx(1)
     assert all(torch.equal(tensor, again.state()[name]) for name, tensor in weighted.state().items())

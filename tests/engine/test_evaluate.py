@@ -132,7 +132,14 @@ def test_an_anomalous_image_without_a_usable_mask_is_left_out_of_the_pixels_alon
     assert metrics == {
         "num_test": 6,
         "num_test_anomalous": 4,
-        "by_type": {"anomalous": {"num": 4, "i_auroc": pytest.approx(image["i_auroc"])}},
+        "by_type": {
+            "anomalous": {
+                "num": 4,
+                "i_auroc": pytest.approx(image["i_auroc"]),
+                "aupro": pytest.approx(pixel["aupro"]),
+                "aupro_error_bound": 0,
+            }
+        },
         "num_left_out_of_pixel_metrics": 2,
         "pixel_mode": "exact",
         "pixel_error_bound": dict.fromkeys(PIXEL, 0),
@@ -179,6 +186,23 @@ def test_each_type_of_defect_is_measured_against_all_normals(sheet: Sheet) -> No
     found = sheet.metrics()["by_type"]
     assert {kind: one["i_auroc"] for kind, one in found.items()} == pytest.approx(expected)
     assert {kind: one["num"] for kind, one in found.items()} == {"crack": 1, "dent": 3}
+
+
+def test_the_aupro_of_a_type_is_that_of_a_test_set_without_the_others(sheet: Sheet) -> None:
+    kinds = [None, "dent", "crack", "dent", None, "scratch", "crack"]
+    masks = {1: _square(3), 2: _square(9), 3: _square(20), 6: NOTHING}
+    for number, kind in enumerate(kinds):
+        sheet.add(int(kind is not None), masks.get(number), kind=kind)
+    found = sheet.metrics()["by_type"]
+    for kind, rows in {"dent": [1, 3], "crack": [2]}.items():
+        chosen = [0, 4, *rows]
+        maps, truth = (
+            np.stack([every[row] for row in chosen])
+            for every in (sheet.maps, [masks.get(n, NOTHING) for n in range(7)])
+        )
+        assert found[kind]["aupro"] == pytest.approx(pixel_metrics(maps, truth)["aupro"])
+        assert found[kind]["aupro_error_bound"] == 0
+    assert (found["scratch"]["aupro"], found["scratch"]["aupro_error_bound"]) == (None, None), "it has no mask"
 
 
 def test_without_labels_there_is_nothing(sheet: Sheet) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,9 @@ def truth(tmp_path: Path) -> Truth:
         path = f"masks/{number}.png" if anomalous and number != 1 else None
         label = None if number == 6 else int(anomalous)
         split = "train" if number in (3, 9, 15) else "test"
-        rows.append({"image_id": f"i{number:02d}", "split": split, "label": label, "mask_path": path, "group": "g"})
+        kind = ("dent", "crack")[number // 3 % 2] if anomalous else None
+        known = {"label": label, "defect_type": kind, "mask_path": path, "group": "g"}
+        rows.append({"image_id": f"i{number:02d}", "split": split, **known})
     schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
     return Truth(pa.Table.from_pylist(rows, schema), tmp_path, 10**6)
 
@@ -118,7 +121,17 @@ def test_every_executor_counts_what_the_driver_finds(
     assert found.keys() == exact.keys()
     for name in NAMES:
         assert abs(found[name] - exact[name]) <= found["pixel_error_bound"][name] < 1e-2
+    _same_by_type(found["by_type"], exact["by_type"])
     assert {beat.done for beat in read_beats(tmp_path / "two" / "progress")} == {5 + 6, 5}
+
+
+def _same_by_type(counted: dict[str, Any], exact: dict[str, Any]) -> None:
+    assert counted.keys() == exact.keys()
+    for kind, found in counted.items():
+        assert found.keys() == exact[kind].keys()
+        assert abs(found["aupro"] - exact[kind]["aupro"]) <= found["aupro_error_bound"] < 1e-2
+        assert exact[kind]["aupro_error_bound"] == 0
+        assert (found["num"], found["i_auroc"]) == (exact[kind]["num"], exact[kind]["i_auroc"])
 
 
 def test_no_more_maps_and_masks_are_held_than_a_batch(
@@ -194,7 +207,8 @@ def test_a_whole_run_counts_alike_on_both_executors_and_within_its_bound(
     assert found["pixel_mode"] == "streaming"
     for name in NAMES:
         assert abs(found[name] - exact[name]) <= found["pixel_error_bound"][name] < 1e-2
-    same = found.keys() - {*NAMES, "pixel_mode", "pixel_error_bound"}
+    _same_by_type(found["by_type"], exact["by_type"])
+    same = found.keys() - {*NAMES, "by_type", "pixel_mode", "pixel_error_bound"}
     assert {name: found[name] for name in same} == {name: exact[name] for name in same}
     assert llb_ray.audit(tmp_path / "ray")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, curves, histogram
+from llb_ray.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, curves, histogram
 
 finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 
@@ -68,5 +68,30 @@ def test_whole_numbers_have_whole_ticks() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5000])
 def test_curves_have_a_bounded_number_of_points(count: int) -> None:
-    chart = curves("t", "step", "loss", np.arange(count, dtype=float), {"loss": np.ones(count)})
-    assert 1 <= len(chart.lines["loss"].split()) <= 400
+    chart = curves("t", "step", "loss", [Line("loss", np.arange(count, dtype=float), np.ones(count))])
+    assert 1 <= len(chart.lines[0].points.split()) <= 400
+
+
+def _points(chart: Chart) -> list[list[list[float]]]:
+    return [[[float(one) for one in point.split(",")] for point in line.points.split()] for line in chart.lines]
+
+
+def test_lines_of_any_length_share_both_axes_and_lines_of_one_kind_a_key() -> None:
+    ends = [(4, 8.0), (9, 2.0), (4, 6.0)]
+    kinds = ["member", "final", "member"]
+    lines = [Line(kind, np.arange(n, dtype=float), np.full(n, v)) for kind, (n, v) in zip(kinds, ends, strict=True)]
+    chart = curves("t", "step", "loss", lines)
+    assert chart.kinds == ["member", "final"]
+    first, second, third = _points(chart)
+    assert first[-1] == [LEFT + 3 / 8 * (WIDTH - RIGHT - LEFT), TOP]
+    assert second[-1][0] == WIDTH - RIGHT
+    assert TOP < third[0][1] < second[0][1] < HEIGHT - BOTTOM, "zero is at the bottom"
+
+
+def test_a_loss_that_falls_by_decades_is_seen_to_fall_all_the_way() -> None:
+    step_N = np.arange(100, dtype=float)
+    chart = curves("t", "step", "loss", [Line("loss", step_N, 10 ** (-step_N / 33))])
+    (points,) = _points(chart)
+    falls = np.diff([y for _, y in points])
+    assert falls.min() > 0.9 * falls.max(), "as far in the last steps as in the first"
+    assert [mark.text for mark in chart.y_marks] == ["0.001", "0.01", "0.1", "1"]

@@ -132,8 +132,19 @@ def test_a_weighted_fit_has_curves(photos: Path, tiny: RunConfig, tmp_path: Path
     config = with_overrides(tiny, ["importance.mode=moments"])
     llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
     page = _page(tmp_path / "run")
-    assert "Loss of the final detector" in page
-    assert len(re.findall(r'<polyline class="curve', page)) == 2
+    assert "loss, of the final detector weighted" in page
+    assert len(re.findall(r'<polyline class="curve final-detector"', page)) == 1
+    assert len(re.findall(r'<polyline class="curve effective-sample-size"', page)) == 1
+
+
+def test_whatever_is_trained_by_descent_has_a_curve_and_a_memory_bank_has_none(run: Path, finished_bank: Path) -> None:
+    page = _page(run)
+    assert len(re.findall(r'<polyline class="curve member"', page)) == 3
+    (points,) = re.findall(r'<polyline class="curve final-detector" points="(.*?)"', page)
+    assert len(points.split()) == read_table(run / "training_log.arrow").num_rows == 20
+    bank = Path(shutil.copytree(finished_bank, run.parent / "bank"))
+    assert "Loss while training" not in _page(bank)
+    assert not list(bank.rglob("training_log.arrow"))
 
 
 def test_what_a_run_put_aside_and_did_without_is_told(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
@@ -154,8 +165,10 @@ def test_what_labels_say_is_told_by_type(run: Path) -> None:
     assert sum(int(count) for split, _, count in types if split == "train") == 48
     assert set(_block(page, "columns")["known"]) >= {"good"}
     found = json.loads((run / "metrics.json").read_text())["by_type"]
-    told = dict(re.findall(r"<tr><td>test</td><td>(\w+)</td>.*?<td class=\"n\">([\d.]*)</td></tr>", page))
-    assert told == {"good": "", **{kind: f"{one['i_auroc']:.3f}" for kind, one in found.items()}}
+    last_two = r'<td class="n">([\d.]*)</td><td class="n">([\d.]*)</td></tr>'
+    told = {kind: numbers for kind, *numbers in re.findall(rf"<tr><td>test</td><td>(\w+)</td>.*?{last_two}", page)}
+    expected = {kind: [f"{one[name]:.3f}" for name in ("i_auroc", "aupro")] for kind, one in found.items()}
+    assert told == {"good": ["", ""], **expected}
     threshold = json.loads((run / "threshold.json").read_text())["threshold"]
     scores = read_table(run / "image_scores.arrow").to_pylist()
     above = [row["score"] > threshold for row in scores if row["split"] == "test"]
