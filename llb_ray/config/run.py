@@ -295,6 +295,12 @@ class RunConfig(Settings):
             return detector.model_copy(update={"memory": memory})
         return detector
 
+    @property
+    def reads_suspects(self) -> bool:
+        """Whether the final detector looks at rejected images too: a robust memory doubts their patches by itself."""
+        final = self.detector_of("final")
+        return self.purify.filter == "llb" and isinstance(final, MemoryBankConfig) and final.memory == "robust"
+
     def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
         """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
         return None if isinstance(self.detector_of(role), _STEPLESS) else self.importance.for_role(role)

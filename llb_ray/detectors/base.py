@@ -81,6 +81,10 @@ class Source(Protocol):
     @property
     def image_ids(self) -> Sequence[str]: ...
 
+    @property
+    def suspects(self) -> frozenset[str]:
+        """Ids of those that may well be anomalous; given only to a detector that knows not to call them usual."""
+
     def __len__(self) -> int:
         """Number of rows, a multiple of the number of images."""
 

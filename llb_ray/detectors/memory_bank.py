@@ -1,12 +1,13 @@
 """A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
 
 With ``memory=robust`` it is told to distrust its training images, in two ways that are local to a place of the grid
-(see `neighbours`).  Patches that no other image is like stay out of the memory: greedy k-centre would seek them out.
-And distances are multiplied by the local outlier factor, so that a patch that is near to one odd entry, but not to what
-is usual at its place, still counts.  With ``memory=softpatch`` it does so in the way of that paper (see `candidates`).
+(see `neighbours`).  Patches that no other image is like are kept apart, in a small memory that counts the less the more
+of them there are (see `candidates`): rare normal ones in a clean set, defects in a dirty one.  And distances are
+multiplied by the local outlier factor, so that a patch that is near to one odd entry, but not to what is usual at its
+place, still counts; suspects have no say in what is usual.  ``memory=softpatch`` does so in the way of that paper.
 
 Shapes: N and B images, C channels and H x W cells of a layer, D patch dimensions, P candidate patches, Q cells of
-one image, M memory entries.
+one image, M memory entries, O outlying ones.
 """
 
 import math
@@ -56,6 +57,7 @@ TOP_SHARE = 0.05
 _FIT_BATCH = 32  # images read at once while fitting
 _PLACES = 200  # cells of the grid, about, at which distances are weighed
 _REFERENCE_VALUES, _LEAST_REFERENCES = 2**25, 32  # 128 MiB in memory and in the file; a ViT's patches are long
+_OUTLYING = 5  # one in so many entries of the memory is an outlying patch, where these are trusted at all
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
 
@@ -87,9 +89,14 @@ class MemoryBank:
         memory = self._memory(source)
         gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
-        candidate_PD = (gathered.patch_PD - mean_D) / scale_D
-        rows = self._coreset(candidate_PD, seed)
-        state = {"memory_MD": candidate_PD[rows], "mean_D": mean_D, "scale_D": scale_D}
+        candidate_PD, size = (gathered.patch_PD - mean_D) / scale_D, self.config.coreset_size
+        state = {"mean_D": mean_D, "scale_D": scale_D}
+        if gathered.outlying_OD is not None and len(gathered.outlying_OD):
+            outlying_OD, size = (gathered.outlying_OD - mean_D) / scale_D, size - size // _OUTLYING
+            state["outlying_OD"] = outlying_OD[self._coreset(outlying_OD, max(1, size // _OUTLYING), seed)]
+            state["trust_1"] = torch.tensor([gathered.trust])
+        rows = self._coreset(candidate_PD, size, seed)
+        state["memory_MD"] = candidate_PD[rows]
         state |= {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
         state |= self._usual(source, seed, mean_D, scale_D) if memory == "robust" else {}
         return self.load_state(state)
@@ -127,16 +134,22 @@ class MemoryBank:
         One that is alone cannot be compared with others; and a detector outside of a run knows of no filter.
         """
         memory = self.config.memory
-        return "plain" if memory == "by_filter" or len(source.image_ids) < 2 else memory
+        if memory == "by_filter" or len(source.image_ids) < 2:
+            memory = "plain"
+        assert memory == "robust" or not source.suspects, "RunConfig.reads_suspects gives them to robust memories alone"
+        return memory
 
     def _usual(self, source: Source, seed: int, mean_D: torch.Tensor, scale_D: torch.Tensor) -> State:
-        """What is usual at each place: references, and how far these are from each other."""
+        """What is usual at each place: references, none of them suspects, and how far these are from each other."""
+        num_images = len(source.image_ids)
+        plain = [row for row, image_id in enumerate(source.image_ids) if image_id not in source.suspects]
+        rows_V = (np.arange(0, len(source), num_images)[:, None] + np.array(plain)).ravel()
         most = min(MAX_REFERENCES, max(_LEAST_REFERENCES, _REFERENCE_VALUES // (_PLACES * len(mean_D))))
-        chosen, num_images = references(len(source), seed, most), len(source.image_ids)
+        chosen = rows_V[references(len(rows_V), seed, most)]
         parts = (self._read(source, chosen[rows]) for rows in row_batches(len(chosen), _FIT_BATCH))
         patch_LRD = torch.cat([by_place(at_places(part, _PLACES), mean_D, scale_D) for part in parts], dim=1)
         image_R = torch.from_numpy(chosen % num_images).to(self.device)
-        count = num_neighbours(len(chosen), WEIGHING, len(source) // num_images)
+        count = num_neighbours(len(chosen), WEIGHING, len(rows_V) // len(plain))
         return {"reference_LRD": patch_LRD, "reach_LR": reaches(patch_LRD, image_R, count)}
 
     def _read(self, source: Source, rows: npt.NDArray[np.int64]) -> torch.Tensor:
@@ -147,8 +160,7 @@ class MemoryBank:
         spread_D = usable_spread(candidate_PD)
         return spread_D if self.config.standardize else torch.ones_like(spread_D)
 
-    def _coreset(self, point_PD: torch.Tensor, seed: int) -> torch.Tensor:
-        count = self.config.coreset_size
+    def _coreset(self, point_PD: torch.Tensor, count: int, seed: int) -> torch.Tensor:
         if self.config.coreset == "random":
             return random_subset(len(point_PD), count, seed).to(point_PD.device)
         return k_center(point_PD, count, seed, self.config.projection_dim)
@@ -156,16 +168,14 @@ class MemoryBank:
     def _map(self, patch_DHW: torch.Tensor) -> torch.Tensor:
         """Distances [H, W] of one image's patches to the memory."""
         patch_QD = (patch_DHW.flatten(1).T - self._state["mean_D"]) / self._state["scale_D"]
-        memory_MD, weight_M = self._state["memory_MD"], self._state.get("weight_M")
         chunks = torch.split(patch_QD, _CHUNK_CELLS)
-        distance_Q = torch.cat([nearest_distance(chunk, memory_MD, weight_M) for chunk in chunks])
-        return distance_Q.view(patch_DHW.shape[1:]) / math.sqrt(memory_MD.shape[1])
+        distance_Q = torch.cat([_distance(chunk, self._state) for chunk in chunks])
+        return distance_Q.view(patch_DHW.shape[1:]) / math.sqrt(patch_QD.shape[1])
 
 
 class _Nearest(nn.Module):
     """The maps of `MemoryBank.score`, of a whole batch at once: the same distances within float noise."""
 
-    memory_MD: torch.Tensor
     mean_D: torch.Tensor
     scale_D: torch.Tensor
 
@@ -180,9 +190,9 @@ class _Nearest(nn.Module):
         patch_BDHW = self._patches(layers)
         patch_BHWD = patch_BDHW.permute(0, 2, 3, 1)
         patch_QD = ((patch_BHWD - self.mean_D) / self.scale_D).flatten(0, 2)
-        distance_Q = nearest_distance(patch_QD, self.memory_MD, dict(self.named_buffers()).get("weight_M"))
-        map_BHW = distance_Q.view(patch_BHWD.shape[:3]) / math.sqrt(self.memory_MD.shape[1])
-        return map_BHW * _weights(patch_BDHW, dict(self.named_buffers()), judged) if self._is_robust else map_BHW
+        state = dict(self.named_buffers())
+        map_BHW = _distance(patch_QD, state).view(patch_BHWD.shape[:3]) / math.sqrt(patch_QD.shape[1])
+        return map_BHW * _weights(patch_BDHW, state, judged) if self._is_robust else map_BHW
 
 
 def _weights(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge: Callable[..., Judged]) -> torch.Tensor:
@@ -192,6 +202,15 @@ def _weights(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge:
     factor_LB = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], WEIGHING).factor_LB
     factor_B1HW = factor_LB.T.reshape(-1, 1, *placed_BDHW.shape[2:]).exp()
     return functional.interpolate(factor_B1HW, patch_BDHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def _distance(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Distance [Q] from each patch to the memory; a nearer outlying entry shortens it as far as it is trusted."""
+    near_Q = nearest_distance(patch_QD, state["memory_MD"], state.get("weight_M"))
+    if "outlying_OD" not in state:
+        return near_Q
+    nearer_Q = near_Q - nearest_distance(patch_QD, state["outlying_OD"])
+    return near_Q - state["trust_1"] * nearer_Q.clamp(min=0)
 
 
 def nearest_distance(

@@ -27,7 +27,7 @@ from llb_ray.engine.runfolder import RunFolder, published
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, partition_settings, purify_settings
 from llb_ray.engine.stages import FINAL
-from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.ensemble.dataset import kept_ids, suspect_ids
 from llb_ray.ensemble.overrides import UNSURE, by_hand
 from llb_ray.ensemble.partition import training_sets
 from llb_ray.ensemble.scores import assemble, dense
@@ -183,9 +183,12 @@ def _only_overridden_differ(run: FinishedRun) -> str:
 def _final_trained_on_kept(run: FinishedRun) -> str:
     kept = kept_ids(run.purified)
     _same_ids("final detector's training images", trained_on(run.made.final), "kept set", kept)
+    suspects = suspect_ids(run.purified, run.overrides) if run.config.reads_suspects else []
+    _same_ids("final detector's suspects", trained_on(run.made.final, as_suspects=True), "rejected set", suspects)
     if run.weighted is not None:
         _same_ids("importance.arrow", run.weighted, "kept set", kept)
-    return f"the final detector was trained on the {len(kept)} kept images and nothing else"
+    others = f"{len(suspects)} rejected ones that it doubts, and nothing else" if suspects else "nothing else"
+    return f"the final detector was trained on the {len(kept)} kept images and {others}"
 
 
 def _threshold_follows(run: FinishedRun) -> str:

@@ -10,7 +10,7 @@ from llb_ray.config import ThresholdConfig
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.held_out import by_folds, by_members, with_rejected
+from llb_ray.ensemble.held_out import by_folds, by_members, of_kept, with_rejected
 from llb_ray.ensemble.threshold import threshold_facts
 
 
@@ -27,9 +27,9 @@ def calibrated(
     """
     decided, final = read_table(purified.file(files.PURIFIED)), read_scores(final_scores)
     if folds or matrix is None:
-        kept = by_folds(read_scores(folds))
+        held_out = by_folds(read_scores(folds))
     else:
-        kept = by_members(decided, read_table(matrix.file(files.SCORES)), final)
-    everyone = with_rejected(kept, decided, final)
+        held_out = by_members(decided, read_table(matrix.file(files.SCORES)), final)
+    kept, everyone = of_kept(held_out, decided), with_rejected(held_out, decided, final)
     facts = threshold_facts(kept, everyone, config.false_alarm_rate, config.normals)
     return kept if config.normals == "kept" else everyone, facts

@@ -65,9 +65,14 @@ class Crew:
         return Features(plain, cached, Cached(tuple(shard.recipe for shard in shards)))
 
     def member(
-        self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        image_ids: Sequence[str],
+        features: Features,
+        suspects: Sequence[str] = (),
     ) -> MemberSpec:
-        """What is to be fitted on these images, with the settings of `settings.fit_settings`."""
+        """What is to be fitted on these images, `suspects` among them, with the settings of `settings.fit_settings`."""
         return MemberSpec(
             name=name,
             place=self._place,
@@ -77,6 +82,7 @@ class Crew:
             access=features.access,
             encoder_digest=features.encoder,
             fit_ids=tuple(image_ids),
+            suspects=tuple(suspects),
         )
 
     def fit(

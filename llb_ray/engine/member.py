@@ -1,4 +1,4 @@
-"""One detector in training: a sub-model on its share, or the final detector on what was kept.
+"""One detector in training: a sub-model on its share, or the final detector on what was kept, and maybe suspects.
 
 The two are the same thing here; they differ in the share and in the budget (`role`).  Either may be fitted by several
 workers together: the leading one writes the artifact, and the others fit along with it.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file, save
 
@@ -49,11 +50,13 @@ class MemberSpec:
     access: Access
     encoder_digest: str
     fit_ids: tuple[str, ...]
+    suspects: tuple[str, ...] = ()  # of these
 
     @property
     def title(self) -> str:
         """``member-003 (its share: 20 images)``; partition.arrow lists a share by the member's number."""
-        return f"{self.name} ({'its share' if self.role == 'member' else 'the kept set'}: {len(self.fit_ids)} images)"
+        images = "its share" if self.role == "member" else "kept and suspect" if self.suspects else "the kept set"
+        return f"{self.name} ({images}: {len(self.fit_ids)} images)"
 
     @property
     def role(self) -> Role:
@@ -66,7 +69,8 @@ class MemberSpec:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe("fit", self.settings, {"encoder": self.encoder_digest, "images": digest(self.fit_ids)})
+        suspects = {"suspects": digest(self.suspects)} if self.suspects else {}
+        return Recipe("fit", self.settings, {"encoder": self.encoder_digest, "images": digest(self.fit_ids)} | suspects)
 
 
 class Member:
@@ -108,12 +112,13 @@ class Member:
         detector, source = self._fitted(report)
         # Not `save_file`: of a full disk it raises an error of its own.
         (folder / files.DETECTOR).write_bytes(save(detector.state()))
-        write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
+        doubted = [image_id in source.suspects for image_id in source.image_ids]
+        write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids, "suspect": doubted}))
         write_log(folder, detector.log(), source.image_ids)
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
         spec, device = self._spec, device_for(self._spec.place.resources)
-        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
+        source = spec.access.source(spec.fit_ids, spec.place, spec.augment, spec.suspects)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
         detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
         return detector, source
@@ -139,7 +144,8 @@ def load_detector(config: DetectorConfig, fitted: Artifact, resources: Resources
     return detector.load_state(load_file(fitted.file(files.DETECTOR)))
 
 
-def trained_on(fitted: Artifact) -> list[str]:
-    """The ids of the images that a `fit` artifact's detector was given."""
-    image_ids: list[str] = read_table(fitted.file(files.TRAINED_ON))["image_id"].to_pylist()
+def trained_on(fitted: Artifact, as_suspects: bool = False) -> list[str]:
+    """The ids of the images that a `fit` artifact's detector was given as normal ones, or as suspects."""
+    given = read_table(fitted.file(files.TRAINED_ON))
+    image_ids: list[str] = given.filter(pc.equal(given["suspect"], as_suspects))["image_id"].to_pylist()
     return image_ids

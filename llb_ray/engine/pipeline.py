@@ -160,9 +160,9 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
     overrides = None if said is None else stages.overrides(said)
     purified = stages.purify(images, labels, matrix, overrides)
-    final = stages.final(purified, features)
+    final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    folds = stages.folds(purified, features) if stages.needs_folds(purified, matrix) else []
+    folds = stages.folds(purified, overrides, features) if stages.needs_folds(purified, matrix) else []
     threshold = stages.threshold(purified, matrix, folds, final_scores)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)

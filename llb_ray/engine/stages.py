@@ -29,7 +29,7 @@ from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.contamination import contamination, what_if
-from llb_ray.ensemble.dataset import kept_ids, purified_dataset
+from llb_ray.ensemble.dataset import kept_ids, purified_dataset, suspect_ids
 from llb_ray.ensemble.held_out import LEAST_REJECTED, split
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares, training_sets
@@ -155,11 +155,18 @@ class Stages:
         write_json(folder / files.CONTAMINATION, {"share": found.share, "low": found.low, "high": found.high})
         write_table(folder / files.WHAT_IF, what_if(evidence_N, found))
 
-    def final(self, purified: Artifact, features: Features) -> Artifact:
-        """The final detector, fitted on the kept images."""
-        kept = kept_ids(read_table(purified.file(files.PURIFIED)))
-        spec = self.crew.member(FINAL, fit_settings(self.config, "final"), kept, features)
+    def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
+        """The final detector, fitted on the kept images, and on suspects where it doubts these by itself."""
+        kept, suspects = self._fit_ids(purified, overrides)
+        ids = sorted([*kept, *suspects])
+        spec = self.crew.member(FINAL, fit_settings(self.config, "final"), ids, features, suspects)
         return self.crew.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
+
+    def _fit_ids(self, purified: Artifact, overrides: Artifact | None) -> tuple[list[str], list[str]]:
+        """What the final detector takes for normal, and what it reads as suspects."""
+        decided = read_table(purified.file(files.PURIFIED))
+        said = None if overrides is None else read_table(overrides.file(files.OVERRIDES))
+        return kept_ids(decided), suspect_ids(decided, said) if self.config.reads_suspects else []
 
     def final_scores(self, final: Artifact, features: Features) -> list[Artifact]:
         """The final detector's score and map of every image, test split included."""
@@ -170,22 +177,36 @@ class Stages:
         """Whether held-out scores are to come from further fits; says so where those were not asked for."""
         if self.config.threshold.method == "folds":
             return True
+        if self.config.reads_suspects:
+            return self._says_folds("the final memory has seen every image")
         _, rejected = split(read_table(purified.file(files.PURIFIED)))
         if matrix is not None and len(rejected) >= LEAST_REJECTED:
             return False
-        reason = "there are no members" if matrix is None else f"only {len(rejected)} images were rejected"
+        return self._says_folds(
+            "there are no members" if matrix is None else f"only {len(rejected)} images were rejected"
+        )
+
+    def _says_folds(self, reason: str) -> bool:
         more = f"{self.config.threshold.folds} further detectors are fitted for the threshold (threshold.folds)"
         self.clock.tell(f"note: {reason}, so {more}")
         return True
 
-    def folds(self, purified: Artifact, features: Features) -> list[Artifact]:
-        """The score of every kept image by a detector that is fitted as the final one is, but without its fold."""
-        kept, _ = split(read_table(purified.file(files.PURIFIED)))
-        ids, groups, seed = kept["image_id"].to_pylist(), kept["group"].to_pylist(), self.config.seed
+    def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
+        """The score of every image that the final detector was given, by one that is fitted alike without its fold."""
+        kept, suspects = self._fit_ids(purified, overrides)
+        decided, seed = read_table(purified.file(files.PURIFIED)), self.config.seed
+        given = decided.filter(pc.is_in(decided["image_id"], pa.array([*kept, *suspects], pa.string())))
+        ids, groups = given["image_id"].to_pylist(), given["group"].to_pylist()
         owned = shares(partition(ids, groups, self.config.threshold.folds, seed_for(seed, "folds")))
         folds = {f"fold-{index:03d}": fold for index, fold in enumerate(owned)}
         specs = [
-            self.crew.member(name, fit_settings(self.config, "final", index), sorted(set(ids) - set(fold)), features)
+            self.crew.member(
+                name,
+                fit_settings(self.config, "final", index),
+                sorted(set(ids) - set(fold)),
+                features,
+                sorted(set(suspects) - set(fold)),
+            )
             for index, (name, fold) in enumerate(folds.items())
         ]
         fitted = self.crew.fit("folds", specs, num_workers=self.config.final_workers)

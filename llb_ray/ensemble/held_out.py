@@ -2,7 +2,7 @@
 
 It has seen them, so its own scores of them are too low.  Two ways round that:
 
-- `by_folds`: further detectors, fitted like the final one, each without a fold of the kept images, score that fold
+- `by_folds`: further detectors, fitted like the final one, each without a fold of its images, score that fold
   (cross-conformal prediction: Vovk 2015).  As many further fits as there are folds.
 - `by_members`: every kept image has the scores of the members that held it out.  They are brought to the final
   detector's scale by what both say of rejected images, which neither has seen.  Nothing more is fitted.
@@ -34,10 +34,17 @@ def split(purified: pa.Table) -> tuple[pa.Table, pa.Table]:
     return purified.filter(kept), purified.filter(pc.invert(kept))
 
 
+def of_kept(held_out: pa.Table, purified: pa.Table) -> pa.Table:
+    """The rows of these held-out scores (schema `HELD_OUT`) that are about kept images."""
+    ids = split(purified)[0]["image_id"].combine_chunks()
+    return held_out.filter(pc.is_in(held_out["image_id"], ids))
+
+
 def with_rejected(held_out: pa.Table, purified: pa.Table, final: pa.Table) -> pa.Table:
-    """All training images' held-out scores (schema `HELD_OUT`): those of the kept, and what the final detector, which
-    has not seen them, says of the rejected."""
+    """All training images' held-out scores (schema `HELD_OUT`): those that are there, and what the final detector says
+    of the rejected images that it has not seen."""
     ids = split(purified)[1]["image_id"]
+    ids = ids.filter(pc.invert(pc.is_in(ids, held_out["image_id"].combine_chunks())))
     return pa.concat_tables([held_out, pa.table([ids, _values(final, ids)], schema=HELD_OUT)])
 
 

@@ -35,7 +35,8 @@ class Size:
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
-        share = ratio if config.purify.filter in ("llb", "random") and ratio != "auto" else 1.0  # at most
+        rejects = config.purify.filter in ("llb", "random") and not config.reads_suspects
+        share = ratio if rejects and ratio != "auto" else 1.0  # at most
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
@@ -79,4 +80,5 @@ class Situation:
 
 def _needs_folds(config: RunConfig) -> bool:
     """Whether the threshold takes further fits, whatever will be rejected."""
-    return config.threshold.method == "folds" or not config.purify.reads_scores
+    asked = config.threshold.method == "folds" or not config.purify.reads_scores
+    return asked or config.reads_suspects

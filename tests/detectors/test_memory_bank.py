@@ -23,6 +23,8 @@ CPU = torch.device("cpu")
 class Memory:
     """A `Source` over layers in memory."""
 
+    suspects: frozenset[str] = frozenset()
+
     def __init__(self, layers: Layers, image_ids: Sequence[str] | None = None) -> None:
         self._layers = layers
         self.image_ids = image_ids or [f"image-{row}" for row in range(len(layers[0]))]

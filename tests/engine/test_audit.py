@@ -143,11 +143,12 @@ def test_training_on_something_else_is_named(run: Path, role: str) -> None:
     made = json.loads((run / "run.json").read_text())["artifacts"]
     fitted = made["final"] if role == "final" else made["members"][1]
     path = run / "artifacts" / fitted / "trained_on.arrow"
-    given = read_table(path)["image_id"].to_pylist()
+    table = read_table(path)
+    given = table["image_id"].to_pylist()
     everyone = read_table(run / "purified" / "part-0.arrow")["image_id"].to_pylist()
     stranger = next(image_id for image_id in everyone if image_id not in given)
     path.unlink()
-    write_table(path, pa.table({"image_id": [stranger, *given[1:]]}))
+    write_table(path, table.set_column(0, "image_id", pa.array([stranger, *given[1:]])))
     with pytest.raises(
         AuditError, match=f"{role}.*'s training images: image .* (is missing but is|is there but not) in"
     ):
