@@ -34,7 +34,7 @@ from llb_ray.detectors.base import (
     silent,
     top_mean,
 )
-from llb_ray.detectors.candidates import GATHER
+from llb_ray.detectors.candidates import GATHER, Candidates
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.neighbours import (
     MAX_REFERENCES,
@@ -89,17 +89,22 @@ class MemoryBank:
         memory = self._memory(source)
         gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
-        candidate_PD, size = (gathered.patch_PD - mean_D) / scale_D, self.config.coreset_size
-        state = {"mean_D": mean_D, "scale_D": scale_D}
-        if gathered.outlying_OD is not None and len(gathered.outlying_OD):
-            outlying_OD, size = (gathered.outlying_OD - mean_D) / scale_D, size - size // _OUTLYING
-            state["outlying_OD"] = outlying_OD[self._coreset(outlying_OD, max(1, size // _OUTLYING), seed)]
-            state["trust_1"] = torch.tensor([gathered.trust])
-        rows = self._coreset(candidate_PD, size, seed)
-        state["memory_MD"] = candidate_PD[rows]
-        state |= {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
+        state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed)
         state |= self._usual(source, seed, mean_D, scale_D) if memory == "robust" else {}
         return self.load_state(state)
+
+    def _entries(self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int) -> State:
+        """The memory, and apart from it the outlying patches, where these are trusted at all."""
+        size, state = self.config.coreset_size, State()
+        few = size // _OUTLYING
+        if gathered.outlying_OD is not None and len(gathered.outlying_OD) and few:
+            outlying_OD = (gathered.outlying_OD - mean_D) / scale_D
+            state = {"outlying_OD": outlying_OD[self._coreset(outlying_OD, few, seed)]}
+            state["trust_1"], size = torch.tensor([gathered.trust]), size - few
+        candidate_PD = (gathered.patch_PD - mean_D) / scale_D
+        rows = self._coreset(candidate_PD, size, seed)
+        weighted = {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
+        return state | {"memory_MD": candidate_PD[rows]} | weighted
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -169,7 +174,7 @@ class MemoryBank:
         """Distances [H, W] of one image's patches to the memory."""
         patch_QD = (patch_DHW.flatten(1).T - self._state["mean_D"]) / self._state["scale_D"]
         chunks = torch.split(patch_QD, _CHUNK_CELLS)
-        distance_Q = torch.cat([_distance(chunk, self._state) for chunk in chunks])
+        distance_Q = torch.cat([distance(chunk, self._state) for chunk in chunks])
         return distance_Q.view(patch_DHW.shape[1:]) / math.sqrt(patch_QD.shape[1])
 
 
@@ -191,7 +196,7 @@ class _Nearest(nn.Module):
         patch_BHWD = patch_BDHW.permute(0, 2, 3, 1)
         patch_QD = ((patch_BHWD - self.mean_D) / self.scale_D).flatten(0, 2)
         state = dict(self.named_buffers())
-        map_BHW = _distance(patch_QD, state).view(patch_BHWD.shape[:3]) / math.sqrt(patch_QD.shape[1])
+        map_BHW = distance(patch_QD, state).view(patch_BHWD.shape[:3]) / math.sqrt(patch_QD.shape[1])
         return map_BHW * _weights(patch_BDHW, state, judged) if self._is_robust else map_BHW
 
 
@@ -204,7 +209,7 @@ def _weights(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge:
     return functional.interpolate(factor_B1HW, patch_BDHW.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def _distance(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def distance(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Distance [Q] from each patch to the memory; a nearer outlying entry shortens it as far as it is trusted."""
     near_Q = nearest_distance(patch_QD, state["memory_MD"], state.get("weight_M"))
     if "outlying_OD" not in state:

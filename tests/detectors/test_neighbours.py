@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.candidates import within_reach
+from llb_ray.detectors.candidates import trust_in_outlying, within_reach
 from llb_ray.detectors.neighbours import (
     MAX_REFERENCES,
     SCREENING,
@@ -91,6 +91,11 @@ def test_patches_with_a_defect_are_left_out_even_where_images_share_it(defects: 
 
 def test_clean_images_lose_next_to_nothing() -> None:
     assert _dense(_images()).float().mean() > 0.96
+
+
+@pytest.mark.parametrize(("share", "trust"), [(0, 1), (0.045, 1), (0.06, 0.5), (0.075, 0), (0.5, 0)])
+def test_the_more_patches_are_outlying_the_less_they_are_trusted(share: float, trust: float) -> None:
+    assert trust_in_outlying(share) == pytest.approx(trust)
 
 
 def test_equal_images_are_kept_whole() -> None:
