@@ -154,7 +154,7 @@ def _page(rows: Sequence[Row], times: int) -> str:
     return (
         f"# The page of a run of {NUM_IMAGES:,} images, {date.today()}\n\n"
         f"{software(command)}; Chromium {opened[0]['browser']}\n\n"
-        f"Medians of {times}, slowest in brackets; another program had one of the cores.  Wanted: less than "
+        f"Medians of {times}, slowest in brackets; other programs were at work on the machine.  Wanted: less than "
         f"{TARGET_MB} MB, and a filter has answered within {TARGET_S} s.  Console errors: {errors}.  "
         f"Asked for, by scheme: {', '.join(sorted({row['asked_for'] for row in opened}))}.\n\n"
         f"| | |\n|---|---|\n"
