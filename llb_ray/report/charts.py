@@ -137,27 +137,25 @@ def histogram(
 
 
 def curves(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Chart:
-    """Each line's values over its places; from zero up, or from the lowest where that is below.
+    """Each line's values over its places, both from zero on, or from the lowest where that is below.
 
     Values with a long tail are shown on a logarithmic axis.
     """
-    x = _wide(np.concatenate([line.place_N for line in lines]))
+    x = _from_zero(np.concatenate([line.place_N for line in lines]), LEFT, WIDTH - RIGHT)
     y = _high(np.concatenate([line.value_N for line in lines]))
     kinds = list(dict.fromkeys(line.kind for line in lines))
     return Chart(title, x_label, y_label, x.marks(), y.marks(), kinds, lines=[_drawn(line, x, y) for line in lines])
 
 
-def _wide(place_N: Floats) -> Axis:
-    low, high = float(place_N.min()), float(place_N.max())
-    return Axis(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT)
-
-
 def _high(value_N: Floats) -> Axis:
-    low, high = float(value_N.min()), float(value_N.max())
     if _has_long_tail(value_N):
-        return LogAxis(low, high, HEIGHT - BOTTOM, TOP)
-    low = min(0.0, low)
-    return Axis(low, high if high > low else low + 1, HEIGHT - BOTTOM, TOP)
+        return LogAxis(float(value_N.min()), float(value_N.max()), HEIGHT - BOTTOM, TOP)
+    return _from_zero(value_N, HEIGHT - BOTTOM, TOP)
+
+
+def _from_zero(number_N: Floats, start: float, end: float) -> Axis:
+    low, high = min(0.0, float(number_N.min())), float(number_N.max())
+    return Axis(low, high if high > low else low + 1, start, end)
 
 
 def _drawn(line: Line, x: Axis, y: Axis) -> Polyline:

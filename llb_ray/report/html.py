@@ -72,7 +72,7 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
     if cut is not None:
         aggregate = {kind: _where(run.purified, "decision", kind, "aggregate") for kind in (KEPT, REJECTED)}
         charts.append(histogram("Where the filter cut", "aggregate of the members' scores", aggregate, cut))
-    charts.append(_by_final_score(run, "What the final detector says of them", _final_scores(run)))
+    charts.append(_by_final_score(run, "Training images by decision", _final_scores(run)))
     expected = what_if(run)
     if expected is not None:
         kept_N = expected["keep_ratio"].to_numpy()

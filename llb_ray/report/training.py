@@ -1,9 +1,8 @@
 """Training curves: the loss of the detectors of a run that learn by gradient descent, by step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact
@@ -44,11 +43,7 @@ def _log(fitted: Artifact) -> pa.Table | None:
 
 
 def _line(kind: str, log: pa.Table, column: str) -> Line:
-    """Means of steps that follow one another."""
-    place_N, value_N = (log[name].to_numpy().astype(float) for name in ("step", column))
-    parts = np.array_split(np.arange(len(log)), min(len(log), _MOST_POINTS))
-    return Line(kind, _means(place_N, parts), _means(value_N, parts))
-
-
-def _means(value_N: Floats, parts: Sequence[npt.NDArray[np.intp]]) -> Floats:
-    return np.array([value_N[part].mean() for part in parts])
+    """Means of steps that follow one another, each at how many steps were done by then."""
+    parts = np.array_split(log[column].to_numpy().astype(float), min(len(log), _MOST_POINTS))
+    done_N: Floats = np.cumsum([len(part) for part in parts], dtype=float)
+    return Line(kind, done_N, np.array([part.mean() for part in parts]))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llb_ray.data.images import UnreadableImage, content_id, read_mask, read_rgb
+from llb_ray.data.images import UnreadableImage, content_id, read_mask, read_rgb, read_thumbnail
 from llb_ray.errors import DataError
 
 LIMIT = 1_000_000
@@ -236,6 +236,26 @@ def test_threads_agree(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: read_rgb(path, 32, LIMIT).tobytes(), range(64)))
     assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("name", ["large.jpg", "large.png", "large.webp"])
+def test_a_thumbnail_is_upright_and_all_but_the_whole_image_made_small(name: str, tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    path = saved(Image.fromarray(coarse).resize((800, 600)), tmp_path / name, exif=exif)
+    expected = Image.fromarray(read_rgb(path, None, LIMIT))
+    expected.thumbnail((80, 80))
+    found = read_thumbnail(path, 80, LIMIT)
+    assert (found.mode, found.size) == ("RGB", (60, 80))
+    assert np.abs(np.asarray(found, float) - np.asarray(expected, float)).max() <= 6
+    with pytest.raises(UnreadableImage, match=r"more than data\.max_pixels"):
+        read_thumbnail(path, 80, 800 * 600 - 1)
+
+
+def test_a_small_image_is_its_own_thumbnail(tmp_path: Path) -> None:
+    path = saved(noise(), tmp_path / "small.jpg")
+    assert np.array_equal(np.asarray(read_thumbnail(path, 320, LIMIT)), read_rgb(path, None, LIMIT))
 
 
 def test_content_id_is_128_bits_of_sha256(tmp_path: Path) -> None:

@@ -272,6 +272,21 @@ def _downloaded(page: WebDriver) -> Path:
     return path
 
 
+def test_the_bar_for_decisions_is_in_the_way_only_once_there_is_one(page: WebDriver) -> None:
+    position = "return getComputedStyle(document.getElementById('decisions')).position"
+    assert page.execute_script(position) == "static"
+    _click(page, ".card [data-word=keep]")
+    assert page.execute_script(position) == "sticky"
+
+
+@pytest.mark.parametrize("width_px", [400, 1280])
+def test_nothing_is_wider_than_the_window(page: WebDriver, width_px: int) -> None:
+    size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 600}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width_px
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_the_loop_closes(page: WebDriver, run: Path, tmp_path: Path) -> None:
     """Decide on every image with a hostile name, download, repurify, and see the decisions in the new report."""
     page.find_element(By.ID, "find").send_keys("")

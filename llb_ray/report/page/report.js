@@ -65,6 +65,7 @@
     const counts = ["keep", "reject", "unsure"].map((one) => `${words.filter((each) => each === one).length} ${one}`);
     at("tally").textContent = words.length ? `Your decisions: ${counts.join(", ")}` : "No decisions yet";
     at("download").disabled = at("clear").disabled = !words.length;
+    at("decisions").classList.toggle("some", words.length > 0);
   }
 
   function csv() {
