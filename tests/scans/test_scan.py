@@ -15,6 +15,7 @@ import pytest
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
+from llb_ray.data.tables import read_table
 from llb_ray.errors import ArtifactError, ConfigError, DataError
 from llb_ray.scans.results import COSTS, RESULTS, failures, protocol_of
 from llb_ray.scans.status import is_scan, read_scan_status
@@ -60,6 +61,18 @@ def test_the_table_says_how_it_was_measured(scanned: Path, scan_config: ScanConf
 def test_the_images_of_a_category_are_encoded_once_for_all_its_jobs(scanned: Path) -> None:
     assert len(list((scanned / "artifacts" / "features").glob("*/record.json"))) == 3
     assert len(list((scanned / "artifacts" / "category").glob("*/record.json"))) == 3
+
+
+def test_a_job_is_repurified_without_encoding_anything_again(scanned: Path, tmp_path: Path) -> None:
+    job = scanned / "jobs" / "gear_alpha0.2_llb_seed0"
+    rows = read_table(job / "purified" / "part-0.arrow").to_pylist()
+    (rejected, *_) = (row["image_id"] for row in rows if row["decision"] == "rejected")
+    (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{rejected},keep\n")
+    for base, out in ((job, tmp_path / "once"), (tmp_path / "once", tmp_path / "twice")):
+        result = llb_ray.repurify(base, tmp_path / "overrides.csv", out=out, executor="serial")
+        made = {time.stage for time in result.times if not time.reused}
+        assert not made & {"features", "members", "member-scores"}
+        assert llb_ray.audit(out)
 
 
 def test_nothing_is_done_twice_and_a_new_seed_only_what_it_adds(
