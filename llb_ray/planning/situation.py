@@ -30,7 +30,8 @@ class Size:
     num_copies: int  # of each training image that detectors are trained on
     num_members: int
     share: float  # of the training images kept
-    num_folds: int  # further fits of the final detector that are certain to come
+    num_folds: int  # further fits of the final detector, where the threshold needs them
+    needs_folds: bool  # whatever is rejected
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
@@ -43,7 +44,8 @@ class Size:
             num_copies=1 + len(config.features.augment),
             num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
-            num_folds=config.threshold.folds if _needs_folds(config) else 0,
+            num_folds=config.threshold.folds,
+            needs_folds=config.threshold.method == "folds" or not config.purify.reads_scores,
         )
 
     @property
@@ -75,8 +77,3 @@ class Situation:
     measured: Measured
     cluster: Cluster
     cached: bool  # whether layers are: else images are encoded whenever they are read
-
-
-def _needs_folds(config: RunConfig) -> bool:
-    """Whether the threshold takes further fits, whatever will be rejected."""
-    return config.threshold.method == "folds" or not config.purify.reads_scores
