@@ -15,6 +15,7 @@ from llb_ray.cli.common import (
     print_json,
     refusals,
 )
+from llb_ray.cli.images import Images, images_options
 
 
 @main.command()
@@ -79,7 +80,7 @@ def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> No
 
 @main.command()
 @click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
-@click.option("--data", type=FOLDER, required=True, help="The images of the run that is to be.")
+@images_options
 @click.option("--out", default=".", help="Where it is to go, a folder or a URI; default: this folder.")
 @override_option
 @executor_option
@@ -87,7 +88,7 @@ def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> No
 @json_option
 def plan(
     config_path: Path | None,
-    data: Path,
+    images: Images,
     out: str,
     overrides: tuple[str, ...],
     executor: str,
@@ -104,13 +105,12 @@ def plan(
     """
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
-        from llb_ray.report.console import paced, watching
+        from llb_ray.report.console import watching
         from llb_ray.report.planning import forecast_json, show_forecast
 
         settings = config.load(config_path, overrides)
         with watching(console, Path(out) / "progress") as tell:
-            tell(f"reading {data}")
-            manifest = api.read_folder(data, settings, paced(tell, "files read"))
+            manifest = images.read(settings, tell)
             forecast = api.plan(settings, manifest, out=out, executor=executor, ray_address=ray_address, tell=tell)
         if as_json:
             print_json(forecast_json(forecast))

@@ -14,14 +14,12 @@ from llb_ray.cli.common import (
     print_json,
     refusals,
 )
+from llb_ray.cli.images import Images, images_options
 
 
 @main.command()
 @click.option("--config", "config_path", type=FOLDER, help="YAML file; default: the built-in defaults.")
-@click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
-@click.option("--manifest", "listing", type=FOLDER, help="Instead: a file that llb-ray manifest or contaminate wrote.")
-@click.option("--category", help="The one to run, of a manifest file that lists several.")
-@click.option("--root", type=FOLDER, help="Where the images of a manifest file are now, if they have moved.")
+@images_options
 @click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @override_option
 @executor_option
@@ -29,10 +27,7 @@ from llb_ray.cli.common import (
 @json_option
 def run(
     config_path: Path | None,
-    data: Path | None,
-    listing: Path | None,
-    category: str | None,
-    root: Path | None,
+    images: Images,
     out: str,
     overrides: tuple[str, ...],
     executor: str,
@@ -46,10 +41,6 @@ def run(
     llb-ray run --manifest realiad.arrow --category audiojack --out runs/audiojack
     llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
     """
-    if (data is None) == (listing is None):
-        raise click.UsageError("give the images by one of --data and --manifest.")
-    if listing is None and (category, root) != (None, None):
-        raise click.UsageError("--category and --root are for --manifest; with --data, use --set data.category=NAME.")
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
@@ -59,14 +50,9 @@ def run(
 
         settings = config.load(config_path, overrides)
         with watching(console, RunFolder.at(located(out)).progress) as tell:
-            tell(f"reading {data or listing}")
-            progress = paced(tell, "files read")
-            if listing is not None:
-                images = api.read_manifest(listing, category, settings, progress, root)
-            elif data is not None:
-                images = api.read_folder(data, settings, progress)
+            manifest = images.read(settings, tell)
             with api.make_executor(executor, ray_address) as workers:
-                result = api.run(settings, images, out=out, executor=workers, tell=tell)
+                result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
             page = api.report(out, progress=paced(tell, "report: pictures"))
         if as_json:
             print_json(result_object(result))

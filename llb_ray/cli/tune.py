@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from llb_ray.cli.common import FOLDER, address_option, json_option, main, override_option, print_json, refusals
+from llb_ray.cli.images import Images, images_options
 
 
 @main.command()
 @click.option("--config", "config_path", type=FOLDER, help="YAML file of what is not searched.")
-@click.option("--data", type=FOLDER, required=True, help="Any folder of images, or an MVTec-style tree.")
+@images_options
 @click.option("--space", "space_path", type=FOLDER, required=True, help="YAML file: dotted setting to its values.")
 @click.option("--out", required=True, help="The folder where everything goes; trials share their work there.")
 @override_option
@@ -32,7 +33,7 @@ from llb_ray.cli.common import FOLDER, address_option, json_option, main, overri
 @json_option
 def tune(
     config_path: Path | None,
-    data: Path,
+    images: Images,
     space_path: Path,
     out: str,
     overrides: tuple[str, ...],
@@ -43,6 +44,7 @@ def tune(
 
     \b
     llb-ray tune --config configs/demo.yaml --data photos --space configs/spaces/demo.yaml --out runs/tune
+    llb-ray tune --manifest mvtec.arrow --category screw --space space.yaml --out runs/screw-tune
     """
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
@@ -55,8 +57,7 @@ def tune(
         space = read_space(space_path, settings)
         folder = local_folder("--out", out)
         with watching(console, folder / "progress") as tell:
-            tell(f"reading {data}")
-            manifest = api.read_folder(data, settings)
+            manifest = images.read(settings, tell)
             trials = api.tune(settings, manifest, space, out=folder, tell=tell, **choices)
         if as_json:
             print_json(trials_object(trials, folder))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from llb_ray.artifacts import Artifact, Store
@@ -34,7 +35,7 @@ class Crew:
     config: RunConfig
     manifest: Manifest
     labour: Labour
-    pool: Manifest | None = None  # a superset of the images, whose layers runs that draw from it share
+    pool: pa.Table | None = None  # a superset of the images (schema `IMAGES`): runs that draw from it share its layers
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
@@ -193,14 +194,15 @@ class Crew:
 
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:
-        table = (self.pool or self.manifest).table
+        table = self.manifest.table if self.pool is None else self.pool
         return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
 
     def _augmented_shards(self, encoder: str) -> Iterator[Shard]:
         """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
-        train = set(self.manifest.image_ids(TRAIN))
+        ids = self.manifest.image_ids(TRAIN) if self.pool is None else self.pool["image_id"].to_pylist()
+        maybe_trained_on = set(ids)
         for kind in self.config.features.augment:
-            copies = [replace(image, augment=kind) for image in self._images if self.pool or image.image_id in train]
+            copies = [replace(image, augment=kind) for image in self._images if image.image_id in maybe_trained_on]
             yield from shards_of(copies, encoder)
 
     def _photographs(self, scale: BandScale | None) -> Photographs:

@@ -1,6 +1,6 @@
 """The names of the files inside a run's artifacts, by the stage that writes them."""
 
-IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest
+IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest; IMAGES: pool
 LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
 BANDS = "bands.arrow"  # bands: the scale of each

@@ -45,6 +45,11 @@ class FinishedRun:
         return _read(self.made.images.file(files.IMAGES), IMAGES)
 
     @cached_property
+    def pool(self) -> pa.Table | None:
+        """The images that the run shares its features with; None where it has features of its own."""
+        return None if self.made.pool is None else _read(self.made.pool.file(files.IMAGES), IMAGES)
+
+    @cached_property
     def train(self) -> pa.Table:
         return self.images.filter(pc.equal(self.images["split"], TRAIN))
 

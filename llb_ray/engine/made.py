@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_LATER = ("bands", "overrides", "pixel_counts")  # roles that older runs do not name
+_LATER = ("bands", "overrides", "pixel_counts", "pool")  # roles that older runs do not name
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Made:
     fold_scores: list[Artifact] = field(default_factory=list)  # empty where the threshold is from the members' scores
     overrides: Artifact | None = None  # where somebody decided by hand
     pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
+    pool: Artifact | None = None  # where runs draw their images from one, and the features are those of all its images
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every one of them."""

@@ -78,16 +78,16 @@ def run_stages(
     executor: Executor,
     tell: Tell,
     store: Path | None = None,
-    pool: Manifest | None = None,
+    pool: pa.Table | None = None,
     amendment: Amendment | None = None,
 ) -> Result:
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
     one `store` reuse each other's, even while they are at work.  Runs that draw their images from one `pool`, a
-    superset of them under the same root, share its layers too: shards are cut by what is in them.  With an
-    `amendment`, all that a finished run of the same configuration and images is made of is there from the start, and
-    decisions by hand are laid over the filter's.
+    superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what is in them.
+    With an `amendment`, all that a finished run of the same configuration and images is made of is there from the
+    start, and decisions by hand are laid over the filter's.
     Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
@@ -148,7 +148,7 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
 
 
 def _in_order(stages: Stages, said: pa.Table | None) -> Made:
-    images, labels = stages.images(), stages.labels()
+    images, pool, labels = stages.images(), stages.pool(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
     partitioned = stages.partition() if stages.config.purify.reads_scores else None
     scaled = stages.bands()
@@ -183,6 +183,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         fold_scores=folds,
         overrides=overrides,
         pixel_counts=counted,
+        pool=pool,
     )
 
 

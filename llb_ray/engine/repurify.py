@@ -24,4 +24,5 @@ def repurify_run(
     said = read_overrides(overrides, run.purified, by)
     if run.overrides is not None:
         said = laid_over(run.overrides, said)
-    return run_stages(run.config, run.manifest, out, executor, tell, amendment=Amendment(run.made, said))
+    amendment = Amendment(run.made, said)
+    return run_stages(run.config, run.manifest, out, executor, tell, pool=run.pool, amendment=amendment)

@@ -61,6 +61,14 @@ class Stages:
         inputs = {"images": digest(images.to_pylist()), "quarantine": digest(quarantine.to_pylist())}
         return self._make(Recipe("manifest", {}, inputs), build)
 
+    def pool(self) -> Artifact | None:
+        """The images that this run and others draw theirs from, if they do: it says how features are cut."""
+        pool = self.crew.pool
+        if pool is None:
+            return None
+        recipe = Recipe("pool", {}, {"images": digest(pool.to_pylist())})
+        return self._make(recipe, lambda folder: write_table(folder / files.IMAGES, pool))
+
     def labels(self) -> Artifact:
         """What is known about them; read by `evaluate` and by the oracle alone."""
         labels = self.manifest.table.select(["image_id", "split", *LABELS.names])

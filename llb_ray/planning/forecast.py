@@ -65,23 +65,26 @@ def forecast(config: RunConfig, manifest: Manifest, measured: Measured, cluster:
     stand_in = [np.empty(round(measured.layer_bytes), np.uint8)]  # of one image's layers: as large, and nothing else
     uncached = no_room(config.features, stand_in, size.cached_images, size.cached_images, existing(out))
     at = Situation(config, size, measured, cluster, cached=not uncached)
+    work = _Work(at)
     return Forecast(
-        stages=list(_Work(at).stages()),
+        stages=list(work.stages()),
         needs=list(needs(at, out)),
         cluster=cluster,
         calibration_s=measured.seconds,
-        notes=list(_notes(config, uncached)),
+        notes=list(_notes(config, uncached, work)),
     )
 
 
-def _notes(config: RunConfig, uncached: str) -> Iterator[str]:
+def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
     if uncached:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:
         yield f"final.num_workers={config.final_workers}: the final training is foretold as if one worker did it"
-    if config.purify.reads_scores and config.threshold.method == "members":
-        further = f"{config.threshold.folds} further fits for the threshold are added"
-        yield f"if fewer than {LEAST_REJECTED} images are rejected, {further}"
+    if not work.at.size.needs_folds:
+        further = (
+            f"{work.at.size.num_folds} further fits for the threshold, {sum(s.seconds for s in work.folds()):.3g} s"
+        )
+        yield f"where fewer than {LEAST_REJECTED} images turn out to be rejected, there come {further}"
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,21 @@ class _Work:
             yield self._scores("member-scores", "member", self.at.size.num_train, self.at.size.num_members)
         yield self._final()
         yield self._scores("final-scores", "final", self.at.size.num_images, 1)
-        if self.at.size.num_folds:
-            yield self._folds()
-            yield self._fold_scores()
+        if self.at.size.needs_folds:
+            yield from self.folds()
         seconds = self.at.measured.evaluate.seconds(self.at.size.num_labelled)
         yield StageForecast("evaluate", seconds, f"{self.at.size.num_labelled} labelled test images")
         yield StageForecast("other", self._other_s(), "imports, tables, decisions")
+
+    def folds(self) -> Iterator[StageForecast]:
+        """The further fits of the final detector that the threshold may take, and their scores."""
+        count, images = self.at.size.num_folds, self.at.size.final_images
+        fit_s = self.fit_s("final", images - images // count)
+        seconds = self._rounds(count) * (self.at.cluster.start_s + fit_s)
+        yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, for the threshold" + self._starting())
+        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * images / count
+        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
+        yield StageForecast("fold-scores", seconds, f"{images} images, by one detector each" + self._starting())
 
     def fit_s(self, role: Role, num_images: int) -> float:
         """Seconds of one fit; without a cache every reading is an encoding."""
@@ -136,19 +148,6 @@ class _Work:
         one_s = self.fit_s("final", self.at.size.final_images)
         what = f"one fit of {one_s:.3g} s, on {self.at.size.final_images} images"
         return StageForecast("final", self.at.cluster.start_s + one_s, what + self._starting())
-
-    def _folds(self) -> StageForecast:
-        count, images = self.at.size.num_folds, self.at.size.final_images
-        one_s = self.fit_s("final", images - images // count)
-        what = f"{count} fits of {one_s:.3g} s, for the threshold"
-        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
-        return StageForecast("folds", seconds, what + self._starting())
-
-    def _fold_scores(self) -> StageForecast:
-        count, images = self.at.size.num_folds, self.at.size.final_images
-        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * images / count
-        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
-        return StageForecast("fold-scores", seconds, f"{images} images, by one detector each" + self._starting())
 
     def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
         measured, one_s = self.at.measured, self._score_s(role, num_detectors)

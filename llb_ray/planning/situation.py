@@ -30,13 +30,15 @@ class Size:
     num_copies: int  # of each training image that detectors are trained on
     num_members: int
     share: float  # of the training images kept
-    num_folds: int  # further fits of the final detector that are certain to come
+    num_folds: int  # further fits of the final detector, where the threshold needs them
+    needs_folds: bool  # whatever is rejected
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
         rejects = config.purify.filter in ("llb", "random") and not config.reads_suspects
         share = ratio if rejects and ratio != "auto" else 1.0  # at most
+        asked = config.threshold.method == "folds"
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
@@ -44,7 +46,8 @@ class Size:
             num_copies=1 + len(config.features.augment),
             num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
-            num_folds=config.threshold.folds if _needs_folds(config) else 0,
+            num_folds=config.threshold.folds,
+            needs_folds=asked or config.reads_suspects or not config.purify.reads_scores,
         )
 
     @property
@@ -76,9 +79,3 @@ class Situation:
     measured: Measured
     cluster: Cluster
     cached: bool  # whether layers are: else images are encoded whenever they are read
-
-
-def _needs_folds(config: RunConfig) -> bool:
-    """Whether the threshold takes further fits, whatever will be rejected."""
-    asked = config.threshold.method == "folds" or not config.purify.reads_scores
-    return asked or config.reads_suspects

@@ -44,7 +44,7 @@ def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
     started_s = time.perf_counter()
     config, store = scan.config.of_job(job.filter, job.seed), Store(scan.store)
     manifest, pool = drawn(scan.config, job, material, store)
-    result = run_stages(config, manifest, scan.run(job), executor, _silent, scan.store, pool)
+    result = run_stages(config, manifest, scan.run(job), executor, _silent, scan.store, pool.unlabelled())
     seconds = time.perf_counter() - started_s
     return {
         **identity(job),

@@ -28,47 +28,47 @@ TOLERANCE = 1e-4
 
 
 @pytest.fixture
-def short(tiny: RunConfig) -> RunConfig:
-    """A run that is little but its final detector."""
-    return with_overrides(tiny, ["purify.filter=none"])
-
-
-@pytest.fixture
 def redrawing(bank_weights: Path) -> RunConfig:
-    """The same of the reconstruction detector, with dropout and hard mining."""
+    """As `tiny` with the reconstruction detector, with dropout and hard mining."""
     backbone = f"{{name: test_resnet.r160_in1k, weights: {bank_weights}, layers: [1, 2]}}"
     sizes = "image_size_px: 32, channels: 16, final_steps: 20, hard_percentile: 0.5, hard_ramp_steps: 0"
     detector = f"detector={{name: reconstruction, backbone: {backbone}, {sizes}}}"
-    return load(None, [detector, "purify.filter=none", r"data.group_pattern=(obj\d+)"])
+    more = ["members.count=3", "purify.keep_ratio=0.75", r"data.group_pattern=(obj\d+)"]
+    return load(None, [detector, *more])
+
+
+def _by_two(config: RunConfig, photos: Path, out: Path | str) -> None:
+    """A run whose final detector two workers fit, and no other: what comes before is there, made by one process, and
+    as many images are rejected as the threshold needs to do without further fits."""
+    manifest = llb_ray.read_folder(photos, config)
+    llb_ray.run(with_overrides(config, ["detector.final_steps=1"]), manifest, out=out, executor="serial")
+    llb_ray.run(with_overrides(config, TWO), manifest, out=out, executor="ray")
 
 
 def _two_against_one(config: RunConfig, photos: Path, tmp_path: Path) -> None:
     manifest = llb_ray.read_folder(photos, config)
     llb_ray.run(config, manifest, out=tmp_path / "one", executor="serial")
-    llb_ray.run(with_overrides(config, TWO), manifest, out=tmp_path / "two", executor="ray")
+    _by_two(config, photos, tmp_path / "two")
     assert scores_of(tmp_path / "two") == pytest.approx(scores_of(tmp_path / "one"), rel=TOLERANCE)
     assert llb_ray.audit(tmp_path / "two")
     assert not (tmp_path / "two" / "checkpoints").exists(), "nothing of Ray Train's is left"
 
 
 @pytest.mark.cluster  # Ray Train's start-up takes half a minute, and minutes on a busy machine
-def test_two_workers_give_what_one_gives(ray_local: None, photos: Path, short: RunConfig, tmp_path: Path) -> None:
-    _two_against_one(with_overrides(short, ["importance.mode=moments"]), photos, tmp_path)
+def test_two_workers_give_what_one_gives(ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    _two_against_one(with_overrides(tiny, ["importance.mode=moments"]), photos, tmp_path)
 
 
 @pytest.mark.cluster
 def test_two_workers_give_what_one_gives_unweighted(
-    ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
+    ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
-    _two_against_one(short, photos, tmp_path)
+    _two_against_one(tiny, photos, tmp_path)
 
 
 @pytest.mark.cluster
-def test_two_workers_meet_at_a_uri(
-    ray_local: None, bucket: str, photos: Path, short: RunConfig, tmp_path: Path
-) -> None:
-    manifest = llb_ray.read_folder(photos, short)
-    llb_ray.run(with_overrides(short, [*TWO, "resources.checkpoint_s=0"]), manifest, out=bucket, executor="ray")
+def test_two_workers_meet_at_a_uri(ray_local: None, bucket: str, photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    _by_two(with_overrides(tiny, ["resources.checkpoint_s=0"]), photos, bucket)
     plain = synced(bucket, tmp_path / "plain")
     assert llb_ray.audit(plain)
     assert not (plain / "checkpoints").exists(), "nothing of Ray Train's is left"
@@ -81,19 +81,18 @@ def test_two_workers_redraw_as_one_does(ray_local: None, photos: Path, redrawing
 
 @pytest.mark.cluster
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
+    ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
     slow = ["detector.image_size_px=128", "detector.channels=16", "detector.final_steps=60"]
-    config = with_overrides(short, [*slow, *TWO, "resources.checkpoint_s=0"])
-    manifest = llb_ray.read_folder(photos, config)
+    config = with_overrides(tiny, [*slow, "resources.checkpoint_s=0"])
     seen: list[int] = []
     killer = threading.Thread(target=_kill_and_watch, args=(tmp_path / "hurt" / "progress", seen))
     killer.start()
-    llb_ray.run(config, manifest, out=tmp_path / "hurt", executor="ray")
+    _by_two(config, photos, tmp_path / "hurt")
     killer.join()
     assert len(seen) == 2, "no worker was caught at work: the test tested nothing"
     assert seen[1] >= seen[0], "it went on from its checkpoint"
-    llb_ray.run(config, manifest, out=tmp_path / "whole", executor="ray")
+    _by_two(config, photos, tmp_path / "whole")
     assert final_files(tmp_path / "hurt") == final_files(tmp_path / "whole")
 
 
@@ -102,7 +101,7 @@ def _kill_and_watch(progress: Path, seen: list[int]) -> None:
     deadline, killed = time.monotonic() + 120, 0
     while time.monotonic() < deadline and len(seen) < 2:
         for beat in read_beats(progress):
-            if beat.name != "final" or beat.done < 10 or beat.pid == killed:
+            if beat.name != "final" or beat.done < 10 or beat.pid in (killed, os.getpid()):
                 continue
             seen.append(beat.done)
             if not killed:
@@ -113,9 +112,9 @@ def _kill_and_watch(progress: Path, seen: list[int]) -> None:
 
 @pytest.mark.cluster
 def test_a_loss_that_is_not_finite_arrives_as_its_sentence(
-    ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
+    ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
-    config = with_overrides(short, [*TWO, "detector.learning_rate=1e12"])
+    config = with_overrides(tiny, [*TWO, "purify.filter=none", "detector.learning_rate=1e12"])
     with pytest.raises(MemberError, match=r"^final \(.*\): the loss at step \d+ is (nan|inf); lower"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path, executor="ray")
 
@@ -157,9 +156,9 @@ def _meet(folder: Path, fails: str = "", **resources: int) -> list[str]:
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(
-    ray_local: None, photos: Path, short: RunConfig, tmp_path: Path
+    ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
-    config = with_overrides(short, ["final.num_workers=5"])
+    config = with_overrides(tiny, ["final.num_workers=5"])
     with pytest.raises(ResourceError, match="final.num_workers=5 must be at work at once, .* room for 4; lower it"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="ray")
     assert not (tmp_path / "run").exists()

@@ -1,12 +1,21 @@
 """What the demo promises: purification beats no filter, stays under the oracle, and halves the contamination."""
 
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import llb_ray
+from llb_ray.artifacts import Artifact
 from llb_ray.config import load, with_overrides
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
+from llb_ray.engine.cache import Features
+from llb_ray.engine.stages import FINAL, Stages
+from llb_ray.ensemble.dataset import kept_ids
 
 pytestmark = pytest.mark.e2e
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -14,24 +23,39 @@ SEEDS = (0, 1, 2)
 ALPHA = 0.2
 
 
+Metrics = dict[tuple[int, str], dict[str, float]]
+
+
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], dict[str, float]]:
-    """By seed and filter."""
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    """By seed and filter; the seeds beside each other, each in a process of its own."""
+    folders = [tmp_path_factory.mktemp(f"demo{seed}") for seed in SEEDS]
+    with ProcessPoolExecutor(len(SEEDS), mp_context=get_context("spawn")) as pool:
+        found = pool.map(_metrics, SEEDS, folders)
+        return {(seed, name): measured for seed, of in zip(SEEDS, found, strict=True) for name, measured in of.items()}
+
+
+def _metrics(seed: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Of one seed, by filter."""
+    config = with_overrides(load(DEMO), [f"seed={seed}"])
+    (root,) = llb_ray.synth(folder / "photos", categories=["gear"], alpha=ALPHA, seed=seed)
+    manifest = llb_ray.read_folder(root, config)
     found = {}
-    for seed in SEEDS:
-        folder = tmp_path_factory.mktemp(f"demo{seed}")
-        config = with_overrides(load(DEMO), [f"seed={seed}"])
-        (root,) = llb_ray.synth(folder / "photos", categories=["gear"], alpha=ALPHA, seed=seed)
-        manifest = llb_ray.read_folder(root, config)
-        for name in ("none", "llb", "oracle"):
-            chosen = with_overrides(config, [f"purify.filter={name}"])
-            result = llb_ray.run(chosen, manifest, out=folder / "run", executor="serial")
-            found[seed, name] = result.metrics
+    for name in ("none", "llb", "oracle"):
+        chosen = with_overrides(config, [f"purify.filter={name}"])
+        with mock.patch.object(Stages, "folds", _no_folds):
+            found[name] = llb_ray.run(chosen, manifest, out=folder / "run", executor="serial").metrics
     return found
 
 
+def _no_folds(stages: Stages, purified: Artifact, features: Features) -> list[Artifact]:
+    """The final detector's own scores: no threshold is looked at here, and to fit folds takes 40 % of the time."""
+    kept = kept_ids(read_table(purified.file(files.PURIFIED)))
+    return stages.crew.score_apart("fold-scores", {FINAL: (stages.final(purified, features), kept)}, features)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_seed_keeps_the_promise(seed: int, metrics: dict[tuple[int, str], dict[str, float]]) -> None:
+def test_each_seed_keeps_the_promise(seed: int, metrics: Metrics) -> None:
     none, llb, oracle = (metrics[seed, name]["i_auroc"] for name in ("none", "llb", "oracle"))
     assert none + 0.005 < llb <= oracle + 0.005
     assert metrics[seed, "none"]["contamination"] == pytest.approx(ALPHA)
@@ -39,7 +63,7 @@ def test_each_seed_keeps_the_promise(seed: int, metrics: dict[tuple[int, str], d
     assert metrics[seed, "oracle"]["residual_contamination"] == 0
 
 
-def test_on_average_there_is_a_margin(metrics: dict[tuple[int, str], dict[str, float]]) -> None:
+def test_on_average_there_is_a_margin(metrics: Metrics) -> None:
     gains = [metrics[seed, "llb"]["i_auroc"] - metrics[seed, "none"]["i_auroc"] for seed in SEEDS]
     assert statistics.mean(gains) >= 0.02
     residual = [metrics[seed, "llb"]["residual_contamination"] for seed in SEEDS]
