@@ -61,8 +61,8 @@ class MemoryBankConfig(Settings):
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
     memory: Literal["by_filter", "plain", "robust", "softpatch"] = Field(
         "by_filter",
-        description="robust leaves out patches that no other image is like at that place, and weighs distances by "
-        "local density; softpatch is that paper's; plain is PatchCore's; by_filter: robust for purify.filter llb, "
+        description="robust doubts patches that no other image is like at that place, and weighs distances by local "
+        "density among kept images; softpatch is that paper's; plain is PatchCore's; by_filter: robust for purify.filter llb, "
         "softpatch for softpatch, else plain",
     )
     coreset: Literal["k_center", "random"] = "k_center"
