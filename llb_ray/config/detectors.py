@@ -62,8 +62,8 @@ class MemoryBankConfig(Settings):
     memory: Literal["by_filter", "plain", "robust", "softpatch"] = Field(
         "by_filter",
         description="robust doubts patches that no other image is like at that place, and weighs distances by local "
-        "density among kept images; softpatch is that paper's; plain is PatchCore's; by_filter: robust for purify.filter llb, "
-        "softpatch for softpatch, else plain",
+        "density among kept images; softpatch is that paper's; plain is PatchCore's; by_filter: robust for "
+        "purify.filter llb, softpatch for softpatch, else plain",
     )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")
