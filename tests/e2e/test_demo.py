@@ -48,10 +48,12 @@ def _metrics(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def _no_folds(stages: Stages, purified: Artifact, features: Features) -> list[Artifact]:
+def _no_folds(stages: Stages, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
     """The final detector's own scores: no threshold is looked at here, and to fit folds takes 40 % of the time."""
     kept = kept_ids(read_table(purified.file(files.PURIFIED)))
-    return stages.crew.score_apart("fold-scores", {FINAL: (stages.final(purified, features), kept)}, features)
+    return stages.crew.score_apart(
+        "fold-scores", {FINAL: (stages.final(purified, overrides, features), kept)}, features
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
