@@ -16,7 +16,9 @@ from llb_ray.config.detectors import (
 )
 from llb_ray.config.purify import FILTERS, Filter, MembersConfig, PurifyConfig
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
-from llb_ray.config.run import (
+from llb_ray.config.run import RunConfig
+from llb_ray.config.scan import ScanConfig, ScanSettings
+from llb_ray.config.sections import (
     Augmentation,
     DataConfig,
     EvaluationConfig,
@@ -24,10 +26,8 @@ from llb_ray.config.run import (
     FinalConfig,
     ImportanceConfig,
     ResourcesConfig,
-    RunConfig,
     ThresholdConfig,
 )
-from llb_ray.config.scan import ScanConfig, ScanSettings
 
 __all__ = [
     "FILTERS",

@@ -1,177 +1,27 @@
-"""The sections of a run's configuration, and the whole of it."""
+"""A run's configuration as a whole: what its sections say together."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from llb_ray.config.base import Settings, Share
+from llb_ray.config.base import Settings
 from llb_ray.config.detectors import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
 from llb_ray.config.purify import Filter, MembersConfig, PurifyConfig
-from llb_ray.errors import ConfigError
+from llb_ray.config.sections import (
+    DataConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    FinalConfig,
+    ImportanceConfig,
+    ResourcesConfig,
+    ThresholdConfig,
+)
 
 _STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
 _MEMORY_SHARE = 0.1  # of the candidate patches, in each of the memories that memory_ensemble averages
 _MEMORIES: Mapping[Filter, str] = {"llb": "robust", "softpatch": "softpatch"}
-
-
-class DataConfig(Settings):
-    """How a folder becomes a manifest."""
-
-    category: str | None = Field(None, description="name in the tables; default: the folder's name")
-    group_pattern: str | None = Field(
-        None, description="regular expression searched in the relative path; its first group names the object"
-    )
-    max_pixels: PositiveInt = Field(90_000_000, description="larger images are quarantined as decompression bombs")
-    bands: Annotated[PositiveInt, Field(le=4096)] | None = Field(
-        None,
-        description="images are arrays (.npy, .npz) or TIFFs of this many bands or pages; default: photographs, as RGB",
-    )
-
-    def refuse_beside_manifest(self) -> None:
-        """Raise ConfigError for a setting that a manifest file decides."""
-        for name in ("category", "group_pattern"):
-            if getattr(self, name) is not None:
-                remedy = f"drop it (--set data.{name}=null)"
-                raise ConfigError(f"data.{name} has no effect with a manifest file, which says it itself; {remedy}")
-
-
-Augmentation = Literal["hflip", "vflip", "rot90", "rot180", "rot270"]
-
-
-class FeaturesConfig(Settings):
-    """The frozen layers that every detector is trained on: made once per image and kept on disk."""
-
-    augment: tuple[Augmentation, ...] = Field(
-        (), description="a further copy of each training image for each of these, for detectors to be trained on"
-    )
-    max_gib: Annotated[float, Field(ge=0)] | None = Field(
-        None,
-        description="disk that the cache may take; larger ones are not written, and images are encoded whenever they "
-        "are read; default: what is free where the run is",
-    )
-
-
-class ImportanceConfig(Settings):
-    """The importance-weighted loss of a detector trained by gradients (arXiv 2601.02440, reconstructed)."""
-
-    mode: Literal["off", "fixed", "moments", "robust"] = Field(
-        "off", description="target Gaussian: given, or mean/std (moments) or median/MAD (robust) of recent scores"
-    )
-    mu: float | None = Field(None, description="mean of the target, in units of the score (fixed)")
-    sigma: Annotated[float, Field(gt=0)] | None = Field(None, description="spread of the target (fixed)")
-    mu_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the mean found (moments and robust)")
-    sigma_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the spread found (moments and robust)")
-    log_scores: bool = Field(False, description="work on the logarithm of the scores; mu and sigma are then in logs")
-    cap: Annotated[float, Field(gt=1)] = Field(10, description="largest weight before they are brought to mean one")
-    eps: Annotated[float, Field(gt=0)] = Field(1e-6, description="least density of the scores that is divided by")
-    buffer: PositiveInt = Field(
-        4096,
-        description="recent scores that density and target are taken from; in a fit of a few hundred steps most of "
-        "4096 are stale, and 256 with sigma_scale 3 gained more (benchmarks/long_tail_juice_bottle.md)",
-    )
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps, the first, with weight 1")
-    members: bool = Field(False, description="weight the sub-models too, not the final detector alone")
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, mode: Any) -> Any:
-        """YAML reads a bare `off` as false."""
-        return "off" if mode is False else mode
-
-    @model_validator(mode="after")
-    def _target_is_given_once(self) -> "ImportanceConfig":
-        if self.mode == "fixed" and (self.mu is None or self.sigma is None):
-            raise ValueError("mode fixed needs mu and sigma, the target Gaussian")
-        if self.mode != "fixed" and (self.mu is not None or self.sigma is not None):
-            raise ValueError(f"mode {self.mode} takes no mu and sigma; drop them, or choose mode fixed")
-        return self
-
-    def for_role(self, role: str) -> "ImportanceConfig | None":
-        """Itself where it weights the loss of a `member` or of the `final` detector, else None."""
-        return self if self.mode != "off" and (role == "final" or self.members) else None
-
-    def effective_settings(self) -> dict[str, Any]:
-        """The settings that a weighted fit depends on, JSON-ready."""
-        return self.model_dump(mode="json", exclude=self._idle() | {"members"})
-
-    def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
-        changed = [name for name in type(self).model_fields if name in self._idle() and not self._is_default(name)]
-        return [f"importance.{name} has no effect with mode {self.mode}" for name in changed]
-
-    def _idle(self) -> set[str]:
-        if self.mode == "off":
-            return set(type(self).model_fields) - {"mode"}
-        return {"mu_scale", "sigma_scale"} if self.mode == "fixed" else {"mu", "sigma"}
-
-    def _is_default(self, name: str) -> bool:
-        return bool(getattr(self, name) == type(self).model_fields[name].default)
-
-
-class FinalConfig(Settings):
-    """How the final detector is trained."""
-
-    num_workers: int = Field(
-        1, ge=1, le=1024, description="workers that share each batch (Ray Train), each with `resources` of its own"
-    )
-
-
-class ThresholdConfig(Settings):
-    """The score above which an image is called anomalous, from normal images that were held out; reads no label."""
-
-    false_alarm_rate: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.01, description="share of images like the kept ones that may score above it"
-    )
-    normals: Literal["kept", "all"] = Field(
-        "kept",
-        description="training images counted as normal: those kept, which makes the rate too low a promise where "
-        "normal images were rejected, or all, which makes the threshold too high where there are anomalies",
-    )
-    method: Literal["members", "folds"] = Field(
-        "members",
-        description="where held-out scores come from: the members, brought to the final detector's scale, which costs "
-        "nothing, or folds, further final detectors each fitted without its own; folds too where there are no members, "
-        "or too few rejected images to compare scales by",
-    )
-    folds: int = Field(2, ge=2, description="further fits of the final detector, where held-out scores need them")
-
-
-class ResourcesConfig(Settings):
-    """What one member (or the final detector) owns while it works, on either executor."""
-
-    num_cpus: PositiveInt = Field(1, le=1024, description="CPU cores, and torch threads, per member")
-    num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where num_gpus > 0")
-    batch_size: PositiveInt = Field(32, description="images per encoder or scoring batch")
-    checkpoint_s: Annotated[float, Field(ge=0)] = Field(
-        60, description="seconds between checkpoints of a fit; a killed one goes on from its last"
-    )
-    max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
-
-    @model_validator(mode="after")
-    def _gpus_make_sense(self) -> "ResourcesConfig":
-        gpus = self.num_gpus
-        if gpus and abs(1 / gpus - round(1 / gpus)) > 1e-3:
-            raise ValueError("num_gpus must be 1 or a fraction 1/n (0.5, 0.25, ...)")
-        if self.device == "cuda" and not gpus:
-            # Ray does not hide GPUs from workers that ask for none: they would all crowd onto the first one.
-            raise ValueError("device cuda needs num_gpus above 0")
-        return self
-
-
-class EvaluationConfig(Settings):
-    """How the final detector is measured where labels exist."""
-
-    fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
-    sigma_px: Annotated[float, Field(ge=0, le=1000)] | None = Field(
-        None, description="Gaussian that smooths upsampled maps; default: 4 at 224 px, in proportion elsewhere"
-    )
-
-    def sigma_at(self, size_px: int) -> float:
-        """The Gaussian for maps of `size_px`, in pixels (LLBNAD and PatchCore: 4)."""
-        return size_px / 56 if self.sigma_px is None else self.sigma_px
 
 
 class RunConfig(Settings):

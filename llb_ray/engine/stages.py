@@ -24,18 +24,18 @@ from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
+from llb_ray.engine.given import fold_ids, given
 from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.contamination import contamination, what_if
-from llb_ray.ensemble.dataset import kept_ids, purified_dataset, suspect_ids
+from llb_ray.ensemble.dataset import purified_dataset
 from llb_ray.ensemble.held_out import LEAST_REJECTED, split
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares, training_sets
 from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.scores import assemble, dense
-from llb_ray.seeding import seed_for
 
 FINAL = "final"  # the name of the final detector
 
@@ -165,16 +165,9 @@ class Stages:
 
     def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
         """The final detector, fitted on the kept images, and on suspects where it doubts these by itself."""
-        kept, suspects = self._fit_ids(purified, overrides)
-        ids = sorted([*kept, *suspects])
-        spec = self.crew.member(FINAL, fit_settings(self.config, "final"), ids, features, suspects)
+        images, settings = given(self.config, purified, overrides), fit_settings(self.config, "final")
+        spec = self.crew.member(FINAL, settings, images.image_ids, features, images.suspects)
         return self.crew.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
-
-    def _fit_ids(self, purified: Artifact, overrides: Artifact | None) -> tuple[list[str], list[str]]:
-        """What the final detector takes for normal, and what it reads as suspects."""
-        decided = read_table(purified.file(files.PURIFIED))
-        said = None if overrides is None else read_table(overrides.file(files.OVERRIDES))
-        return kept_ids(decided), suspect_ids(decided, said) if self.config.reads_suspects else []
 
     def final_scores(self, final: Artifact, features: Features) -> list[Artifact]:
         """The final detector's score and map of every image, test split included."""
@@ -201,22 +194,12 @@ class Stages:
 
     def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
         """The score of every image that the final detector was given, by one that is fitted alike without its fold."""
-        kept, suspects = self._fit_ids(purified, overrides)
-        decided, seed = read_table(purified.file(files.PURIFIED)), self.config.seed
-        given = decided.filter(pc.is_in(decided["image_id"], pa.array([*kept, *suspects], pa.string())))
-        ids, groups = given["image_id"].to_pylist(), given["group"].to_pylist()
-        owned = shares(partition(ids, groups, self.config.threshold.folds, seed_for(seed, "folds")))
-        folds = {f"fold-{index:03d}": fold for index, fold in enumerate(owned)}
-        specs = [
-            self.crew.member(
-                name,
-                fit_settings(self.config, "final", index),
-                sorted(set(ids) - set(fold)),
-                features,
-                sorted(set(suspects) - set(fold)),
-            )
-            for index, (name, fold) in enumerate(folds.items())
-        ]
+        images = given(self.config, purified, overrides)
+        folds = fold_ids(self.config, images, purified)
+        specs = []
+        for index, (name, fold) in enumerate(folds.items()):
+            left, settings = images.without(fold), fit_settings(self.config, "final", index)
+            specs.append(self.crew.member(name, settings, left.image_ids, features, left.suspects))
         fitted = self.crew.fit("folds", specs, num_workers=self.config.final_workers)
         return self.crew.score_apart("fold-scores", {name: (fitted[name], folds[name]) for name in folds}, features)
 

@@ -123,10 +123,15 @@ def _rule(run: FinishedRun) -> str:
     asked = "that did not train on it" if rule.members == "held_out" else "in all"
     kind = config.detector_of("member").name.replace("_", " ")
     scores = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}[rule.normalize]
+    suspects = (
+        " The final memory knows the rejected ones too, as suspects that have no say in what is usual."
+        if config.reads_suspects
+        else ""
+    )
     return (
         f"Filter llb keeps the {kept:,} most normal of {num:,} training images, by the "
         f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
-        f"({config.members.count} members, {kind})."
+        f"({config.members.count} members, {kind}).{suspects}"
     )
 
 

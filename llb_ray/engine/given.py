@@ -1,0 +1,45 @@
+"""The images that the final detector is fitted on, and the folds of them that further fits leave out."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
+from llb_ray.ensemble.dataset import kept_ids, suspect_ids
+from llb_ray.ensemble.partition import partition, shares
+from llb_ray.seeding import seed_for
+
+
+@dataclass(frozen=True)
+class Given:
+    """The ids of all images that a detector is fitted on, and which of these are suspects, both sorted."""
+
+    image_ids: list[str]
+    suspects: list[str]
+
+    def without(self, fold: Collection[str]) -> "Given":
+        """What is left once a fold is taken out."""
+        left = (sorted(set(ids) - set(fold)) for ids in (self.image_ids, self.suspects))
+        return Given(*left)
+
+
+def given(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> Given:
+    """The kept images, and the suspects where the final detector doubts these by itself."""
+    decided = read_table(purified.file(files.PURIFIED))
+    said = None if overrides is None else read_table(overrides.file(files.OVERRIDES))
+    suspects = suspect_ids(decided, said) if config.reads_suspects else []
+    return Given(sorted([*kept_ids(decided), *suspects]), suspects)
+
+
+def fold_ids(config: RunConfig, images: Given, purified: Artifact) -> dict[str, list[str]]:
+    """The images of each fold, by the name of the detector that is fitted without it; no group is split."""
+    decided = read_table(purified.file(files.PURIFIED))
+    rows = decided.filter(pc.is_in(decided["image_id"], pa.array(images.image_ids, pa.string())))
+    ids, groups = rows["image_id"].to_pylist(), rows["group"].to_pylist()
+    dealt = partition(ids, groups, config.threshold.folds, seed_for(config.seed, "folds"))
+    return {f"fold-{index:03d}": fold for index, fold in enumerate(shares(dealt))}
