@@ -125,7 +125,7 @@ class ThresholdConfig(Settings):
         "members",
         description="where held-out scores come from: the members, brought to the final detector's scale, which costs "
         "nothing, or folds, further final detectors each fitted without its own; folds too where there are no members, "
-        "or too few rejected images to compare scales by",
+        "too few rejected images to compare scales by, or a final memory that has seen these too",
     )
     folds: int = Field(2, ge=2, description="further fits of the final detector, where held-out scores need them")
 
