@@ -78,12 +78,11 @@ class Source(Protocol):
     them in that order.  Learning and measuring use every row; what is said of an image, its plain row.
     """
 
-    @property
-    def image_ids(self) -> Sequence[str]: ...
+    # Ids of those that may well be anomalous; set only for a detector that knows not to call them usual.
+    suspects: frozenset[str]
 
     @property
-    def suspects(self) -> frozenset[str]:
-        """Ids of those that may well be anomalous; given only to a detector that knows not to call them usual."""
+    def image_ids(self) -> Sequence[str]: ...
 
     def __len__(self) -> int:
         """Number of rows, a multiple of the number of images."""

@@ -118,7 +118,8 @@ class Member:
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
         spec, device = self._spec, device_for(self._spec.place.resources)
-        source = spec.access.source(spec.fit_ids, spec.place, spec.augment, spec.suspects)
+        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
+        source.suspects = frozenset(spec.suspects)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
         detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
         return detector, source

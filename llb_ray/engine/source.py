@@ -1,6 +1,6 @@
 """How workers come by the layers of images: out of the cache, or, where that does not fit the disk, encoded anew."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -30,16 +30,8 @@ class OrderedSource(Source, Protocol):
 class Access(Protocol):
     """Where the layers of a run's images are to be had; picklable, and opened by the worker that reads them."""
 
-    def source(
-        self,
-        image_ids: Sequence[str],
-        place: Place,
-        augment: Sequence[Augmentation] = (),
-        suspects: Collection[str] = (),
-    ) -> OrderedSource:
-        """The layers of these images, `suspects` among them, on the worker's device; augmented copies follow the plain
-        images.
-        """
+    def source(self, image_ids: Sequence[str], place: Place, augment: Sequence[Augmentation] = ()) -> OrderedSource:
+        """The layers of these images, on the worker's device; augmented copies follow the plain images."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +40,9 @@ class Cached:
 
     recipes: tuple[Recipe, ...]
 
-    def source(
-        self,
-        image_ids: Sequence[str],
-        place: Place,
-        augment: Sequence[Augmentation] = (),
-        suspects: Collection[str] = (),
-    ) -> "CachedSource":
+    def source(self, image_ids: Sequence[str], place: Place, augment: Sequence[Augmentation] = ()) -> "CachedSource":
         artifacts = [place.store.get(recipe) for recipe in self.recipes]
-        return CachedSource(artifacts, image_ids, device_for(place.resources), augment, suspects)
+        return CachedSource(artifacts, image_ids, device_for(place.resources), augment)
 
 
 @dataclass(frozen=True)
@@ -66,21 +52,17 @@ class Streamed:
     photographs: Photographs
     images: tuple[ImageRef, ...]
 
-    def source(
-        self,
-        image_ids: Sequence[str],
-        place: Place,
-        augment: Sequence[Augmentation] = (),
-        suspects: Collection[str] = (),
-    ) -> "StreamedSource":
+    def source(self, image_ids: Sequence[str], place: Place, augment: Sequence[Augmentation] = ()) -> "StreamedSource":
         by_id = {image.image_id: image for image in self.images}
         chosen = [by_id[image_id] for image_id in image_ids]
         copies = [replace(image, augment=kind) for kind in augment for image in chosen]
-        return StreamedSource(chosen + copies, image_ids, Encoding(self.photographs, place.resources), suspects)
+        return StreamedSource(chosen + copies, image_ids, Encoding(self.photographs, place.resources))
 
 
 class CachedSource:
     """The layers of some images, read from memory-mapped shards."""
+
+    suspects: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -88,10 +70,8 @@ class CachedSource:
         image_ids: Sequence[str],
         device: torch.device,
         augment: Sequence[Augmentation] = (),
-        suspects: Collection[str] = (),
     ) -> None:
         self.image_ids = image_ids
-        self.suspects = frozenset(suspects)
         self._device = device
         self._held_bytes = 0
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
@@ -135,15 +115,10 @@ class CachedSource:
 class StreamedSource:
     """The layers of some images, encoded at every reading, rounded as the cache would round them."""
 
-    def __init__(
-        self,
-        images: Sequence[ImageRef],
-        image_ids: Sequence[str],
-        encoding: Encoding,
-        suspects: Collection[str] = (),
-    ) -> None:
+    suspects: frozenset[str] = frozenset()
+
+    def __init__(self, images: Sequence[ImageRef], image_ids: Sequence[str], encoding: Encoding) -> None:
         self.image_ids = image_ids
-        self.suspects = frozenset(suspects)
         self._images = images
         self._encoding = encoding
 
