@@ -138,6 +138,11 @@ def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
     assert parse({"final": {"num_workers": 3}}).final_workers == 3
 
 
+def test_what_a_threshold_that_is_not_set_would_have_been_is_said() -> None:
+    config = load(None, ["threshold.method=none", "threshold.folds=3"])
+    assert config.notices() == ["threshold.folds has no effect with threshold.method none"]
+
+
 def test_known_keys_can_be_those_of_one_detector() -> None:
     assert "detector.coreset" in set(known_keys(RunConfig))
     assert "detector.coreset" not in set(known_keys(RunConfig, "autoencoder"))

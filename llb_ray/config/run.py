@@ -151,6 +151,15 @@ class RunConfig(Settings):
         final = self.detector_of("final")
         return self.purify.filter == "llb" and isinstance(final, MemoryBankConfig) and final.memory == "robust"
 
+    @property
+    def why_folds(self) -> str:
+        """Why a threshold needs folds although it was to come from members, whatever is rejected; empty: it may not."""
+        if self.threshold.method != "members":
+            return ""
+        if self.reads_suspects:
+            return "the final memory has seen every image"
+        return "" if self.purify.reads_scores else "there are no members"
+
     def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
         """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
         return None if isinstance(self.detector_of(role), _STEPLESS) else self.importance.for_role(role)
@@ -162,7 +171,7 @@ class RunConfig(Settings):
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
-        idle = [*self.purify.notices(), *self.importance.notices()]
+        idle = [*self.purify.notices(), *self.importance.notices(), *self.threshold.notices()]
         if not self.members.rescue and not self.screens_by_density:
             idle.append("members.rescue has no effect: the sub-models are not density members")
         if self.final_workers != self.final.num_workers:

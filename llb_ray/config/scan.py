@@ -8,6 +8,7 @@ from llb_ray.config.base import Settings
 from llb_ray.config.dataset import DatasetConfig
 from llb_ray.config.purify import Filter
 from llb_ray.config.run import RunConfig
+from llb_ray.config.sections import ThresholdConfig
 
 Alpha = Annotated[float, Field(ge=0, lt=1)]
 
@@ -42,9 +43,12 @@ class ScanConfig(RunConfig):
     """Everything a scan depends on besides the images; `seed` and `purify.filter` are each job's own."""
 
     scan: ScanSettings
+    # Its table has no column that a threshold would fill, and folds are two thirds of a reconstruction's cost.
+    threshold: ThresholdConfig = ThresholdConfig(method="none")
 
     def of_job(self, filter_name: Filter, seed: int) -> RunConfig:
         """The configuration of the runs with this filter and seed."""
         tree = self.model_dump(mode="json", exclude={"scan"}, exclude_unset=True)
         purify = {**tree.get("purify", {}), "filter": filter_name}
-        return RunConfig.model_validate({**tree, "seed": seed, "purify": purify})
+        threshold = self.threshold.model_dump(mode="json", exclude_unset=True)
+        return RunConfig.model_validate({**tree, "seed": seed, "purify": purify, "threshold": threshold})

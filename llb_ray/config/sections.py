@@ -116,18 +116,26 @@ class ThresholdConfig(Settings):
     false_alarm_rate: Annotated[float, Field(gt=0, le=0.5)] = Field(
         0.01, description="share of images like the kept ones that may score above it"
     )
-    normals: Literal["kept", "all"] = Field(
+    normals: Literal["bulk", "kept", "all"] = Field(
         "kept",
         description="training images counted as normal: those kept, which makes the rate too low a promise where "
-        "normal images were rejected, or all, which makes the threshold too high where there are anomalies",
+        "normal images were rejected; of them the bulk, whose held-out scores do not stand out, where many anomalies "
+        "are believed to be kept; or all, which makes the threshold too high where there are anomalies",
     )
-    method: Literal["members", "folds"] = Field(
+    method: Literal["members", "folds", "none"] = Field(
         "members",
         description="where held-out scores come from: the members, brought to the final detector's scale, which costs "
         "nothing, or folds, further final detectors each fitted without its own; folds too where there are no members, "
-        "too few rejected images to compare scales by, or a final memory that has seen these too",
+        "too few rejected images to compare scales by, or a final memory that has seen these too; none sets no "
+        "threshold: scores and metrics only, and what a scan does unless its configuration has a section threshold",
     )
     folds: int = Field(2, ge=2, description="further fits of the final detector, where held-out scores need them")
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle = ["false_alarm_rate", "normals", "folds"] if self.method == "none" else []
+        changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
+        return [f"threshold.{name} has no effect with threshold.method none" for name in changed]
 
 
 class ResourcesConfig(Settings):

@@ -193,6 +193,8 @@ def _final_trained_on_kept(run: FinishedRun) -> str:
 
 def _threshold_follows(run: FinishedRun) -> str:
     made, where = run.made, run.folder.file("threshold.json")
+    if made.threshold is None:
+        return "no threshold was to be set"
     try:
         said = dict(json.loads(where.read_text()))
     except (ValueError, TypeError) as error:

@@ -9,8 +9,9 @@ from llb_ray.artifacts import Artifact
 from llb_ray.config import ThresholdConfig
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
+from llb_ray.engine.made import Made
 from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.held_out import by_folds, by_members, of_kept, with_rejected
+from llb_ray.ensemble.held_out import by_folds, by_members, of_bulk, of_kept, with_rejected
 from llb_ray.ensemble.threshold import threshold_facts
 
 
@@ -21,15 +22,25 @@ def calibrated(
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready.
-
-    They are the folds', or where there are none the members', whose `matrix` is read for nothing else.
-    """
+    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready."""
     decided, final = read_table(purified.file(files.PURIFIED)), read_scores(final_scores)
+    held_out = _held_out(decided, matrix, folds, final)
+    kept = of_kept(held_out, decided)
+    normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided, final)}
+    return normals[config.normals], threshold_facts(normals, config.false_alarm_rate, config.normals)
+
+
+def standing_out_ids(made: Made) -> list[str]:
+    """The kept images whose held-out scores stand out from those of the others; none where there is no threshold."""
+    if made.threshold is None:
+        return []
+    decided = read_table(made.purified.file(files.PURIFIED))
+    kept = of_kept(_held_out(decided, made.matrix, made.fold_scores, read_scores(made.final_scores)), decided)
+    return sorted(set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist()))
+
+
+def _held_out(decided: pa.Table, matrix: Artifact | None, folds: Sequence[Artifact], final: pa.Table) -> pa.Table:
+    """The folds' scores, or where there are none the members', whose `matrix` is read for nothing else."""
     if folds or matrix is None:
-        held_out = by_folds(read_scores(folds))
-    else:
-        held_out = by_members(decided, read_table(matrix.file(files.SCORES)), final)
-    kept, everyone = of_kept(held_out, decided), with_rejected(held_out, decided, final)
-    facts = threshold_facts(kept, everyone, config.false_alarm_rate, config.normals)
-    return kept if config.normals == "kept" else everyone, facts
+        return by_folds(read_scores(folds))
+    return by_members(decided, read_table(matrix.file(files.SCORES)), final)

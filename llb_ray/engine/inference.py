@@ -26,7 +26,7 @@ from llb_ray.engine.member import load_detector
 from llb_ray.engine.photographs import Encoding, Photographs, layers_of
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.worker import owned_threads
-from llb_ray.errors import DataError, MemberError, WeightsError
+from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
 from llb_ray.remote import located
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
@@ -94,8 +94,8 @@ class TrainedDetector:
     def load(cls, run: str | Path) -> "TrainedDetector":
         """The final detector of a finished run, a folder or a URI, on the kind of device that the run was made on.
 
-        Raises ArtifactError if there is no finished run, WeightsError if its backbone's weights are gone or changed,
-        ResourceError if it was made on a GPU and there is none here.
+        Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
+        are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
         return cls.of(RunFolder.open(located(run)))
 
@@ -109,6 +109,11 @@ class TrainedDetector:
             raise WeightsError(
                 f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
                 "put the same file and versions back, or run again"
+            )
+        if made.threshold is None:
+            raise ArtifactError(
+                f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
+                "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
         return cls(config, photographs, detector, Calibration.of(made.threshold))

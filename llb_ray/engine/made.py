@@ -21,8 +21,8 @@ class Made:
     purified: Artifact
     final: Artifact
     final_scores: list[Artifact]
-    threshold: Artifact
     evaluated: Artifact
+    threshold: Artifact | None = None  # None where none was to be set
     partition: Artifact | None = None
     members: list[Artifact | None] = field(default_factory=list)  # by number; None where the run did without one
     member_scores: list[Artifact] = field(default_factory=list)

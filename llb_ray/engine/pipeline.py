@@ -162,7 +162,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     purified = stages.purify(images, labels, matrix, overrides)
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    folds = stages.folds(purified, overrides, features) if stages.needs_folds(purified, matrix) else []
+    folds = stages.folds(purified, overrides, features) if stages.needs_folds(purified) else []
     threshold = stages.threshold(purified, matrix, folds, final_scores)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
@@ -204,7 +204,7 @@ def _result(stages: Stages, made: Made) -> Result:
         worker_s=stages.crew.labour.worker_s,
         gpu_s=stages.crew.labour.gpu_s,
         missing=stages.crew.missing,
-        threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()),
+        threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()) if made.threshold else {},
         contamination=_estimate(made),
     )
 

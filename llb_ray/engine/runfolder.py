@@ -71,7 +71,7 @@ def published(made: Made) -> dict[str, Path | None]:
         "image_scores.arrow": made.evaluated.file(files.IMAGE_SCORES),
         "training_log.arrow": final.file(files.TRAINING_LOG) if files.TRAINING_LOG in final.files else None,
         "importance.arrow": final.file(files.IMPORTANCE) if files.IMPORTANCE in final.files else None,
-        "threshold.json": made.threshold.file(files.THRESHOLD),
+        "threshold.json": made.threshold.file(files.THRESHOLD) if made.threshold else None,
         "metrics.json": made.evaluated.file(files.METRICS),
     }
 

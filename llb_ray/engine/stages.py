@@ -174,23 +174,18 @@ class Stages:
         everyone = self.manifest.table["image_id"].to_pylist()
         return self.crew.score("final-scores", {FINAL: final}, everyone, features, keeps_maps=True)
 
-    def needs_folds(self, purified: Artifact, matrix: Artifact | None) -> bool:
+    def needs_folds(self, purified: Artifact) -> bool:
         """Whether held-out scores are to come from further fits; says so where those were not asked for."""
-        if self.config.threshold.method == "folds":
-            return True
-        if self.config.reads_suspects:
-            return self._says_folds("the final memory has seen every image")
+        if self.config.threshold.method != "members":
+            return self.config.threshold.method == "folds"
         _, rejected = split(read_table(purified.file(files.PURIFIED)))
-        if matrix is not None and len(rejected) >= LEAST_REJECTED:
-            return False
-        return self._says_folds(
-            "there are no members" if matrix is None else f"only {len(rejected)} images were rejected"
-        )
-
-    def _says_folds(self, reason: str) -> bool:
-        more = f"{self.config.threshold.folds} further detectors are fitted for the threshold (threshold.folds)"
-        self.clock.tell(f"note: {reason}, so {more}")
-        return True
+        reason = self.config.why_folds
+        if not reason and len(rejected) < LEAST_REJECTED:
+            reason = f"only {len(rejected)} images were rejected"
+        if reason:
+            more = f"{self.config.threshold.folds} further detectors are fitted for the threshold (threshold.folds)"
+            self.clock.tell(f"note: {reason}, so {more}")
+        return bool(reason)
 
     def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
         """The score of every image that the final detector was given, by one that is fitted alike without its fold."""
@@ -205,10 +200,12 @@ class Stages:
 
     def threshold(
         self, purified: Artifact, matrix: Artifact | None, folds: Sequence[Artifact], final_scores: Sequence[Artifact]
-    ) -> Artifact:
+    ) -> Artifact | None:
         """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
-        or where there are none by the members, whose `matrix` is read for nothing else."""
+        or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
         config = self.config.threshold
+        if config.method == "none":
+            return None
         made_from = {"purified": [purified], "final": final_scores}
         made_from |= {"folds": folds} if folds or matrix is None else {"matrix": [matrix]}
 

@@ -147,7 +147,7 @@ def _stage_time(event: dict[str, Any]) -> StageTime:
 def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
     decisions = Counter(read_table(folder.file("purified/part-0.arrow"))["decision"].to_pylist())
     num_quarantined = read_table(folder.file("quarantine.arrow"))["split"].to_pylist().count(TRAIN)
-    estimate = folder.file("contamination.json")
+    estimate, threshold = folder.file("contamination.json"), folder.file("threshold.json")
     return Outcome(
         num_input=decisions.total() + num_quarantined,
         num_kept=decisions[KEPT],
@@ -155,6 +155,6 @@ def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
         num_quarantined=num_quarantined,
         metrics=json.loads(folder.file("metrics.json").read_text()),
         missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
-        threshold=json.loads(folder.file("threshold.json").read_text()),
+        threshold=json.loads(threshold.read_text()) if threshold.exists() else {},
         contamination=json.loads(estimate.read_text()) if estimate.exists() else {},
     )

@@ -83,11 +83,17 @@ def bulk(score_N: Floats) -> Bulk:
     return Bulk(mode, float(np.sqrt(np.mean((mode - below_N) ** 2))) if len(below_N) else 0.0)
 
 
-def anomalous_share(score_N: Floats) -> float:
-    """The share of these scores that no normal image would have, at most `MOST`; 0 where all are equal."""
+def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:
+    """Which of these scores no normal image would have [N]; none of them where all are equal."""
     if np.ptp(score_N) == 0:
-        return 0.0
-    return min(MOST, float(np.mean(score_N > bulk(score_N).cut(REACH))))
+        return np.zeros(len(score_N), dtype=np.bool_)
+    stands_N: npt.NDArray[np.bool_] = score_N > bulk(score_N).cut(REACH)
+    return stands_N
+
+
+def anomalous_share(score_N: Floats) -> float:
+    """The share of scores that are `standing_out`, at most `MOST`."""
+    return min(MOST, float(np.mean(standing_out(score_N))))
 
 
 def contamination(score_N: Floats) -> Contamination:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
+from llb_ray.ensemble.contamination import standing_out
 from llb_ray.ensemble.purify import KEPT
 from llb_ray.ensemble.scores import dense
 from llb_ray.seeding import stream
@@ -23,6 +24,7 @@ from llb_ray.seeding import stream
 HELD_OUT = pa.schema(
     [pa.field("image_id", pa.string(), nullable=False), pa.field("score", pa.float64(), nullable=False)]
 )
+LEAST_BULK = 10  # images, from which others can stand out
 LEAST_REJECTED = 10  # that two scales can be compared by
 _COMPARED = 1000  # at most: the slope is a median over pairs of images
 Floats = npt.NDArray[np.float64]
@@ -38,6 +40,12 @@ def of_kept(held_out: pa.Table, purified: pa.Table) -> pa.Table:
     """The rows of these held-out scores (schema `HELD_OUT`) that are about kept images."""
     ids = split(purified)[0]["image_id"].combine_chunks()
     return held_out.filter(pc.is_in(held_out["image_id"], ids))
+
+
+def of_bulk(kept: pa.Table) -> pa.Table:
+    """The rows of kept images' held-out scores (schema `HELD_OUT`) that do not stand out from the others."""
+    within_N = ~standing_out(kept["score"].to_numpy())
+    return kept.filter(pa.array(within_N)) if within_N.sum() >= LEAST_BULK else kept
 
 
 def with_rejected(held_out: pa.Table, purified: pa.Table, final: pa.Table) -> pa.Table:

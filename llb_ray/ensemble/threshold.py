@@ -9,6 +9,7 @@ threshold: Pickands 1975), fitted by probability-weighted moments, which do bett
 Shapes: N held-out images, M of them in the tail, B bootstrap samples.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +49,16 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
     return _of_order(sorted_N, rate, num_above) if num_above else _of_tail(sorted_N, rate)
 
 
-def threshold_facts(kept: pa.Table, everyone: pa.Table, rate: float, normals: str) -> dict[str, Any]:
+def threshold_facts(held_out: Mapping[str, pa.Table], rate: float, normals: str) -> dict[str, Any]:
     """What a run writes down of its threshold, JSON-ready.
 
-    `kept` and `everyone` are held-out scores (schema `held_out.HELD_OUT`) of the kept and of all training images;
-    `normals` says which of the two count as normal.  If it is the kept ones and some rejected images are normal too,
-    normal images exceed the threshold more often than asked: at most at `rate_if_all_are_normal`, when all of them are.
+    `held_out` has the held-out scores (schema `held_out.HELD_OUT`) of the training images in ``all``, of the ``kept``
+    ones, and of the ``bulk`` of these, which do not stand out; `normals` says which of the three count as normal.  If
+    some of the others are normal too, normal images exceed the threshold more often than asked: at most at
+    `rate_if_all_are_normal`, when all of them are.  If some of the kept ones are anomalous, the threshold is too high:
+    at most by as much as it is above `threshold_if_bulk_is_normal`, when all of them that stand out are.
     """
-    scores = {name: table["score"].to_numpy() for name, table in (("kept", kept), ("all", everyone))}
+    scores = {name: table["score"].to_numpy() for name, table in held_out.items()}
     threshold = threshold_at(scores[normals], rate)
     return {
         "threshold": threshold.value,
@@ -66,6 +69,8 @@ def threshold_facts(kept: pa.Table, everyone: pa.Table, rate: float, normals: st
         "normals": normals,
         "num_held_out": threshold.num_held_out,
         "threshold_if_all_are_normal": threshold_at(scores["all"], rate).value,
+        "num_standing_out": len(scores["kept"]) - len(scores["bulk"]),
+        "threshold_if_bulk_is_normal": threshold_at(scores["bulk"], rate).value,
         # Rejected images can only add false alarms; few scores beyond a threshold from their tail say too little.
         "rate_if_all_are_normal": max(rate, float((scores["all"] > threshold.value).mean())),
     }

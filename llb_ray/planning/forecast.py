@@ -80,7 +80,7 @@ def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:
         yield f"final.num_workers={config.final_workers}: the final training is foretold as if one worker did it"
-    if not work.at.size.needs_folds:
+    if work.at.size.num_folds and not work.at.size.needs_folds:
         further = (
             f"{work.at.size.num_folds} further fits for the threshold, {sum(s.seconds for s in work.folds()):.3g} s"
         )

@@ -30,7 +30,7 @@ class Size:
     num_copies: int  # of each training image that detectors are trained on
     num_members: int
     share: float  # of the training images kept
-    num_folds: int  # further fits of the final detector, where the threshold needs them
+    num_folds: int  # further fits of the final detector, where the threshold needs them; 0 where there is to be none
     needs_folds: bool  # whatever is rejected
 
     @classmethod
@@ -38,7 +38,7 @@ class Size:
         ratio = config.purify.keep_ratio
         rejects = config.purify.filter in ("llb", "random") and not config.reads_suspects
         share = ratio if rejects and ratio != "auto" else 1.0  # at most
-        asked = config.threshold.method == "folds"
+        method = config.threshold.method
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
@@ -46,8 +46,8 @@ class Size:
             num_copies=1 + len(config.features.augment),
             num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
-            num_folds=config.threshold.folds,
-            needs_folds=asked or config.reads_suspects or not config.purify.reads_scores,
+            num_folds=0 if method == "none" else config.threshold.folds,
+            needs_folds=method == "folds" or bool(config.why_folds),
         )
 
     @property

@@ -26,6 +26,7 @@ from llb_ray.search.trials import FAILED, printed
 
 _PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
+_NORMALS = {"bulk": "the bulk of the kept", "kept": "the kept", "all": "all"}
 METRIC_NAMES = {  # metrics.json key -> what people call it
     "contamination": "contamination before",
     "residual_contamination": "residual contamination",
@@ -180,10 +181,13 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if threshold["estimate"] == PARETO:
         yield "  estimated", f"{PARETO} tail: {threshold['num_held_out']} images are few"
     rate, (low, high) = threshold["false_alarm_rate"], threshold["false_alarm_interval"]
-    kept = threshold["normals"] == "kept"
-    yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {'the kept' if kept else 'all'}"
-    if kept:
-        yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every rejected image was normal"
+    normals, count = threshold["normals"], threshold["num_standing_out"]
+    yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {_NORMALS[normals]}"
+    if normals != "all":
+        yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
+    if normals == "kept" and count > rate * threshold["num_held_out"]:
+        lower = threshold["threshold_if_bulk_is_normal"]
+        yield "  or rather", f"{lower:.4g}, if the {count} kept that stand out are anomalous"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ A list of a million images is no page: of more than `MOST`, those nearest to the
 import base64
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
+from llb_ray.engine.calibrate import standing_out_ids
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.ensemble.purify import KEPT, REJECTED
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
@@ -58,7 +59,7 @@ def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int]
     pictures = Pictures.of(run)
     drawn = pictures.of_images(rows["image_id"].to_pylist(), progress)
     columns = {
-        **_columns(rows),
+        **_columns(rows, set(standing_out_ids(run.made))),
         **_votes(rows["image_id"].to_pylist(), votes),
         "said": _said(run, set(rows["image_id"].to_pylist())),
         "num_near": 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table)))),
@@ -95,7 +96,7 @@ def _known(run: FinishedRun) -> pa.Table:
     return pa.table({"image_id": labels["image_id"], "known": pa.array(kinds, pa.string())})
 
 
-def _columns(rows: pa.Table) -> dict[str, Any]:
+def _columns(rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
     paths, groups = rows["path"].to_pylist(), rows["group"].to_pylist()
     known = rows["known"].to_pylist()
     return {
@@ -104,6 +105,7 @@ def _columns(rows: pa.Table) -> dict[str, Any]:
         "category": _coded(rows["category"].to_pylist()),
         "group": None if len(set(groups)) == len(groups) else groups,  # where every image is an object of its own
         "kept": [int(decision == KEPT) for decision in rows["decision"].to_pylist()],
+        "stands_out": [int(image_id in standing_out) for image_id in rows["image_id"].to_pylist()],
         "reason": rows["reason"].to_pylist(),
         "aggregate": [_round(value) for value in rows["aggregate"].to_pylist()],
         "rank": rows["rank"].to_pylist(),

@@ -4,18 +4,11 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 import llb_ray
-from llb_ray.artifacts import Artifact
 from llb_ray.config import load, with_overrides
-from llb_ray.data.tables import read_table
-from llb_ray.engine import files
-from llb_ray.engine.cache import Features
-from llb_ray.engine.stages import FINAL, Stages
-from llb_ray.ensemble.dataset import kept_ids
 
 pytestmark = pytest.mark.e2e
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -42,18 +35,9 @@ def _metrics(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     manifest = llb_ray.read_folder(root, config)
     found = {}
     for name in ("none", "llb", "oracle"):
-        chosen = with_overrides(config, [f"purify.filter={name}"])
-        with mock.patch.object(Stages, "folds", _no_folds):
-            found[name] = llb_ray.run(chosen, manifest, out=folder / "run", executor="serial").metrics
+        chosen = with_overrides(config, [f"purify.filter={name}", "threshold.method=none"])
+        found[name] = llb_ray.run(chosen, manifest, out=folder / "run", executor="serial").metrics
     return found
-
-
-def _no_folds(stages: Stages, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
-    """The final detector's own scores: no threshold is looked at here, and to fit folds takes 40 % of the time."""
-    kept = kept_ids(read_table(purified.file(files.PURIFIED)))
-    return stages.crew.score_apart(
-        "fold-scores", {FINAL: (stages.final(purified, overrides, features), kept)}, features
-    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llb_ray.ensemble.held_out import by_folds, by_members
+from llb_ray.ensemble.held_out import HELD_OUT, by_folds, by_members, of_bulk
 from llb_ray.ensemble.scores import SCORES
 
 COUNT, KEPT = 300, 240
@@ -55,3 +55,20 @@ def test_the_order_of_rows_means_nothing() -> None:
 def test_folds_are_put_together_by_id() -> None:
     scores = pa.table({"image_id": ["b", "c", "a"], "scores": [[2.0], [3.0], [1.0]]})
     assert by_folds(scores).to_pydict() == {"image_id": ["a", "b", "c"], "score": [1.0, 2.0, 3.0]}
+
+
+def _held_out(*scores: float) -> pa.Table:
+    return pa.table([[f"{number:04d}" for number in range(len(scores))], list(scores)], schema=HELD_OUT)
+
+
+def test_what_stands_out_is_not_of_the_bulk() -> None:
+    normal_N = np.random.default_rng(1).normal(size=200)
+    found = of_bulk(_held_out(*normal_N, 9.0, 10.0))
+    assert found.num_rows >= 195
+    assert max(found["score"].to_pylist()) < 9
+    assert found["image_id"].to_pylist() == sorted(found["image_id"].to_pylist())
+
+
+@pytest.mark.parametrize("scores", [(1.0, 2.0), (3.0,) * 30, (0.0,) * 5 + (1.0,) * 3 + (50.0,)])
+def test_from_too_few_or_equal_scores_nothing_stands_out(scores: tuple[float, ...]) -> None:
+    assert of_bulk(_held_out(*scores)).num_rows == len(scores)

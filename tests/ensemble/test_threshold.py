@@ -75,11 +75,25 @@ def test_what_rejected_images_may_mean_is_counted() -> None:
     ids = [f"{number:03d}" for number in range(250)]
     kept = _table(image_id=ids[:200], score=np.arange(200) / 200)
     everyone = _table(image_id=ids, score=np.r_[np.arange(200) / 200, np.full(30, 2.0), np.full(20, 0.5)])
-    facts = threshold_facts(kept, everyone, 0.05, "kept")
+    held_out = {"bulk": kept, "kept": kept, "all": everyone}
+    facts = threshold_facts(held_out, 0.05, "kept")
     assert facts["num_held_out"] == 200
     above = (kept["score"].to_numpy() > facts["threshold"]).sum()
     assert facts["rate_if_all_are_normal"] == pytest.approx((above + 30) / 250)
-    cautious = threshold_facts(kept, everyone, 0.05, "all")
+    cautious = threshold_facts(held_out, 0.05, "all")
     assert cautious["num_held_out"] == 250
     assert cautious["threshold"] == facts["threshold_if_all_are_normal"] == cautious["threshold_if_all_are_normal"] == 2
     assert cautious["rate_if_all_are_normal"] <= 0.05
+
+
+def test_what_anomalies_that_were_kept_may_mean_is_counted() -> None:
+    normal_N = np.linspace(0, 1, 200)
+    kept = _table(image_id=[f"{number:03d}" for number in range(220)], score=np.r_[normal_N, np.full(20, 9.0)])
+    held_out = {"bulk": kept.slice(0, 200), "kept": kept, "all": kept}
+    facts = threshold_facts(held_out, 0.05, "kept")
+    assert facts["num_standing_out"] == 20
+    assert facts["threshold"] == 9
+    assert facts["threshold_if_bulk_is_normal"] == threshold_at(normal_N, 0.05).value
+    bold = threshold_facts(held_out, 0.05, "bulk")
+    assert (bold["threshold"], bold["num_held_out"]) == (facts["threshold_if_bulk_is_normal"], 200)
+    assert bold["rate_if_all_are_normal"] == pytest.approx((9 + 20) / 220)

@@ -217,6 +217,22 @@ def test_the_nearest_to_the_cut_come_first(page: WebDriver, run: Path) -> None:
     assert distances == sorted(distances)
 
 
+def test_kept_images_that_stand_out_have_a_tab(browser: WebDriver, finished: Path, tmp_path: Path) -> None:
+    """Rejected images given back by hand do: they are what a filter that errs leaves in."""
+    rows = read_table(finished / "purified" / "part-0.arrow").to_pylist()
+    rejected = {row["image_id"]: path_text(row["path"]) for row in rows if row["decision"] == "rejected"}
+    lines = ["image_id,decision", *(f"{image_id},keep" for image_id in rejected)]
+    (tmp_path / "overrides.csv").write_text("\n".join(lines) + "\n")
+    again = llb_ray.repurify(finished, tmp_path / "overrides.csv", out=tmp_path / "run", executor="serial")
+    llb_ray.write_report(again.path)
+    page = _opened(browser, again.path)
+    assert again.threshold["num_standing_out"]
+    _click(page, "[data-show=standing-out]")
+    assert len(_cards(page)) == again.threshold["num_standing_out"]
+    assert set(_cards(page)) & set(rejected.values())
+    assert complaints(page) == []
+
+
 def test_keys_move_decide_and_look_closely(page: WebDriver) -> None:
     _click(page, "[data-show=all]")
     names = _cards(page)

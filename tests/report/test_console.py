@@ -61,6 +61,8 @@ THRESHOLD = {
     "estimate": "order statistic",
     "normals": "kept",
     "num_held_out": 36,
+    "num_standing_out": 0,
+    "threshold_if_bulk_is_normal": 1.0625,
     "rate_if_all_are_normal": 0.125,
 }
 
@@ -78,6 +80,14 @@ def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
     assert rows["false alarms"] == "0.010 (0.004 to 0.019) of images like the kept"
     assert rows["at most"].startswith("about 0.125, if every")
     assert "estimated" not in rows
+    assert "or rather" not in rows
+
+
+def test_anomalies_that_may_have_been_kept_are_said_aloud() -> None:
+    assert _threshold(num_standing_out=3)["or rather"] == "1.062, if the 3 kept that stand out are anomalous"
+    rows = _threshold(num_standing_out=3, normals="bulk")
+    assert rows["false alarms"].endswith("of images like the bulk of the kept")
+    assert "or rather" not in rows
 
 
 def test_an_estimate_beyond_the_sample_is_said_aloud() -> None:

@@ -118,13 +118,16 @@ def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> No
     assert "estimated" not in before
     assert "<span>threshold, for 1.00% false alarms</span>" in before, "every run has one"
     (run / "contamination.json").write_text('{"share": 0.214, "low": 0.18, "high": 0.25}')
-    (run / "threshold.json").write_text('{"threshold": 1.43888, "false_alarm_rate": 0.01}')
+    threshold = json.loads((run / "threshold.json").read_text())
+    threshold |= {"threshold": 1.43888, "num_standing_out": 1234, "threshold_if_bulk_is_normal": 1.0625}
+    (run / "threshold.json").write_text(json.dumps(threshold))
     expected = {"keep_ratio": [0.5, 1.0], "residual_contamination": [0.0, 0.2], "normals_lost": [0.4, 0.0]}
     write_table(run / "what_if.arrow", pa.table(expected))
     page = _page(run)
     assert "<b>21.4%</b>" in page
     assert "anomalous, estimated (18.0% to 25.0%)" in page
     assert "<b>1.439</b><span>threshold, for 1.00% false alarms</span>" in page
+    assert "<b>1.062</b><span>threshold, if the 1,234 kept that stand out are anomalous</span>" in page
     assert "What another keep ratio would cost" in page
 
 

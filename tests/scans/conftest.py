@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llb_ray.config import RunConfig, ScanConfig, load_scan
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
@@ -24,7 +25,7 @@ def scan_yaml(tiny: RunConfig, benchmark_root: Path, tmp_path_factory: pytest.Te
     scan = f"scan:\n  dataset: {{kind: mvtec, root: '{benchmark_root}'}}\n  alphas: [0, 0.2]\n  num_objects: 20\n"
     path = tmp_path_factory.mktemp("scan") / "scan.yaml"
     run = tiny.model_copy(update={"data": tiny.data.model_copy(update={"group_pattern": None})})
-    path.write_text(run.to_yaml() + scan)
+    path.write_text(yaml.safe_dump(run.model_dump(mode="json", exclude={"threshold"})) + scan)
     return path
 
 

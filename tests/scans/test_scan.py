@@ -81,6 +81,17 @@ def test_a_job_is_repurified_without_encoding_anything_again(scanned: Path, tmp_
         assert llb_ray.audit(out)
 
 
+def test_jobs_set_no_threshold_unless_it_is_asked_for(scanned: Path, scan_yaml: Path) -> None:
+    """Their table has no column for it, and the fits that it may need cost more than the final detector."""
+    job = scanned / "jobs" / "gear_alpha0.2_none_seed0"
+    assert not (job / "threshold.json").exists()
+    assert llb_ray.write_report(job).is_file()
+    with pytest.raises(ArtifactError, match=r"threshold.method=none.*scan\) again with threshold.method=members"):
+        llb_ray.Detector.load(job)
+    asked = load_scan(scan_yaml, ["threshold.folds=3"]).of_job("llb", 0).threshold
+    assert (asked.method, asked.folds) == ("members", 3)
+
+
 def test_nothing_is_done_twice_and_a_new_seed_only_what_it_adds(
     scanned: Path, scan_config: ScanConfig, scan_yaml: Path, tmp_path: Path
 ) -> None:

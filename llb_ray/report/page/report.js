@@ -93,6 +93,7 @@
     near: (i) => i < data.num_near,
     rejected: (i) => !data.kept[i],
     kept: (i) => data.kept[i],
+    "standing-out": (i) => data.stands_out[i],
     all: () => true,
   };
   const SAID = {
@@ -409,6 +410,7 @@
     at("group-box").hidden = data.group === null;
     options(at("groups"), [...new Set(data.group || [])].sort().slice(0, MOST_GROUPS).map((name) => [name, name]));
     document.querySelector("[data-show=near]").hidden = !data.num_near;
+    document.querySelector("[data-show=standing-out]").hidden = !data.stands_out.includes(1);
     document.querySelector("#said [value=before]").hidden = !Object.keys(data.said).length;
     at("scale-low").textContent = number(data.scale.low);
     at("scale-high").textContent = number(data.scale.high);
