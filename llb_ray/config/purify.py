@@ -59,6 +59,12 @@ class PurifyConfig(Settings):
         "held_out", description="held_out ignores the score of the member that trained on the image"
     )
     normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
+    rounds: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="times that llb judges every image: first by the members, then by detectors like the final one, "
+        "fitted on what the round before kept, each without a fold (threshold.folds) of the images; ends early once no "
+        "decision changes; default: 2 where the threshold needs such fits in any case (memory_bank), else 1",
+    )
     memories: int = Field(20, ge=2, description="random small memories that are averaged (memory_ensemble)")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
 
@@ -76,7 +82,7 @@ class PurifyConfig(Settings):
         """One sentence for each setting that has no effect here; a run says them aloud."""
         idle: list[str] = []
         if self.filter != "llb":
-            idle += ["aggregate", "members", "normalize", "trim"]
+            idle += ["aggregate", "members", "normalize", "rounds", "trim"]
         elif self.aggregate != "trimmed_mean":
             idle += ["trim"]
         if self.filter not in ("llb", "random"):

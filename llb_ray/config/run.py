@@ -152,10 +152,19 @@ class RunConfig(Settings):
         return self.purify.filter == "llb" and isinstance(final, MemoryBankConfig) and final.memory == "robust"
 
     @property
+    def rounds(self) -> int:
+        """How often every image is judged, at most: again where that is asked for, or takes no further fit."""
+        if self.purify.filter != "llb":
+            return 1
+        return self.purify.rounds or (2 if self.reads_suspects else 1)
+
+    @property
     def why_folds(self) -> str:
         """Why a threshold needs folds although it was to come from members, whatever is rejected; empty: it may not."""
         if self.threshold.method != "members":
             return ""
+        if self.rounds > 1:
+            return "round 2 judges by them"
         if self.reads_suspects:
             return "the final memory has seen every image"
         return "" if self.purify.reads_scores else "there are no members"

@@ -85,7 +85,9 @@ def _outcomes(values: dict[str, Any], plan: Search) -> Iterator[dict[str, Any]]:
         config = trial_config(plan.base, values)
         with executor:
             for share in RUNGS if plan.early_stopping else RUNGS[-1:]:
-                result = run_stages(_rung(config, share), plan.manifest, out, executor, _silent, plan.store_of(values))
+                result = run_stages(
+                    _of_trial(config, share), plan.manifest, out, executor, _silent, plan.store_of(values)
+                )
                 facts = {_FACT + name: value for name, value in label_free_facts(out).items()}
                 counts = {"kept": result.num_kept, "rejected": result.num_rejected}
                 yield {"objective": objective(out), "reason": "", "share": share, **counts, **facts}
@@ -98,7 +100,9 @@ def _silent(line: str) -> None:
     """A trial's own lines would drown the search's; `llb-ray status` of its folder shows how it is doing."""
 
 
-def _rung(config: RunConfig, share: float) -> RunConfig:
+def _of_trial(config: RunConfig, share: float) -> RunConfig:
+    """With a share of the final detector's steps, and without a threshold, which no objective looks at."""
+    config = config.model_copy(update={"threshold": config.threshold.model_copy(update={"method": "none"})})
     if share == RUNGS[-1] or isinstance(config.detector, MemoryBankConfig | DensityConfig):
         return config
     steps = max(1, round(share * config.detector.final_steps))

@@ -76,9 +76,10 @@ def _conserved(run: FinishedRun) -> str:
 def _config_is_the_runs(run: FinishedRun) -> str:
     config, made = run.config, run.made
     expected: dict[str, tuple[Mapping[str, Any], Artifact]] = {
-        "purify": (purify_settings(config), made.purified),
         "final fit": (fit_settings(config, "final"), made.final),
     }
+    for number, decided in enumerate(made.rounds, 1):
+        expected[f"purify, round {number}"] = (purify_settings(config, number), decided)
     if made.partition is not None:
         expected["partition"] = (partition_settings(config), made.partition)
     for member, fitted in made.by_number().items():
@@ -152,16 +153,25 @@ def _matrix_is_what_members_wrote(run: FinishedRun) -> str:
 
 
 def _decisions_follow(run: FinishedRun) -> str:
+    num_rounds, source = len(run.made.rounds), "the raw score matrix"
+    _same_decisions(run.decided[0], run.first_filtered, source)
+    if num_rounds > 1:
+        source = f"the held-out scores of round {num_rounds}"
+        _same_decisions(run.decided[-1], run.filtered, source)
     derived = run.filtered if run.overrides is None else by_hand(run.filtered, run.overrides)
-    for says, expected in zip(run.purified.sort_by("image_id").to_pylist(), derived.to_pylist(), strict=True):
+    _same_decisions(run.purified, derived, source)
+    by_people = "" if run.overrides is None else " and from overrides.arrow"
+    return f"{derived.num_rows} decisions follow from {source}{by_people}"
+
+
+def _same_decisions(decided: pa.Table, derived: pa.Table, source: str) -> None:
+    for says, expected in zip(decided.sort_by("image_id").to_pylist(), derived.to_pylist(), strict=True):
         if says != expected:
             field = next(name for name in expected if says[name] != expected[name])
             raise AuditError(
                 f"purified: image {expected['image_id']} ({expected['path']}) has {field} {says[field]!r}, "
-                f"but the score matrix gives {expected[field]!r}"
+                f"but {source} would give {expected[field]!r}"
             )
-    by_people = "" if run.overrides is None else " and from overrides.arrow"
-    return f"{derived.num_rows} decisions follow from the raw score matrix{by_people}"
 
 
 def _only_overridden_differ(run: FinishedRun) -> str:
@@ -199,7 +209,8 @@ def _threshold_follows(run: FinishedRun) -> str:
         said = dict(json.loads(where.read_text()))
     except (ValueError, TypeError) as error:
         raise AuditError(f"{where}: damaged ({error}); run the same command again") from error
-    _, facts = calibrated(run.config.threshold, made.purified, made.matrix, made.fold_scores, made.final_scores)
+    decided = (made.rounds, made.purified, made.overrides)
+    _, facts = calibrated(run.config.threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
     odd = [name for name, value in json.loads(json.dumps(facts)).items() if said.get(name) != value]
     if odd:
         raise AuditError(f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts[odd[0]]!r}")

@@ -11,22 +11,32 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.held_out import by_folds, by_members, of_bulk, of_kept, with_rejected
+from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.ensemble.held_out import by_folds, by_members, of_bulk, of_images, with_rejected
+from llb_ray.ensemble.overrides import rejected_by_hand
+from llb_ray.ensemble.rounds import kept_in_any
 from llb_ray.ensemble.threshold import threshold_facts
 
 
 def calibrated(
     config: ThresholdConfig,
+    rounds: Sequence[Artifact],
     purified: Artifact,
+    overrides: Artifact | None,
     matrix: Artifact | None,
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready."""
-    decided, final = read_table(purified.file(files.PURIFIED)), read_scores(final_scores)
-    held_out = _held_out(decided, matrix, folds, final)
-    kept = of_kept(held_out, decided)
-    normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided, final)}
+    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready.
+
+    What any of the `rounds` kept, or people did, is kept: the last round may have judged by the very scores, and to
+    keep those that are low would make the threshold too low.  What people rejected is not.
+    """
+    decided, final = [_decided(made) for made in (*rounds, purified)], read_scores(final_scores)
+    held_out = _held_out(decided[-1], matrix, folds, final)
+    kept = set(kept_in_any(decided)) - rejected_by_hand(_said(overrides))
+    of_kept = of_images(held_out, sorted(kept))
+    normals = {"bulk": of_bulk(of_kept), "kept": of_kept, "all": with_rejected(held_out, decided[-1], final)}
     return normals[config.normals], threshold_facts(normals, config.false_alarm_rate, config.normals)
 
 
@@ -34,8 +44,9 @@ def standing_out_ids(made: Made) -> list[str]:
     """The kept images whose held-out scores stand out from those of the others; none where there is no threshold."""
     if made.threshold is None:
         return []
-    decided = read_table(made.purified.file(files.PURIFIED))
-    kept = of_kept(_held_out(decided, made.matrix, made.fold_scores, read_scores(made.final_scores)), decided)
+    decided = _decided(made.purified)
+    held_out = _held_out(decided, made.matrix, made.fold_scores, read_scores(made.final_scores))
+    kept = of_images(held_out, kept_ids(decided))
     return sorted(set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist()))
 
 
@@ -44,3 +55,11 @@ def _held_out(decided: pa.Table, matrix: Artifact | None, folds: Sequence[Artifa
     if folds or matrix is None:
         return by_folds(read_scores(folds))
     return by_members(decided, read_table(matrix.file(files.SCORES)), final)
+
+
+def _decided(made: Artifact) -> pa.Table:
+    return read_table(made.file(files.PURIFIED))
+
+
+def _said(overrides: Artifact | None) -> pa.Table | None:
+    return None if overrides is None else read_table(overrides.file(files.OVERRIDES))

@@ -13,10 +13,13 @@ from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import oracle_labels
 from llb_ray.ensemble.dataset import PURIFIED, purified_dataset
+from llb_ray.ensemble.held_out import by_folds
 from llb_ray.ensemble.overrides import OVERRIDES
 from llb_ray.ensemble.partition import PARTITION, shares
+from llb_ray.ensemble.rounds import purified_again
 from llb_ray.ensemble.scores import SCORES
 from llb_ray.errors import AuditError
 
@@ -75,10 +78,23 @@ class FinishedRun:
         return _read(self.folder.file("purified/part-0.arrow"), PURIFIED)
 
     @cached_property
-    def filtered(self) -> pa.Table:
+    def decided(self) -> list[pa.Table]:
+        """What the filter decided, round by round (schema `PURIFIED`)."""
+        return [_read(made.file(files.PURIFIED), PURIFIED) for made in self.made.rounds]
+
+    @cached_property
+    def first_filtered(self) -> pa.Table:
         """What the filter decides on the matrix that is there, derived again (schema `PURIFIED`)."""
         rule, known = self.config.purify, oracle_labels(self.config.purify, self.made.labels)
         return purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
+
+    @cached_property
+    def filtered(self) -> pa.Table:
+        """What it decides in the last round, derived again (schema `PURIFIED`)."""
+        if len(self.made.rounds) == 1:
+            return self.first_filtered
+        held_out = by_folds(read_scores(self.made.fold_scores))
+        return purified_again(self.config.purify, len(self.made.rounds), self.first_filtered, held_out)
 
     @cached_property
     def overrides(self) -> pa.Table | None:

@@ -4,7 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
@@ -36,10 +35,8 @@ def given(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> 
     return Given(sorted([*kept_ids(decided), *suspects]), suspects)
 
 
-def fold_ids(config: RunConfig, images: Given, purified: Artifact) -> dict[str, list[str]]:
-    """The images of each fold, by the name of the detector that is fitted without it; no group is split."""
-    decided = read_table(purified.file(files.PURIFIED))
-    rows = decided.filter(pc.is_in(decided["image_id"], pa.array(images.image_ids, pa.string())))
-    ids, groups = rows["image_id"].to_pylist(), rows["group"].to_pylist()
+def fold_ids(config: RunConfig, train_images: pa.Table) -> dict[str, list[str]]:
+    """The training images of each fold, by the name of the detector that is fitted without it; no group is split."""
+    ids, groups = (train_images[name].to_pylist() for name in ("image_id", "group"))
     dealt = partition(ids, groups, config.threshold.folds, seed_for(config.seed, "folds"))
     return {f"fold-{index:03d}": fold for index, fold in enumerate(shares(dealt))}

@@ -18,7 +18,8 @@ class Made:
     images: Artifact
     labels: Artifact
     features: list[Artifact]  # empty where they did not fit the disk
-    purified: Artifact
+    rounds: list[Artifact]  # what the filter decided, round by round
+    purified: Artifact  # the last of them, or that with people's words laid over it
     final: Artifact
     final_scores: list[Artifact]
     evaluated: Artifact
@@ -28,15 +29,16 @@ class Made:
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
     bands: Artifact | None = None  # where the images are no photographs
-    fold_scores: list[Artifact] = field(default_factory=list)  # empty where the threshold is from the members' scores
+    folds: list[Artifact] = field(default_factory=list)  # the detectors without a fold, of all rounds
+    fold_scores: list[Artifact] = field(default_factory=list)  # of the last round, or for the threshold; may be none
     overrides: Artifact | None = None  # where somebody decided by hand
     pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
     pool: Artifact | None = None  # where runs draw their images from one, and the features are those of all its images
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Every one of them."""
-        for spec in fields(self):
-            yield from _flat(getattr(self, spec.name))
+        """Every one of them, once."""
+        everything = (artifact for spec in fields(self) for artifact in _flat(getattr(self, spec.name)))
+        yield from {artifact.path: artifact for artifact in everything}.values()
 
     def by_number(self) -> dict[int, Artifact]:
         """The members that there are."""

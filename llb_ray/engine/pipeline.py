@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from llb_ray.artifacts import Store
+from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
-from llb_ray.engine.cache import EncoderPasses
+from llb_ray.engine.cache import EncoderPasses, Features
 from llb_ray.engine.clock import Clock, StageTime
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.executor import Executor, Tell, refuse_crowd
@@ -24,9 +24,10 @@ from llb_ray.engine.made import Made
 from llb_ray.engine.member import member_name
 from llb_ray.engine.outfolder import refuse_inside
 from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.stages import Stages
+from llb_ray.engine.stages import Folds, Stages
 from llb_ray.engine.status import died_in
 from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.rounds import num_changed
 from llb_ray.errors import DataError, LlbError
 from llb_ray.remote import Remote
 
@@ -158,18 +159,22 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     by_number = [members.get(member_name(number)) for number in range(stages.config.num_members)]
     numbers = [number for number, fitted in enumerate(by_number) if fitted]
     matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
-    overrides = None if said is None else stages.overrides(said)
-    purified = stages.purify(images, labels, matrix, overrides)
+    overrides = None if said is None else stages.decisions.overrides(said)
+    rounds, folds = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
+    purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    folds = stages.folds(purified, overrides, features) if stages.needs_folds(purified) else []
-    threshold = stages.threshold(purified, matrix, folds, final_scores)
+    if not folds and stages.needs_folds(purified):
+        folds = [stages.folds(purified, overrides, features)]
+    fold_scores = folds[-1].scores if folds else []
+    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, fold_scores, final_scores)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
     return Made(
         images=images,
         labels=labels,
         features=features.cached,
+        rounds=rounds,
         purified=purified,
         final=final,
         final_scores=final_scores,
@@ -180,11 +185,30 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         member_scores=scored,
         matrix=matrix,
         bands=scaled,
-        fold_scores=folds,
+        folds=[fitted for made in folds for fitted in made.fitted],
+        fold_scores=fold_scores,
         overrides=overrides,
         pixel_counts=counted,
         pool=pool,
     )
+
+
+def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[Artifact], list[Folds]]:
+    """What the filter decides, round by round, and what each round but the first judged by.
+
+    People's words come after it, so that they change the images that they are about and no others.
+    """
+    rounds: list[Artifact] = [first]
+    folds: list[Folds] = []
+    for number in range(2, stages.config.rounds + 1):
+        stages.say_folds(f"round {number} judges every image again, by")
+        folds.append(stages.folds(rounds[-1], None, features))
+        rounds.append(stages.decisions.purify_again(number, rounds[-1], folds[-1].scores))
+        out, back = num_changed(*(read_table(made.file(files.PURIFIED)) for made in rounds[-2:]))
+        stages.clock.tell(f"round {number}: {out} more images rejected, {back} readmitted")
+        if not out and not back:
+            break
+    return rounds, folds
 
 
 def _result(stages: Stages, made: Made) -> Result:
@@ -211,7 +235,7 @@ def _result(stages: Stages, made: Made) -> Result:
 
 def _estimate(made: Made) -> dict[str, float]:
     """What the share of anomalies was estimated as; empty where it was given."""
-    if files.CONTAMINATION not in made.purified.files:
+    if files.CONTAMINATION not in made.rounds[-1].files:
         return {}
-    said: dict[str, float] = json.loads(made.purified.file(files.CONTAMINATION).read_text())
+    said: dict[str, float] = json.loads(made.rounds[-1].file(files.CONTAMINATION).read_text())
     return said

@@ -59,12 +59,12 @@ REPORT = "report.html"
 
 def published(made: Made) -> dict[str, Path | None]:
     """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
-    final, purified = made.final, made.purified
-    estimated = files.CONTAMINATION in purified.files
+    final, decided = made.final, made.rounds[-1]
+    estimated = files.CONTAMINATION in decided.files
     return {
-        "purified/part-0.arrow": purified.file(files.PURIFIED),
-        "contamination.json": purified.file(files.CONTAMINATION) if estimated else None,
-        "what_if.arrow": purified.file(files.WHAT_IF) if estimated else None,
+        "purified/part-0.arrow": made.purified.file(files.PURIFIED),
+        "contamination.json": decided.file(files.CONTAMINATION) if estimated else None,
+        "what_if.arrow": decided.file(files.WHAT_IF) if estimated else None,
         "scores.arrow": made.matrix.file(files.SCORES) if made.matrix else None,
         "overrides.arrow": made.overrides.file(files.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(files.QUARANTINE),

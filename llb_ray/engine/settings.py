@@ -26,9 +26,10 @@ def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dic
     return settings | ({"augment": list(augment)} if augment else {})
 
 
-def purify_settings(config: RunConfig) -> dict[str, Any]:
-    """What the decisions depend on besides the scores."""
-    return config.purify.model_dump(mode="json") | {"seed": config.seed}
+def purify_settings(config: RunConfig, number: int = 1) -> dict[str, Any]:
+    """What the decisions of a round depend on besides the scores; more rounds leave the earlier ones as they are."""
+    settings = config.purify.model_dump(mode="json", exclude={"rounds"}) | {"seed": config.seed}
+    return settings if number == 1 else {"round": number, "keep_ratio": settings["keep_ratio"]}
 
 
 def oracle_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,24 +21,27 @@ from llb_ray.disk import write_json
 from llb_ray.engine import files
 from llb_ray.engine.bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.cache import Features
-from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
+from llb_ray.engine.decisions import Decisions
 from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
 from llb_ray.engine.given import fold_ids, given
 from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
-from llb_ray.engine.settings import fit_settings, oracle_labels, partition_settings, purify_settings
+from llb_ray.engine.settings import fit_settings, partition_settings
 from llb_ray.engine.truth import Truth
-from llb_ray.ensemble.contamination import contamination, what_if
-from llb_ray.ensemble.dataset import purified_dataset
 from llb_ray.ensemble.held_out import LEAST_REJECTED, split
-from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares, training_sets
-from llb_ray.ensemble.purify import anomaly_evidence
-from llb_ray.ensemble.scores import assemble, dense
+from llb_ray.ensemble.scores import assemble
 
 FINAL = "final"  # the name of the final detector
+
+
+class Folds(NamedTuple):
+    """Detectors that are fitted without a fold each, and the scores of every training image by the one without it."""
+
+    fitted: list[Artifact]
+    scores: list[Artifact]
 
 
 @dataclass
@@ -127,41 +131,10 @@ class Stages:
 
         return self._make(Recipe("scores", settings, {"partition": partitioned.content, **inputs}), build)
 
-    def overrides(self, said: pa.Table) -> Artifact:
-        """What people decided by hand (schema `overrides.OVERRIDES`)."""
-        recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
-        return self._make(recipe, lambda folder: write_table(folder / files.OVERRIDES, said))
-
-    def purify(
-        self, images: Artifact, labels: Artifact, matrix: Artifact | None, overrides: Artifact | None
-    ) -> Artifact:
-        """Every training image's decision."""
-        inputs = {"images": images.content}
-        if matrix is not None:
-            inputs["scores"] = matrix.content
-        if overrides is not None:
-            inputs["overrides"] = overrides.content
-        if self.config.purify.filter == "oracle":
-            inputs["labels"] = labels.content
-
-        def build(folder: Path) -> None:
-            scores = None if matrix is None else read_table(matrix.file(files.SCORES))
-            known = oracle_labels(self.config.purify, labels)
-            table = purified_dataset(self.config.purify, self.config.seed, self._train_images, scores, known)
-            if overrides is not None:
-                table = by_hand(table, read_table(overrides.file(files.OVERRIDES)))
-            write_table(folder / files.PURIFIED, table)
-            if scores is not None and self.config.purify.keep_ratio == "auto":
-                self._write_estimate(folder, scores)
-
-        return self._make(Recipe("purify", purify_settings(self.config), inputs), build)
-
-    def _write_estimate(self, folder: Path, scores: pa.Table) -> None:
-        """How many anomalies there seem to be, and what every keep ratio would cost."""
-        evidence_N = anomaly_evidence(self.config.purify, dense(scores))
-        found = contamination(evidence_N)
-        write_json(folder / files.CONTAMINATION, {"share": found.share, "low": found.low, "high": found.high})
-        write_table(folder / files.WHAT_IF, what_if(evidence_N, found))
+    @cached_property
+    def decisions(self) -> Decisions:
+        """The stages that decide about images."""
+        return Decisions(self.config, self._train_images, self._make)
 
     def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
         """The final detector, fitted on the kept images, and on suspects where it doubts these by itself."""
@@ -183,44 +156,23 @@ class Stages:
         if not reason and len(rejected) < LEAST_REJECTED:
             reason = f"only {len(rejected)} images were rejected"
         if reason:
-            more = f"{self.config.threshold.folds} further detectors are fitted for the threshold (threshold.folds)"
-            self.clock.tell(f"note: {reason}, so {more}")
+            self.say_folds(f"{reason}, so the threshold takes")
         return bool(reason)
 
-    def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> list[Artifact]:
-        """The score of every image that the final detector was given, by one that is fitted alike without its fold."""
-        images = given(self.config, purified, overrides)
-        folds = fold_ids(self.config, images, purified)
+    def say_folds(self, what_for: str) -> None:
+        """That further detectors are fitted, where nobody asked for them by name."""
+        self.clock.tell(f"note: {what_for} {self.config.threshold.folds} further detectors (threshold.folds)")
+
+    def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Folds:
+        """Detectors like the final one, each fitted without a fold of the training images, and their scores of it."""
+        images, folds = given(self.config, purified, overrides), fold_ids(self.config, self._train_images)
         specs = []
         for index, (name, fold) in enumerate(folds.items()):
             left, settings = images.without(fold), fit_settings(self.config, "final", index)
             specs.append(self.crew.member(name, settings, left.image_ids, features, left.suspects))
         fitted = self.crew.fit("folds", specs, num_workers=self.config.final_workers)
-        return self.crew.score_apart("fold-scores", {name: (fitted[name], folds[name]) for name in folds}, features)
-
-    def threshold(
-        self, purified: Artifact, matrix: Artifact | None, folds: Sequence[Artifact], final_scores: Sequence[Artifact]
-    ) -> Artifact | None:
-        """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
-        or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
-        config = self.config.threshold
-        if config.method == "none":
-            return None
-        made_from = {"purified": [purified], "final": final_scores}
-        made_from |= {"folds": folds} if folds or matrix is None else {"matrix": [matrix]}
-
-        def build(folder: Path) -> None:
-            held_out, facts = calibrated(config, purified, matrix, folds, final_scores)
-            write_table(folder / files.HELD_OUT, held_out)
-            write_json(folder / files.THRESHOLD, facts)
-
-        inputs = {
-            f"{role}-{index:03d}": artifact.content
-            for role, artifacts in made_from.items()
-            for index, artifact in enumerate(artifacts)
-        }
-        settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}
-        return self._make(Recipe("threshold", settings, inputs), build)
+        apart = {name: (fitted[name], fold) for name, fold in folds.items()}
+        return Folds([*fitted.values()], self.crew.score_apart("fold-scores", apart, features))
 
     def pixel_counts(self, images: Artifact, labels: Artifact, scored: Sequence[Artifact]) -> list[Artifact]:
         """The pixels of a large test set, counted by workers; nothing of a small one."""

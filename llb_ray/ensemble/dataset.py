@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
-from llb_ray.ensemble.overrides import REJECT
+from llb_ray.ensemble.overrides import rejected_by_hand
 from llb_ray.ensemble.purify import DECISIONS, KEPT, REJECTED, Evidence, Labels, purify
 from llb_ray.ensemble.scores import dense
 
@@ -45,9 +45,7 @@ def suspect_ids(purified: pa.Table, overrides: pa.Table | None) -> list[str]:
     None where fewer than two images are kept: these would have to say what is usual.
     """
     rejected = purified.filter(pc.equal(purified["decision"], REJECTED))["image_id"].to_pylist()
-    said = [] if overrides is None else overrides.to_pylist()
-    by_hand = {row["image_id"] for row in said if row["decision"] == REJECT}
-    return sorted(set(rejected) - by_hand) if len(purified) - len(rejected) > 1 else []
+    return sorted(set(rejected) - rejected_by_hand(overrides)) if len(purified) - len(rejected) > 1 else []
 
 
 def _member_scores(image_ids: pa.ChunkedArray, scores: pa.Table | None) -> pa.ChunkedArray | pa.Array:

@@ -10,6 +10,8 @@ It has seen them, so its own scores of them are too low.  Two ways round that:
 Shapes: N training images, K members, R rejected images.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -36,10 +38,9 @@ def split(purified: pa.Table) -> tuple[pa.Table, pa.Table]:
     return purified.filter(kept), purified.filter(pc.invert(kept))
 
 
-def of_kept(held_out: pa.Table, purified: pa.Table) -> pa.Table:
-    """The rows of these held-out scores (schema `HELD_OUT`) that are about kept images."""
-    ids = split(purified)[0]["image_id"].combine_chunks()
-    return held_out.filter(pc.is_in(held_out["image_id"], ids))
+def of_images(held_out: pa.Table, image_ids: Sequence[str]) -> pa.Table:
+    """The rows of these held-out scores (schema `HELD_OUT`) that are about these images."""
+    return held_out.filter(pc.is_in(held_out["image_id"], pa.array(image_ids, pa.string())))
 
 
 def of_bulk(kept: pa.Table) -> pa.Table:

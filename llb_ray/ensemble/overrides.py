@@ -81,6 +81,12 @@ def by_hand(purified: pa.Table, overrides: pa.Table) -> pa.Table:
     return _set(_set(purified, "decision", decisions), "reason", reasons)
 
 
+def rejected_by_hand(overrides: pa.Table | None) -> set[str]:
+    """The images that people rejected (schema `OVERRIDES`)."""
+    said = [] if overrides is None else overrides.to_pylist()
+    return {row["image_id"] for row in said if row["decision"] == REJECT}
+
+
 def _reason(by: str, decided: str, found: str, reason: str) -> str:
     who = f"{decided} by hand ({by})" if by else f"{decided} by hand"
     return f"{who}, as by the filter ({reason})" if decided == found else f"{who}: the filter had {found} it ({reason})"

@@ -97,16 +97,24 @@ def num_kept(keep_ratio: float, num_images: int) -> int:
 
 def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
     matrix = _checked(evidence)
-    value_N = aggregate(config, matrix)
-    order = np.lexsort((_places(matrix.image_ids), value_N))
-    keep = num_kept(_keep_ratio(config, matrix), len(order))
-    rank_N = np.empty(len(order), dtype=np.int64)
-    rank_N[order] = np.arange(1, len(order) + 1)
     rule = f"{config.members} {config.aggregate} of {config.normalize} scores"
-    cut = f"the {keep} most normal of {len(order)} are kept"
+    return cut(matrix.image_ids, aggregate(config, matrix), _keep_ratio(config, matrix), rule)
+
+
+def cut(image_ids: Sequence[str], value_N: Floats, keep_ratio: float, rule: str) -> pa.Table:
+    """The decisions (schema `DECISIONS`) that keep a share of the images, those with the lowest values [N]."""
+    keep, rank_N = num_kept(keep_ratio, len(value_N)), _ranks(image_ids, value_N)
+    kept = f"the {keep} most normal of {len(value_N)} are kept"
     decisions = [KEPT if rank <= keep else REJECTED for rank in rank_N]
-    reasons = [f"{rule} is {value:.4g}, rank {rank}; {cut}" for value, rank in zip(value_N, rank_N, strict=True)]
-    return pa.table([matrix.image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
+    reasons = [f"{rule} is {value:.4g}, rank {rank}; {kept}" for value, rank in zip(value_N, rank_N, strict=True)]
+    return pa.table([image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
+
+
+def _ranks(image_ids: Sequence[str], value_N: Floats) -> npt.NDArray[np.int64]:
+    """From 1, the most normal; ties are broken by image_id."""
+    rank_N = np.empty(len(value_N), dtype=np.int64)
+    rank_N[np.lexsort((_places(image_ids), value_N))] = np.arange(1, len(value_N) + 1)
+    return rank_N
 
 
 def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
@@ -148,15 +156,13 @@ def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
 
 
 def _purify_by_rule(name: str, matrix: ScoreMatrix) -> pa.Table:
-    value_N, cut = rivals.RULES[name](matrix.score_NK)
-    if value_N.min() > cut:
+    value_N, most = rivals.RULES[name](matrix.score_NK)
+    if value_N.min() > most:
         raise DataError(f"purify: filter {name} rejects all {len(value_N)} images; choose another filter")
-    order = np.lexsort((_places(matrix.image_ids), value_N))
-    rank_N = np.empty(len(order), dtype=np.int64)
-    rank_N[order] = np.arange(1, len(order) + 1)
-    decisions = [KEPT if value <= cut else REJECTED for value in value_N]
-    reasons = [f"{name}: {value:.4g}, and up to {cut:.4g} is kept" for value in value_N]
-    return pa.table([matrix.image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)
+    decisions = [KEPT if value <= most else REJECTED for value in value_N]
+    reasons = [f"{name}: {value:.4g}, and up to {most:.4g} is kept" for value in value_N]
+    ranks = _ranks(matrix.image_ids, value_N)
+    return pa.table([matrix.image_ids, value_N, ranks, decisions, reasons], schema=DECISIONS)
 
 
 def _purify_oracle(evidence: Evidence) -> pa.Table:

@@ -80,7 +80,7 @@ def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:
         yield f"final.num_workers={config.final_workers}: the final training is foretold as if one worker did it"
-    if work.at.size.num_folds and not work.at.size.needs_folds:
+    if config.threshold.method == "members" and not work.at.size.fold_sets:
         further = (
             f"{work.at.size.num_folds} further fits for the threshold, {sum(s.seconds for s in work.folds()):.3g} s"
         )
@@ -102,21 +102,22 @@ class _Work:
             yield self._scores("member-scores", "member", self.at.size.num_train, self.at.size.num_members)
         yield self._final()
         yield self._scores("final-scores", "final", self.at.size.num_images, 1)
-        if self.at.size.needs_folds:
+        for _ in range(self.at.size.fold_sets):
             yield from self.folds()
         seconds = self.at.measured.evaluate.seconds(self.at.size.num_labelled)
         yield StageForecast("evaluate", seconds, f"{self.at.size.num_labelled} labelled test images")
         yield StageForecast("other", self._other_s(), "imports, tables, decisions")
 
     def folds(self) -> Iterator[StageForecast]:
-        """The further fits of the final detector that the threshold may take, and their scores."""
+        """The fits without a fold that a further round takes, or the threshold may, and their scores."""
         count, images = self.at.size.num_folds, self.at.size.final_images
         fit_s = self.fit_s("final", images - images // count)
         seconds = self._rounds(count) * (self.at.cluster.start_s + fit_s)
-        yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, for the threshold" + self._starting())
-        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * images / count
+        yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, without a fold each" + self._starting())
+        scored = self.at.size.num_train
+        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * scored / count
         seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
-        yield StageForecast("fold-scores", seconds, f"{images} images, by one detector each" + self._starting())
+        yield StageForecast("fold-scores", seconds, f"{scored} images, by one detector each" + self._starting())
 
     def fit_s(self, role: Role, num_images: int) -> float:
         """Seconds of one fit; without a cache every reading is an encoding."""

@@ -74,7 +74,7 @@ def _disk(at: Situation, out: Path) -> Need:
     size, measured = at.size, at.measured
     layers = measured.layer_bytes * size.cached_images if at.cached else 0
     maps = measured.map_bytes * size.num_images
-    number = {"member": size.num_members, "final": 1 + size.needs_folds * size.num_folds}
+    number = {"member": size.num_members, "final": 1 + size.fold_sets * size.num_folds}
     detectors = sum(number[role] * cost.state_bytes for role, cost in measured.costs.items())
     tables = (2 * measured.other_bytes + 12 * size.num_members) * size.num_images  # in the store, and to be opened
     what = f"layers {layers / _GIB:.2g}, maps {maps / _GIB:.2g}, detectors {detectors / _GIB:.2g}"

@@ -30,15 +30,15 @@ class Size:
     num_copies: int  # of each training image that detectors are trained on
     num_members: int
     share: float  # of the training images kept
-    num_folds: int  # further fits of the final detector, where the threshold needs them; 0 where there is to be none
-    needs_folds: bool  # whatever is rejected
+    num_folds: int  # of the training images: as many fits like the final detector's
+    fold_sets: int  # times that these are fitted, for further rounds or the threshold, whatever is rejected
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
         rejects = config.purify.filter in ("llb", "random") and not config.reads_suspects
         share = ratio if rejects and ratio != "auto" else 1.0  # at most
-        method = config.threshold.method
+        for_threshold = config.threshold.method == "folds" or bool(config.why_folds)
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
@@ -46,8 +46,8 @@ class Size:
             num_copies=1 + len(config.features.augment),
             num_members=config.num_members if config.purify.reads_scores else 0,
             share=share,
-            num_folds=0 if method == "none" else config.threshold.folds,
-            needs_folds=method == "folds" or bool(config.why_folds),
+            num_folds=config.threshold.folds,
+            fold_sets=max(config.rounds - 1, for_threshold),
         )
 
     @property

@@ -21,7 +21,9 @@ from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.status import Outcome, read_status
 from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.truth import UNTYPED
+from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.rounds import num_changed
 from llb_ray.report.console import METRIC_NAMES
 
 _PACKAGES = ("torch", "timm", "ray", "numpy", "pyarrow", "pillow", "scipy", "scikit-learn")
@@ -117,7 +119,7 @@ def _here(where: str) -> str:
 
 def _rule(run: FinishedRun) -> str:
     rule, config = run.config.purify, run.config
-    num, kept = run.filtered.num_rows, run.filtered["decision"].to_pylist().count(KEPT)
+    num, kept = run.first_filtered.num_rows, len(kept_ids(run.first_filtered))
     if rule.filter != "llb":
         return f"Filter {rule.filter} keeps {kept:,} of {num:,} training images."
     asked = "that did not train on it" if rule.members == "held_out" else "in all"
@@ -131,7 +133,17 @@ def _rule(run: FinishedRun) -> str:
     return (
         f"Filter llb keeps the {kept:,} most normal of {num:,} training images, by the "
         f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
-        f"({config.members.count} members, {kind}).{suspects}"
+        f"({config.members.count} members, {kind}).{_last_round(run)}{suspects}"
+    )
+
+
+def _last_round(run: FinishedRun) -> str:
+    if len(run.made.rounds) == 1:
+        return ""
+    out, back = num_changed(run.first_filtered, run.filtered)
+    return (
+        f" Round {len(run.made.rounds)} judged every image again, by detectors like the final one that had not seen "
+        f"it: {out:,} more were rejected and {back:,} readmitted, so that {len(kept_ids(run.filtered)):,} are kept."
     )
 
 

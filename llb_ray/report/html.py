@@ -71,7 +71,8 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
     cut = cut_of(run)
     if cut is not None:
         aggregate = {kind: _where(run.purified, "decision", kind, "aggregate") for kind in (KEPT, REJECTED)}
-        charts.append(histogram("Where the filter cut", "aggregate of the members' scores", aggregate, cut))
+        of_what = "held-out score of the last round" if len(run.made.rounds) > 1 else "aggregate of the members' scores"
+        charts.append(histogram("Where the filter cut", of_what, aggregate, cut))
     charts.append(_by_final_score(run, "Training images by decision", _final_scores(run)))
     expected = what_if(run)
     if expected is not None:

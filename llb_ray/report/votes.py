@@ -12,6 +12,7 @@ import pyarrow as pa
 from scipy import stats
 
 from llb_ray.engine.finished import FinishedRun
+from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.ensemble.purify import KEPT
 from llb_ray.ensemble.scores import dense
 
@@ -43,7 +44,7 @@ class Votes:
         for column in range(asked_NK.shape[1]):
             asked_N = asked_NK[:, column]
             share_NK[asked_N, column] = stats.rankdata(matrix.score_NK[asked_N, column]) / asked_N.sum()
-        kept = run.filtered["decision"].to_pylist().count(KEPT) / len(matrix.image_ids)
+        kept = len(kept_ids(run.first_filtered)) / len(matrix.image_ids)
         objects_NK = asked_NK & (share_NK > kept)
         return cls(matrix.image_ids, matrix.members, share_NK, asked_NK, objects_NK, matrix.in_fold_NK)
 

@@ -96,7 +96,7 @@ FAULTS = [
     ("scores.arrow", _drop_row, r"scores.arrow: image .* is missing"),
     ("scores.arrow", _drop_score, "has 2 scores, others have 3"),
     ("scores.arrow", _move_fold, "scores.arrow says image .* but the members wrote"),
-    ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the score matrix gives"),
+    ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the raw score matrix would give"),
     ("purified/part-0.arrow", _drop_row, "purified set: image .* is missing"),
 ]
 

@@ -1,0 +1,118 @@
+"""The stages that decide about images: by the members, by people, again by folds, and from which score on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llb_ray.artifacts import Artifact, Recipe, digest
+from llb_ray.config import RunConfig
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.disk import write_json
+from llb_ray.engine import files
+from llb_ray.engine.calibrate import calibrated
+from llb_ray.engine.scoring import read_scores
+from llb_ray.engine.settings import oracle_labels, purify_settings
+from llb_ray.ensemble.contamination import contamination, what_if
+from llb_ray.ensemble.dataset import purified_dataset
+from llb_ray.ensemble.held_out import by_folds
+from llb_ray.ensemble.overrides import by_hand
+from llb_ray.ensemble.purify import anomaly_evidence
+from llb_ray.ensemble.rounds import purified_again
+from llb_ray.ensemble.scores import dense
+
+Make = Callable[[Recipe, Callable[[Path], None]], Artifact]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The stages of one run that decide; `make` makes an artifact, or finds it."""
+
+    config: RunConfig
+    train_images: pa.Table  # without labels
+    make: Make
+
+    def overrides(self, said: pa.Table) -> Artifact:
+        """What people decided by hand (schema `overrides.OVERRIDES`)."""
+        recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
+        return self.make(recipe, lambda folder: write_table(folder / files.OVERRIDES, said))
+
+    def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
+        """Every training image's decision by the filter's first look, the only one of all filters but llb."""
+        inputs = {"images": images.content}
+        if matrix is not None:
+            inputs["scores"] = matrix.content
+        if self.config.purify.filter == "oracle":
+            inputs["labels"] = labels.content
+
+        def build(folder: Path) -> None:
+            scores = None if matrix is None else read_table(matrix.file(files.SCORES))
+            known = oracle_labels(self.config.purify, labels)
+            table = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
+            write_table(folder / files.PURIFIED, table)
+            if scores is not None:
+                self._write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
+
+        return self.make(Recipe("purify", purify_settings(self.config), inputs), build)
+
+    def purify_again(self, number: int, before: Artifact, folds: Sequence[Artifact]) -> Artifact:
+        """Every training image's decision in round `number`, from the scores of detectors that had not seen it."""
+
+        def build(folder: Path) -> None:
+            held_out = by_folds(read_scores(folds))
+            table = purified_again(self.config.purify, number, read_table(before.file(files.PURIFIED)), held_out)
+            write_table(folder / files.PURIFIED, table)
+            self._write_estimate(folder, held_out["score"].to_numpy())
+
+        inputs = {"before": before.content} | _numbered("folds", folds)
+        return self.make(Recipe("purify-again", purify_settings(self.config, number), inputs), build)
+
+    def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:
+        """What the filter decided, with people's words laid over it."""
+
+        def build(folder: Path) -> None:
+            said = read_table(overrides.file(files.OVERRIDES))
+            write_table(folder / files.PURIFIED, by_hand(read_table(decided.file(files.PURIFIED)), said))
+
+        inputs = {"decided": decided.content, "overrides": overrides.content}
+        return self.make(Recipe("by-hand", {}, inputs), build)
+
+    def threshold(
+        self,
+        rounds: Sequence[Artifact],
+        purified: Artifact,
+        overrides: Artifact | None,
+        matrix: Artifact | None,
+        folds: Sequence[Artifact],
+        final_scores: Sequence[Artifact],
+    ) -> Artifact | None:
+        """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
+        or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
+        config = self.config.threshold
+        if config.method == "none":
+            return None
+        inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
+        inputs |= {} if overrides is None else {"overrides": overrides.content}
+        inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
+
+        def build(folder: Path) -> None:
+            held_out, facts = calibrated(config, rounds, purified, overrides, matrix, folds, final_scores)
+            write_table(folder / files.HELD_OUT, held_out)
+            write_json(folder / files.THRESHOLD, facts)
+
+        settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}
+        return self.make(Recipe("threshold", settings, inputs), build)
+
+    def _write_estimate(self, folder: Path, evidence_N: npt.NDArray[np.float64]) -> None:
+        """How many anomalies there seem to be, and what every keep ratio would cost; nothing where one was given."""
+        if self.config.purify.keep_ratio == "auto":
+            found = contamination(evidence_N)
+            write_json(folder / files.CONTAMINATION, {"share": found.share, "low": found.low, "high": found.high})
+            write_table(folder / files.WHAT_IF, what_if(evidence_N, found))
+
+
+def _numbered(role: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
+    return {f"{role}-{index:03d}": artifact.content for index, artifact in enumerate(artifacts)}

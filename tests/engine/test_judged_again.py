@@ -1,0 +1,77 @@
+"""Rounds in a run: their artifacts, that words by hand come after them, and what an audit says of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import with_overrides
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
+from llb_ray.engine.pipeline import Result
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.errors import AuditError
+
+
+def _rows(run: Path) -> dict[str, dict[str, object]]:
+    return {row["image_id"]: row for row in read_table(run / "purified" / "part-0.arrow").to_pylist()}
+
+
+def _fresh(result: Result) -> list[str]:
+    return [time.stage for time in result.times if not time.reused]
+
+
+def test_the_last_round_is_published_and_the_first_one_is_kept(finished_bank: Path) -> None:
+    first, last = RunFolder.open(finished_bank).made().rounds
+    assert read_table(last.file(files.PURIFIED)).to_pylist() == list(_rows(finished_bank).values())
+    assert all(str(row["reason"]).startswith("round 2: the held-out score") for row in _rows(finished_bank).values())
+    reasons = read_table(first.file(files.PURIFIED))["reason"].to_pylist()
+    assert all(reason.startswith("held_out mean of rank scores") for reason in reasons)
+    assert any(
+        "decisions follow from the held-out scores of round 2" in passed for passed in llb_ray.audit(finished_bank)
+    )
+
+
+def test_words_change_the_images_that_they_are_about(finished_bank: Path, tmp_path: Path) -> None:
+    before = _rows(finished_bank)
+    (kept, *_), (rejected, *_) = ([i for i in before if before[i]["decision"] == d] for d in ("kept", "rejected"))
+    (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},reject\n{rejected},keep\n")
+    result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
+    assert _fresh(result) == ["overrides", "by-hand", "final", "final-scores", "threshold", "evaluate"]
+    after = _rows(tmp_path / "new")
+    assert {image_id for image_id in before if before[image_id] != after[image_id]} == {kept, rejected}
+    held_out = read_table(RunFolder.open(tmp_path / "new").made().threshold.file(files.HELD_OUT))  # type: ignore[union-attr]
+    assert rejected in held_out["image_id"].to_pylist()
+    assert kept not in held_out["image_id"].to_pylist()
+    assert llb_ray.audit(tmp_path / "new")
+
+
+def test_a_score_of_a_round_that_was_changed_is_found(finished_bank: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    index = json.loads((run / "run.json").read_text())
+    index["artifacts"]["fold_scores"].reverse()
+    (run / "run.json").write_text(json.dumps(index))
+    assert llb_ray.audit(run), "shards may be read in any order"
+    index["artifacts"]["rounds"].reverse()
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match=r"purify, round 1|raw score matrix would give"):
+        llb_ray.audit(run)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_any_detector_can_judge_again(
+    rounds: int, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = with_overrides(tiny, [f"purify.rounds={rounds}"])
+    lines: list[str] = []
+    result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial", tell=lines.append)
+    again = ["folds", "fold-scores", "purify-again"]
+    assert [stage for stage in _fresh(result) if stage in again] == (again if rounds == 2 else [])
+    assert any("note: round 2 judges every image again, by 2 further" in line for line in lines) == (rounds == 2)
+    assert any(line.startswith("round 2: ") and line.endswith("readmitted") for line in lines) == (rounds == 2)
+    assert llb_ray.audit(run)
+    assert llb_ray.write_report(run).is_file()
