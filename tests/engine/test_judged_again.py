@@ -4,15 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.data.tables import read_table
+from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine import files
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.scoring import read_scores
 from llb_ray.errors import AuditError
 
 
@@ -75,3 +77,17 @@ def test_any_detector_can_judge_again(
     assert any(line.startswith("round 2: ") and line.endswith("readmitted") for line in lines) == (rounds == 2)
     assert llb_ray.audit(run)
     assert llb_ray.write_report(run).is_file()
+
+
+def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(finished_bank: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    made = RunFolder.open(run).made()
+    scored = read_scores(made.fold_scores[:1])["image_id"].to_pylist()
+    for fitted in made.folds:
+        path = fitted.file(files.TRAINED_ON)
+        table = read_table(path)
+        path.unlink()
+        ids = [scored[0], *table["image_id"].to_pylist()[1:]]
+        write_table(path, table.set_column(0, "image_id", pa.array(ids)))
+    with pytest.raises(AuditError, match=f"image {scored[0]} was scored by a detector that was trained on it"):
+        llb_ray.audit(run)
