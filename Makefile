@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (about a minute)"
 	@echo "make test         run the tests"
-	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about eight minutes)"
+	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make check        lint, format check, strict types"
 	@echo "make format       let ruff rewrite the sources"

@@ -2,7 +2,7 @@
 
 A block runs unless an HTML comment before it says why not: ``<!-- not run: reason -->``.  The blocks of a page run in
 their order in one folder, which has photos/, new_photos/, weights/ and space.yaml.  Commands are given fewer steps than
-they would take, and no Ray of their own.
+they would take, and no Ray of their own.  There is a clean benchmark/ too.
 """
 
 import re
@@ -25,7 +25,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 _TINY = {"members.count": 2, "detector.member_steps": 3, "detector.final_steps": 3}
 _TINY_BANK = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
-_WITHOUT_RAY = ("run", "plan", "doctor")
+_WITHOUT_RAY = ("run", "plan", "doctor", "certify")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def desk(photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """A folder as the pages suppose it."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test" / "good", tmp_path / "new_photos")
+    for part in ("train/good", "test", "ground_truth"):  # clean, as benchmarks come
+        shutil.copytree(photos / part, tmp_path / "benchmark" / photos.name / part)
     (tmp_path / "weights").mkdir()
     shutil.copy(weights, tmp_path / "weights" / "mobilenetv2_100.safetensors")
     monkeypatch.chdir(tmp_path)
@@ -120,7 +122,7 @@ def _run(line: str, page: Path, desk: Path) -> None:
         words += ["--objective", "split_half"]  # the photographs are too few to plant canaries in
     if command in _WITHOUT_RAY and "--executor" not in words:
         words += ["--executor", "serial"]
-    if command in ("run", "plan", "tune"):
+    if command in ("run", "plan", "tune", "certify"):
         words += [word for key, value in _tiny(words).items() for word in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"

@@ -27,16 +27,11 @@ def calibrated(
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready.
-
-    What any of the `rounds` kept, or people did, is kept: the last round may have judged by the very scores, and to
-    keep those that are low would make the threshold too low.  What people rejected is not.
-    """
+    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready."""
     decided, final = [_decided(made) for made in (*rounds, purified)], read_scores(final_scores)
     held_out = _held_out(decided[-1], matrix, folds, final)
-    kept = set(kept_in_any(decided)) - rejected_by_hand(_said(overrides))
-    of_kept = of_images(held_out, sorted(kept))
-    normals = {"bulk": of_bulk(of_kept), "kept": of_kept, "all": with_rejected(held_out, decided[-1], final)}
+    kept = _of_kept(held_out, decided, overrides)
+    normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided[-1], final)}
     return normals[config.normals], threshold_facts(normals, config.false_alarm_rate, config.normals)
 
 
@@ -44,10 +39,20 @@ def standing_out_ids(made: Made) -> list[str]:
     """The kept images whose held-out scores stand out from those of the others; none where there is no threshold."""
     if made.threshold is None:
         return []
-    decided = _decided(made.purified)
-    held_out = _held_out(decided, made.matrix, made.fold_scores, read_scores(made.final_scores))
-    kept = of_images(held_out, kept_ids(decided))
-    return sorted(set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist()))
+    decided = [_decided(artifact) for artifact in (*made.rounds, made.purified)]
+    held_out = _held_out(decided[-1], made.matrix, made.fold_scores, read_scores(made.final_scores))
+    kept = _of_kept(held_out, decided, made.overrides)
+    standing_out = set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist())
+    return sorted(standing_out & set(kept_ids(decided[-1])))
+
+
+def _of_kept(held_out: pa.Table, decided: list[pa.Table], overrides: Artifact | None) -> pa.Table:
+    """The held-out scores of what any round kept, or people did; what people rejected is not kept.
+
+    The last round may have judged by the very scores: to keep those that are low would make the threshold too low.
+    """
+    said = None if overrides is None else read_table(overrides.file(files.OVERRIDES))
+    return of_images(held_out, sorted(set(kept_in_any(decided)) - rejected_by_hand(said)))
 
 
 def _held_out(decided: pa.Table, matrix: Artifact | None, folds: Sequence[Artifact], final: pa.Table) -> pa.Table:
@@ -59,7 +64,3 @@ def _held_out(decided: pa.Table, matrix: Artifact | None, folds: Sequence[Artifa
 
 def _decided(made: Artifact) -> pa.Table:
     return read_table(made.file(files.PURIFIED))
-
-
-def _said(overrides: Artifact | None) -> pa.Table | None:
-    return None if overrides is None else read_table(overrides.file(files.OVERRIDES))

@@ -84,7 +84,7 @@ def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
 
 
 def test_anomalies_that_may_have_been_kept_are_said_aloud() -> None:
-    assert _threshold(num_standing_out=3)["or rather"] == "1.062, if the 3 kept that stand out are anomalous"
+    assert _threshold(num_standing_out=3)["or rather"] == "1.062, if the 3 that stand out are anomalous"
     rows = _threshold(num_standing_out=3, normals="bulk")
     assert rows["false alarms"].endswith("of images like the bulk of the kept")
     assert "or rather" not in rows

@@ -127,7 +127,7 @@ def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> No
     assert "<b>21.4%</b>" in page
     assert "anomalous, estimated (18.0% to 25.0%)" in page
     assert "<b>1.439</b><span>threshold, for 1.00% false alarms</span>" in page
-    assert "<b>1.062</b><span>threshold, if the 1,234 kept that stand out are anomalous</span>" in page
+    assert "<b>1.062</b><span>threshold, if the 1,234 that stand out are anomalous</span>" in page
     assert "What another keep ratio would cost" in page
 
 
