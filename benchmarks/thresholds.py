@@ -34,10 +34,10 @@ RATES = (0.01, 0.05)
 NOTE = """\
 What any round kept (`kept`, the default) had 2.5 % or less where 1 % was asked for, and 1.7 to 9.9 % for 5 %: within
 chance in the mean from alpha 0.1 on; on clean images one seed of five had 22 % for 5 %. The more anomalies were kept,
-the lower the rate, and the more of them are missed. `bulk` finds twice to six times as many at 1 %, for 7 to 15 % of false
-alarms: a choice for people who have looked at what stands out. `all` keeps the rate wherever there are anomalies and
-finds few of them. What the run calls *at most* was exceeded on clean images: it is an estimate, no bound. The test
-images are the same for every seed, so that the mean over seeds is as noisy as one of them.
+the lower the rate, and the more of them are missed. `bulk` finds twice to six times as many at 1 %, for 7 to 15 %
+of false alarms: a choice for people who have looked at what stands out. `all` keeps the rate wherever there are
+anomalies and finds few of them. What the run calls *at most* was exceeded on clean images: it is an estimate, no bound.
+The test images are the same for every seed, so that the mean over seeds is as noisy as one of them.
 """
 NORMALS = ("bulk", "kept", "all")
 KEYS, MEANS = ("alpha", "normals", "asked"), ("residual", "at_most", "found")

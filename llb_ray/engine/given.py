@@ -11,7 +11,10 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.ensemble.dataset import kept_ids, suspect_ids
 from llb_ray.ensemble.partition import partition, shares
+from llb_ray.errors import DataError
 from llb_ray.seeding import seed_for
+
+LEAST_KEPT = 2  # one image has no other to be compared with
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,14 @@ class Given:
     suspects: list[str]
 
     def without(self, fold: Collection[str]) -> "Given":
-        """What is left once a fold is taken out."""
-        left = (sorted(set(ids) - set(fold)) for ids in (self.image_ids, self.suspects))
-        return Given(*left)
+        """What is left once a fold is taken out; raises DataError where that is too little to say what is usual."""
+        left = Given(*(sorted(set(ids) - set(fold)) for ids in (self.image_ids, self.suspects)))
+        if len(left.image_ids) - len(left.suspects) < LEAST_KEPT:
+            raise DataError(
+                f"kept images, {len(self.image_ids) - len(self.suspects)}: too few to leave out a fold of them; raise "
+                "purify.keep_ratio, or set threshold.method=none and purify.rounds=1"
+            )
+        return left
 
 
 def given(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> Given:

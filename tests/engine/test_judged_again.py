@@ -15,7 +15,7 @@ from llb_ray.engine import files
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
-from llb_ray.errors import AuditError
+from llb_ray.errors import AuditError, DataError
 
 
 def _rows(run: Path) -> dict[str, dict[str, object]]:
@@ -91,3 +91,13 @@ def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(finished_ban
         write_table(path, table.set_column(0, "image_id", pa.array(ids)))
     with pytest.raises(AuditError, match=f"image {scored[0]} was scored by a detector that was trained on it"):
         llb_ray.audit(run)
+
+
+@pytest.mark.parametrize("settings", [["purify.rounds=2"], ["threshold.method=folds"]])
+def test_too_few_kept_images_are_a_sentence(
+    settings: list[str], finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = with_overrides(tiny, ["purify.keep_ratio=0.03", *settings])
+    with pytest.raises(DataError, match=r"kept images, 1: too few to leave out a fold .*raise purify.keep_ratio"):
+        llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")
