@@ -103,7 +103,7 @@ def test_the_links_of_the_pages_lead_somewhere() -> None:
 
 def test_figures_are_small() -> None:
     for picture in DOCS.glob("*.png"):
-        assert picture.stat().st_size <= 400_000, picture.name
+        assert picture.stat().st_size <= 200_000, picture.name
 
 
 def _lines(text: str) -> Iterator[str]:
