@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from tests.browser import chromium, until  # noqa: E402
 
-WIDTH_PX, HEIGHT_PX = 1240, 1480
+WIDTH_PX, HEIGHT_PX = 1240, 1240
 DECIDE = """
 const cards = [...document.querySelectorAll('.card')];
 const decide = (place, word) => cards[place].querySelector(`[data-word=${word}]`).click();
