@@ -146,7 +146,7 @@ def test_further_fits_for_the_threshold_are_foretold_where_they_are_certain(
     assert _seconds(told)["fold-scores"] == pytest.approx(2 * (0.2 + 24 * (0.001 + 0.004)))
     told = _foretold(tiny, manifest, SERIAL, tmp_path)
     assert "folds" not in _seconds(told)
-    assert any(re.search(r"fewer than 10 images .* 2 further fits .*, 3.25 s", note) for note in told.notes)
+    assert any(re.search(r"fewer than 10 images .* 2 further fits .*, 3.31 s", note) for note in told.notes)
     for name in ("none", "llb"):
         told = _foretold(
             with_overrides(tiny, [f"purify.filter={name}", "threshold.method=none"]), manifest, SERIAL, tmp_path
