@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llb_ray.engine.evaluate import EXACT_PIXELS
 from llb_ray.planning.machine import free_disk_bytes, free_memory_bytes, num_cores
 from llb_ray.planning.situation import Situation
 
@@ -11,7 +12,7 @@ _GIB = 2**30
 # Measured with benchmarks/plan.py; the rest follows from the calibration.
 _RAY_BYTES = int(0.5 * _GIB)  # Ray's own processes on a machine
 _TABLE_BYTES, _SCORE_BYTES = 900, 40  # memory of the driver, per image, and per image and member
-_PIXEL_BYTES = 20  # memory of exact pixel metrics, per pixel of the labelled test images
+_PIXEL_BYTES = 12  # memory of exact pixel metrics, per pixel of the labelled test images; those counted take less
 _GPU_CONTEXT_BYTES = int(0.5 * _GIB)  # beside what torch reserves
 
 
@@ -44,7 +45,7 @@ def needs(at: Situation, out: Path) -> Iterator[Need]:
 
 def _memory(at: Situation) -> Need:
     size, measured = at.size, at.measured
-    pixels = size.num_labelled * at.config.detector.image_size_px**2
+    pixels = min(size.num_labelled * at.config.detector.image_size_px**2, EXACT_PIXELS)
     driver = measured.resident_bytes + pixels * _PIXEL_BYTES
     driver += size.num_images * (_TABLE_BYTES + _SCORE_BYTES * size.num_members)
     peak = measured.peak_bytes

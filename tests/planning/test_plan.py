@@ -16,9 +16,10 @@ from llb_ray.cli import main
 from llb_ray.config import DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.build import Role, build_detector, num_steps, shortened
+from llb_ray.engine.evaluate import EXACT_PIXELS
 from llb_ray.engine.executor import SerialExecutor
 from llb_ray.errors import DataError, ResourceError
-from llb_ray.planning import fitting, needs
+from llb_ray.planning import fitting, needs, situation
 from llb_ray.planning.calibration import sampled
 from llb_ray.planning.drive import planned
 from llb_ray.planning.forecast import Forecast, forecast
@@ -195,6 +196,20 @@ def test_what_cannot_fit_is_one_sentence(
     # What the calibration holds itself counts as free.
     (refusal,) = _foretold(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
     assert re.match(sentence, refusal)
+
+
+def test_pixels_beyond_those_of_exact_metrics_take_no_more_memory(
+    tiny: RunConfig, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million labelled test images are counted by workers, not held."""
+
+    def memory(labelled: int) -> int:
+        monkeypatch.setattr(situation, "num_labelled", lambda manifest: labelled)
+        facts = {"resident_bytes": GIB // 2}
+        return next(need for need in _foretold(tiny, manifest, SERIAL, tmp_path, **facts).needs).needed_bytes
+
+    few = EXACT_PIXELS // tiny.detector.image_size_px**2
+    assert memory(few // 2) < memory(few) == pytest.approx(memory(1_000_000), rel=0.001)
 
 
 def test_a_gpu_that_is_too_small_or_shared_by_too_many_is_refused(
