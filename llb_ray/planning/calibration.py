@@ -179,7 +179,7 @@ def _reading(config: RunConfig, few: _Small, many: _Small, made: Made, source: C
     stage = Linear.through(few.stage("final-scores", few.num_images), many.stage("final-scores", many.num_images))
     detector = load_detector(config.detector_of("final"), made.final, config.resources)
     own_s = seconds_per_image(detector, source, config.resources.batch_size)
-    return replace(stage, unit_s=max(0.0, stage.unit_s - own_s))
+    return replace(stage, unit=max(0.0, stage.unit - own_s))
 
 
 def _source(spec: CalibrationSpec, made: Made) -> CachedSource:

@@ -29,17 +29,17 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
     many = min(max(num_rows, _LEAST_ROWS), _ROWS)
     few = max(_LEAST_ROWS, many // 2)
     _, warm_step_s, _ = trial.fit(few, steps=3)
-    few_s, _, _ = trial.fit(few, steps=2)
+    few_s, _, small = trial.fit(few, steps=2)
     steps = int(np.clip(_STEPS_S / warm_step_s, 4, 200)) if warm_step_s else 2
     many_s, step_s, detector = trial.fit(many, steps)
     fit = Linear.through((few, few_s - 2 * step_s), (many, many_s - steps * step_s))
     state = detector.state()
     return Cost(
-        fit=Linear(fit.start_s * scale, fit.unit_s),
+        fit=Linear(fit.start * scale, fit.unit),
         step_s=step_s,
         score_s=seconds_per_image(detector, source, config.resources.batch_size) * scale,
         load_s=_timed(lambda: trial.unfitted(2).load_state(state)),
-        state_bytes=int(len(save(state)) * scale),
+        state=Linear.through((few, len(save(small.state())) * scale), (many, len(save(state)) * scale)),
     )
 
 

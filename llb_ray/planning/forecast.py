@@ -104,18 +104,17 @@ class _Work:
         yield self._scores("final-scores", "final", self.at.size.num_images, 1)
         for _ in range(self.at.size.fold_sets):
             yield from self.folds()
-        seconds = self.at.measured.evaluate.seconds(self.at.size.num_labelled)
+        seconds = self.at.measured.evaluate.of(self.at.size.num_labelled)
         yield StageForecast("evaluate", seconds, f"{self.at.size.num_labelled} labelled test images")
         yield StageForecast("other", self._other_s(), "imports, tables, decisions")
 
     def folds(self) -> Iterator[StageForecast]:
         """The fits without a fold that a further round takes, or the threshold may, and their scores."""
-        count, images = self.at.size.num_folds, self.at.size.final_images
-        fit_s = self.fit_s("final", images - images // count)
+        count, fit_s = self.at.size.num_folds, self.fit_s("final", self.at.size.fold_images)
         seconds = self._rounds(count) * (self.at.cluster.start_s + fit_s)
         yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, without a fold each" + self._starting())
         scored = self.at.size.num_train
-        one_s = self.at.measured.reading.start_s + self._score_s("final", 1) * scored / count
+        one_s = self.at.measured.reading.start + self._score_s("final", 1) * scored / count
         seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
         yield StageForecast("fold-scores", seconds, f"{scored} images, by one detector each" + self._starting())
 
@@ -125,18 +124,16 @@ class _Work:
         reads = 0 if self.at.cached else fit_reads(detector, role, rows)
         cost = self.at.measured.costs[role]
         steps_s = cost.step_s * num_steps(detector, role)
-        return cost.fit.seconds(rows) + steps_s + reads * self.at.measured.encode.unit_s
+        return cost.fit.of(rows) + steps_s + reads * self.at.measured.encode.unit
 
     def _features(self) -> StageForecast:
         if not self.at.cached:
-            return StageForecast("features", self.at.measured.encode.start_s, "one image, for its size")
+            return StageForecast("features", self.at.measured.encode.start, "one image, for its size")
         images = self.at.size.cached_images
-        seconds = self.at.measured.encode.seconds(images * self._largest_part(images)) + self.at.cluster.start_s
+        seconds = self.at.measured.encode.of(images * self._largest_part(images)) + self.at.cluster.start_s
         # In a process of its own, a worker imports timm once more.
         seconds += 0 if self.at.cluster.in_process else self.at.measured.unclocked_s
-        return StageForecast(
-            "features", seconds, f"{images} images, {1000 * self.at.measured.encode.unit_s:.3g} ms each"
-        )
+        return StageForecast("features", seconds, f"{images} images, {1000 * self.at.measured.encode.unit:.3g} ms each")
 
     def _members(self) -> StageForecast:
         count, one_s = self.at.size.num_members, self.fit_s("member", self.at.size.member_images)
@@ -152,15 +149,15 @@ class _Work:
 
     def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
         measured, one_s = self.at.measured, self._score_s(role, num_detectors)
-        start_s = self.at.cluster.start_s + measured.reading.start_s + (num_detectors - 1) * measured.costs[role].load_s
+        start_s = self.at.cluster.start_s + measured.reading.start + (num_detectors - 1) * measured.costs[role].load_s
         seconds = start_s + one_s * num_images * self._largest_part(self.at.size.num_images)
         what = f"{num_images} images by {num_detectors} detectors, {1000 * one_s:.3g} ms each"
         return StageForecast(stage, seconds, what + self._starting())
 
     def _score_s(self, role: Role, num_detectors: int) -> float:
         """Seconds of one image by all these detectors."""
-        encode_s = 0 if self.at.cached else self.at.measured.encode.unit_s
-        return self.at.measured.reading.unit_s + num_detectors * self.at.measured.costs[role].score_s + encode_s
+        encode_s = 0 if self.at.cached else self.at.measured.encode.unit
+        return self.at.measured.reading.unit + num_detectors * self.at.measured.costs[role].score_s + encode_s
 
     def _rounds(self, num_workers: int) -> int:
         return math.ceil(num_workers / self.at.cluster.slots)

@@ -9,33 +9,33 @@ from llb_ray.detectors.build import Role
 
 @dataclass(frozen=True)
 class Linear:
-    """Seconds of something: so many at all, and so many per unit."""
+    """What something takes, in seconds or in bytes: so much at all, and so much per unit."""
 
-    start_s: float
-    unit_s: float
+    start: float
+    unit: float
 
-    def seconds(self, units: float) -> float:
-        return self.start_s + self.unit_s * units
+    def of(self, units: float) -> float:
+        return self.start + self.unit * units
 
     @classmethod
     def through(cls, few: tuple[float, float], many: tuple[float, float]) -> "Linear":
-        """Through two measurements (units, seconds); noise never makes it fall, nor start below nothing."""
-        (few_units, few_s), (many_units, many_s) = few, many
+        """Through two measurements (units, seconds or bytes); noise never makes it fall, nor start below nothing."""
+        (few_units, few_took), (many_units, many_took) = few, many
         if many_units == few_units:
-            return cls(0.0, many_s / many_units if many_units else 0.0)
-        unit_s = max(0.0, (many_s - few_s) / (many_units - few_units))
-        return cls(max(0.0, few_s - unit_s * few_units), min(unit_s, many_s / many_units))
+            return cls(0.0, many_took / many_units if many_units else 0.0)
+        unit = max(0.0, (many_took - few_took) / (many_units - few_units))
+        return cls(max(0.0, few_took - unit * few_units), min(unit, many_took / many_units))
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a detector takes in one of its roles; seconds, and bytes."""
 
-    fit: Linear  # per row, without its steps
+    fit: Linear  # seconds per row, without its steps
     step_s: float
     score_s: float  # one image, its layers at hand
     load_s: float  # when it is fitted
-    state_bytes: int
+    state: Linear  # bytes per row that it was fitted on
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,8 @@ class Measured:
     @classmethod
     def of_json(cls, told: dict[str, Any]) -> "Measured":
         lines = {name: Linear(**told[name]) for name in ("encode", "reading", "evaluate")}
-        costs = {role: Cost(**{**one, "fit": Linear(**one["fit"])}) for role, one in told["costs"].items()}
+        costs = {
+            role: Cost(**{**one, "fit": Linear(**one["fit"]), "state": Linear(**one["state"])})
+            for role, one in told["costs"].items()
+        }
         return cls(**{**told, **lines, "costs": costs})

@@ -50,7 +50,7 @@ def _memory(at: Situation) -> Need:
     driver += size.num_images * (_TABLE_BYTES + _SCORE_BYTES * size.num_members)
     peak = measured.peak_bytes
     if size.num_members:  # a scorer holds all members, the calibration held one
-        peak += (size.num_members - 1) * measured.costs["member"].state_bytes
+        peak += (size.num_members - 1) * int(measured.costs["member"].state.of(size.fit_rows["member"]))
     if at.cluster.in_process:
         needed, what = max(driver, peak), "one process"
     else:
@@ -75,8 +75,7 @@ def _disk(at: Situation, out: Path) -> Need:
     size, measured = at.size, at.measured
     layers = measured.layer_bytes * size.cached_images if at.cached else 0
     maps = measured.map_bytes * size.num_images
-    number = {"member": size.num_members, "final": 1 + size.fold_sets * size.num_folds}
-    detectors = sum(number[role] * cost.state_bytes for role, cost in measured.costs.items())
+    detectors = sum(count * measured.costs[role].state.of(rows) for role, rows, count in size.fits)
     tables = (2 * measured.other_bytes + 12 * size.num_members) * size.num_images  # in the store, and to be opened
     what = f"layers {layers / _GIB:.2g}, maps {maps / _GIB:.2g}, detectors {detectors / _GIB:.2g}"
     remedy = "choose another --out, set features.max_gib=0, or lower detector.image_size_px"

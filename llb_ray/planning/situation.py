@@ -1,6 +1,7 @@
 """What a run has before it: how much there is to do, who does it, and what a little of it was found to cost."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llb_ray.config import RunConfig
@@ -57,6 +58,18 @@ class Size:
     @property
     def final_images(self) -> int:
         return math.ceil(self.num_train * self.share)
+
+    @property
+    def fold_images(self) -> int:
+        """Of a fit without a fold."""
+        return self.final_images - self.final_images // self.num_folds
+
+    @property
+    def fits(self) -> Iterator[tuple[Role, int, int]]:
+        """The role of all detectors that a run keeps, on how many rows each is fitted, and how many such there are."""
+        for role, rows in self.fit_rows.items():
+            yield role, rows, self.num_members if role == "member" else 1
+        yield "final", self.fold_images * self.num_copies, self.fold_sets * self.num_folds
 
     @property
     def fit_rows(self) -> dict[Role, int]:

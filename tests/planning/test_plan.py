@@ -30,8 +30,8 @@ GIB = 2**30
 MEASURED = Measured(
     encode=Linear(1.0, 0.01),
     costs={
-        "member": Cost(Linear(0.5, 0.001), step_s=0.02, score_s=0.002, load_s=0.1, state_bytes=2_000_000),
-        "final": Cost(Linear(0.7, 0.002), step_s=0.03, score_s=0.004, load_s=0.2, state_bytes=3_000_000),
+        "member": Cost(Linear(0.5, 0.001), step_s=0.02, score_s=0.002, load_s=0.1, state=Linear(2e6, 0)),
+        "final": Cost(Linear(0.7, 0.002), step_s=0.03, score_s=0.004, load_s=0.2, state=Linear(2e6, 1e4)),
     },
     reading=Linear(0.2, 0.001),
     evaluate=Linear(0.3, 0.01),
@@ -82,15 +82,15 @@ def test_a_line_through_noise_never_falls_nor_starts_below_nothing(
     few: int, more: int, few_s: float, many_s: float
 ) -> None:
     line = Linear.through((few, few_s), (few + more, many_s))
-    assert line.start_s >= 0
-    assert line.unit_s >= 0
+    assert line.start >= 0
+    assert line.unit >= 0
 
 
-@given(start_s=positive, unit_s=positive, few=st.integers(0, 100), more=st.integers(1, 100))
-def test_a_line_is_found_again(start_s: float, unit_s: float, few: int, more: int) -> None:
-    line = Linear(start_s, unit_s)
-    found = Linear.through((few, line.seconds(few)), (few + more, line.seconds(few + more)))
-    assert found.seconds(1000) == pytest.approx(line.seconds(1000), rel=1e-3, abs=1e-3)
+@given(start=positive, unit=positive, few=st.integers(0, 100), more=st.integers(1, 100))
+def test_a_line_is_found_again(start: float, unit: float, few: int, more: int) -> None:
+    line = Linear(start, unit)
+    found = Linear.through((few, line.of(few)), (few + more, line.of(few + more)))
+    assert found.of(1000) == pytest.approx(line.of(1000), rel=1e-3, abs=1e-3)
 
 
 def test_a_sample_has_images_of_each_split(manifest: Manifest) -> None:
@@ -196,6 +196,18 @@ def test_what_cannot_fit_is_one_sentence(
     # What the calibration holds itself counts as free.
     (refusal,) = _foretold(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
     assert re.match(sentence, refusal)
+
+
+def test_every_detector_takes_disk_by_the_rows_that_it_was_fitted_on(
+    tiny: RunConfig, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Folds add two detectors of 24 images each, at 2 MB and 10 kB an image."""
+
+    def disk(setting: str) -> int:
+        told = _foretold(with_overrides(tiny, ["purify.filter=none", setting]), manifest, SERIAL, tmp_path)
+        return next(need.needed_bytes for need in told.needs if need.name == "disk")
+
+    assert disk("threshold.method=folds") - disk("threshold.method=none") == 2 * (2_000_000 + 24 * 10_000)
 
 
 def test_pixels_beyond_those_of_exact_metrics_take_no_more_memory(
