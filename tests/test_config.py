@@ -140,7 +140,9 @@ def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
 
 def test_what_a_threshold_that_is_not_set_would_have_been_is_said() -> None:
     config = load(None, ["threshold.method=none", "threshold.folds=3"])
-    assert config.notices() == ["threshold.folds has no effect with threshold.method none"]
+    assert config.notices() == ["threshold.folds has no effect with threshold.method none: one round takes no folds"]
+    settings = ["detector.name=memory_bank", "threshold.method=none", "threshold.folds=3"]
+    assert load(None, settings).notices() == [], "the second round's folds"
 
 
 def test_known_keys_can_be_those_of_one_detector() -> None:

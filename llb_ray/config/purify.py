@@ -63,7 +63,7 @@ class PurifyConfig(Settings):
         None,
         description="times that llb judges every image: first by the members, then by detectors like the final one, "
         "fitted on what the round before kept, each without a fold (threshold.folds) of the images; ends early once no "
-        "decision changes; default: 2 where the threshold needs such fits in any case (memory_bank), else 1",
+        "decision changes; default: 2 with a memory bank, whose threshold needs such fits too, else 1",
     )
     memories: int = Field(20, ge=2, description="random small memories that are averaged (memory_ensemble)")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")

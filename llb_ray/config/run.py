@@ -183,6 +183,8 @@ class RunConfig(Settings):
         idle = [*self.purify.notices(), *self.importance.notices(), *self.threshold.notices()]
         if not self.members.rescue and not self.screens_by_density:
             idle.append("members.rescue has no effect: the sub-models are not density members")
+        if self.threshold.method == "none" and self.rounds == 1 and self.threshold.folds != ThresholdConfig().folds:
+            idle.append("threshold.folds has no effect with threshold.method none: one round takes no folds")
         if self.final_workers != self.final.num_workers:
             idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
         if self.importance.for_role("member") and not self.purify.reads_scores:

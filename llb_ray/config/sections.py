@@ -118,9 +118,9 @@ class ThresholdConfig(Settings):
     )
     normals: Literal["bulk", "kept", "all"] = Field(
         "kept",
-        description="training images counted as normal: those kept, which makes the rate too low a promise where "
-        "normal images were rejected; of them the bulk, whose held-out scores do not stand out, where many anomalies "
-        "are believed to be kept; or all, which makes the threshold too high where there are anomalies",
+        description="training images counted as normal: those that any round kept, which makes the rate too low a "
+        "promise where normal images were rejected; of them the bulk, whose held-out scores do not stand out, where "
+        "many anomalies are believed to be kept; or all, which makes the threshold too high where there are anomalies",
     )
     method: Literal["members", "folds", "none"] = Field(
         "members",
@@ -133,7 +133,7 @@ class ThresholdConfig(Settings):
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""
-        idle = ["false_alarm_rate", "normals", "folds"] if self.method == "none" else []
+        idle = ["false_alarm_rate", "normals"] if self.method == "none" else []
         changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
         return [f"threshold.{name} has no effect with threshold.method none" for name in changed]
 

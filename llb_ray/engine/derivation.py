@@ -10,8 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from llb_ray.artifacts import Artifact
 from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.given import Given, given
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.stages import FINAL
@@ -64,20 +66,33 @@ def scored_by_whom_it_says(run: FinishedRun) -> str:
 
 
 def held_out_scores_are(run: FinishedRun) -> str:
-    """The scores of a fold are by a detector of this run that was not given it."""
-    fitted = {artifact.content: artifact for artifact in run.made.folds}
-    for shard in run.made.fold_scores:
-        scored = read_scores([shard])["image_id"].to_pylist()
-        by = [fitted[content] for name, content in shard.inputs.items() if content in fitted]
+    """The scores of a fold are by a detector of this run that was given what had been kept, and nothing of the fold."""
+    made = run.made
+    fitted = {artifact.content: artifact for artifact in made.folds}
+    apart = dict[str, list[str]]()
+    for shard in made.fold_scores:
+        by = [content for content in shard.inputs.values() if content in fitted]
         if len(by) != 1:
             raise AuditError(f"{shard.where}: the scores of a fold were made by another detector than the run's")
-        given = [*trained_on(by[0]), *trained_on(by[0], as_suspects=True)]
-        seen = sorted(set(scored) & set(given))
-        if seen:
-            raise AuditError(f"{shard.where}: image {seen[0]} was scored by a detector that was trained on it")
+        apart.setdefault(by[0], []).extend(read_scores([shard])["image_id"].to_pylist())
+    decided = (made.rounds[-2], None) if len(made.rounds) > 1 else (made.purified, made.overrides)
+    for content, fold in apart.items():
+        _was_given(fitted[content], fold, given(run.config, *decided))
     if not fitted:
         return "no detectors without a fold"
     return f"{len(fitted)} detectors without a fold each scored images that they had not seen"
+
+
+def _was_given(fitted: Artifact, fold: list[str], images: Given) -> None:
+    suspects = trained_on(fitted, as_suspects=True)
+    learnt = {*trained_on(fitted), *suspects}
+    seen = sorted(learnt & set(fold))
+    if seen:
+        raise AuditError(f"{fitted.where}: image {seen[0]} was scored by a detector that was trained on it")
+    left = images.without(fold)
+    odd = sorted((learnt ^ set(left.image_ids)) | (set(suspects) ^ set(left.suspects)))
+    if odd:
+        raise AuditError(f"{fitted.where}: image {odd[0]} was not learnt from as the round before decided")
 
 
 def matrix_is_what_members_wrote(run: FinishedRun) -> str:
@@ -148,6 +163,8 @@ def threshold_follows(run: FinishedRun) -> str:
     """The threshold and all that is said of it, derived again."""
     made, where = run.made, run.folder.file("threshold.json")
     if made.threshold is None:
+        if run.config.threshold.method != "none" or where.exists():
+            raise AuditError(f"{where}: the run's record and threshold.method disagree; run the same command again")
         return "no threshold was to be set"
     try:
         said = dict(json.loads(where.read_text()))

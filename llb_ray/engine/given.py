@@ -29,8 +29,8 @@ class Given:
         left = Given(*(sorted(set(ids) - set(fold)) for ids in (self.image_ids, self.suspects)))
         if len(left.image_ids) - len(left.suspects) < LEAST_KEPT:
             raise DataError(
-                f"kept images, {len(self.image_ids) - len(self.suspects)}: too few to leave out a fold of them; raise "
-                "purify.keep_ratio, or set threshold.method=none and purify.rounds=1"
+                f"kept images, {len(self.image_ids) - len(self.suspects)}: too few to leave out a fold of them; keep "
+                "more (purify.keep_ratio), or set threshold.method=none and purify.rounds=1"
             )
         return left
 

@@ -76,11 +76,16 @@ def bulk(score_N: Floats) -> Bulk:
             "set purify.keep_ratio to a number"
         )
     score_S = np.quantile(score_N, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
-    grid = np.linspace(score_N.min(), score_N.max(), _GRID)
-    density = stats.gaussian_kde(score_S, bw_method=_SMOOTHING * len(score_N) ** (-1 / 5))
-    mode = float(grid[density(grid).argmax()])
+    mode = _mode(score_S, _SMOOTHING * len(score_N) ** (-1 / 5), np.linspace(score_N.min(), score_N.max(), _GRID))
     below_N = score_N[score_N <= mode]
     return Bulk(mode, float(np.sqrt(np.mean((mode - below_N) ** 2))) if len(below_N) else 0.0)
+
+
+def _mode(score_S: Floats, bandwidth: float, grid: Floats) -> float:
+    """The value of the grid that is most frequent, or the score that all but a handful have."""
+    if np.ptp(score_S) == 0:  # no width to smooth by
+        return float(score_S[0])
+    return float(grid[stats.gaussian_kde(score_S, bw_method=bandwidth)(grid).argmax()])
 
 
 def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:

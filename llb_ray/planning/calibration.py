@@ -110,8 +110,8 @@ def sampled(manifest: Manifest, most: int) -> Manifest:
 def _measured(spec: CalibrationSpec) -> Measured:
     started_s = time.perf_counter()
     short, _ = shortened(spec.config.detector, steps=2)
-    # Of the filters, the one that has no members; with the cache, whatever there is room for in the real run.
-    plain = {"purify": {"filter": "none"}, "features": {}, "final": {}}
+    # The filter that has no members, and no threshold, which would take folds; cached, if only these few images are.
+    plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
     config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
     few = _run(config, sampled(spec.manifest, FEW), spec.place.run / f"{spec.name}-few")
     many = _more(config, spec, few)

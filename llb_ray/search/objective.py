@@ -83,7 +83,8 @@ def separation(run: Path) -> float:
     they are, and of a Gaussian cut at the same quantile, which is what keeps `keep_ratio` from deciding by itself.
     Where all images are kept nothing is separated and it is 0.
     """
-    matrix, purified = _matrix(run), FinishedRun(RunFolder.open(run), None).purified
+    # Of the first round: a second one cuts other scores than the members'.
+    matrix, purified = _matrix(run), FinishedRun(RunFolder.open(run), None).decided[0]
     kept = set(purified.filter(pc.equal(purified["decision"], KEPT))["image_id"].to_pylist())
     kept_N = np.isin(matrix.image_ids, sorted(kept))
     share = float(kept_N.mean())

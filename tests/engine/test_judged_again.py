@@ -93,11 +93,31 @@ def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(finished_ban
         llb_ray.audit(run)
 
 
+def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(finished_bank: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    path = RunFolder.open(run).made().folds[0].file(files.TRAINED_ON)
+    table = read_table(path)
+    path.unlink()
+    first, *others = table["image_id"].to_pylist()
+    write_table(path, table.set_column(0, "image_id", pa.array([others[0], *others])))
+    with pytest.raises(AuditError, match=f"image {first} was not learnt from as the round"):
+        llb_ray.audit(run)
+
+
+def test_a_threshold_that_the_record_does_not_know_is_found(finished_bank: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    index = json.loads((run / "run.json").read_text())
+    index["artifacts"]["threshold"] = None
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match="the run's record and threshold.method disagree"):
+        llb_ray.audit(run)
+
+
 @pytest.mark.parametrize("settings", [["purify.rounds=2"], ["threshold.method=folds"]])
 def test_too_few_kept_images_are_a_sentence(
     settings: list[str], finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = with_overrides(tiny, ["purify.keep_ratio=0.03", *settings])
-    with pytest.raises(DataError, match=r"kept images, 1: too few to leave out a fold .*raise purify.keep_ratio"):
+    with pytest.raises(DataError, match=r"kept images, 1: too few to leave out a fold .*purify.keep_ratio"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")

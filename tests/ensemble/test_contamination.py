@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb_ray.config import PurifyConfig
-from llb_ray.ensemble.contamination import WHAT_IF, anomalous_share, bulk, contamination, what_if
+from llb_ray.ensemble.contamination import WHAT_IF, Bulk, anomalous_share, bulk, contamination, what_if
 from llb_ray.ensemble.purify import KEPT, Evidence, anomaly_evidence, purify
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
@@ -59,6 +59,12 @@ def test_equal_scores_say_nothing() -> None:
     assert anomalous_share(np.ones(10)) == 0
     with pytest.raises(DataError, match="all 10 images have the same score"):
         contamination(np.ones(10))
+
+
+def test_scores_that_are_tied_but_for_a_handful_have_a_mode() -> None:
+    score_N = np.append(np.zeros(999), 1.0)
+    assert bulk(score_N) == Bulk(mode=0.0, spread=0.0)
+    assert anomalous_share(score_N) == pytest.approx(0.001)
 
 
 def test_what_if_keeps_the_books() -> None:
