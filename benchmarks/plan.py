@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
 import threading
@@ -192,7 +193,7 @@ def _report(rows: Sequence[Row]) -> str:
     took = ", ".join(f"{case} {seconds:.0f} s" for case, seconds in plans.items())
     return f"""# What a run takes, foretold and measured, {date.today()}
 
-{software("python benchmarks/plan.py " + " ".join(sys.argv[1:]))}
+{software("python benchmarks/plan.py " + shlex.join(sys.argv[1:]))}
 Load of the machine meanwhile: {", ".join(f"{row['load']:.1f}" for row in rows if row["quantity"] == "all")}
 
 {chr(10).join(lines)}

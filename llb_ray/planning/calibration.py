@@ -110,7 +110,7 @@ def sampled(manifest: Manifest, most: int) -> Manifest:
 def _measured(spec: CalibrationSpec) -> Measured:
     started_s = time.perf_counter()
     short, _ = shortened(spec.config.detector, steps=2)
-    # The filter that has no members, and no threshold, which would take folds; cached, if only these few images are.
+    # No members, and no threshold, which would take folds; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
     config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
     few = _run(config, sampled(spec.manifest, FEW), spec.place.run / f"{spec.name}-few")

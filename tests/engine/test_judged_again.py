@@ -119,5 +119,7 @@ def test_too_few_kept_images_are_a_sentence(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = with_overrides(tiny, ["purify.keep_ratio=0.03", *settings])
-    with pytest.raises(DataError, match=r"kept images, 1: too few to leave out a fold .*purify.keep_ratio"):
+    with pytest.raises(
+        DataError, match=r"kept images, 1: too few to leave out a fold of them; keep more \(purify.keep_ratio\)"
+    ):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")
