@@ -77,6 +77,9 @@ def _config_is_the_runs(run: FinishedRun) -> str:
         expected["partition"] = (partition_settings(config), made.partition)
     for member, fitted in made.by_number().items():
         expected[f"member {member} fit"] = (fit_settings(config, "member", member), fitted)
+    for number, fitted in enumerate(made.folds):
+        fold = number % config.threshold.folds  # the same seeds in every round
+        expected[f"fit {number} without a fold"] = (fit_settings(config, "final", fold), fitted)
     for stage, (settings, artifact) in expected.items():
         if dict(artifact.settings) != dict(settings):
             raise AuditError(f"config.yaml is not what the run was made with: stage {stage!r} had other settings")

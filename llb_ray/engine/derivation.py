@@ -5,7 +5,7 @@ Each returns a sentence, or raises AuditError with the first thing that does not
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -69,18 +69,26 @@ def held_out_scores_are(run: FinishedRun) -> str:
     """The scores of a fold are by a detector of this run that was given what had been kept, and nothing of the fold."""
     made = run.made
     fitted = {artifact.content: artifact for artifact in made.folds}
+    for scores, before in zip(made.round_scores, made.rounds, strict=False):
+        _held_out(fitted, scores, given(run.config, before, None))
+    if made.overrides is not None or not made.round_scores:
+        _held_out(fitted, made.fold_scores, given(run.config, made.purified, made.overrides))
+    elif {shard.content for shard in made.fold_scores} - {shard.content for shard in made.round_scores[-1]}:
+        raise AuditError("the threshold comes from other held-out scores than the last round judged by")
+    if not fitted:
+        return "no detectors without a fold"
+    return f"{len(fitted)} detectors without a fold each scored images that they had not seen"
+
+
+def _held_out(fitted: Mapping[str, Artifact], scores: Sequence[Artifact], images: Given) -> None:
     apart = dict[str, list[str]]()
-    for shard in made.fold_scores:
+    for shard in scores:
         by = [content for content in shard.inputs.values() if content in fitted]
         if len(by) != 1:
             raise AuditError(f"{shard.where}: the scores of a fold were made by another detector than the run's")
         apart.setdefault(by[0], []).extend(read_scores([shard])["image_id"].to_pylist())
-    decided = (made.rounds[-2], None) if len(made.rounds) > 1 else (made.purified, made.overrides)
     for content, fold in apart.items():
-        _was_given(fitted[content], fold, given(run.config, *decided))
-    if not fitted:
-        return "no detectors without a fold"
-    return f"{len(fitted)} detectors without a fold each scored images that they had not seen"
+        _was_given(fitted[content], fold, images)
 
 
 def _was_given(fitted: Artifact, fold: list[str], images: Given) -> None:
@@ -92,7 +100,7 @@ def _was_given(fitted: Artifact, fold: list[str], images: Given) -> None:
     left = images.without(fold)
     odd = sorted((learnt ^ set(left.image_ids)) | (set(suspects) ^ set(left.suspects)))
     if odd:
-        raise AuditError(f"{fitted.where}: image {odd[0]} was not learnt from as the round before decided")
+        raise AuditError(f"{fitted.where}: image {odd[0]} was not learnt from as had been decided")
 
 
 def matrix_is_what_members_wrote(run: FinishedRun) -> str:
@@ -110,12 +118,13 @@ def matrix_is_what_members_wrote(run: FinishedRun) -> str:
 
 def decisions_follow(run: FinishedRun) -> str:
     """Every round's decisions, and people's over them, derived again."""
-    num_rounds, source = len(run.made.rounds), "the raw score matrix"
-    _same_decisions(run.decided[0], run.first_filtered, source)
-    if num_rounds > 1:
-        source = f"the held-out scores of round {num_rounds}"
-        _same_decisions(run.decided[-1], run.filtered, source)
-    derived = run.filtered if run.overrides is None else by_hand(run.filtered, run.overrides)
+    if len(run.decided) != len(run.derived):
+        raise AuditError(f"{len(run.decided)} rounds have decisions, and {len(run.derived)} have scores to judge by")
+    source = ""
+    for number, (decided, derived) in enumerate(zip(run.decided, run.derived, strict=True), 1):
+        source = "the raw score matrix" if number == 1 else f"the held-out scores of round {number}"
+        _same_decisions(decided, derived, source)
+    derived = run.derived[-1] if run.overrides is None else by_hand(run.derived[-1], run.overrides)
     _same_decisions(run.purified, derived, source)
     by_people = "" if run.overrides is None else " and from overrides.arrow"
     return f"{derived.num_rows} decisions follow from {source}{by_people}"
@@ -139,7 +148,7 @@ def only_overridden_differ(run: FinishedRun) -> str:
     if run.overrides is None:
         return "nothing was decided by hand"
     decided = {row["image_id"]: row["decision"] for row in run.overrides.to_pylist()}
-    before = dict(zip(run.filtered["image_id"].to_pylist(), run.filtered["decision"].to_pylist(), strict=True))
+    before = dict(zip(*(run.derived[-1][name].to_pylist() for name in ("image_id", "decision")), strict=True))
     other = [row for row in run.purified.to_pylist() if row["decision"] != before[row["image_id"]]]
     for row in other:
         if decided.get(row["image_id"], UNSURE) == UNSURE:

@@ -83,18 +83,12 @@ class FinishedRun:
         return [_read(made.file(files.PURIFIED), PURIFIED) for made in self.made.rounds]
 
     @cached_property
-    def first_filtered(self) -> pa.Table:
-        """What the filter decides on the matrix that is there, derived again (schema `PURIFIED`)."""
+    def derived(self) -> list[pa.Table]:
+        """What it decides on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
         rule, known = self.config.purify, oracle_labels(self.config.purify, self.made.labels)
-        return purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
-
-    @cached_property
-    def filtered(self) -> pa.Table:
-        """What it decides in the last round, derived again (schema `PURIFIED`)."""
-        if len(self.made.rounds) == 1:
-            return self.first_filtered
-        held_out = by_folds(read_scores(self.made.fold_scores))
-        return purified_again(self.config.purify, len(self.made.rounds), self.first_filtered, held_out)
+        first = purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
+        held_out = [by_folds(read_scores(scores)) for scores in self.made.round_scores]
+        return [first, *(purified_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
 
     @cached_property
     def overrides(self) -> pa.Table | None:

@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_LATER = ("bands", "overrides", "pixel_counts", "pool")  # roles that older runs do not name
+_LATER = ("bands", "overrides", "pixel_counts", "pool", "round_scores")  # roles that older runs do not name
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Made:
     member_scores: list[Artifact] = field(default_factory=list)
     matrix: Artifact | None = None
     bands: Artifact | None = None  # where the images are no photographs
-    folds: list[Artifact] = field(default_factory=list)  # the detectors without a fold, of all rounds
-    fold_scores: list[Artifact] = field(default_factory=list)  # of the last round, or for the threshold; may be none
+    folds: list[Artifact] = field(default_factory=list)  # the detectors without a fold, of all rounds and the threshold
+    round_scores: list[list[Artifact]] = field(default_factory=list)  # by which each round but the first judged
+    fold_scores: list[Artifact] = field(default_factory=list)  # that the threshold comes from; may be none
     overrides: Artifact | None = None  # where somebody decided by hand
     pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
     pool: Artifact | None = None  # where runs draw their images from one, and the features are those of all its images

@@ -160,14 +160,12 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     numbers = [number for number, fitted in enumerate(by_number) if fitted]
     matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
     overrides = None if said is None else stages.decisions.overrides(said)
-    rounds, folds = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
+    rounds, judged = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
     purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    if not folds and stages.needs_folds(purified):
-        folds = [stages.folds(purified, overrides, features)]
-    fold_scores = folds[-1].scores if folds else []
-    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, fold_scores, final_scores)
+    apart = _for_threshold(stages, judged, purified, overrides, features)
+    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
     return Made(
@@ -185,8 +183,9 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         member_scores=scored,
         matrix=matrix,
         bands=scaled,
-        folds=[fitted for made in folds for fitted in made.fitted],
-        fold_scores=fold_scores,
+        folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
+        round_scores=[folds.scores for folds in judged],
+        fold_scores=apart.scores,
         overrides=overrides,
         pixel_counts=counted,
         pool=pool,
@@ -199,16 +198,28 @@ def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[A
     People's words come after it, so that they change the images that they are about and no others.
     """
     rounds: list[Artifact] = [first]
-    folds: list[Folds] = []
+    judged: list[Folds] = []
     for number in range(2, stages.config.rounds + 1):
         stages.say_folds(f"round {number} judges every image again, by")
-        folds.append(stages.folds(rounds[-1], None, features))
-        rounds.append(stages.decisions.purify_again(number, rounds[-1], folds[-1].scores))
+        judged.append(stages.folds(rounds[-1], None, features))
+        rounds.append(stages.decisions.purify_again(number, rounds[-1], judged[-1].scores))
         out, back = num_changed(*(read_table(made.file(files.PURIFIED)) for made in rounds[-2:]))
         stages.clock.tell(f"round {number}: {out} more images rejected, {back} readmitted")
         if not out and not back:
             break
-    return rounds, folds
+    return rounds, judged
+
+
+def _for_threshold(
+    stages: Stages, judged: list[Folds], purified: Artifact, overrides: Artifact | None, features: Features
+) -> Folds:
+    """What the threshold comes from: the folds that the last round judged by, or others that know people's words too.
+
+    None where the members say it, or it is not to be set.
+    """
+    if judged and overrides is None and stages.config.threshold.method != "none":
+        return judged[-1]
+    return stages.folds(purified, overrides, features) if stages.needs_folds(purified) else Folds([], [])
 
 
 def _result(stages: Stages, made: Made) -> Result:

@@ -187,7 +187,9 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
     if normals == "kept" and count > rate * threshold["num_held_out"]:
         lower = threshold["threshold_if_bulk_is_normal"]
-        yield "  or rather", f"{lower:.4g}, if the {count} that stand out are anomalous"
+        kept = threshold["num_standing_out_kept"]
+        some = "" if kept == count else f", {kept} of them kept,"
+        yield "  or rather", f"{lower:.4g}, if the {count} that stand out{some} are anomalous"
 
 
 def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:

@@ -72,7 +72,7 @@ def facts_of(run: FinishedRun) -> Facts:
     status = read_status(run.folder.remote or run.folder.path)
     assert status.outcome is not None, "a finished run has one"
     metrics = dict(status.outcome.metrics)
-    decisions = zip(run.purified["decision"].to_pylist(), run.filtered["decision"].to_pylist(), strict=True)
+    decisions = zip(run.purified["decision"].to_pylist(), run.derived[-1]["decision"].to_pylist(), strict=True)
     where = _here(run.folder.where)
     return Facts(
         title=", ".join(sorted(set(run.train["category"].to_pylist()))),
@@ -119,7 +119,7 @@ def _here(where: str) -> str:
 
 def _rule(run: FinishedRun) -> str:
     rule, config = run.config.purify, run.config
-    num, kept = run.first_filtered.num_rows, len(kept_ids(run.first_filtered))
+    num, kept = run.derived[0].num_rows, len(kept_ids(run.derived[0]))
     if rule.filter != "llb":
         return f"Filter {rule.filter} keeps {kept:,} of {num:,} training images."
     asked = "that did not train on it" if rule.members == "held_out" else "in all"
@@ -140,10 +140,10 @@ def _rule(run: FinishedRun) -> str:
 def _last_round(run: FinishedRun) -> str:
     if len(run.made.rounds) == 1:
         return ""
-    out, back = num_changed(run.first_filtered, run.filtered)
+    out, back = num_changed(run.derived[0], run.derived[-1])
     return (
         f" Round {len(run.made.rounds)} judged every image again, by detectors like the final one that had not seen "
-        f"it: {out:,} more were rejected and {back:,} readmitted, so that {len(kept_ids(run.filtered)):,} are kept."
+        f"it: {out:,} more were rejected and {back:,} readmitted, so that {len(kept_ids(run.derived[-1])):,} are kept."
     )
 
 

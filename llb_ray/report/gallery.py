@@ -43,7 +43,7 @@ class Gallery:
 def cut_of(run: FinishedRun) -> float | None:
     """The aggregate between the last image that the filter kept and the first it rejected; None where there is none."""
     values = {
-        decision: pc.filter(run.filtered["aggregate"], pc.equal(run.filtered["decision"], decision))
+        decision: pc.filter(run.derived[-1]["aggregate"], pc.equal(run.derived[-1]["decision"], decision))
         for decision in (KEPT, REJECTED)
     }
     if run.matrix is None or not len(values[REJECTED]):

@@ -44,7 +44,7 @@ class Votes:
         for column in range(asked_NK.shape[1]):
             asked_N = asked_NK[:, column]
             share_NK[asked_N, column] = stats.rankdata(matrix.score_NK[asked_N, column]) / asked_N.sum()
-        kept = len(kept_ids(run.first_filtered)) / len(matrix.image_ids)
+        kept = len(kept_ids(run.derived[0])) / len(matrix.image_ids)
         objects_NK = asked_NK & (share_NK > kept)
         return cls(matrix.image_ids, matrix.members, share_NK, asked_NK, objects_NK, matrix.in_fold_NK)
 

@@ -12,6 +12,7 @@ from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine import files
+from llb_ray.engine.member import trained_on
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
@@ -42,12 +43,17 @@ def test_words_change_the_images_that_they_are_about(finished_bank: Path, tmp_pa
     (kept, *_), (rejected, *_) = ([i for i in before if before[i]["decision"] == d] for d in ("kept", "rejected"))
     (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},reject\n{rejected},keep\n")
     result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
-    assert _fresh(result) == ["overrides", "by-hand", "final", "final-scores", "threshold", "evaluate"]
+    stages = ["overrides", "by-hand", "final", "final-scores", "folds", "fold-scores", "threshold", "evaluate"]
+    assert _fresh(result) == stages
     after = _rows(tmp_path / "new")
     assert {image_id for image_id in before if before[image_id] != after[image_id]} == {kept, rejected}
-    held_out = read_table(RunFolder.open(tmp_path / "new").made().threshold.file(files.HELD_OUT))  # type: ignore[union-attr]
+    made = RunFolder.open(tmp_path / "new").made()
+    held_out = read_table(made.threshold.file(files.HELD_OUT))  # type: ignore[union-attr]
     assert rejected in held_out["image_id"].to_pylist()
     assert kept not in held_out["image_id"].to_pylist()
+    learnt = [trained_on(fitted) for fitted in made.folds[2:]]
+    assert sum(rejected in ids for ids in learnt) == 1, "of the threshold's two, the one that does not score it"
+    assert not any(kept in ids for ids in learnt)
     assert llb_ray.audit(tmp_path / "new")
 
 
@@ -57,13 +63,24 @@ def test_a_score_of_a_round_that_was_changed_is_found(finished_bank: Path, tmp_p
     index["artifacts"]["fold_scores"].reverse()
     (run / "run.json").write_text(json.dumps(index))
     assert llb_ray.audit(run), "shards may be read in any order"
+    threshold_from = index["artifacts"]["fold_scores"]
+    index["artifacts"]["fold_scores"] = threshold_from[:1]
+    index["artifacts"]["round_scores"] = [threshold_from[1:]]
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match="other held-out scores than the last round judged by"):
+        llb_ray.audit(run)
+    index["artifacts"]["round_scores"] = []
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match="2 rounds have decisions, and 1 have scores|was not learnt from as had"):
+        llb_ray.audit(run)
+    index["artifacts"]["fold_scores"], index["artifacts"]["round_scores"] = threshold_from, [threshold_from]
     index["artifacts"]["rounds"].reverse()
     (run / "run.json").write_text(json.dumps(index))
     with pytest.raises(AuditError, match=r"purify, round 1|raw score matrix would give"):
         llb_ray.audit(run)
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
+@pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_any_detector_can_judge_again(
     rounds: int, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
@@ -72,9 +89,12 @@ def test_any_detector_can_judge_again(
     lines: list[str] = []
     result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial", tell=lines.append)
     again = ["folds", "fold-scores", "purify-again"]
-    assert [stage for stage in _fresh(result) if stage in again] == (again if rounds == 2 else [])
-    assert any("note: round 2 judges every image again, by 2 further" in line for line in lines) == (rounds == 2)
-    assert any(line.startswith("round 2: ") and line.endswith("readmitted") for line in lines) == (rounds == 2)
+    made = RunFolder.open(run).made()
+    assert len(made.rounds) <= rounds
+    assert [stage for stage in _fresh(result) if stage in again] == (len(made.rounds) - 1) * again
+    for number in range(2, len(made.rounds) + 1):
+        assert any(f"note: round {number} judges every image again, by 2 further" in line for line in lines)
+        assert any(line.startswith(f"round {number}: ") and line.endswith("readmitted") for line in lines)
     assert llb_ray.audit(run)
     assert llb_ray.write_report(run).is_file()
 
@@ -100,7 +120,7 @@ def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(finished_b
     path.unlink()
     first, *others = table["image_id"].to_pylist()
     write_table(path, table.set_column(0, "image_id", pa.array([others[0], *others])))
-    with pytest.raises(AuditError, match=f"image {first} was not learnt from as the round"):
+    with pytest.raises(AuditError, match=f"image {first} was not learnt from as had been decided"):
         llb_ray.audit(run)
 
 

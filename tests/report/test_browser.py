@@ -226,9 +226,9 @@ def test_kept_images_that_stand_out_have_a_tab(browser: WebDriver, finished: Pat
     again = llb_ray.repurify(finished, tmp_path / "overrides.csv", out=tmp_path / "run", executor="serial")
     llb_ray.write_report(again.path)
     page = _opened(browser, again.path)
-    assert again.threshold["num_standing_out"]
+    assert again.threshold["num_standing_out_kept"]
     _click(page, "[data-show=standing-out]")
-    assert len(_cards(page)) == again.threshold["num_standing_out"]
+    assert len(_cards(page)) == again.threshold["num_standing_out_kept"]
     assert set(_cards(page)) & set(rejected.values())
     assert complaints(page) == []
 

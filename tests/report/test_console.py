@@ -62,6 +62,7 @@ THRESHOLD = {
     "normals": "kept",
     "num_held_out": 36,
     "num_standing_out": 0,
+    "num_standing_out_kept": 0,
     "threshold_if_bulk_is_normal": 1.0625,
     "rate_if_all_are_normal": 0.125,
 }
@@ -84,7 +85,8 @@ def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
 
 
 def test_anomalies_that_may_have_been_kept_are_said_aloud() -> None:
-    assert _threshold(num_standing_out=3)["or rather"] == "1.062, if the 3 that stand out are anomalous"
+    rows = _threshold(num_standing_out=3, num_standing_out_kept=2)
+    assert rows["or rather"] == "1.062, if the 3 that stand out, 2 of them kept, are anomalous"
     rows = _threshold(num_standing_out=3, normals="bulk")
     assert rows["false alarms"].endswith("of images like the bulk of the kept")
     assert "or rather" not in rows

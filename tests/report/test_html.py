@@ -116,18 +116,19 @@ def test_a_filter_without_scores_has_a_report_without_cut_and_votes(
 def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> None:
     before = _page(run)
     assert "estimated" not in before
-    told = r"<span>threshold, for 1\.00% false alarms( \(\S+ if the \S+ that stand out are anomalous\))?</span>"
+    told = r"<span>threshold, for 1\.00% false alarms( \(\S+ if the \S+ that stand out,? .*are anomalous\))?</span>"
     assert re.search(told, before), "every run has one"
     (run / "contamination.json").write_text('{"share": 0.214, "low": 0.18, "high": 0.25}')
     threshold = json.loads((run / "threshold.json").read_text())
-    threshold |= {"threshold": 1.43888, "num_standing_out": 1234, "threshold_if_bulk_is_normal": 1.0625}
+    threshold |= {"threshold": 1.43888, "threshold_if_bulk_is_normal": 1.0625}
+    threshold |= {"num_standing_out": 1234, "num_standing_out_kept": 56}
     (run / "threshold.json").write_text(json.dumps(threshold))
     expected = {"keep_ratio": [0.5, 1.0], "residual_contamination": [0.0, 0.2], "normals_lost": [0.4, 0.0]}
     write_table(run / "what_if.arrow", pa.table(expected))
     page = _page(run)
     assert "<b>21.4%</b>" in page
     assert "anomalous, estimated (18.0% to 25.0%)" in page
-    said = "threshold, for 1.00% false alarms (1.062 if the 1,234 that stand out are anomalous)"
+    said = "threshold, for 1.00% false alarms (1.062 if the 1,234 that stand out, 56 of them kept, are anomalous)"
     assert f"<b>1.439</b><span>{said}</span>" in page
     assert "What another keep ratio would cost" in page
 
