@@ -66,7 +66,7 @@ def measured(scan: Path) -> Iterator[Row]:
         assert run.matrix is not None, "filter llb has one"
         evidence = {
             1: anomaly_evidence(run.config.purify, dense(run.matrix)),
-            2: by_folds(read_scores(run.made.fold_scores))["score"].to_numpy(),
+            2: by_folds(read_scores(run.made.round_scores[-1]))["score"].to_numpy(),
         }
         for number, score_N in evidence.items():
             for estimator, estimate in ESTIMATORS.items():

@@ -22,6 +22,7 @@ from llb_ray.engine import files
 from llb_ray.engine.calibrate import standing_out_ids
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
 from llb_ray.report.pictures import Pictures
 from llb_ray.report.votes import Votes
@@ -56,10 +57,12 @@ def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int]
     cut, scores = cut_of(run), read_table(run.folder.file("image_scores.arrow")).select(["image_id", "score"])
     table = joined(joined(run.purified, scores), _known(run))
     rows = _nearest_first(table, cut).slice(0, MOST)
+    standing_out = set(standing_out_ids(run.made))
     pictures = Pictures.of(run)
     drawn = pictures.of_images(rows["image_id"].to_pylist(), progress)
     columns = {
-        **_columns(rows, set(standing_out_ids(run.made))),
+        **_columns(rows, standing_out),
+        "family": _families(run, rows, standing_out),
         **_votes(rows["image_id"].to_pylist(), votes),
         "said": _said(run, set(rows["image_id"].to_pylist())),
         "num_near": 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table)))),
@@ -112,6 +115,17 @@ def _columns(rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
         "score": [_round(value) for value in rows["score"].to_pylist()],
         "known": known if any(known) else None,
     }
+
+
+def _families(run: FinishedRun, rows: pa.Table, standing_out: Collection[str]) -> list[int | None] | None:
+    """The family of look-alikes of each row, None of a usual image; None altogether where nothing was compared."""
+    decided = zip(rows["image_id"].to_pylist(), rows["decision"].to_pylist(), strict=True)
+    odd = [image_id for image_id, decision in decided if decision == REJECTED or image_id in standing_out]
+    found = families_of(run, odd, standing_out)
+    if found is None:
+        return None
+    family = dict(zip(odd, found, strict=True))
+    return [family.get(image_id) for image_id in rows["image_id"].to_pylist()]
 
 
 def _coded(names: Sequence[str]) -> dict[str, Any]:

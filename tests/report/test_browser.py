@@ -233,6 +233,28 @@ def test_kept_images_that_stand_out_have_a_tab(browser: WebDriver, finished: Pat
     assert complaints(page) == []
 
 
+def test_one_decision_is_for_all_lookalikes_that_are_listed(browser: WebDriver, finished_bank: Path) -> None:
+    llb_ray.write_report(finished_bank)
+    page = _opened(browser, finished_bank)
+    _click(page, "[data-show=alike]")
+    heads = page.find_elements(By.CSS_SELECTOR, ".family strong")
+    count = int(heads[0].text.split()[0])
+    first = _cards(page)[:count]
+    assert count > 1
+    _click(page, ".family [data-word=keep]")
+    _all_said(page, dict.fromkeys(first, "keep"))
+    page.find_element(By.CSS_SELECTOR, ".card").send_keys("R")
+    _all_said(page, dict.fromkeys(first, "reject"))
+    assert page.find_element(By.CSS_SELECTOR, ".family [data-word=reject]").get_attribute("aria-pressed") == "true"
+    _find(page, first[0])
+    _click(page, ".family [data-word=reject]")
+    _all_said(page, {})
+    page.execute_script(FIND, "")
+    _all_said(page, dict.fromkeys(first[1:], "reject"))
+    assert page.execute_script(LUMINANCE) == []
+    assert complaints(page) == []
+
+
 def test_keys_move_decide_and_look_closely(page: WebDriver) -> None:
     _click(page, "[data-show=all]")
     names = _cards(page)

@@ -54,6 +54,23 @@ def test_it_is_one_file_that_refers_to_no_other(run: Path) -> None:
     assert "default-src 'none'" in page
 
 
+def test_odd_images_have_a_family_of_lookalikes(run: Path) -> None:
+    columns = _block(_page(run), "columns")
+    shown = zip(columns["family"], columns["kept"], columns["stands_out"], strict=True)
+    assert all((family is None) == bool(kept and not stands_out) for family, kept, stands_out in shown)
+    sizes = [columns["family"].count(number) for number in range(max(filter(None, columns["family"])) + 1)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_without_features_nothing_is_said_to_look_alike(run: Path) -> None:
+    index = json.loads((run / "run.json").read_text())
+    index["artifacts"]["features"] = []
+    (run / "run.json").write_text(json.dumps(index))
+    page = _page(run)
+    assert _block(page, "columns")["family"] is None
+    assert "Look-alikes are not told" in page
+
+
 def test_every_training_image_is_there_once_the_nearest_to_the_cut_first(run: Path) -> None:
     columns = _block(_page(run), "columns")
     purified = {row["image_id"]: row for row in read_table(run / "purified" / "part-0.arrow").to_pylist()}

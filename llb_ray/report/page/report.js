@@ -50,15 +50,27 @@
   const word = (i) => said.get(data.image_id[i])?.decision || "";
   const note = (i) => said.get(data.image_id[i])?.note || "";
 
-  function say(i, change) {
+  function set(i, change) {
     const now = { decision: word(i), note: note(i), ...change };
     if (now.decision || now.note) said.set(data.image_id[i], now);
     else said.delete(data.image_id[i]);
+  }
+
+  function say(i, change) {
+    set(i, change);
     save();
     refresh(i);
   }
 
   const decide = (i, chosen) => say(i, { decision: word(i) === chosen ? "" : chosen });
+
+  function decideFamily(i, chosen) {
+    const rows = alike(i);
+    const now = rows.every((row) => word(row) === chosen) ? "" : chosen;
+    for (const row of rows) set(row, { decision: now });
+    save();
+    rows.forEach(refresh);
+  }
 
   function tally() {
     const words = [...said.values()].map((one) => one.decision).filter(Boolean);
@@ -89,11 +101,15 @@
 
   const texts = data.path.map((path, i) =>
     [path, data.reason[i], data.image_id[i], data.group?.[i], data.known?.[i]].join("\n").toLowerCase());
+  const family = (i) => data.family?.[i] ?? null;
+  const familySize = {};
+  for (const one of data.family || []) if (one !== null) familySize[one] = (familySize[one] || 0) + 1;
   const SHOWN = {
     near: (i) => i < data.num_near,
     rejected: (i) => !data.kept[i],
     kept: (i) => data.kept[i],
     "standing-out": (i) => data.stands_out[i],
+    alike: (i) => familySize[family(i)] > 1,
     all: () => true,
   };
   const SAID = {
@@ -138,9 +154,14 @@
       tab.querySelector("span").textContent = some.filter(SHOWN[tab.dataset.show]).length.toLocaleString("en");
       tab.setAttribute("aria-pressed", tab.dataset.show === state.show);
     }
-    state.list = some.filter(SHOWN[state.show]).sort(ORDERS[at("sort").value][1]);
+    const order = ORDERS[at("sort").value][1];
+    const together = (a, b) => (state.show === "alike" ? family(a) - family(b) : 0);
+    state.list = some.filter(SHOWN[state.show]).sort((a, b) => together(a, b) || order(a, b));
     turn(0);
   }
+
+  // Of what is listed: nobody decides on images that a filter hides.
+  const alike = (i) => state.list.filter((row) => family(row) === family(i));
 
   // ---- pictures: parsed, decoded and painted when they are looked at ----
 
@@ -261,6 +282,28 @@
     return made;
   }
 
+  function familyHead(i) {
+    const head = make("div", "family"), rows = alike(i);
+    head.setAttribute("role", "listitem");
+    head.dataset.family = family(i);
+    const kept = rows.filter((row) => data.kept[row]).length;
+    head.append(make("strong", "", `${rows.length} look${rows.length > 1 ? "" : "s"} alike`), make("span", "", `${kept} kept, ${rows.length - kept} rejected`));
+    for (const one of ["keep", "unsure", "reject"]) {
+      const button = make("button", "", `${one} all`);
+      button.type = "button";
+      button.dataset.word = one;
+      button.addEventListener("click", () => decideFamily(i, one));
+      head.append(button);
+    }
+    markFamily(head, rows);
+    return head;
+  }
+
+  function markFamily(head, rows) {
+    for (const button of head.querySelectorAll("[data-word]"))
+      button.setAttribute("aria-pressed", rows.every((row) => word(row) === button.dataset.word));
+  }
+
   function mark(element, i) {
     element.dataset.said = word(i);
     for (const button of element.querySelectorAll("[data-word]"))
@@ -273,6 +316,8 @@
     const shown = document.querySelector(`.card[data-row="${i}"]`);
     if (shown) mark(shown, i);
     if (state.closeUp === i) mark(at("close-up-choice"), i);
+    const head = document.querySelector(`.family[data-family="${family(i)}"]`);
+    if (head) markFamily(head, alike(i));
   }
 
   const numPages = () => Math.max(1, Math.ceil(state.list.length / PER_PAGE));
@@ -280,7 +325,8 @@
   function turn(page, focus) {
     state.page = Math.min(Math.max(page, 0), numPages() - 1);
     const rows = state.list.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE);
-    at("cards").replaceChildren(...rows.map(card));
+    const begins = (n) => state.show === "alike" && (n === 0 || family(rows[n]) !== family(rows[n - 1]));
+    at("cards").replaceChildren(...rows.flatMap((i, n) => (begins(n) ? [familyHead(i), card(i)] : [card(i)])));
     at("nothing").hidden = rows.length > 0;
     at("page").textContent = `Page ${state.page + 1} of ${numPages()}, ${state.list.length.toLocaleString("en")} images`;
     at("previous").disabled = state.page === 0;
@@ -288,8 +334,10 @@
     reach(focus === "last" ? rows.length - 1 : 0, Boolean(focus));
   }
 
+  const shownCards = () => [...at("cards").querySelectorAll(".card")];
+
   function reach(index, focus) {
-    const cards = at("cards").children;
+    const cards = shownCards();
     if (!cards.length) return;
     if (cards[state.card]) cards[state.card].tabIndex = -1;
     state.card = Math.min(Math.max(index, 0), cards.length - 1);
@@ -298,7 +346,7 @@
   }
 
   function move(step) {
-    const target = state.card + step, last = at("cards").children.length - 1;
+    const target = state.card + step, last = shownCards().length - 1;
     if (target < 0 && state.page > 0) turn(state.page - 1, "last");
     else if (target > last && state.page < numPages() - 1) turn(state.page + 1, "first");
     else reach(target, true);
@@ -333,6 +381,7 @@
       labelled: data.known?.[i],
       category: data.category.names[data.category.rows[i]],
       group: data.group?.[i],
+      "look-alikes": familySize[family(i)] > 1 ? familySize[family(i)] - 1 : null,
       "by hand before": earlier && [earlier.decision, earlier.by, earlier.note].filter(Boolean).join(", "),
       image_id: data.image_id[i],
     };
@@ -385,6 +434,8 @@
     const row = inCloseUp ? state.closeUp : onCard ? Number(onCard.dataset.row) : -1;
     if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]);
     else if (event.key in KEYS && row >= 0) decide(row, KEYS[event.key]);
+    else if (event.shiftKey && KEYS[event.key.toLowerCase()] && row >= 0 && state.show === "alike")
+      decideFamily(row, KEYS[event.key.toLowerCase()]);
     else if (event.key === "Enter" && event.target === onCard) look(row);
     else if (event.key === "h") at("overlay").click();
     else if (event.key === "n" && !inCloseUp) turn(state.page + 1, "first");
@@ -411,6 +462,7 @@
     options(at("groups"), [...new Set(data.group || [])].sort().slice(0, MOST_GROUPS).map((name) => [name, name]));
     document.querySelector("[data-show=near]").hidden = !data.num_near;
     document.querySelector("[data-show=standing-out]").hidden = !data.stands_out.includes(1);
+    document.querySelector("[data-show=alike]").hidden = !Object.values(familySize).some((size) => size > 1);
     document.querySelector("#said [value=before]").hidden = !Object.keys(data.said).length;
     at("scale-low").textContent = number(data.scale.low);
     at("scale-high").textContent = number(data.scale.high);
@@ -431,7 +483,7 @@
     at("next").addEventListener("click", () => turn(state.page + 1));
     at("cards").addEventListener("focusin", (event) => {
       const focused = event.target.closest(".card");
-      if (focused) reach([...at("cards").children].indexOf(focused), false);
+      if (focused) reach(shownCards().indexOf(focused), false);
     });
     at("download").addEventListener("click", download);
     at("clear").addEventListener("click", () => {

@@ -1,0 +1,36 @@
+"""Odd images in families of look-alikes, so that a person decides on a kind of images, not on each of them."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from llb_ray.detectors.base import row_batches
+from llb_ray.detectors.lookalikes import families, oddness, placed, usual
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.source import CachedSource
+from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.seeding import stream
+
+_BATCH = 32  # images read at once
+_MOST_USUAL = 64  # kept images that odd ones are compared with
+_FEWEST_USUAL = 10
+
+
+def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[str]) -> list[int] | None:
+    """The family of each of these images, 0 the largest; None where too little is there to compare them with.
+
+    They are compared with kept images that do not stand out, by the run's cached features.
+    """
+    plain = sorted(set(kept_ids(run.purified)) - set(standing_out) - set(odd))
+    if not run.made.features or len(plain) < _FEWEST_USUAL or not odd:
+        return None
+    drawn = stream(0, "usual").permutation(len(plain))[:_MOST_USUAL]
+    beside = usual(torch.cat([*_patches(run, [plain[row] for row in drawn])]))
+    found: list[int] = families(np.concatenate([oddness(part, beside) for part in _patches(run, odd)])).tolist()
+    return found
+
+
+def _patches(run: FinishedRun, image_ids: Sequence[str]) -> Iterator[torch.Tensor]:
+    source = CachedSource(run.made.features, image_ids, torch.device("cpu"))
+    return (placed(source.batch(rows)) for rows in row_batches(len(source), _BATCH))
