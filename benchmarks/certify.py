@@ -13,13 +13,14 @@ benchmarks/certify_<set>_<detector>.md, and the raw rows as Parquet beside it.
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from harness import setting, spread
 
 import llb_ray
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="further settings")
     parser.add_argument("--result", type=Path)
     parser.add_argument("--table-only", action="store_true", help="of what is there")
+    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="tables of earlier parts, whose rows join in")
     arguments = parser.parse_args()
     result = arguments.result or HERE / f"certify_{arguments.dataset}_{arguments.config}.md"
     config = configured(arguments)
@@ -54,7 +56,8 @@ def main() -> None:
         rows = llb_ray.table(arguments.out / "scan")
     else:
         rows = llb_ray.scan(config, out=arguments.out / "scan", executor="serial", tell=_tell)
-    shutil.copy(arguments.out / "scan" / "results.parquet", result.with_suffix(".parquet"))
+    rows = joined(rows, [pq.read_table(path) for path in arguments.rows])
+    pq.write_table(rows, result.with_suffix(".parquet"))
     done = [row for row in rows.to_pylist() if row["status"] == DONE]
     command = "python benchmarks/certify.py " + " ".join(sys.argv[1:])
     result.write_text(
@@ -90,6 +93,13 @@ def configured(arguments: argparse.Namespace) -> ScanConfig:
     usual = {"alphas": list(ALPHAS), "seeds": list(range(arguments.seeds)), "filters": list(arguments.filters)}
     path = HERE.parent / "configs" / f"{arguments.config}.yaml"
     return load_scan(path, [*overrides, *arguments.overrides], usual)
+
+
+def joined(rows: pa.Table, earlier: Sequence[pa.Table]) -> pa.Table:
+    """The rows, and those of earlier tables whose jobs are not among them."""
+    keys = ("category", "alpha", "filter", "seed")
+    by_job = {tuple(row[key] for key in keys): row for table in (*earlier, rows) for row in table.to_pylist()}
+    return pa.Table.from_pylist(list(by_job.values()), rows.schema).sort_by([(key, "ascending") for key in keys])
 
 
 def overview(rows: Sequence[dict[str, object]], made: Sequence[Robustness]) -> str:

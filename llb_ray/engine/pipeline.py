@@ -162,9 +162,9 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     overrides = None if said is None else stages.decisions.overrides(said)
     rounds, judged = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
     purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
+    apart = _for_threshold(stages, judged, purified, overrides, features)  # before the final fit: it may refuse
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    apart = _for_threshold(stages, judged, purified, overrides, features)
     threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)

@@ -43,7 +43,7 @@ def test_words_change_the_images_that_they_are_about(finished_bank: Path, tmp_pa
     (kept, *_), (rejected, *_) = ([i for i in before if before[i]["decision"] == d] for d in ("kept", "rejected"))
     (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},reject\n{rejected},keep\n")
     result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
-    stages = ["overrides", "by-hand", "final", "final-scores", "folds", "fold-scores", "threshold", "evaluate"]
+    stages = ["overrides", "by-hand", "folds", "fold-scores", "final", "final-scores", "threshold", "evaluate"]
     assert _fresh(result) == stages
     after = _rows(tmp_path / "new")
     assert {image_id for image_id in before if before[image_id] != after[image_id]} == {kept, rejected}
@@ -134,7 +134,7 @@ def test_a_threshold_that_the_record_does_not_know_is_found(finished_bank: Path,
 
 
 @pytest.mark.parametrize("settings", [["purify.rounds=2"], ["threshold.method=folds"]])
-def test_too_few_kept_images_are_a_sentence(
+def test_too_few_kept_images_are_a_sentence_and_no_final_fit(
     settings: list[str], finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
@@ -143,3 +143,5 @@ def test_too_few_kept_images_are_a_sentence(
         DataError, match=r"kept images, 1: too few to leave out a fold of them; keep more \(purify.keep_ratio\)"
     ):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")
+    done = [json.loads(line).get("stage") for line in (run / "events.jsonl").read_text().splitlines()]
+    assert done[::-1].index("purify") < done[::-1].index("final"), "the final fit in this folder is of the run before"

@@ -46,9 +46,9 @@ SETTINGS = [
     ("evaluation.sigma_px=2.5", "evaluate"),
     ("evaluation.fpr_limit=0.1", "evaluate"),
     ("purify.keep_ratio=0.5", "purify final final-scores threshold evaluate"),
-    ("purify.filter=none", f"purify final final-scores {FOLDS} threshold evaluate"),
-    ("purify.filter=random", f"purify final final-scores {FOLDS} threshold evaluate"),
-    ("purify.filter=oracle", f"purify final final-scores {FOLDS} threshold evaluate"),
+    ("purify.filter=none", f"purify {FOLDS} final final-scores threshold evaluate"),
+    ("purify.filter=random", f"purify {FOLDS} final final-scores threshold evaluate"),
+    ("purify.filter=oracle", f"purify {FOLDS} final final-scores threshold evaluate"),
     ("data.group_pattern=null", "manifest partition members member-scores scores purify final? threshold evaluate"),
     (r"data.group_pattern=obj(\d+)", "manifest partition purify threshold evaluate"),
 ]
@@ -112,7 +112,7 @@ def test_a_machine_with_other_resources_keeps_what_is_finished(
 def test_the_seed_alone_trains_the_final_detector_anew(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, ["purify.filter=none"])
     first = _again(config, photos, tmp_path)
-    again = f"purify final final-scores {FOLDS} threshold evaluate".split()
+    again = f"purify {FOLDS} final final-scores threshold evaluate".split()
     assert _rerun(first) == ["manifest", "labels", "features", *again]
     assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == again
 
