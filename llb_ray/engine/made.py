@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_LATER = ("bands", "overrides", "pixel_counts", "pool", "round_scores")  # roles that older runs do not name
+_LATER = ("bands", "overrides", "pixel_counts", "pool")  # roles that older runs do not name
 
 
 @dataclass(frozen=True)
