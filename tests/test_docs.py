@@ -19,13 +19,14 @@ from click.testing import CliRunner
 
 from llb_ray.cli import main
 from llb_ray.config import load
+from llb_ray.data.images import content_id
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 _TINY = {"members.count": 2, "detector.member_steps": 3, "detector.final_steps": 3}
 _TINY_BANK = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
-_WITHOUT_RAY = ("run", "plan", "doctor", "certify")
+_WITHOUT_RAY = ("run", "plan", "doctor", "certify", "repurify")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def desk(photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     shutil.copytree(photos / "test" / "good", tmp_path / "new_photos")
     for part in ("train/good", "test", "ground_truth"):  # clean, as benchmarks come
         shutil.copytree(photos / part, tmp_path / "benchmark" / photos.name / part)
+    image = next(photos.glob("train/good/*.png"))
+    (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{content_id(image)},reject\n")
     (tmp_path / "weights").mkdir()
     shutil.copy(weights, tmp_path / "weights" / "mobilenetv2_100.safetensors")
     monkeypatch.chdir(tmp_path)
