@@ -22,6 +22,7 @@ from typing import Any
 from harness import Row, setting, spread, write_rows
 
 import llb_ray
+from llb_ray.artifacts import digest
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
@@ -41,9 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0, 0.1, 0.2, 0.4])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--result", type=Path, default=HERE / "lookalikes.md")
     arguments = parser.parse_args()
-    rows = [row for scan in arguments.scans for row in measured(scan, arguments.out / scan.parent.name)]
+    rows = [row for scan in arguments.scans for row in measured(scan, arguments)]
     write_rows(rows, arguments.result.with_suffix(".csv"))
     command = "python benchmarks/lookalikes.py " + " ".join(sys.argv[1:])
     seeds = len({row["seed"] for row in rows})
@@ -57,10 +60,11 @@ def main() -> None:
     print(arguments.result.read_text())
 
 
-def measured(scan: Path, out: Path) -> Iterator[Row]:
+def measured(scan: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     """A row per job and way of deciding."""
     for job in llb_ray.table(scan).to_pylist():
-        if job["filter"] != "llb" or job["status"] != DONE:
+        wanted = job["filter"] == "llb" and job["alpha"] in arguments.alphas and job["seed"] < arguments.seeds
+        if not wanted or job["status"] != DONE:
             continue
         name = f"{job['category']}_alpha{job['alpha']:g}_llb_seed{job['seed']}"
         run = FinishedRun(RunFolder.open(scan / "jobs" / name), None)
@@ -72,7 +76,8 @@ def measured(scan: Path, out: Path) -> Iterator[Row]:
             (FAMILIES, len(set(family)), by_family(truth, odd, family)),
             (IMAGES, len(odd), truth),
         ):
-            metrics = repurified(run, {image_id: said[image_id] for image_id in odd}, out / f"{name}-{words}")
+            of_odd = {image_id: said[image_id] for image_id in odd}
+            metrics = repurified(run, of_odd, arguments.out / scan.parent.name / f"{name}-{digest(of_odd)[:8]}")
             right = [said[image_id] == truth[image_id] for image_id in odd]
             row = known | {"words_by": how, "words": words, "right": sum(right) / len(odd) if odd else None}
             row |= {key: metrics.get(key) for key in MEASURED}
