@@ -91,7 +91,9 @@ def odd_images(run: FinishedRun) -> tuple[dict[str, int], list[str], list[int]]:
     truth = {row["image_id"]: row["label"] for row in labels}
     standing_out = standing_out_ids(run.made)
     odd = sorted((set(truth) - set(kept_ids(run.purified))) | set(standing_out))
-    return truth, odd, families_of(run, odd, standing_out) or []
+    family = families_of(run, odd, standing_out)
+    assert not isinstance(family, str), family
+    return truth, odd, family
 
 
 def by_family(truth: Mapping[str, int], odd: list[str], family: list[int]) -> dict[str, int]:

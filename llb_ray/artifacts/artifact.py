@@ -12,7 +12,7 @@ from llb_ray.disk import LOCAL, file_digest
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
-FORMAT_VERSION = 5  # raise it whenever a stage gives other output for the same recipe: it is part of every key
+FORMAT_VERSION = 6  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 
 

@@ -164,7 +164,7 @@ class RunConfig(Settings):
         if self.threshold.method != "members":
             return ""
         if self.rounds > 1:
-            return "what the last round judged by knows no decision by hand"
+            return "the last round judges by them"
         if self.reads_suspects:
             return "the final memory has seen every image"
         return "" if self.purify.reads_scores else "there are no members"

@@ -27,7 +27,10 @@ def calibrated(
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready."""
+    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready.
+
+    They are those of `threshold_facts`, and how many of the images that stand out are kept in the end.
+    """
     decided, final = [_decided(made) for made in (*rounds, purified)], read_scores(final_scores)
     held_out = _held_out(decided[-1], matrix, folds, final)
     kept = _of_kept(held_out, decided, overrides)

@@ -5,7 +5,7 @@ Each returns a sentence, or raises AuditError with the first thing that does not
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact
 from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.given import Given, given
+from llb_ray.engine.given import Given, given, why_folds
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.stages import FINAL
@@ -68,25 +68,29 @@ def scored_by_whom_it_says(run: FinishedRun) -> str:
 def held_out_scores_are(run: FinishedRun) -> str:
     """The scores of a fold are by a detector of this run that was given what had been kept, and nothing of the fold."""
     made = run.made
-    fitted = {artifact.content: artifact for artifact in made.folds}
-    for scores, before in zip(made.round_scores, made.rounds, strict=False):
-        _held_out(fitted, scores, given(run.config, before, None))
-    if made.overrides is not None or not made.round_scores:
-        _held_out(fitted, made.fold_scores, given(run.config, made.purified, made.overrides))
-    elif {shard.content for shard in made.fold_scores} - {shard.content for shard in made.round_scores[-1]}:
-        raise AuditError("the threshold comes from other held-out scores than the last round judged by")
-    if not fitted:
+    judged = list(zip(made.round_scores, made.rounds, strict=False))
+    for scores, before in judged:
+        _held_out(run, scores, given(run.config, before, None))
+    before = judged[-1][1] if judged else made.purified
+    if made.fold_scores:
+        _held_out(run, made.fold_scores, given(run.config, before, made.overrides))
+    elif made.threshold is not None and why_folds(run.config, before, made.overrides):
+        raise AuditError("the threshold is to come from detectors without a fold, and there are no scores by such")
+    if not made.folds:
         return "no detectors without a fold"
-    return f"{len(fitted)} detectors without a fold each scored images that they had not seen"
+    return f"{len(made.folds)} detectors without a fold each scored images that they had not seen"
 
 
-def _held_out(fitted: Mapping[str, Artifact], scores: Sequence[Artifact], images: Given) -> None:
+def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: Given) -> None:
+    fitted = {artifact.content: artifact for artifact in run.made.folds}
     apart = dict[str, list[str]]()
     for shard in scores:
         by = [content for content in shard.inputs.values() if content in fitted]
         if len(by) != 1:
             raise AuditError(f"{shard.where}: the scores of a fold were made by another detector than the run's")
         apart.setdefault(by[0], []).extend(read_scores([shard])["image_id"].to_pylist())
+    scored = [image_id for fold in apart.values() for image_id in fold]
+    same_ids("held-out scores", scored, "manifest's training images", run.train["image_id"].to_pylist())
     for content, fold in apart.items():
         _was_given(fitted[content], fold, images)
 

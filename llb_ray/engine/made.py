@@ -8,8 +8,6 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_LATER = ("bands", "overrides", "pixel_counts", "pool")  # roles that older runs do not name
-
 
 @dataclass(frozen=True)
 class Made:
@@ -52,9 +50,8 @@ class Made:
     @classmethod
     def of_index(cls, index: dict[str, Any], store: Store) -> "Made":
         """The artifacts that an index names; raises ArtifactError if it is not one, or one of them is gone."""
-        roles = [spec.name for spec in fields(cls) if spec.name in index or spec.name not in _LATER]
         try:
-            return cls(**{role: _from_json(index[role], store) for role in roles})
+            return cls(**{spec.name: _from_json(index[spec.name], store) for spec in fields(cls)})
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{store.root.parent}/run.json: damaged ({error}); run the same command again"

@@ -50,7 +50,7 @@ class Result:
     worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
-    threshold: dict[str, Any] = field(default_factory=dict)  # `ensemble.threshold.threshold_facts`
+    threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `calibrate.calibrated`
     contamination: dict[str, float] = field(default_factory=dict)  # estimated share, low and high, if it was
 
 
@@ -162,7 +162,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     overrides = None if said is None else stages.decisions.overrides(said)
     rounds, judged = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
     purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
-    apart = _for_threshold(stages, judged, purified, overrides, features)  # before the final fit: it may refuse
+    apart = _apart(stages, rounds, judged, overrides, features)  # before the final fit: they may lack images
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
     threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores)
@@ -210,16 +210,18 @@ def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[A
     return rounds, judged
 
 
-def _for_threshold(
-    stages: Stages, judged: list[Folds], purified: Artifact, overrides: Artifact | None, features: Features
+def _apart(
+    stages: Stages, rounds: list[Artifact], judged: list[Folds], overrides: Artifact | None, features: Features
 ) -> Folds:
-    """What the threshold comes from: the folds that the last round judged by, or others that know people's words too.
+    """The folds that the threshold comes from; none where the members say it, or nobody asks.
 
-    None where the members say it, or it is not to be set.
+    They are those of the last round.  Where people decided too they know their words, so that an image which is given
+    back is judged by a detector that knows others of its kind.
     """
     if judged and overrides is None and stages.config.threshold.method != "none":
         return judged[-1]
-    return stages.folds(purified, overrides, features) if stages.needs_folds(purified) else Folds([], [])
+    before = rounds[-2] if judged else rounds[-1]
+    return stages.folds(before, overrides, features) if stages.needs_folds(before, overrides) else Folds([], [])
 
 
 def _result(stages: Stages, made: Made) -> Result:

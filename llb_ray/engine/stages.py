@@ -25,12 +25,11 @@ from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.decisions import Decisions
 from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
-from llb_ray.engine.given import fold_ids, given
+from llb_ray.engine.given import fold_ids, given, why_folds
 from llb_ray.engine.member import member_name
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import fit_settings, partition_settings
 from llb_ray.engine.truth import Truth
-from llb_ray.ensemble.held_out import LEAST_REJECTED, split
 from llb_ray.ensemble.partition import partition, shares, training_sets
 from llb_ray.ensemble.scores import assemble
 
@@ -147,14 +146,11 @@ class Stages:
         everyone = self.manifest.table["image_id"].to_pylist()
         return self.crew.score("final-scores", {FINAL: final}, everyone, features, keeps_maps=True)
 
-    def needs_folds(self, purified: Artifact) -> bool:
+    def needs_folds(self, decided: Artifact, overrides: Artifact | None) -> bool:
         """Whether held-out scores are to come from further fits; says so where those were not asked for."""
         if self.config.threshold.method != "members":
             return self.config.threshold.method == "folds"
-        _, rejected = split(read_table(purified.file(files.PURIFIED)))
-        reason = self.config.why_folds
-        if not reason and len(rejected) < LEAST_REJECTED:
-            reason = f"only {len(rejected)} images were rejected"
+        reason = why_folds(self.config, decided, overrides)
         if reason:
             self.say_folds(f"{reason}, so the threshold takes")
         return bool(reason)
@@ -163,9 +159,9 @@ class Stages:
         """That further detectors are fitted, where nobody asked for them by name."""
         self.clock.tell(f"note: {what_for} {self.config.threshold.folds} further detectors (threshold.folds)")
 
-    def folds(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Folds:
+    def folds(self, decided: Artifact, overrides: Artifact | None, features: Features) -> Folds:
         """Detectors like the final one, each fitted without a fold of the training images, and their scores of it."""
-        images, folds = given(self.config, purified, overrides), fold_ids(self.config, self._train_images)
+        images, folds = given(self.config, decided, overrides), fold_ids(self.config, self._train_images)
         specs = []
         for index, (name, fold) in enumerate(folds.items()):
             left, settings = images.without(fold), fit_settings(self.config, "final", index)

@@ -187,7 +187,7 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
     if normals == "kept" and count > rate * threshold["num_held_out"]:
         lower = threshold["threshold_if_bulk_is_normal"]
-        kept = threshold["num_standing_out_kept"]
+        kept = threshold.get("num_standing_out_kept", count)  # a file of an older version does not say
         some = "" if kept == count else f", {kept} of them kept,"
         yield "  or rather", f"{lower:.4g}, if the {count} that stand out{some} are anomalous"
 

@@ -17,20 +17,30 @@ _MOST_USUAL = 64  # kept images that odd ones are compared with
 _FEWEST_USUAL = 10
 
 
-def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[str]) -> list[int] | None:
-    """The family of each of these images, 0 the largest; None where too little is there to compare them with.
+def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[str]) -> list[int] | str:
+    """The family of each of these images, 0 the largest; or the reason why there is nothing to compare them by.
 
     They are compared with kept images that do not stand out, by the run's cached features.
     """
     plain = sorted(set(kept_ids(run.purified)) - set(standing_out) - set(odd))
-    if not run.made.features or len(plain) < _FEWEST_USUAL or not odd:
-        return None
+    reason = _why_not(run, len(plain))
+    if reason or not odd:
+        return reason if odd else []
     drawn = stream(0, "usual").permutation(len(plain))[:_MOST_USUAL]
     beside = usual(torch.cat([*_patches(run, [plain[row] for row in drawn])]))
     found: list[int] = families(np.concatenate([oddness(part, beside) for part in _patches(run, odd)])).tolist()
     return found
 
 
+def _why_not(run: FinishedRun, num_plain: int) -> str:
+    if run.folder.remote is not None:
+        return "the run's features lie at a URI, and would all have to be fetched"
+    if not run.made.features:
+        return "the run's features were not cached (features.max_gib)"
+    return f"fewer than {_FEWEST_USUAL} kept images do not stand out" if num_plain < _FEWEST_USUAL else ""
+
+
 def _patches(run: FinishedRun, image_ids: Sequence[str]) -> Iterator[torch.Tensor]:
-    source = CachedSource(run.made.features, image_ids, torch.device("cpu"))
+    plain = [artifact for artifact in run.made.features if not artifact.settings.get("augment")]
+    source = CachedSource(plain, image_ids, torch.device("cpu"))
     return (placed(source.batch(rows)) for rows in row_batches(len(source), _BATCH))

@@ -62,7 +62,7 @@ def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int]
     drawn = pictures.of_images(rows["image_id"].to_pylist(), progress)
     columns = {
         **_columns(rows, standing_out),
-        "family": _families(run, rows, standing_out),
+        **_families(run, rows, standing_out),
         **_votes(rows["image_id"].to_pylist(), votes),
         "said": _said(run, set(rows["image_id"].to_pylist())),
         "num_near": 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table)))),
@@ -117,15 +117,15 @@ def _columns(rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
     }
 
 
-def _families(run: FinishedRun, rows: pa.Table, standing_out: Collection[str]) -> list[int | None] | None:
-    """The family of look-alikes of each row, None of a usual image; None altogether where nothing was compared."""
+def _families(run: FinishedRun, rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
+    """The family of look-alikes of each row, None of a usual image; or why nothing was compared."""
     decided = zip(rows["image_id"].to_pylist(), rows["decision"].to_pylist(), strict=True)
     odd = [image_id for image_id, decision in decided if decision == REJECTED or image_id in standing_out]
     found = families_of(run, odd, standing_out)
-    if found is None:
-        return None
+    if isinstance(found, str):
+        return {"family": None, "no_families": found}
     family = dict(zip(odd, found, strict=True))
-    return [family.get(image_id) for image_id in rows["image_id"].to_pylist()]
+    return {"family": [family.get(image_id) for image_id in rows["image_id"].to_pylist()], "no_families": ""}
 
 
 def _coded(names: Sequence[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) ->
         facts=facts,
         num_shown=len(shown.columns["image_id"]),
         num_train=run.train.num_rows,
-        is_cached=bool(run.made.features),
+        no_families=shown.columns["no_families"],
         kept_share=facts.outcome.num_kept / max(1, run.train.num_rows),
         columns=_json(shown.columns),
         chunks=[_json(chunk) for chunk in shown.chunks],

@@ -63,24 +63,68 @@ def test_a_score_of_a_round_that_was_changed_is_found(finished_bank: Path, tmp_p
     index["artifacts"]["fold_scores"].reverse()
     (run / "run.json").write_text(json.dumps(index))
     assert llb_ray.audit(run), "shards may be read in any order"
-    threshold_from = index["artifacts"]["fold_scores"]
-    index["artifacts"]["fold_scores"] = threshold_from[:1]
-    index["artifacts"]["round_scores"] = [threshold_from[1:]]
-    (run / "run.json").write_text(json.dumps(index))
-    with pytest.raises(AuditError, match="other held-out scores than the last round judged by"):
-        llb_ray.audit(run)
-    index["artifacts"]["round_scores"] = []
-    (run / "run.json").write_text(json.dumps(index))
-    with pytest.raises(AuditError, match="2 rounds have decisions, and 1 have scores|was not learnt from as had"):
-        llb_ray.audit(run)
-    index["artifacts"]["fold_scores"], index["artifacts"]["round_scores"] = threshold_from, [threshold_from]
     index["artifacts"]["rounds"].reverse()
     (run / "run.json").write_text(json.dumps(index))
     with pytest.raises(AuditError, match=r"purify, round 1|raw score matrix would give"):
         llb_ray.audit(run)
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("role", "shards", "sentence"),
+    [
+        ("fold_scores", 1, "held-out scores: image .* is missing"),
+        ("fold_scores", 0, "there are no scores by such"),
+        ("round_scores", 0, "2 rounds have decisions, and 1 have scores"),
+    ],
+)
+def test_held_out_scores_that_are_left_out_are_missed(
+    role: str, shards: int, sentence: str, finished_bank: Path, tmp_path: Path
+) -> None:
+    """Whoever leaves some out makes the threshold what they like."""
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    index = json.loads((run / "run.json").read_text())
+    index["artifacts"][role] = index["artifacts"][role][:shards]
+    if role == "round_scores":
+        index["artifacts"]["fold_scores"] = []
+        index["artifacts"]["threshold"] = None
+        (run / "threshold.json").unlink()
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match=sentence):
+        llb_ray.audit(run)
+
+
+def test_a_fold_that_was_fitted_with_other_settings_is_found(finished_bank: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    index = json.loads((run / "run.json").read_text())
+    index["artifacts"]["folds"].reverse()
+    (run / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError, match="stage 'fit 0 without a fold' had other settings"):
+        llb_ray.audit(run)
+
+
+def test_a_word_that_changes_nothing_leaves_the_threshold(finished_bank: Path, tmp_path: Path) -> None:
+    kept = next(image_id for image_id, row in _rows(finished_bank).items() if row["decision"] == "kept")
+    (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},unsure\n")
+    result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
+    assert result.threshold == json.loads((finished_bank / "threshold.json").read_text())
+    assert not {"folds", "fold-scores", "final", "final-scores"} & set(_fresh(result))
+    assert llb_ray.audit(tmp_path / "new")
+
+
+def test_every_one_of_three_rounds_is_derived(photos: Path, tiny_bank: RunConfig, tmp_path: Path) -> None:
+    config = with_overrides(tiny_bank, ["purify.rounds=3", "purify.keep_ratio=0.75"])
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
+    made = RunFolder.open(tmp_path / "run").made()
+    assert (len(made.rounds), len(made.round_scores)) == (3, 2)
+    assert llb_ray.audit(tmp_path / "run")
+    index = json.loads((tmp_path / "run" / "run.json").read_text())
+    index["artifacts"]["rounds"][1] = index["artifacts"]["rounds"][2]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(index))
+    with pytest.raises(AuditError):
+        llb_ray.audit(tmp_path / "run")
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
 def test_any_detector_can_judge_again(
     rounds: int, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
@@ -140,7 +184,7 @@ def test_too_few_kept_images_are_a_sentence_and_no_final_fit(
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     config = with_overrides(tiny, ["purify.keep_ratio=0.03", *settings])
     with pytest.raises(
-        DataError, match=r"kept images, 1: too few to leave out a fold of them; keep more \(purify.keep_ratio\)"
+        DataError, match=r"kept images, 1: too few to leave out a fold of them; keep more \(purify.keep_ratio, or"
     ):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")
     done = [json.loads(line).get("stage") for line in (run / "events.jsonl").read_text().splitlines()]

@@ -84,14 +84,6 @@ def test_a_run_without_decisions_has_no_trace_of_them(finished: Path) -> None:
     assert "nothing was decided by hand" in llb_ray.audit(finished)
 
 
-def test_an_older_index_is_still_read(finished: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    index = json.loads((run / "run.json").read_text())
-    del index["artifacts"]["overrides"]
-    (run / "run.json").write_text(json.dumps(index))
-    assert llb_ray.audit(run)
-
-
 def test_decisions_are_laid_over_those_of_the_run_before(finished: Path, tmp_path: Path) -> None:
     first, second = _some(finished, "rejected", 2)
     _again(finished, {first: "keep", second: "keep"}, tmp_path / "one")

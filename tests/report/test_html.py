@@ -20,9 +20,11 @@ from llb_ray import RunConfig
 from llb_ray.cli import main
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
+from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
 from llb_ray.report import gallery, pictures
+from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import Scale, smooth
 from tests.support import final_files
 
@@ -58,8 +60,23 @@ def test_odd_images_have_a_family_of_lookalikes(run: Path) -> None:
     columns = _block(_page(run), "columns")
     shown = zip(columns["family"], columns["kept"], columns["stands_out"], strict=True)
     assert all((family is None) == bool(kept and not stands_out) for family, kept, stands_out in shown)
-    sizes = [columns["family"].count(number) for number in range(max(filter(None, columns["family"])) + 1)]
+    numbers = [family for family in columns["family"] if family is not None]
+    sizes = [numbers.count(number) for number in range(max(numbers) + 1)]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_family_is_of_the_images_that_it_is_said_of(run: Path) -> None:
+    """In whatever order they are asked about."""
+    rows = read_table(run / "purified" / "part-0.arrow").to_pylist()
+    odd = [row["image_id"] for row in rows if "good" not in row["path"]]
+    together = []
+    for asked in (odd, odd[::-1]):
+        found = families_of(FinishedRun(RunFolder.open(run), None), asked, [])
+        assert isinstance(found, list)
+        said = dict(zip(asked, found, strict=True))
+        together.append({frozenset(one for one in odd if said[one] == number) for number in found})
+    assert together[0] == together[1]
+    assert len(together[0]) > 1
 
 
 def test_without_features_nothing_is_said_to_look_alike(run: Path) -> None:
@@ -68,7 +85,7 @@ def test_without_features_nothing_is_said_to_look_alike(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(index))
     page = _page(run)
     assert _block(page, "columns")["family"] is None
-    assert "Look-alikes are not told" in page
+    assert "Nothing is sorted by look-alikes: the run&#39;s features were not cached" in page
 
 
 def test_every_training_image_is_there_once_the_nearest_to_the_cut_first(run: Path) -> None:

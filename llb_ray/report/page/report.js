@@ -69,7 +69,10 @@
     const now = rows.every((row) => word(row) === chosen) ? "" : chosen;
     for (const row of rows) set(row, { decision: now });
     save();
-    rows.forEach(refresh);
+    for (const shown of document.querySelectorAll(".card")) mark(shown, Number(shown.dataset.row));
+    if (state.closeUp >= 0) mark(at("close-up-choice"), state.closeUp);
+    const head = document.querySelector(`.family[data-family="${family(i)}"]`);
+    if (head) markFamily(head, rows);
   }
 
   function tally() {
@@ -352,7 +355,16 @@
     else reach(target, true);
   }
 
-  const columns = () => getComputedStyle(at("cards")).gridTemplateColumns.split(" ").length;
+  // Cards from the one in focus to that above it (-1) or below it (1): families leave their last rows ragged.
+  function rowAway(sign) {
+    const cards = shownCards(), now = cards[state.card];
+    const further = cards.filter((one) => sign * (one.offsetTop - now.offsetTop) > 0);
+    if (!further.length) return sign * cards.length;
+    const row = sign * Math.min(...further.map((one) => sign * one.offsetTop));
+    const away = (one) => Math.abs(one.offsetLeft - now.offsetLeft);
+    const target = further.filter((one) => one.offsetTop === row).reduce((best, one) => (away(one) < away(best) ? one : best));
+    return cards.indexOf(target) - state.card;
+  }
 
   // ---- one image, closely ----
 
@@ -430,12 +442,11 @@
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const inCloseUp = at("close-up").open;
     const onCard = event.target.closest?.(".card");
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ...(onCard && !inCloseUp && { ArrowUp: -columns(), ArrowDown: columns() }) };
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ...(onCard && !inCloseUp && { ArrowUp: rowAway(-1), ArrowDown: rowAway(1) }) };
+    const chosen = KEYS[event.key.toLowerCase()];
     const row = inCloseUp ? state.closeUp : onCard ? Number(onCard.dataset.row) : -1;
     if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]);
-    else if (event.key in KEYS && row >= 0) decide(row, KEYS[event.key]);
-    else if (event.shiftKey && KEYS[event.key.toLowerCase()] && row >= 0 && state.show === "alike")
-      decideFamily(row, KEYS[event.key.toLowerCase()]);
+    else if (chosen && row >= 0) (event.shiftKey && state.show === "alike" ? decideFamily : decide)(row, chosen);
     else if (event.key === "Enter" && event.target === onCard) look(row);
     else if (event.key === "h") at("overlay").click();
     else if (event.key === "n" && !inCloseUp) turn(state.page + 1, "first");
@@ -462,7 +473,8 @@
     options(at("groups"), [...new Set(data.group || [])].sort().slice(0, MOST_GROUPS).map((name) => [name, name]));
     document.querySelector("[data-show=near]").hidden = !data.num_near;
     document.querySelector("[data-show=standing-out]").hidden = !data.stands_out.includes(1);
-    document.querySelector("[data-show=alike]").hidden = !Object.values(familySize).some((size) => size > 1);
+    const none = !Object.values(familySize).some((size) => size > 1);
+    document.querySelector("[data-show=alike]").hidden = at("shift-hint").hidden = none;
     document.querySelector("#said [value=before]").hidden = !Object.keys(data.said).length;
     at("scale-low").textContent = number(data.scale.low);
     at("scale-high").textContent = number(data.scale.high);
