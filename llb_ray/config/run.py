@@ -164,7 +164,7 @@ class RunConfig(Settings):
         if self.threshold.method != "members":
             return ""
         if self.rounds > 1:
-            return "the last round judges by them"
+            return "images are judged by folds"
         if self.reads_suspects:
             return "the final memory has seen every image"
         return "" if self.purify.reads_scores else "there are no members"
