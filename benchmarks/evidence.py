@@ -3,9 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/evidence.py runs/certify_tile/scan runs/certify_juice/scan
 
 Reads the features of the `llb` jobs of scans that benchmarks/certify.py made, deals their images to five members again
-and again, and fits and scores these; nothing else of a job is read.  `--members reconstruction` trains the members by
-gradient descent, on the same features.  Every figure is an image AUROC over the training images; their labels are read
-for it and for nothing else.  Writes benchmarks/evidence_<members>.md and the raw rows beside it.
+and again, and fits and scores these; nothing else of a job is read.  Every figure is an image AUROC over the training
+images; their labels are read for it and for nothing else.  Writes benchmarks/evidence_density.md and the raw rows.
 """
 
 import argparse
@@ -19,23 +18,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from harness import Row, setting, spread, write_rows
+from harness import Row, llb_runs, setting, spread, training_labels, write_rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-import llb_ray
-from llb_ray.config import DensityConfig, PurifyConfig, ReconstructionConfig
-from llb_ray.data.manifest import TRAIN
-from llb_ray.data.tables import read_table
-from llb_ray.detectors.build import build_detector
-from llb_ray.engine import files
+from llb_ray.config import DensityConfig, PurifyConfig
+from llb_ray.detectors.density import Density
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.source import CachedSource
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.purify import aggregate
 from llb_ray.ensemble.scores import ScoreMatrix
-from llb_ray.scans.results import DONE
 
 HERE = Path(__file__).parent
 NUM_MEMBERS, BATCH = 5, 32
@@ -46,17 +39,16 @@ Floats = npt.NDArray[np.float64]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scans", type=Path, nargs="+")
-    parser.add_argument("--members", choices=("density", "reconstruction"), default="density")
     parser.add_argument("--repeats", type=int, default=5, help="partitions")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.1, 0.2, 0.4])
     arguments = parser.parse_args()
     rows = [row for scan in arguments.scans for row in measured(scan, arguments)]
-    result = HERE / f"evidence_{arguments.members}.md"
+    result = HERE / "evidence_density.md"
     write_rows(rows, result.with_suffix(".csv"))
     command = "python benchmarks/evidence.py " + " ".join(sys.argv[1:])
     result.write_text(
-        f"# Evidence per image, {arguments.members} members, {date.today()}\n\n{setting(command)}\n\n"
+        f"# Evidence per image, density members, {date.today()}\n\n{setting(command)}\n\n"
         f"Image AUROC of anomalous against normal training images, mean of {arguments.seeds} seeds; at the end the "
         f"difference to *{IN_USE}*, which is the default, mean ± sd over all sets, alphas and seeds.  *gap*: held-out "
         "mean less in-fold score, in ranks (memorisation).  *doubted*: less the spread over members.\n\n"
@@ -67,23 +59,17 @@ def main() -> None:
 
 def measured(scan: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     """A row per job and kind of evidence."""
-    for job in llb_ray.table(scan).to_pylist():
-        wanted = job["filter"] == "llb" and job["alpha"] in arguments.alphas and job["seed"] < arguments.seeds
-        if not wanted or job["status"] != DONE:
-            continue
-        name = f"{job['category']}_alpha{job['alpha']:g}_llb_seed{job['seed']}"
-        run = FinishedRun(RunFolder.open(scan / "jobs" / name), None)
-        labels = read_table(run.made.labels.file(files.LABELS)).to_pylist()
-        truth = {row["image_id"]: row["label"] for row in labels if row["split"] == TRAIN}
-        matrices = [matrix(run, arguments.members, repeat) for repeat in range(arguments.repeats)]
+    for job, run in llb_runs(scan, arguments.alphas, arguments.seeds):
+        truth = training_labels(run)
+        matrices = [matrix(run, repeat) for repeat in range(arguments.repeats)]
         label_N = np.array([truth[image_id] for image_id in matrices[0].image_ids])
         for kind, value_N in evidence(matrices):
             auroc = float(roc_auc_score(label_N, value_N))
             yield {key: job[key] for key in ("category", "alpha", "seed")} | {"evidence": kind, "auroc": auroc}
-        print(name, file=sys.stderr, flush=True)
+        print(run.folder.where, file=sys.stderr, flush=True)
 
 
-def matrix(run: FinishedRun, members: str, seed: int) -> ScoreMatrix:
+def matrix(run: FinishedRun, seed: int) -> ScoreMatrix:
     """Every member's score of every training image, of a partition of this seed."""
     train = run.train.sort_by("image_id")
     image_ids, groups = (train[name].to_pylist() for name in ("image_id", "group"))
@@ -91,14 +77,13 @@ def matrix(run: FinishedRun, members: str, seed: int) -> ScoreMatrix:
     read = partial(CachedSource, run.made.features, device=torch.device("cpu"))
     everyone = read(image_ids)
     shared = {name: getattr(run.config.detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
-    config = DensityConfig(**shared) if members == "density" else ReconstructionConfig(**shared)
     score_KN = []
     for number, share in enumerate(owned):
-        detector = build_detector(config, "member", torch.device("cpu")).fit(read(share), NUM_MEMBERS * seed + number)
+        detector = Density(DensityConfig(**shared), torch.device("cpu")).fit(read(share), NUM_MEMBERS * seed + number)
         parts = [detector.score(layers).score_N for _, layers in everyone.batches(0, len(everyone), BATCH)]
         score_KN.append(np.concatenate(parts).astype(np.float64))
-    in_fold_NK = np.array([[image_id in set(share) for share in owned] for image_id in image_ids])
-    return ScoreMatrix(image_ids, range(NUM_MEMBERS), np.stack(score_KN, axis=1), in_fold_NK)
+    in_fold_KN = [np.isin(image_ids, share) for share in owned]
+    return ScoreMatrix(image_ids, range(NUM_MEMBERS), np.stack(score_KN, axis=1), np.stack(in_fold_KN, axis=1))
 
 
 def evidence(matrices: Sequence[ScoreMatrix]) -> Iterator[tuple[str, Floats]]:

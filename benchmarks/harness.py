@@ -15,7 +15,13 @@ from typing import Any
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.config import with_overrides
+from llb_ray.data.manifest import TRAIN
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
 from llb_ray.engine.executor import Executor
+from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.runfolder import RunFolder
+from llb_ray.scans.results import DONE, job_of
 
 METRICS = {
     "i_auroc": "I-AUROC",
@@ -54,6 +60,22 @@ def sweep(
                     f"alpha {alpha:g} seed {seed} {name:7s} I-AUROC {row['i_auroc']:.4f}", file=sys.stderr, flush=True
                 )
                 yield row
+
+
+def llb_runs(
+    scan: Path, alphas: Sequence[float] | None = None, seeds: int | None = None
+) -> Iterator[tuple[Row, FinishedRun]]:
+    """The finished `llb` jobs of a scan, as rows of its table, and their runs; of these alphas and so many seeds."""
+    for row in llb_ray.table(scan).to_pylist():
+        wanted = (alphas is None or row["alpha"] in alphas) and (seeds is None or row["seed"] < seeds)
+        if row["filter"] == "llb" and row["status"] == DONE and wanted:
+            yield row, FinishedRun(RunFolder.open(scan / "jobs" / job_of(row).name), None)
+
+
+def training_labels(run: FinishedRun) -> dict[str, int]:
+    """What the training images are, by image_id: 0 normal, 1 anomalous."""
+    labels = read_table(run.made.labels.file(files.LABELS)).to_pylist()
+    return {row["image_id"]: row["label"] for row in labels if row["split"] == TRAIN}
 
 
 def write_rows(rows: Sequence[Row], path: Path) -> None:

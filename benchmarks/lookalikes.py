@@ -19,19 +19,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from harness import Row, setting, spread, write_rows
+from harness import Row, llb_runs, setting, spread, training_labels, write_rows
 
 import llb_ray
 from llb_ray.artifacts import digest
-from llb_ray.data.manifest import TRAIN
-from llb_ray.data.tables import read_table
-from llb_ray.engine import files
 from llb_ray.engine.calibrate import standing_out_ids
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
 from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.report.families import families_of
-from llb_ray.scans.results import DONE
 
 HERE = Path(__file__).parent
 NOBODY, FAMILIES, IMAGES = "nobody", "a family at a time", "an image at a time"
@@ -62,12 +57,7 @@ def main() -> None:
 
 def measured(scan: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     """A row per job and way of deciding."""
-    for job in llb_ray.table(scan).to_pylist():
-        wanted = job["filter"] == "llb" and job["alpha"] in arguments.alphas and job["seed"] < arguments.seeds
-        if not wanted or job["status"] != DONE:
-            continue
-        name = f"{job['category']}_alpha{job['alpha']:g}_llb_seed{job['seed']}"
-        run = FinishedRun(RunFolder.open(scan / "jobs" / name), None)
+    for job, run in llb_runs(scan, arguments.alphas, arguments.seeds):
         truth, odd, family = odd_images(run)
         known: Row = {key: job[key] for key in ("category", "alpha", "seed")}
         known |= {"detector": run.config.detector.name, "odd": len(odd)}
@@ -77,7 +67,8 @@ def measured(scan: Path, arguments: argparse.Namespace) -> Iterator[Row]:
             (IMAGES, len(odd), truth),
         ):
             of_odd = {image_id: said[image_id] for image_id in odd}
-            metrics = repurified(run, of_odd, arguments.out / scan.parent.name / f"{name}-{digest(of_odd)[:8]}")
+            out = arguments.out / scan.parent.name / f"{run.folder.path.name}-{digest(of_odd)[:8]}"
+            metrics = repurified(run, of_odd, out)
             right = [said[image_id] == truth[image_id] for image_id in odd]
             row = known | {"words_by": how, "words": words, "right": sum(right) / len(odd) if odd else None}
             row |= {key: metrics.get(key) for key in MEASURED}
@@ -87,8 +78,7 @@ def measured(scan: Path, arguments: argparse.Namespace) -> Iterator[Row]:
 
 def odd_images(run: FinishedRun) -> tuple[dict[str, int], list[str], list[int]]:
     """The labels of the training images by image_id, the odd ones, and the family of each of these."""
-    labels = [row for row in read_table(run.made.labels.file(files.LABELS)).to_pylist() if row["split"] == TRAIN]
-    truth = {row["image_id"]: row["label"] for row in labels}
+    truth = training_labels(run)
     standing_out = standing_out_ids(run.made)
     odd = sorted((set(truth) - set(kept_ids(run.purified))) | set(standing_out))
     family = families_of(run, odd, standing_out)

@@ -17,19 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from harness import Row, setting, write_rows
+from harness import Row, llb_runs, setting, write_rows
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-import llb_ray
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
 from llb_ray.ensemble.contamination import MOST, anomalous_share, bulk
 from llb_ray.ensemble.held_out import by_folds
 from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.scores import dense
-from llb_ray.scans.results import DONE
 
 Floats = npt.NDArray[np.float64]
 HERE = Path(__file__).parent
@@ -58,11 +54,7 @@ def main() -> None:
 
 def measured(scan: Path) -> Iterator[Row]:
     """A row per job, round and estimator."""
-    for job in llb_ray.table(scan).to_pylist():
-        if job["filter"] != "llb" or job["status"] != DONE:
-            continue
-        name = f"{job['category']}_alpha{job['alpha']:g}_llb_seed{job['seed']}"
-        run = FinishedRun(RunFolder.open(scan / "jobs" / name), None)
+    for job, run in llb_runs(scan):
         assert run.matrix is not None, "filter llb has one"
         evidence = {
             1: anomaly_evidence(run.config.purify, dense(run.matrix)),

@@ -1,6 +1,6 @@
 """A run's threshold from its artifacts: the stage makes it, and the audit makes it again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ def calibrated(
     kept = _of_kept(held_out, decided, overrides)
     normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided[-1], final)}
     facts = threshold_facts(normals, config.false_alarm_rate, config.normals)
-    return normals[config.normals], facts | {"num_standing_out_kept": len(_kept_outside(normals, decided[-1]))}
+    return normals[config.normals], facts | {"num_standing_out_kept": len(_kept_outside(kept, decided[-1]))}
 
 
 def standing_out_ids(made: Made) -> list[str]:
@@ -46,13 +46,13 @@ def standing_out_ids(made: Made) -> list[str]:
     decided = [_decided(artifact) for artifact in (*made.rounds, made.purified)]
     held_out = _held_out(decided[-1], made.matrix, made.fold_scores, read_scores(made.final_scores))
     kept = _of_kept(held_out, decided, made.overrides)
-    return _kept_outside({"bulk": of_bulk(kept), "kept": kept}, decided[-1])
+    return _kept_outside(kept, decided[-1])
 
 
-def _kept_outside(normals: Mapping[str, pa.Table], decided: pa.Table) -> list[str]:
-    """Which images that stand out are kept in the end, in image_id order; the last round may have rejected others."""
-    kept, bulk = (set(normals[name]["image_id"].to_pylist()) for name in ("kept", "bulk"))
-    return sorted((kept - bulk) & set(kept_ids(decided)))
+def _kept_outside(kept: pa.Table, decided: pa.Table) -> list[str]:
+    """Which of these images stand out and are kept in the end, in image_id order: the last round may reject some."""
+    outside = set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist())
+    return sorted(outside & set(kept_ids(decided)))
 
 
 def _of_kept(held_out: pa.Table, decided: list[pa.Table], overrides: Artifact | None) -> pa.Table:

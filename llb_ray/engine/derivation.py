@@ -71,7 +71,7 @@ def held_out_scores_are(run: FinishedRun) -> str:
     judged = list(zip(made.round_scores, made.rounds, strict=False))
     for scores, before in judged:
         _held_out(run, scores, given(run.config, before, None))
-    before = judged[-1][1] if judged else made.purified
+    before = judged[-1][1] if judged else made.rounds[-1]
     if made.fold_scores:
         _held_out(run, made.fold_scores, given(run.config, before, made.overrides))
     elif made.threshold is not None and why_folds(run.config, before, made.overrides):

@@ -53,9 +53,10 @@ def given(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> 
 
 def why_folds(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> str:
     """Why the members cannot say what a threshold of theirs needs; empty: they can."""
+    if config.why_folds:
+        return config.why_folds
     rejected = len(read_table(purified.file(files.PURIFIED))) - len(given(config, purified, overrides).usual)
-    few = f"only {rejected} images were rejected" if rejected < LEAST_REJECTED else ""
-    return config.why_folds or few
+    return f"only {rejected} images were rejected" if rejected < LEAST_REJECTED else ""
 
 
 def fold_ids(config: RunConfig, train_images: pa.Table) -> dict[str, list[str]]:

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import torch
 
-from llb_ray.detectors.base import row_batches
 from llb_ray.detectors.lookalikes import families, oddness, placed, usual
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.source import CachedSource
@@ -26,9 +25,12 @@ def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[s
     reason = _why_not(run, len(plain))
     if reason or not odd:
         return reason if odd else []
-    drawn = stream(0, "usual").permutation(len(plain))[:_MOST_USUAL]
-    beside = usual(torch.cat([*_patches(run, [plain[row] for row in drawn])]))
-    found: list[int] = families(np.concatenate([oddness(part, beside) for part in _patches(run, odd)])).tolist()
+    drawn = [plain[row] for row in stream(0, "usual").permutation(len(plain))[:_MOST_USUAL]]
+    features = [artifact for artifact in run.made.features if not artifact.settings.get("augment")]
+    source = CachedSource(features, [*drawn, *odd], torch.device("cpu"))
+    beside = usual(torch.cat([*_patches(source, 0, len(drawn))]))
+    parts = [oddness(part, beside) for part in _patches(source, len(drawn), len(source))]
+    found: list[int] = families(np.concatenate(parts)).tolist()
     return found
 
 
@@ -40,7 +42,5 @@ def _why_not(run: FinishedRun, num_plain: int) -> str:
     return f"fewer than {_FEWEST_USUAL} kept images do not stand out" if num_plain < _FEWEST_USUAL else ""
 
 
-def _patches(run: FinishedRun, image_ids: Sequence[str]) -> Iterator[torch.Tensor]:
-    plain = [artifact for artifact in run.made.features if not artifact.settings.get("augment")]
-    source = CachedSource(plain, image_ids, torch.device("cpu"))
-    return (placed(source.batch(rows)) for rows in row_batches(len(source), _BATCH))
+def _patches(source: CachedSource, start: int, stop: int) -> Iterator[torch.Tensor]:
+    return (placed(layers) for _, layers in source.batches(start, stop, _BATCH))

@@ -120,7 +120,7 @@ def test_every_one_of_three_rounds_is_derived(photos: Path, tiny_bank: RunConfig
     index = json.loads((tmp_path / "run" / "run.json").read_text())
     index["artifacts"]["rounds"][1] = index["artifacts"]["rounds"][2]
     (tmp_path / "run" / "run.json").write_text(json.dumps(index))
-    with pytest.raises(AuditError):
+    with pytest.raises(AuditError, match="purify, round 2"):
         llb_ray.audit(tmp_path / "run")
 
 
@@ -133,12 +133,9 @@ def test_any_detector_can_judge_again(
     lines: list[str] = []
     result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial", tell=lines.append)
     again = ["folds", "fold-scores", "purify-again"]
-    made = RunFolder.open(run).made()
-    assert len(made.rounds) <= rounds
-    assert [stage for stage in _fresh(result) if stage in again] == (len(made.rounds) - 1) * again
-    for number in range(2, len(made.rounds) + 1):
-        assert any(f"note: round {number} judges every image again, by 2 further" in line for line in lines)
-        assert any(line.startswith(f"round {number}: ") and line.endswith("readmitted") for line in lines)
+    assert [stage for stage in _fresh(result) if stage in again] == (again if rounds == 2 else [])
+    assert any("note: round 2 judges every image again, by 2 further" in line for line in lines) == (rounds == 2)
+    assert any(line.startswith("round 2: ") and line.endswith("readmitted") for line in lines) == (rounds == 2)
     assert llb_ray.audit(run)
     assert llb_ray.write_report(run).is_file()
 

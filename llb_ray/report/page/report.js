@@ -442,10 +442,11 @@
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const inCloseUp = at("close-up").open;
     const onCard = event.target.closest?.(".card");
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ...(onCard && !inCloseUp && { ArrowUp: rowAway(-1), ArrowDown: rowAway(1) }) };
+    const rows = onCard && !inCloseUp && { ArrowUp: () => rowAway(-1), ArrowDown: () => rowAway(1) };
+    const steps = { ArrowLeft: () => -1, ArrowRight: () => 1, ...rows };
     const chosen = KEYS[event.key.toLowerCase()];
     const row = inCloseUp ? state.closeUp : onCard ? Number(onCard.dataset.row) : -1;
-    if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]);
+    if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]());
     else if (chosen && row >= 0) (event.shiftKey && state.show === "alike" ? decideFamily : decide)(row, chosen);
     else if (event.key === "Enter" && event.target === onCard) look(row);
     else if (event.key === "h") at("overlay").click();
