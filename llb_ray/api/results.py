@@ -56,10 +56,10 @@ def predict(
 ) -> "Prediction":
     """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
 
-    `data` is a folder of images or a list of them (`llb_ray.data.inputs`).  Tables have a row per image with its score,
-    its decision at the run's threshold, and the share of held-out normal images that score lower; `overlays` says
-    which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory does not grow with
-    the number of images.  `progress` is called with (done, total) files.
+    `data` is a folder of images, a list of them (`llb_ray.data.inputs`) or one image.  Tables have a row per image with
+    its score, its decision at the run's threshold, and the share of held-out normal images that score lower;
+    `overlays` says which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory
+    does not grow with the number of images.  `progress` is called with (done, total) files.
     """
     from llb_ray.engine.predict import predict_images
     from llb_ray.engine.runfolder import RunFolder

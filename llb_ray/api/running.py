@@ -45,23 +45,25 @@ def repurify(
     by: str = "",
     data: str | Path | None = None,
     executor: str | Executor = "ray",
+    ray_address: str | None = None,
     tell: Tell = lambda line: None,
 ) -> Result:
     """The finished run `run` made once more in `out`, with the decisions of `by` in the CSV file `overrides`.
 
     Nothing before the decisions is made again: members, scores and features are linked into `out`, or copied from
     another disk or URI.  `data` is where the images are now, if they have moved.  Raises DataError for a file that does
-    not fit the run; what it takes and does is otherwise as in `run`.
+    not fit the run, before an executor is started; what it takes and does is otherwise as in `run`.
     """
     from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.repurify import repurify_run
+    from llb_ray.engine.repurify import read_amendment, repurify_run
     from llb_ray.engine.runfolder import RunFolder
 
     base = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    amendment = read_amendment(base, Path(overrides), by, located(out))
     if not isinstance(executor, str):
-        return repurify_run(base, Path(overrides), by, located(out), executor, tell)
-    with make_executor(executor) as entered:
-        return repurify_run(base, Path(overrides), by, located(out), entered, tell)
+        return repurify_run(base, amendment, located(out), executor, tell)
+    with make_executor(executor, ray_address) as entered:
+        return repurify_run(base, amendment, located(out), entered, tell)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:

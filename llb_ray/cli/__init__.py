@@ -1,7 +1,8 @@
 """The command line: each command is the function of the same name in `llb_ray.api`, with words around it.
 
-Exit status: 0 done, 1 refused with one sentence, 2 misused, 3 an anomaly found by `predict --fail-on-anomaly`, 130 or
-143 stopped by a signal.  Nothing heavy is imported until a command needs it.
+Exit status: 0 done, 1 refused with one sentence, 2 misused; of `predict --fail-on-anomaly`, 3 an anomaly found and 4 no
+anomaly but a file that is no readable image; 130 or 143 stopped by a signal.  Nothing heavy is imported until a
+command needs it.
 """
 
 from llb_ray.cli import before, config, data, report, run, scan, tune, use  # each adds its commands to the group

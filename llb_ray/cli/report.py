@@ -1,6 +1,7 @@
 """What people look at, and what they say to it."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -36,9 +37,7 @@ def report(run_folder: str, data: Path | None) -> None:
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 @executor_option
 @address_option
-def repurify(
-    run_folder: str, overrides: Path, out: str, by: str, data: Path | None, executor: str, ray_address: str | None
-) -> None:
+def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, executor: str, **choices: Any) -> None:
     """Make a finished run once more with decisions by hand; only what depends on them is done.
 
     \b
@@ -51,8 +50,7 @@ def repurify(
         from llb_ray.report.console import paced, show_report, show_result, watching
 
         with watching(console, RunFolder.at(located(out)).progress) as tell:
-            with api.make_executor(executor, ray_address) as workers:
-                result = api.repurify(run_folder, overrides, out=out, by=by, data=data, executor=workers, tell=tell)
+            result = api.repurify(run_folder, overrides, out=out, data=data, executor=executor, tell=tell, **choices)
             page = api.report(out, data=data, progress=paced(tell, "report: pictures"))
         show_result(console, result)
         show_report(console, page, result.where)

@@ -8,13 +8,16 @@ import click
 
 from llb_ray.cli.common import FOLDER, main, refusals
 
-_ANOMALY_FOUND = 3  # exit status
+_ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
 @click.option(
-    "--data", type=FOLDER, required=True, help="A folder of images, or a .txt, .csv or .parquet list of paths."
+    "--data",
+    type=FOLDER,
+    required=True,
+    help="A folder of images, a .txt, .csv or .parquet list of paths, or an image.",
 )
 @click.option("--out", required=True, help="The folder where scores and overlays go.")
 @click.option(
@@ -25,12 +28,15 @@ _ANOMALY_FOUND = 3  # exit status
     help="Which photographs are drawn with their heatmap.",
 )
 @click.option("--maps", is_flag=True, help="Keep the anomaly maps, in Arrow files of a thousand.")
-@click.option("--fail-on-anomaly", is_flag=True, help="Exit with status 3 if an image is anomalous.")
+@click.option(
+    "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
+)
 def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choices: Any) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
 
     \b
     llb-ray predict runs/photos --data new_photos --out predictions
+    llb-ray predict runs/photos --data photo.jpg --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
     """
     with refusals() as console:
@@ -42,6 +48,8 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)
+    if fail_on_anomaly and prediction.num_quarantined:  # an image that nobody could judge passes no check
+        sys.exit(_NOT_JUDGED)
 
 
 @main.command()

@@ -1,7 +1,8 @@
 """Files to be judged, a path at a time: however many there are, no list of them is held.
 
 A list is a text file of a path per line, or a CSV or Parquet file with a column `path`, whose other columns are passed
-over; so what `predict` wrote is a list again.  Relative paths are relative to the folder of the list.
+over; so what `predict` wrote is a list again.  Relative paths are relative to the folder of the list.  Any other
+file is a single image.
 """
 
 import csv
@@ -18,6 +19,8 @@ from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.data.walk import found_below, refuse_masks
 from llb_ray.errors import DataError
 
+TAKEN = "a folder of images, a list of them (.txt, .csv or .parquet), or an image"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -29,13 +32,18 @@ class Inputs:
 
     @classmethod
     def of(cls, data: Path) -> "Inputs":
-        """The files of a folder, plain or a tree's train and test, or those that a list names; read once to count them.
+        """The files of a folder, plain or a tree's train and test, those that a list names, or one image; read once to
+        count them.
 
-        Raises DataError for what is neither, and for a folder that holds masks or several data sets.
+        Raises DataError for what is none of these, and for a folder that holds masks or several data sets.
         """
         if data.suffix in _LISTS and data.is_file():
             inputs = cls(Path(os.path.abspath(data.parent)), 0, lambda: _listed(data))
             return cls(inputs.root, sum(1 for _ in inputs.read()), inputs.read)
+        if not os.path.lexists(data):
+            raise DataError(f"{data}: no such file or folder; give {TAKEN}")
+        if data.is_file():  # whether it is an image is found out when it is read
+            return cls(Path(os.path.abspath(data.parent)), 1, lambda: iter([File(data.name, TEST)]))
         root, count, folders = Path(os.path.abspath(data)), 0, set[PurePosixPath]()
         for file in found_below(root):
             count += 1

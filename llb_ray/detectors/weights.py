@@ -27,6 +27,34 @@ def read_weights(path: Path) -> State:
     return _unwrapped(content, path)
 
 
+def refuse_other_files(path: Path, option: str) -> None:
+    """Raise WeightsError, naming the `option` that the file was given as, unless it is of a kind that is read here.
+
+    Only its first bytes and its table of contents are looked at.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{option} {path}: no such file; give a .safetensors or .pth file")
+    if not _is_safetensors(path) and not _is_torch_zip(path):
+        raise WeightsError(
+            f"{option} {path}: not a file of weights, neither .safetensors nor written by torch.save of version 1.6 "
+            "or later; give a .safetensors or .pth file"
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins with the length of a JSON object, and the object."""
+    with path.open("rb") as file:
+        return len(file.read(8)) == 8 and file.read(1) == b"{"
+
+
+def _is_torch_zip(path: Path) -> bool:
+    """Whether it is a zip with the pickle of torch.save, which NumPy's .npz is not."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+
+
 def _load_zip(path: Path) -> Any:
     # The older format is refused: `weights_only` did not hold there (CVE-2025-32434), nor are its errors of any kind.
     if not zipfile.is_zipfile(path):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,9 +31,10 @@ from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
 from llb_ray.remote import located
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
+_STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
-Picture = str | Path | Image.Image | Pixels
+Picture = str | PathLike[str] | Image.Image | Pixels
 Item = TypeVar("Item")
 
 
@@ -77,7 +79,10 @@ class Verdicts:
 class TrainedDetector:
     """The final detector of a run, with its encoder and its threshold; `load` it, then `predict`.
 
-    >>> llb_ray.Detector.load("runs/photos").predict(["new/1.png", "new/2.png"]).decisions    # doctest: +SKIP
+    >>> detector = llb_ray.Detector.load("runs/photos")                      # doctest: +SKIP
+    >>> detector.predict("new/1.png").decisions                              # doctest: +SKIP
+    ['normal']
+    >>> detector.predict(["new/1.png", "new/2.png"]).decisions               # doctest: +SKIP
     ['normal', 'anomalous']
     """
 
@@ -118,13 +123,14 @@ class TrainedDetector:
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
         return cls(config, photographs, detector, Calibration.of(made.threshold))
 
-    def predict(self, images: Iterable[Picture]) -> Verdicts:
+    def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
         """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
 
-        They may have any size, and are resized as a run resizes its own.  All maps are held: for more images than fit
-        there is `llb_ray.predict`.  Raises DataError for an image that cannot be read, and where there is none.
+        A single image is one verdict; an array [N, H, W, 3] is N images.  They may have any size, and are resized as a
+        run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  Raises DataError
+        for an image that cannot be read, and where there is none.
         """
-        chunks = batched(images, self.config.resources.batch_size)
+        chunks = batched(_each(images), self.config.resources.batch_size)
         verdicts = [self.judge(np.stack(read)) for read in self.encoding.ahead(self._pixels, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
@@ -147,7 +153,7 @@ class TrainedDetector:
     def _pixels(self, picture: Picture) -> Pixels:
         size_px = self.config.detector.image_size_px
         try:
-            if isinstance(picture, str | Path):
+            if isinstance(picture, str | PathLike):
                 return self.photographs.pixels(Path(picture))
             if self.config.data.bands is not None:
                 raise DataError("images of several bands are predicted from their files; give their paths")
@@ -155,7 +161,7 @@ class TrainedDetector:
                 return as_rgb(picture, size_px)
             return as_rgb(Image.fromarray(_checked(picture)), size_px)
         except UnreadableImage as error:
-            where = picture if isinstance(picture, str | Path) else "an image given to predict"
+            where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
             raise DataError(f"{where}: {error}; leave it out") from error
 
 
@@ -166,11 +172,28 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
+def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """The images one by one; a single image, whatever form it has, is not iterated over."""
+    if isinstance(images, str | bytes | PathLike | Image.Image) or not isinstance(images, Iterable):
+        return [images]
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":  # an array of paths is a list of them
+        return images if images.ndim == _STACK_DIMENSIONS else [images]
+    return images
+
+
 def _checked(image: Pixels) -> Pixels:
     shape = image.shape if isinstance(image, np.ndarray) and image.dtype == np.uint8 else ()
     if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
         raise DataError(
-            "an image given to predict is no path, no PIL image and no uint8 array [height, width, 3] or "
-            "[height, width]; convert it"
+            f"an image given to predict is {_described(image)}; give a path, a PIL image, or a uint8 array "
+            "[height, width, 3] or [height, width]"
         )
     return image
+
+
+def _described(value: object) -> str:
+    """The type of `value`, of an array or tensor also its elements' type and its shape."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        return f"of type {type(value).__name__}"
+    return f"of type {type(value).__name__}, {dtype} [{', '.join(map(str, shape))}]"

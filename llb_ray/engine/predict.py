@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from llb_ray.data.files import File
 from llb_ray.data.images import UnreadableImage, content_id
-from llb_ray.data.inputs import Inputs
+from llb_ray.data.inputs import TAKEN, Inputs
 from llb_ray.data.manifest import path_text
 from llb_ray.data.writers import PARTIAL, Rows, Shards
 from llb_ray.engine.inference import ANOMALOUS, Pixels, TrainedDetector, Verdicts, batched
@@ -78,7 +78,7 @@ def predict_images(
     progress: Callable[[int, int], None],
     keep_maps: bool = False,
 ) -> Prediction:
-    """Score every file below the folder `data`, or that the list `data` names (`llb_ray.data.inputs`), into `out`.
+    """Score the image `data`, every file below the folder `data`, or that the list `data` names, into `out`.
 
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
     called with every batch, `progress` with (done, total) files.  Raises DataError if not one file is usable.
@@ -95,10 +95,15 @@ def predict_images(
             each(judged)
             progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
         if not tables.num_scored:
-            number = inputs.num_files
-            raise DataError(f"{data}: none of the {number} files found is a readable image; give a folder of images")
+            raise DataError(_nothing_scored(data, inputs.num_files, tables.first_problem))
     threshold = detector.calibration.threshold
     return Prediction(out, tables.num_scored, tables.num_anomalous, tables.num_quarantined, threshold)
+
+
+def _nothing_scored(data: Path, num_files: int, first: str) -> str:
+    """One sentence for a prediction without a single score; `first` is the first file with its problem."""
+    reason = f"none of the {num_files} files found is a readable image (first, {first})" if num_files else "no file"
+    return f"{data}: {reason}; give {TAKEN}"
 
 
 def _clear(out: Path) -> None:
@@ -137,6 +142,7 @@ class _Tables:
         self._aside = stack.enter_context(Rows(out / "quarantine.csv", ASIDE))
         self._maps = stack.enter_context(Shards(out / MAPS, _MAPS_PER_SHARD)) if keep_maps else None
         self.num_scored = self.num_anomalous = self.num_quarantined = 0
+        self.first_problem = ""  # with the name of its file
 
     def add(self, judged: Judged) -> None:
         """Write a batch."""
@@ -147,6 +153,8 @@ class _Tables:
     def _put_aside(self, files: Sequence[File]) -> None:
         self._aside.add((path_text(file.path), file.problem) for file in files)
         self.num_quarantined += len(files)
+        if files and not self.first_problem:
+            self.first_problem = f"{path_text(files[0].path)}: {files[0].problem}"
 
     def _write(self, files: Sequence[File], verdicts: Verdicts) -> None:
         paths, ids = [path_text(file.path) for file in files], [file.image_id for file in files]

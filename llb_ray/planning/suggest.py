@@ -10,6 +10,7 @@ from PIL import Image
 
 from llb_ray.config import parse
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
+from llb_ray.detectors.weights import refuse_other_files
 from llb_ray.engine.cache import trial
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.planning.machine import free_memory_bytes, gpus, num_cores
@@ -122,6 +123,7 @@ def _autoencoder(here: Surroundings) -> list[str]:
 def _memory_bank(here: Surroundings, weights: Path, backbone: str | None) -> list[str]:
     from llb_ray.detectors.backbones import is_known, num_layers
 
+    refuse_other_files(weights, "--weights")
     name = backbone or weights.name.partition(".")[0]
     if not is_known(name):
         raise ConfigError(

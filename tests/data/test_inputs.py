@@ -69,5 +69,5 @@ def test_a_plain_folder_of_masks_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv"])
 def test_what_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         Inputs.of(tmp_path / name)

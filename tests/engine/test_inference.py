@@ -1,6 +1,9 @@
 """`llb_ray.Detector`: the same verdict on an image however it is handed over, and the one that the run gives it."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +55,49 @@ def test_a_grey_array_is_a_grey_photograph(detector: TrainedDetector) -> None:
     grey_HW = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     pair = detector.predict([grey_HW, np.stack([grey_HW] * 3, axis=2)])
     assert pair.score_N[0] == pair.score_N[1]
+
+
+FORMS: dict[str, Callable[[Path], Any]] = {
+    "str": str,
+    "path": Path,
+    "os.PathLike": lambda path: next(entry for entry in os.scandir(path.parent) if entry.name == path.name),
+    "picture": Image.open,
+    "array_HW3": lambda path: np.asarray(Image.open(path).convert("RGB")),
+    "array_1HW3": lambda path: np.asarray(Image.open(path).convert("RGB"))[None],
+    "array of paths": lambda path: np.array([str(path)]),
+    "list": lambda path: [path],
+    "generator": lambda path: (one for one in [path]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_image_is_one_verdict_in_whatever_form(form: str, detector: TrainedDetector, paths: list[Path]) -> None:
+    verdicts, expected = detector.predict(FORMS[form](paths[0])), detector.predict([paths[0]])
+    assert (len(verdicts), verdicts.score_N.tolist()) == (1, expected.score_N.tolist())
+
+
+def test_one_grey_array_is_one_verdict(detector: TrainedDetector) -> None:
+    assert len(detector.predict(np.zeros((40, 50), np.uint8))) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        (b"bytes", "of type bytes"),
+        (np.zeros((4, 5, 3)), r"ndarray, float64 \[4, 5, 3\]"),
+        (np.zeros((4, 5, 4), np.uint8), r"uint8 \[4, 5, 4\]"),
+        (np.zeros((3, 4, 5), np.uint8), r"uint8 \[3, 4, 5\]"),
+        (np.zeros((4, 5), bool), r"bool \[4, 5\]"),
+        (np.zeros(5, np.uint8), r"uint8 \[5\]"),
+        (7, "of type int"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_a_single_thing_that_is_no_image_is_refused_as_one(
+    image: object, named: str, detector: TrainedDetector
+) -> None:
+    with pytest.raises(DataError, match=f"{named}; give a path"):
+        detector.predict(image)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

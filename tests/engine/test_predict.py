@@ -121,6 +121,51 @@ def test_an_anomaly_may_be_an_exit_status(finished: Path, photos: Path, noise: P
     assert (fine.exit_code, "0 anomalous" in fine.output) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [(["good"], 0), (["good", "broken"], 4), (["good", "gone.png"], 4), (["good", "noise", "broken"], 3)],
+)
+def test_what_could_not_be_judged_fails_a_check_with_a_status_of_its_own(
+    names: list[str], status: int, finished: Path, photos: Path, noise: Path, tmp_path: Path
+) -> None:
+    table = read_table(finished / "image_scores.arrow").sort_by("score")
+    known = {"good": photos / table["path"][0].as_py(), "noise": noise / "noise.png", "broken": noise / "broken.png"}
+    (tmp_path / "l.txt").write_text("".join(f"{known.get(name, name)}\n" for name in names))
+    arguments = ("predict", finished, "--data", tmp_path / "l.txt", "--overlays", "none", "--out", tmp_path / "out")
+    assert _llb(*arguments, "--fail-on-anomaly").exit_code == status
+    assert _llb(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["photo.png", "PHOTO.JPG", "no_suffix"])
+def test_one_image_is_data_too(name: str, finished: Path, photos: Path, tmp_path: Path) -> None:
+    source = next(photos.glob("test/good/*.png"))
+    Image.open(source).save(tmp_path / name, "PNG")
+    prediction = llb_ray.predict(finished, tmp_path / name, out=tmp_path / "out")
+    assert (prediction.num_scored, [row["path"] for row in _rows(tmp_path / "out")]) == (1, [name])
+    assert (tmp_path / "out" / "overlays" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("broken.png", r"broken.png: none of the 1 files found is a readable image \(first, broken.png: "),
+        ("gone.png", r"gone.png: no such file or folder; give a folder"),
+        ("gone.txt", r"gone.txt: no such file or folder; give a folder"),
+    ],
+)
+def test_what_is_no_image_and_no_list_is_refused(
+    name: str, reason: str, finished: Path, noise: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        llb_ray.predict(finished, noise / name, out=tmp_path / "out")
+
+
+def test_a_list_of_which_nothing_exists_is_told_with_its_first_reason(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path\na.png\nb.png\n")
+    with pytest.raises(DataError, match=r"none of the 2 files .* \(first, a.png: cannot be read \(No such file"):
+        llb_ray.predict(finished, tmp_path / "l.csv", out=tmp_path / "out")
+
+
 def test_a_prediction_of_nothing_leaves_no_table(finished: Path, noise: Path, tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text(f"{noise / 'broken.png'}\n")
     with pytest.raises(DataError, match="none of the 1 files found is a readable image"):

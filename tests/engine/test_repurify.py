@@ -175,6 +175,29 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(finished: Path, tm
         llb_ray.repurify(finished, _csv(tmp_path / "o.csv", {kept: "keep"}), out=finished, executor="serial")
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "o.csv: not a readable CSV file (No such file or directory)"),
+        ("", "has no column image_id"),
+        ("path,decision\na.png,keep\n", "has no column image_id"),
+        ("image_id,decision\nabc,keep\n", "is not among the training images"),
+        ("everything rejected", "every image is rejected"),
+    ],
+)
+def test_a_mistake_in_the_overrides_is_found_before_ray_starts(
+    content: str | None, sentence: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llb_ray.api.running.make_executor", lambda *_: pytest.fail("an executor was started"))
+    if content is not None:
+        (tmp_path / "o.csv").write_text(content)
+    if content == "everything rejected":
+        _csv(tmp_path / "o.csv", dict.fromkeys(_rows(finished), "reject"))
+    arguments = ["repurify", finished, "--overrides", tmp_path / "o.csv", "--out", tmp_path / "new"]
+    result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert (result.exit_code, sentence in result.stderr) == (1, True), result.output
+
+
 def test_rejecting_everything_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="every image is rejected"):
         _again(finished, dict.fromkeys(_rows(finished), "reject"), tmp_path / "new")

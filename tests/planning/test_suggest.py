@@ -1,9 +1,11 @@
 """init: what it writes loads and runs as it is, follows from what lies there, and overwrites nothing."""
 
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -72,6 +74,23 @@ def test_weights_of_no_known_network_are_refused(
 ) -> None:
     with pytest.raises(error, match=sentence):
         suggestion(llb_ray.read_folder(photos), bank_weights, backbone)
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist.npz", "resnet18.zip", "resnet18.npy", "resnet18.h5", "resnet18.txt", "gone.pth"]
+)
+def test_a_file_that_holds_no_weights_is_refused_for_what_it_is(name: str, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name.endswith(".npz"):
+        np.savez(path, x=np.zeros(3))
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("weights.bin", b"x")
+    elif not name.startswith("gone"):
+        path.write_bytes(b"\x93NUMPY or any other bytes")
+    what = "no such file" if name.startswith("gone") else "not a file of weights"
+    with pytest.raises(WeightsError, match=f"--weights .*{name}: {what}.*; give a .safetensors or .pth file$"):
+        suggestion(llb_ray.read_folder(photos), path, None)
 
 
 def test_a_backbone_without_weights_and_a_single_image_are_refused(photos: Path, tmp_path: Path) -> None:
