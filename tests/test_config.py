@@ -1,6 +1,7 @@
 """Configuration: round trips, refusals that name the key, and notices."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +14,11 @@ from llb_ray.search.space import read_space
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 CONFIGS, SPACES = (sorted(folder.glob("*.yaml")) for folder in (SHIPPED, SHIPPED / "spaces"))
+
+
+def load_text(text: str, path: Path) -> Any:
+    path.write_text(text)
+    return load(path)
 
 
 @given(
@@ -116,6 +122,31 @@ def test_a_weights_file_is_named_so_that_every_worker_finds_it() -> None:
     config = load(None, ["detector.name=memory_bank", "detector.backbone.weights=w.safetensors"])
     assert config.detector.name == "memory_bank"
     assert Path(config.detector.backbone.weights).is_absolute()
+
+
+def test_a_weights_path_is_relative_to_its_file_or_for_an_override_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs").mkdir()
+    path = tmp_path / "configs" / "bank.yaml"
+    path.write_text("detector: {name: memory_bank, backbone: {weights: ../weights/w.pth}}\n")
+    scan = tmp_path / "configs" / "scan.yaml"
+    scan.write_text(path.read_text() + "scan: {dataset: {kind: mvtec, root: data}}\n")
+    monkeypatch.chdir(tmp_path / "configs")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    wanted = tmp_path / "weights" / "w.pth"
+    for config in (load(path), load(Path("bank.yaml")), load_scan(scan).of_job("llb", 0)):
+        assert Path(config.detector.backbone.weights).resolve() == wanted
+        assert Path(load_text(config.to_yaml(), tmp_path / "copy.yaml").detector.backbone.weights).resolve() == wanted
+    typed = load(path, ["detector.backbone.weights=w.pth"])
+    assert typed.detector.backbone.weights == str(tmp_path / "configs" / "w.pth")
+    assert load(path, ["detector.backbone.weights=~/w.pth"]).detector.backbone.weights == str(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("word", ["bundled", "hub", "random"])
+def test_weights_by_name_are_no_path(word: str, tmp_path: Path) -> None:
+    config = load_text(f"detector: {{name: memory_bank, backbone: {{weights: {word}}}}}", tmp_path / "a.yaml")
+    assert config.detector.backbone.weights == word
 
 
 def test_settings_without_effect_are_said_aloud() -> None:

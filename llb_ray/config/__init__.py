@@ -7,6 +7,7 @@ Neither torch nor ray is imported here: reading a configuration is instant.
 from llb_ray.config.contaminate import ContaminateConfig, TailConfig
 from llb_ray.config.dataset import DatasetConfig, DatasetOptions
 from llb_ray.config.detectors import (
+    WEIGHTS_BY_NAME,
     AutoencoderConfig,
     BackboneConfig,
     DensityConfig,
@@ -31,6 +32,7 @@ from llb_ray.config.sections import (
 
 __all__ = [
     "FILTERS",
+    "WEIGHTS_BY_NAME",
     "Augmentation",
     "AutoencoderConfig",
     "BackboneConfig",

@@ -7,17 +7,23 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from llb_ray.config.base import Settings
 
+WEIGHTS_BY_NAME = ("bundled", "hub", "random")  # what `weights` may be besides the path of a file
+
 
 class BackboneConfig(Settings):
     """A frozen timm network; its weights are never random unless `weights: random` is typed."""
 
-    name: str = Field("mobilenetv2_100", description="timm model name")
+    name: str = Field("tf_efficientnet_lite0", description="timm model name")
     weights: str = Field(
-        "hub",
-        description="a .safetensors or .pth file, 'hub' (download by timm name) or 'random' (for tests)",
+        "bundled",
+        description="'bundled' (an installed package, for tf_efficientnet_lite0, -lite1 and -lite2), a .safetensors or "
+        ".pth file (a relative path is relative to the YAML file it is in), 'hub' (download by timm name) or 'random' "
+        "(for tests)",
     )
-    layers: tuple[int, ...] = Field(
-        (2, 3), description="timm feature indices, shallow to deep; the first sets the map's resolution"
+    layers: tuple[int, ...] | None = Field(
+        None,
+        description="timm feature indices, shallow to deep; the first sets the map's resolution; default: those of "
+        "strides 8 and 16, or halfway and three quarters deep in a network of one stride (ViT)",
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="what the network computes in (autocast); its layers are stored as float16 in any case"
@@ -27,7 +33,12 @@ class BackboneConfig(Settings):
     @classmethod
     def _absolute(cls, weights: str) -> str:
         """A file's path as every worker can use it: theirs is not the user's working directory."""
-        return weights if weights in ("hub", "random") else str(Path(weights).absolute())
+        return weights if weights in WEIGHTS_BY_NAME else str(Path(weights).expanduser().absolute())
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers there are, whether named or chosen by rule."""
+        return 2 if self.layers is None else len(self.layers)
 
 
 class AutoencoderConfig(Settings):
@@ -138,7 +149,7 @@ class ReconstructionConfig(Settings):
             return groups
         if not groups or not all(groups):
             raise ValueError("name at least one group, and in each at least one position of backbone.layers")
-        last = len(info.data["backbone"].layers) - 1
+        last = info.data["backbone"].num_layers - 1
         if not all(0 <= index <= last for group in groups for index in group):
             raise ValueError(f"these are positions in backbone.layers, here 0 to {last}")
         return groups

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llb_ray.config.detectors import DetectorConfig
+from llb_ray.config.detectors import WEIGHTS_BY_NAME, DetectorConfig
 from llb_ray.config.run import RunConfig
 from llb_ray.config.scan import ScanConfig
 from llb_ray.errors import ConfigError
@@ -23,7 +23,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
     """
-    config = parse(read_yaml(path), str(path)) if path else RunConfig()
+    config = parse(_read_config(path), str(path)) if path else RunConfig()
     return with_overrides(config, overrides)
 
 
@@ -31,7 +31,7 @@ def load_scan(
     path: Path | None = None, overrides: Sequence[str] = (), usual: Mapping[str, Any] = MappingProxyType({})
 ) -> ScanConfig:
     """The same for a scan.  The file may also be a run's; `usual` stands where it says nothing of its section scan."""
-    tree = read_yaml(path) if path else {}
+    tree = _read_config(path) if path else {}
     parse_as(RunConfig, {name: section for name, section in tree.items() if name != "scan"}, str(path))
     tree["scan"] = {**usual, **tree.get("scan", {})}
     for override in overrides:
@@ -79,6 +79,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected `section: ...` lines, found a {type(tree).__name__}; see configs/")
     # `purify:` with nothing below it is an empty section
     return {name: {} if section is None else section for name, section in (tree or {}).items()}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """`read_yaml` of a configuration: a relative path of weights is relative to the file that it is written in."""
+    tree = read_yaml(path)
+    detector = tree.get("detector")
+    backbone = detector.get("backbone") if isinstance(detector, dict) else None
+    if not isinstance(backbone, dict):
+        return tree
+    weights = backbone.get("weights")
+    if isinstance(weights, str) and weights not in WEIGHTS_BY_NAME:
+        backbone["weights"] = str(path.absolute().parent / Path(weights).expanduser())
+    return tree
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -65,6 +65,15 @@ def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
     assert_never(config)
 
 
+def weights_origin(config: DetectorConfig) -> dict[str, str]:
+    """Network, SHA-256, licence and citation of pretrained weights, as far as known; empty where there are none."""
+    if isinstance(config, AutoencoderConfig):
+        return {}
+    from llb_ray.detectors.backbones import weights_origin
+
+    return weights_origin(config.backbone)
+
+
 def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
     """What the fitted detector depends on besides its encoder and images: the other role's budget is left out."""
     unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
@@ -90,7 +99,7 @@ def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: i
         return min(num_rows, MAX_REFERENCES)
     steps = config.member_steps if role == "member" else config.final_steps
     # To measure: the mean image before the steps and the usual errors after them, or each layer's spread.
-    passes = 2 if isinstance(config, AutoencoderConfig) else config.standardize * len(config.backbone.layers)
+    passes = 2 if isinstance(config, AutoencoderConfig) else config.standardize * config.backbone.num_layers
     shapes = 1  # the first image, for the sizes of the network
     return shapes + steps * min(config.batch_size, num_rows) + passes * num_rows + num_weighted
 

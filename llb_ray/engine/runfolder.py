@@ -43,6 +43,7 @@ from filelock import FileLock, Timeout
 
 from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig, load
+from llb_ray.detectors.build import weights_origin
 from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
@@ -227,7 +228,7 @@ class RunFolder:
         self._drop_checkpoints()  # of fits that other settings gave up
         store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
         index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
-        self.put(_INDEX, json_bytes(index))
+        self.put(_INDEX, json_bytes(index | {"weights": weights_origin(config.detector)}))
 
     def put(self, name: str, content: bytes) -> None:
         """Replace a file that people open, here and at the URI."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Layers
+from llb_ray.detectors.build import weights_origin
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.inference import TrainedDetector, Verdicts
 from llb_ray.errors import ConfigError, MemberError, ResourceError
@@ -125,6 +126,7 @@ def _properties(trained: TrainedDetector) -> dict[str, str]:
         "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB",
         "llb_ray.resize": f"to {size_px} x {size_px} px, bicubic with antialias (Pillow), aspect ratio not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
+        **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},
     }
 
 

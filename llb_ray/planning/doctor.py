@@ -15,6 +15,7 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 
 from llb_ray.config import AutoencoderConfig, DetectorConfig, RunConfig
+from llb_ray.detectors.build import weights_origin
 from llb_ray.engine.cache import trial
 from llb_ray.engine.executor import Executor
 from llb_ray.engine.worker import device_for
@@ -121,14 +122,17 @@ def _weights(detector: DetectorConfig) -> Check:
     name, weights = detector.backbone.name, detector.backbone.weights
     try:
         if weights == "hub" and hub_cache(name) is None:
-            fix = "have the machine online at the first run, or give a file as detector.backbone.weights=PATH"
+            fix = "have the machine online at the first run, or set detector.backbone.weights to bundled or PATH"
             return Check("weights", "warn", f"those of {name} are yet to be downloaded; not tried here", fix)
         trial(detector)
     except LlbError as error:
         return Check("weights", "fail", *_halves(error))
     if weights == "random":
-        return Check("weights", "warn", "random ones, for tests only", "set detector.backbone.weights=PATH")
-    return Check("weights", "ok", f"{name} from {hub_cache(name) if weights == 'hub' else weights}")
+        return Check("weights", "warn", "random ones, for tests only", "set detector.backbone.weights=bundled")
+    origin = weights_origin(detector)
+    where = origin.get("package") or (hub_cache(name) if weights == "hub" else weights)
+    license_name = origin.get("license", "not known here")
+    return Check("weights", "ok", f"{name} from {where}, licence {license_name}, SHA-256 {origin['sha256']}")
 
 
 def _workers(config: RunConfig, ray: Callable[[], Executor]) -> Check:

@@ -8,7 +8,7 @@ from statistics import median
 import yaml
 from PIL import Image
 
-from llb_ray.config import parse
+from llb_ray.config import BackboneConfig, parse
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.detectors.weights import refuse_other_files
 from llb_ray.engine.cache import trial
@@ -121,7 +121,7 @@ def _autoencoder(here: Surroundings) -> list[str]:
 
 
 def _memory_bank(here: Surroundings, weights: Path, backbone: str | None) -> list[str]:
-    from llb_ray.detectors.backbones import is_known, num_layers
+    from llb_ray.detectors.backbones import is_known, layers_of
 
     refuse_other_files(weights, "--weights")
     name = backbone or weights.name.partition(".")[0]
@@ -132,8 +132,7 @@ def _memory_bank(here: Surroundings, weights: Path, backbone: str | None) -> lis
     smallest, largest = _BANK_PX[here.num_gpus > 0]
     step = 28 if "patch14" in name else 32
     size_px = max(smallest, min(largest, round(here.side_px / step) * step)) // step * step
-    count = num_layers(name, size_px)
-    layers = [count // 2, 3 * count // 4]  # 2 and 3 of a CNN's five, 6 and 9 of a ViT's twelve
+    layers = list(layers_of(BackboneConfig(name=name, layers=None), size_px))
     return [
         "detector:",
         "  name: memory_bank        # distances to the features of normal images: suits almost everything",

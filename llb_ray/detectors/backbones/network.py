@@ -1,10 +1,12 @@
 """Networks as timm makes them, with the weights of a file in them; what they refuse is one sentence."""
 
+import functools
 from pathlib import Path
 
 import torch
 
 from llb_ray.config import BackboneConfig
+from llb_ray.detectors.backbones.bundled import rename_to_timm, weights_package
 from llb_ray.detectors.backbones.library import Network, check_name, timm
 from llb_ray.detectors.backbones.published import weights_file
 from llb_ray.detectors.base import State
@@ -18,14 +20,28 @@ def load_network(config: BackboneConfig, image_size_px: int) -> Network:
     check_name(config.name)
     path = weights_file(config)
     model = _create(config.name, image_size_px)
-    _check_layers(config, model)
+    _check_layers(config.name, layers_of(config, image_size_px), model)
     _check_patches(config.name, image_size_px, model)
-    return _with_weights(model, config.name, image_size_px, path) if path else model
+    if path is None:
+        return model
+    bundled = config.weights == "bundled"
+    state = rename_to_timm(weights_package(config.name).load(), model) if bundled else read_weights(path)
+    return _with_weights(model, config.name, image_size_px, path, state)
 
 
-def num_layers(name: str, image_size_px: int) -> int:
-    """How many layers `detector.backbone.layers` can choose from; raises ConfigError for a size that is refused."""
-    return len(_create(name, image_size_px).feature_info)
+def layers_of(config: BackboneConfig, image_size_px: int) -> tuple[int, ...]:
+    """The configured layers, or those chosen by rule; raises ConfigError for an unknown name or a size refused."""
+    return _usual_layers(config.name, image_size_px) if config.layers is None else config.layers
+
+
+@functools.cache  # the network is built for it
+def _usual_layers(name: str, image_size_px: int) -> tuple[int, ...]:
+    """Where strides are 8 and 16, else halfway and three quarters deep: the last layers know objects and no defects."""
+    check_name(name)
+    strides = [info["reduction"] for info in getattr(_create(name, image_size_px), "feature_info", ())]
+    if {8, 16} <= set(strides):
+        return tuple(max(at for at, stride in enumerate(strides) if stride == wanted) for wanted in (8, 16))
+    return len(strides) // 2, 3 * len(strides) // 4
 
 
 def size_refused(name: str, image_size_px: int, reason: object) -> ConfigError:
@@ -57,20 +73,20 @@ def _check_patches(name: str, image_size_px: int, model: Network) -> None:
         raise size_refused(name, image_size_px, f"it is not a multiple of the patch size, {patch_px}")
 
 
-def _check_layers(config: BackboneConfig, model: Network) -> None:
+def _check_layers(name: str, layers: tuple[int, ...], model: Network) -> None:
     if not hasattr(model, "forward_intermediates"):
-        raise ConfigError(f"detector.backbone.name = {config.name}: timm gives no intermediate layers; choose another")
-    layers, count = list(config.layers), len(model.feature_info)
-    if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= count:
+        raise ConfigError(f"detector.backbone.name = {name}: timm gives no intermediate layers; choose another")
+    count = len(model.feature_info)
+    if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= count:
         raise ConfigError(
-            f"detector.backbone.layers = {layers}: {config.name} has layers 0 to {count - 1}; "
+            f"detector.backbone.layers = {list(layers)}: {name} has layers 0 to {count - 1}; "
             "name at least one, each once, in ascending order"
         )
 
 
-def _with_weights(model: Network, name: str, image_size_px: int, path: Path) -> Network:
-    """`model`, or its like, with every parameter read from `path`."""
-    state = without_head(read_weights(path), model.pretrained_cfg.get("classifier") or ())
+def _with_weights(model: Network, name: str, image_size_px: int, path: Path, state: State) -> Network:
+    """`model`, or its like, with every parameter taken from `state`, which is of the file `path`."""
+    state = without_head(state, model.pretrained_cfg.get("classifier") or ())
     unlike = differences(model.state_dict(), state)
     if not unlike:
         model.load_state_dict(state, strict=True)

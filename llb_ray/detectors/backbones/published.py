@@ -1,4 +1,4 @@
-"""Where a backbone's weights are: a local file, or what timm publishes on the Hugging Face hub."""
+"""Where a backbone's weights are: in a package, in a local file, or what timm publishes on the Hugging Face hub."""
 
 import urllib.request
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-from llb_ray.config import BackboneConfig
+from llb_ray.config import WEIGHTS_BY_NAME, BackboneConfig
+from llb_ray.detectors.backbones.bundled import CITATION, LICENSE, weights_package
 from llb_ray.detectors.backbones.library import check_name, timm
 from llb_ray.detectors.weights import REMEDY, SETTING
+from llb_ray.disk import file_digest
 from llb_ray.errors import WeightsError
 
 _HUB_FILE = "model.safetensors"  # what timm publishes for every model it hosts
@@ -16,15 +18,33 @@ _PROBE_TIMEOUT_S = 5
 
 
 def weights_file(config: BackboneConfig) -> Path | None:
-    """The local file of the weights, fetched if they are on the hub; None if random was asked for."""
+    """The local file of the weights, fetched if they are on the hub; None if random was asked for.
+
+    Raises WeightsError where there is none, or the file of a package is not the recorded one.
+    """
     if config.weights == "random":
         return None
+    if config.weights == "bundled":
+        return weights_package(config.name).find()
     if config.weights == "hub":
         return _hub_file(config.name)
     path = Path(config.weights).expanduser()
     if not path.is_file():
         raise WeightsError(f"{SETTING} = {path}: no such file; {REMEDY}")
     return path
+
+
+def weights_origin(config: BackboneConfig) -> dict[str, str]:
+    """Where the weights are from, JSON-ready: `network`, `weights`, and where known `sha256`, `license`, `citation`."""
+    path, named = weights_file(config), config.weights in WEIGHTS_BY_NAME
+    origin = {"network": config.name, "weights": config.weights if named else "file"}
+    if path is not None:
+        origin["sha256"] = file_digest(path)
+    if config.weights == "bundled":
+        origin |= {"package": weights_package(config.name).requirement, "license": LICENSE, "citation": CITATION}
+    if config.weights == "hub" and (published := timm.models.get_pretrained_cfg(config.name)):
+        origin["license"] = published.license or "not stated"
+    return origin
 
 
 def _hub_file(name: str) -> Path:
