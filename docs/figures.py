@@ -23,7 +23,7 @@ from llb_ray import Manifest, RunConfig
 from llb_ray.config import load, with_overrides
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.data.tables import read_table
-from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.scores import dense
 
 HERE = Path(__file__).parent

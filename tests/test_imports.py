@@ -1,13 +1,17 @@
 """Imports point down, ray stays in one package, and the doorway is light."""
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import llb_ray
+from llb_ray.cli import main
+from llb_ray.planning.machine import has_gpu_driver
 
 PACKAGE = Path(llb_ray.__file__).parent
 LAYERS = {
@@ -97,6 +101,38 @@ def test_help_loads_nothing_heavy_and_names_every_command() -> None:
     assert output.strip().endswith("[]")
     for command in ("run", "manifest", "contaminate", "synth", "audit", "status", "predict", "config"):
         assert command in output
+
+
+_SLOW = {"torch", "torchvision", "timm", "ray", "scipy", "sklearn", "matplotlib"}
+
+
+def _loaded(*commands: Sequence[str | Path]) -> tuple[set[int], list[str]]:
+    """The exit statuses of commands in a process of their own, and which slow libraries they imported."""
+    script = (
+        "import json, sys, click.testing, llb_ray.cli as cli\n"
+        "run = lambda words: click.testing.CliRunner().invoke(cli.main, words).exit_code\n"
+        "statuses = [run(words) for words in json.loads(sys.argv[1])]\n"
+        f"print(json.dumps([statuses, sorted({_SLOW} & set(sys.modules))]))"
+    )
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    statuses, names = json.loads(subprocess.check_output([sys.executable, "-c", script, words], text=True))
+    return set(statuses), names
+
+
+def test_no_help_imports_a_slow_library() -> None:
+    assert _loaded(*([name, "--help"] for name in main.commands)) == ({0}, [])
+
+
+def test_status_reads_a_finished_run_without_the_slow_libraries(finished: Path) -> None:
+    assert _loaded(["status", finished], ["status", finished, "--json"]) == ({0}, [])
+
+
+def test_what_needs_no_network_imports_none(photos: Path, tmp_path: Path) -> None:
+    """There is no GPU driver where the tests run; where there is one, `doctor` asks torch for the GPUs."""
+    doctor = ["doctor", "--executor", "serial", "--set", "detector.name=autoencoder"]
+    manifest = ["manifest", "mvtec", photos, "--out", tmp_path / "m.arrow"]
+    statuses, names = _loaded(doctor, manifest, ["config"])
+    assert (statuses, [name for name in names if name != "torch" or not has_gpu_driver()]) == ({0}, [])
 
 
 def test_public_names_resolve() -> None:

@@ -1,13 +1,16 @@
 """Making a run, and making one once more with what people decided."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.engine.executor import Executor, SerialExecutor, Tell
-from llb_ray.engine.pipeline import Result, run_stages
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, located
+
+if TYPE_CHECKING:
+    from llb_ray.engine.pipeline import Result
 
 
 def run(
@@ -18,7 +21,7 @@ def run(
     executor: str | Executor = "ray",
     tell: Tell = lambda line: None,
     store: str | Path | None = None,
-) -> Result:
+) -> "Result":
     """Purify the training images of `manifest`, train the final detector, and say what came of it.
 
     `executor` is ``ray`` (a local cluster unless RAY_ADDRESS is set), ``serial``, or an `Executor` that the caller
@@ -28,6 +31,8 @@ def run(
     same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
     Raises a `LlbError` with one sentence for whatever the user can mend, OSError for a disk, a mount or a network.
     """
+    from llb_ray.engine.pipeline import run_stages
+
     where, shared = located(out), None if store is None else local_folder("store", store).absolute()
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
@@ -47,7 +52,7 @@ def repurify(
     executor: str | Executor = "ray",
     ray_address: str | None = None,
     tell: Tell = lambda line: None,
-) -> Result:
+) -> "Result":
     """The finished run `run` made once more in `out`, with the decisions of `by` in the CSV file `overrides`.
 
     Nothing before the decisions is made again: members, scores and features are linked into `out`, or copied from

@@ -49,8 +49,9 @@ def tune(
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.remote import local_folder
-        from llb_ray.report.console import show_trials, watching
+        from llb_ray.report.console import watching
         from llb_ray.report.objects import trials_object
+        from llb_ray.report.trials import show_trials
         from llb_ray.search.space import read_space
 
         settings = config.load(config_path, overrides)

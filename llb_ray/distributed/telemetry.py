@@ -14,8 +14,9 @@ from typing import Self
 
 from ray.util.metrics import Counter, Gauge
 
+from llb_ray.engine.heartbeat import Beat
 from llb_ray.engine.status import Status, read_status
-from llb_ray.engine.worker import Beat, Place
+from llb_ray.engine.worker import Place
 from llb_ray.errors import LlbError
 
 _LOOK_S = 5.0  # Ray exports every ten seconds

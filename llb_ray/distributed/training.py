@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from llb_ray.distributed.deaths import why
 from llb_ray.distributed.peers import TorchPeers
-from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
+from llb_ray.engine.files import CHECKPOINTS
 from llb_ray.engine.worker import PeerWorker, Place, Spec, device_for
 from llb_ray.errors import LlbError, MemberError
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from llb_ray.distributed import cluster
 from llb_ray.engine.executor import Tell, taken_up_again
-from llb_ray.engine.worker import Beat, Spec, read_beat
+from llb_ray.engine.heartbeat import Beat, read_beat
+from llb_ray.engine.worker import Spec
 from llb_ray.errors import ResourceError
 
 LOOK_S = 1.0

@@ -21,10 +21,9 @@ from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.disk import LOCAL, Disk
+from llb_ray.engine.files import CHECKPOINTS
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
-
-FOLDER = "checkpoints"  # beside the artifacts
 
 
 @dataclass
@@ -40,7 +39,7 @@ class FileCheckpoints:
     @classmethod
     def of(cls, recipe: Recipe, store: Store, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
         """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
-        path = store.root.parent / FOLDER / f"{recipe.stage}-{recipe.key}.safetensors"
+        path = store.root.parent / CHECKPOINTS / f"{recipe.stage}-{recipe.key}.safetensors"
         return cls(path, interval_s, peers, store.remote or LOCAL)
 
     def load(self) -> State | None:

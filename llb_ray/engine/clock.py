@@ -4,9 +4,12 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from llb_ray.engine.executor import Tell
 from llb_ray.engine.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from llb_ray.engine.executor import Tell
 
 _WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
 
@@ -25,7 +28,7 @@ class Clock:
     """Times the stages of one run."""
 
     folder: RunFolder
-    tell: Tell
+    tell: "Tell"
     times: list[StageTime] = field(default_factory=list)
 
     @contextlib.contextmanager

@@ -28,7 +28,7 @@ from llb_ray.data.manifest import TEST
 from llb_ray.engine.pixelmetrics import UNDEFINED, of_counts, of_pixels
 from llb_ray.engine.pixels import Grid, Pixels, PixelShard, pixel_shards
 from llb_ray.engine.truth import Truth
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.metrics.counts import MAX_BINS
 from llb_ray.metrics.image import image_metrics, object_metrics
 

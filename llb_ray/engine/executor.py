@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.engine.worker import Beat, Heartbeat, PeerWorker, Spec, Worker, read_beat
+from llb_ray.engine.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import LlbError, ResourceError
+
+if TYPE_CHECKING:  # it imports torch, which takes a second
+    from llb_ray.engine.worker import PeerWorker, Spec, Worker
 
 Tell = Callable[[str], None]  # a plain line for the person who watches
 
@@ -32,13 +35,15 @@ class Executor(Protocol):
         """Raise ResourceError unless every machine that workers may run on sees these folders, each proved by a file
         that was just written to it, or is known to lie in it."""
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
+    def run(
+        self, worker: "type[Worker]", specs: "Sequence[Spec]", tell: Tell, may_fail: int = 0
+    ) -> dict[str, LlbError]:
         """Why workers failed, by name, `may_fail` of them at most; one per spec, each through all its steps.
 
         The first failure beyond that is raised, and at once whatever is no `LlbError`.
         """
 
-    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: int, tell: Tell) -> None:
         """`count` workers of one spec, peers of each other, through all its steps at once.
 
         Raises ResourceError where there is no room for all of them.
@@ -76,7 +81,9 @@ class SerialExecutor:
     def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
         return None
 
-    def run(self, worker: type[Worker], specs: Sequence[Spec], tell: Tell, may_fail: int = 0) -> dict[str, LlbError]:
+    def run(
+        self, worker: "type[Worker]", specs: "Sequence[Spec]", tell: Tell, may_fail: int = 0
+    ) -> dict[str, LlbError]:
         heartbeats, failures = announce(specs), Failures(may_fail)
         for spec in specs:
             working = worker(spec)
@@ -93,7 +100,7 @@ class SerialExecutor:
             tell(f"{spec.name} done")
         return failures.by_name
 
-    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: int, tell: Tell) -> None:
         refuse_crowd(self, spec.place.resources, count)
 
 
@@ -108,7 +115,7 @@ def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> 
         )
 
 
-def announce(specs: Sequence[Spec]) -> dict[str, Heartbeat]:
+def announce(specs: "Sequence[Spec]") -> dict[str, Heartbeat]:
     """A heartbeat per worker, by name, each of which has said that its worker waits for its turn."""
     heartbeats = {spec.name: Heartbeat(spec.place, spec.name) for spec in specs}
     for heartbeat in heartbeats.values():

@@ -19,8 +19,9 @@ import pyarrow as pa
 from llb_ray.artifacts import Recipe, digest
 from llb_ray.data.tables import write_batches
 from llb_ray.engine import files
+from llb_ray.engine.heartbeat import Heartbeat
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, Stored
-from llb_ray.engine.worker import Heartbeat, Place, owned_threads
+from llb_ray.engine.worker import Place, owned_threads
 
 SHARD_IMAGES = 256  # at most, on average: a shard is the unit of resuming, seconds of work and megabytes of disk
 _PREFIX_DIGITS = 8  # of an image_id, which is hexadecimal

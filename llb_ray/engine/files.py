@@ -14,3 +14,5 @@ THRESHOLD, HELD_OUT = "threshold.json", "held_out.arrow"  # threshold
 OVERRIDES = "overrides.arrow"  # overrides: decisions by hand
 CONTAMINATION, WHAT_IF = "contamination.json", "what_if.arrow"  # purify, where the keep ratio is estimated
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate
+
+CHECKPOINTS = "checkpoints"  # a folder beside the artifacts, of unfinished fits

@@ -9,10 +9,11 @@ from llb_ray.config import ResourcesConfig
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.executor import Executor
 from llb_ray.engine.features import Shard
+from llb_ray.engine.heartbeat import read_beat
 from llb_ray.engine.member import MemberSpec
 from llb_ray.engine.pixels import PixelShard
 from llb_ray.engine.scoring import ScoreShard
-from llb_ray.engine.worker import Spec, Worker, read_beat
+from llb_ray.engine.worker import Spec, Worker
 from llb_ray.errors import LlbError
 from llb_ray.seeding import stream
 

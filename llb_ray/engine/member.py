@@ -24,9 +24,10 @@ from llb_ray.detectors.build import Role, build_detector
 from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.engine import files
 from llb_ray.engine.checkpoint import FileCheckpoints
+from llb_ray.engine.heartbeat import Heartbeat
 from llb_ray.engine.source import Access, OrderedSource
 from llb_ray.engine.trainlog import write_log
-from llb_ray.engine.worker import Heartbeat, Place, device_for, owned_threads
+from llb_ray.engine.worker import Place, device_for, owned_threads
 from llb_ray.errors import LlbError, ResourceError
 
 

@@ -26,7 +26,7 @@ from llb_ray.engine.outfolder import refuse_inside
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.stages import Folds, Stages
 from llb_ray.engine.status import died_in
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.rounds import num_changed
 from llb_ray.errors import DataError, LlbError
 from llb_ray.remote import Remote

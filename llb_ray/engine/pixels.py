@@ -24,8 +24,9 @@ from llb_ray.data.images import read_mask
 from llb_ray.data.tables import read_batches, read_table, write_table
 from llb_ray.detectors.base import Report, row_batches, upsample
 from llb_ray.engine import files
+from llb_ray.engine.heartbeat import Heartbeat
 from llb_ray.engine.truth import NORMAL, KnownImage
-from llb_ray.engine.worker import Heartbeat, Place, owned_threads
+from llb_ray.engine.worker import Place, owned_threads
 from llb_ray.metrics.counts import PixelCounts
 
 SHARD_PIXELS = 2**27  # counted together: some twenty seconds of work, and at most 28 MiB of counts of each kind

@@ -46,7 +46,6 @@ from llb_ray.config import RunConfig, load
 from llb_ray.detectors.build import weights_origin
 from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
-from llb_ray.engine.checkpoint import FOLDER as CHECKPOINTS
 from llb_ray.engine.made import Made
 from llb_ray.engine.outfolder import LOCK, refuse_foreign
 from llb_ray.errors import ArtifactError
@@ -242,6 +241,6 @@ class RunFolder:
             self.remote.delete(self.path / name)
 
     def _drop_checkpoints(self) -> None:
-        shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(self.path / files.CHECKPOINTS, ignore_errors=True)
         if self.remote is not None:
-            self.remote.delete_folder(self.path / CHECKPOINTS)
+            self.remote.delete_folder(self.path / files.CHECKPOINTS)

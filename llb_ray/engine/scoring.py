@@ -18,9 +18,10 @@ from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import read_table, write_batches
 from llb_ray.detectors.base import Detector, Layers, Report, Scores
 from llb_ray.engine import files
+from llb_ray.engine.heartbeat import Heartbeat
 from llb_ray.engine.member import load_detector
 from llb_ray.engine.source import Access, OrderedSource
-from llb_ray.engine.worker import Heartbeat, Place, owned_threads
+from llb_ray.engine.worker import Place, owned_threads
 from llb_ray.errors import MemberError
 
 

@@ -17,9 +17,9 @@ from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
 from llb_ray.disk import LOCAL
 from llb_ray.engine.clock import StageTime
+from llb_ray.engine.heartbeat import Beat, State, read_beats
 from llb_ray.engine.runfolder import EVENTS, RunFolder
-from llb_ray.engine.worker import Beat, State, read_beats
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 

@@ -6,8 +6,9 @@ import pyarrow.compute as pc
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.overrides import rejected_by_hand
-from llb_ray.ensemble.purify import DECISIONS, KEPT, REJECTED, Evidence, Labels, purify
+from llb_ray.ensemble.purify import DECISIONS, Evidence, Labels, purify
 from llb_ray.ensemble.scores import dense
 
 PURIFIED = pa.schema(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from llb_ray.ensemble.contamination import standing_out
-from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.scores import dense
 from llb_ray.seeding import stream
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.errors import DataError
 
 KEEP, REJECT, UNSURE = WORDS = ("keep", "reject", "unsure")

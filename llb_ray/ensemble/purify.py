@@ -20,11 +20,11 @@ from scipy import stats
 from llb_ray.config import PurifyConfig
 from llb_ray.ensemble import rivals
 from llb_ray.ensemble.contamination import anomalous_share
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
 from llb_ray.seeding import stream
 
-KEPT, REJECTED = "kept", "rejected"
 DECISIONS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

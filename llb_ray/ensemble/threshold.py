@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy import stats
 
 from llb_ray.seeding import stream
 
@@ -77,6 +76,8 @@ def threshold_facts(held_out: Mapping[str, pa.Table], rate: float, normals: str)
 
 
 def _of_order(sorted_N: Floats, rate: float, num_above: int) -> Threshold:
+    from scipy import stats  # half a second, which those who only read a threshold are spared
+
     count = len(sorted_N)
     low, high = stats.binom.ppf(_CONFIDENCE, count, 1 - rate).astype(int)  # ranks around the quantile, counted from 1
     return Threshold(
@@ -91,6 +92,8 @@ def _of_order(sorted_N: Floats, rate: float, num_above: int) -> Threshold:
 
 def _of_tail(sorted_N: Floats, rate: float) -> Threshold:
     """From the M largest scores; the intervals are a parametric bootstrap's."""
+    from scipy import stats
+
     count = len(sorted_N)
     num_tail = max(min(_LEAST_TAIL, count // 2), round(_TAIL_SHARE * count))
     start, share = sorted_N[-num_tail - 1], num_tail / count

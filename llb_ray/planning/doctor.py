@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
 from packaging.requirements import Requirement
 
 from llb_ray.config import AutoencoderConfig, DetectorConfig, RunConfig
-from llb_ray.detectors.build import weights_origin
-from llb_ray.engine.cache import trial
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.worker import device_for
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
     existing,
@@ -29,6 +25,9 @@ from llb_ray.planning.machine import (
     shared_memory_bytes,
 )
 from llb_ray.remote import Remote
+
+if TYPE_CHECKING:
+    from llb_ray.engine.executor import Executor
 
 State = Literal["ok", "warn", "fail"]
 _GIB = 2**30
@@ -51,7 +50,7 @@ class Check:
 
 
 def examine(
-    config: RunConfig, out: Path | Remote | None, ray: Callable[[], Executor] | None, elsewhere: bool = False
+    config: RunConfig, out: Path | Remote | None, ray: "Callable[[], Executor] | None", elsewhere: bool = False
 ) -> Iterator[Check]:
     """A check at a time, as they are made: versions, devices, weights, Ray, `out`, disk, memory, shared memory.
 
@@ -102,14 +101,17 @@ def _version(name: str) -> str:
 def _devices(config: RunConfig, elsewhere: bool) -> Check:
     cards = [f"{gpu.name} with {gpu.free_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB free" for gpu in gpus()]
     found = f"{num_cores()} CPU cores, {', '.join(cards) if cards else 'no GPU that torch can use'}"
+    if not config.resources.num_gpus:
+        idle = (f"{found}, which this configuration leaves idle", "set resources.num_gpus=1")
+        return Check("devices", "warn", *idle) if cards else Check("devices", "ok", found)
+    from llb_ray.engine.worker import device_for
+
     try:
         device_for(config.resources)
     except LlbError as error:
         if elsewhere:
             return Check("devices", "ok", f"{found}; the workers are on other machines")
         return Check("devices", "fail", found, _remedy(error))
-    if cards and not config.resources.num_gpus:
-        return Check("devices", "warn", f"{found}, which this configuration leaves idle", "set resources.num_gpus=1")
     return Check("devices", "ok", found)
 
 
@@ -118,6 +120,8 @@ def _weights(detector: DetectorConfig) -> Check:
     if isinstance(detector, AutoencoderConfig):
         return Check("weights", "ok", f"detector {detector.name} needs none")
     from llb_ray.detectors.backbones import hub_cache
+    from llb_ray.detectors.build import weights_origin
+    from llb_ray.engine.cache import trial
 
     name, weights = detector.backbone.name, detector.backbone.weights
     try:
@@ -135,7 +139,7 @@ def _weights(detector: DetectorConfig) -> Check:
     return Check("weights", "ok", f"{name} from {where}, licence {license_name}, SHA-256 {origin['sha256']}")
 
 
-def _workers(config: RunConfig, ray: Callable[[], Executor]) -> Check:
+def _workers(config: RunConfig, ray: "Callable[[], Executor]") -> Check:
     started_s = time.perf_counter()
     try:
         with ray() as executor:

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")
 _CGROUP = Path("/sys/fs/cgroup")
+# NVIDIA, AMD, WSL, Jetson: without one of these devices torch finds no GPU on Linux.
+_GPU_DRIVERS = [Path("/dev") / name for name in ("nvidiactl", "kfd", "dxg", "nvmap", "nvhost-gpu")]
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,16 @@ def free_disk_bytes(path: Path) -> int:
     return shutil.disk_usage(existing(path)).free
 
 
+def has_gpu_driver() -> bool:
+    """Whether there may be a GPU for torch here; False is certain."""
+    return sys.platform != "linux" or any(path.exists() for path in _GPU_DRIVERS)
+
+
 def gpus() -> list[Gpu]:
     """The GPUs that torch can use here."""
+    if not has_gpu_driver():
+        return []  # torch, which takes a second to import, could not find one either
+
     import torch
 
     if not torch.cuda.is_available():

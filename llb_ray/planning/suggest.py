@@ -10,8 +10,6 @@ from PIL import Image
 
 from llb_ray.config import BackboneConfig, parse
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
-from llb_ray.detectors.weights import refuse_other_files
-from llb_ray.engine.cache import trial
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.planning.machine import free_memory_bytes, gpus, num_cores
 from llb_ray.planning.names import by_number, by_view, num_groups
@@ -70,7 +68,10 @@ def suggestion(manifest: Manifest, weights: Path | None, backbone: str | None) -
     detector = _autoencoder(here) if weights is None else _memory_bank(here, weights, backbone)
     text = "\n".join([*_head(here), *_data(here), *detector, *_ensemble(here), *_resources(here)]) + "\n"
     config = parse(yaml.safe_load(text), "llb-ray init")
-    trial(config.detector)  # raises now what a run would: a file that is none, or of another network
+    if weights is not None:
+        from llb_ray.engine.cache import trial
+
+        trial(config.detector)  # raises now what a run would: a file that is none, or of another network
     return text
 
 
@@ -122,6 +123,7 @@ def _autoencoder(here: Surroundings) -> list[str]:
 
 def _memory_bank(here: Surroundings, weights: Path, backbone: str | None) -> list[str]:
     from llb_ray.detectors.backbones import is_known, layers_of
+    from llb_ray.detectors.weights import refuse_other_files
 
     refuse_other_files(weights, "--weights")
     name = backbone or weights.name.partition(".")[0]

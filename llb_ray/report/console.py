@@ -5,24 +5,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llb_ray.artifacts import Store
-from llb_ray.engine.cache import EncoderPasses
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.executor import Tell
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.status import Outcome, Status
-from llb_ray.engine.worker import Beat, read_beats
+from llb_ray.engine.heartbeat import Beat, read_beats
 from llb_ray.ensemble.threshold import PARETO
-from llb_ray.search.outcome import num_trained
-from llb_ray.search.trials import FAILED, printed
+
+if TYPE_CHECKING:  # some of it imports torch
+    from llb_ray.engine.cache import EncoderPasses
+    from llb_ray.engine.clock import StageTime
+    from llb_ray.engine.executor import Tell
+    from llb_ray.engine.pipeline import Result
+    from llb_ray.engine.status import Outcome, Status
 
 _PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
@@ -43,7 +41,7 @@ METRIC_NAMES = {  # metrics.json key -> what people call it
 
 
 @contextlib.contextmanager
-def watching(console: Console, progress: Path) -> Iterator[Tell]:
+def watching(console: Console, progress: Path) -> "Iterator[Tell]":
     """Gives a `tell`; on a terminal, bars follow the heartbeats in `progress` meanwhile."""
     if not console.is_terminal:
         yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -53,7 +51,7 @@ def watching(console: Console, progress: Path) -> Iterator[Tell]:
         yield lambda line: console.print(line, markup=False, highlight=False)
 
 
-def paced(tell: Tell, what: str) -> Callable[[int, int], None]:
+def paced(tell: "Tell", what: str) -> Callable[[int, int], None]:
     """A progress function that says `done of total` at most every ten seconds: a log must neither hang nor flood."""
     last_s = time.monotonic()
 
@@ -112,28 +110,7 @@ class _Bars:
                 self._bars.update(task, visible=False)
 
 
-def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
-    """The best trials, what training all of them took, and where the files are."""
-    names, rows = printed(trials)
-    table = Table(title="llb-ray tune", title_justify="left", box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")  # a setting's name that is cut off names nothing
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    trained = num_trained(Store(out.absolute() / "artifacts"))
-    failed = trials["status"].to_pylist().count(FAILED)
-    told = f"{trials.num_rows} trials trained {trained['member']} members and {trained['final']} final detectors"
-    console.print(f"{told}; {failed} trials failed" if failed else told, highlight=False)
-    for what, name in (
-        ("best configuration", "best.yaml"),
-        ("all trials", "trials.parquet"),
-        ("picture", "trials.png"),
-    ):
-        console.print(f"{what:18} {out / name}", soft_wrap=True, highlight=False, markup=False)
-
-
-def show_result(console: Console, result: Result) -> None:
+def show_result(console: Console, result: "Result") -> None:
     """The closing table: images, metrics, encoder passes, seconds per stage, and where the files are."""
     found = (_image_rows(result), _threshold_rows(result.threshold), _metric_rows(result.metrics))
     _show_table(console, result.where, chain(*found, _encoder_rows(result.passes), _time_rows(result.times)))
@@ -145,7 +122,7 @@ def show_report(console: Console, page: Path, where: str) -> None:
     console.print(f"report            {where}/{page.name}{copy}", soft_wrap=True, highlight=False, markup=False)
 
 
-def show_outcome(console: Console, status: Status, outcome: Outcome) -> None:
+def show_outcome(console: Console, status: "Status", outcome: "Outcome") -> None:
     """The same of a run that another process made, which kept its encoder passes to itself."""
     found = (_image_rows(outcome), _threshold_rows(outcome.threshold), _metric_rows(outcome.metrics))
     _show_table(console, status.where, chain(*found, _time_rows(status.times)))
@@ -161,7 +138,7 @@ def _show_table(console: Console, where: str, rows: Iterable[tuple[str, str]]) -
     console.print(f"all files         {where}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _image_rows(result: Result | Outcome) -> Iterator[tuple[str, str]]:
+def _image_rows(result: "Result | Outcome") -> Iterator[tuple[str, str]]:
     yield "training images", f"{result.num_input}"
     yield "  kept", f"{result.num_kept}"
     yield "  rejected", f"{result.num_rejected}"
@@ -192,13 +169,13 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "  or rather", f"{lower:.4g}, if the {count} that stand out{some} are anomalous"
 
 
-def _encoder_rows(passes: EncoderPasses) -> Iterator[tuple[str, str]]:
+def _encoder_rows(passes: "EncoderPasses") -> Iterator[tuple[str, str]]:
     yield "encoder passes", f"{passes.done:,} images"
     yield "  without a cache", f"{passes.recomputing:,} images"
     yield "features cached", f"{passes.cached_bytes / 2**20:,.1f} MiB"
 
 
-def _time_rows(times: Sequence[StageTime]) -> Iterator[tuple[str, str]]:
+def _time_rows(times: "Sequence[StageTime]") -> Iterator[tuple[str, str]]:
     reused = [stage.stage for stage in times if stage.reused]
     if reused:
         yield "found finished", ", ".join(reused)

@@ -22,7 +22,7 @@ from llb_ray.engine.status import Outcome, read_status
 from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.truth import UNTYPED
 from llb_ray.ensemble.dataset import kept_ids
-from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.rounds import num_changed
 from llb_ray.report.console import METRIC_NAMES
 

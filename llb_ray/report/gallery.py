@@ -21,7 +21,7 @@ from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
 from llb_ray.engine.calibrate import standing_out_ids
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
 from llb_ray.report.pictures import Pictures

@@ -19,7 +19,7 @@ from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import REPORT
-from llb_ray.ensemble.purify import KEPT, REJECTED
+from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.report.charts import Chart, Floats, Line, curves, histogram
 from llb_ray.report.facts import Facts, facts_of, threshold_of, what_if
 from llb_ray.report.gallery import Gallery, cut_of, gallery

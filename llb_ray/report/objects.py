@@ -6,19 +6,19 @@ Keys are added, not renamed, within a version of llb_ray; a figure that is not k
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from llb_ray.artifacts import Store
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.status import Outcome, Status
-from llb_ray.search.outcome import num_trained
-from llb_ray.search.trials import FINISHED, ranked
+
+if TYPE_CHECKING:
+    from llb_ray.engine.clock import StageTime
+    from llb_ray.engine.pipeline import Result
+    from llb_ray.engine.status import Outcome, Status
 
 
-def result_object(result: Result) -> dict[str, Any]:
+def result_object(result: "Result") -> dict[str, Any]:
     """Of a run that this process made."""
     passes = {
         "encoder_passes": result.passes.done,
@@ -28,7 +28,7 @@ def result_object(result: Result) -> dict[str, Any]:
     return {"run": result.where, "state": "finished", **_outcome(result), "stages": _stages(result.times), **passes}
 
 
-def status_object(status: Status) -> dict[str, Any]:
+def status_object(status: "Status") -> dict[str, Any]:
     """Of any run, whoever made it or is making it; counts and metrics only of one that is finished."""
     workers = {kind: dict(states) for kind, states in status.workers().items()}
     return {
@@ -46,6 +46,9 @@ def status_object(status: Status) -> dict[str, Any]:
 
 def trials_object(trials: pa.Table, out: Path) -> dict[str, Any]:
     """Of a search: every trial, the best first, and what all of them trained."""
+    from llb_ray.search.outcome import num_trained
+    from llb_ray.search.trials import FINISHED, ranked
+
     rows = ranked(trials).to_pylist()
     best = rows[0]["trial"] if rows and rows[0]["status"] == FINISHED else None
     trained = num_trained(Store(out.absolute() / "artifacts"))
@@ -58,7 +61,7 @@ def trials_object(trials: pa.Table, out: Path) -> dict[str, Any]:
     }
 
 
-def _outcome(outcome: Result | Outcome) -> dict[str, Any]:
+def _outcome(outcome: "Result | Outcome") -> dict[str, Any]:
     return {
         "images": {
             "training": outcome.num_input,
@@ -71,5 +74,5 @@ def _outcome(outcome: Result | Outcome) -> dict[str, Any]:
     }
 
 
-def _stages(times: Sequence[StageTime]) -> list[dict[str, Any]]:
+def _stages(times: "Sequence[StageTime]") -> list[dict[str, Any]]:
     return [asdict(time) for time in times]

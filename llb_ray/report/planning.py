@@ -2,30 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from llb_ray.engine.clock import duration
-from llb_ray.planning.doctor import Check
-from llb_ray.planning.forecast import Forecast
+
+if TYPE_CHECKING:  # a forecast imports torch
+    from llb_ray.planning.doctor import Check
+    from llb_ray.planning.forecast import Forecast
 
 _GIB = 2**30
 
 
-def show_check(console: Console, check: Check) -> None:
+def show_check(console: Console, check: "Check") -> None:
     """One line, and a second that says what to do unless all is well."""
     console.print(f"{check.state:4}  {check.name:13}  {check.found}", soft_wrap=True, highlight=False, markup=False)
     if check.fix:
         console.print(f"      {'':13}  -> {check.fix}", soft_wrap=True, highlight=False, markup=False)
 
 
-def checks_json(checks: Sequence[Check]) -> dict[str, Any]:
+def checks_json(checks: "Sequence[Check]") -> dict[str, Any]:
     """The same for programs: docs/file-formats.md."""
     return {"ok": all(check.state != "fail" for check in checks), "checks": [asdict(check) for check in checks]}
 
 
-def show_forecast(console: Console, forecast: Forecast) -> None:
+def show_forecast(console: Console, forecast: "Forecast") -> None:
     """Time by stage, what it goes into, what a run needs of the machine, and what takes longest."""
     rows = [(f"stage {stage.stage}", duration(stage.seconds), stage.what) for stage in forecast.stages]
     rows.append(("all", duration(forecast.seconds), f"workers at once: {forecast.cluster.slots}"))
@@ -41,7 +43,7 @@ def show_forecast(console: Console, forecast: Forecast) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def forecast_json(forecast: Forecast) -> dict[str, Any]:
+def forecast_json(forecast: "Forecast") -> dict[str, Any]:
     """The same for programs: docs/file-formats.md."""
     return {
         "seconds": forecast.seconds,

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from llb_ray.engine.clock import duration
+from llb_ray.engine.heartbeat import Beat, State
 from llb_ray.engine.status import STALE_S, Status
-from llb_ray.engine.worker import Beat, State
 from llb_ray.report.console import show_outcome
 from llb_ray.scans.status import ScanStatus
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.ensemble.dataset import kept_ids
-from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.scores import dense
 
 Bools = npt.NDArray[np.bool_]

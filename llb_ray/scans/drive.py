@@ -12,15 +12,15 @@ from llb_ray.artifacts import Store
 from llb_ray.disk import write_atomic
 from llb_ray.engine.clock import duration
 from llb_ray.engine.executor import SerialExecutor, Tell
+from llb_ray.engine.heartbeat import Heartbeat
 from llb_ray.engine.outfolder import LOCK, refuse_foreign, refuse_inside
-from llb_ray.engine.worker import Heartbeat, Place
+from llb_ray.engine.worker import Place
 from llb_ray.errors import ArtifactError
 from llb_ray.scans.job import key, run_job
 from llb_ray.scans.material import Material, read_materials
-from llb_ray.scans.plan import Job, Scan
+from llb_ray.scans.plan import CONFIG, Job, Scan
 from llb_ray.scans.results import DONE, Results, Row, read_row
 
-CONFIG = "scan.yaml"
 Todo = Sequence[tuple[Job, Material]]
 Ended = Iterator[tuple[Job, Row]]
 Runner = Callable[[Scan, Todo], tuple[int, Ended]]  # how many jobs are at work at once, and each as it ends

@@ -11,6 +11,7 @@ from llb_ray.artifacts import digest
 from llb_ray.config import Filter, ScanConfig
 from llb_ray.errors import ConfigError
 
+CONFIG = "scan.yaml"  # in the folder of a scan
 _UNTOLD = re.compile(r"[^\w.+-]+")  # what a folder's name leaves out of a category's
 
 

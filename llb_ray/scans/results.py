@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llb_ray.disk import write_atomic, write_json
-from llb_ray.engine.evaluate import protocol
 from llb_ray.errors import ArtifactError
 from llb_ray.scans.plan import Job, Scan
 
@@ -73,6 +72,8 @@ class Results:
     def __init__(self, scan: Scan) -> None:
         """With the rows of earlier calls, also of jobs that this one has not; rows of another setting stay out."""
         self._path = scan.out / RESULTS
+        from llb_ray.engine.evaluate import protocol  # scikit-learn, which those who read results are spared
+
         self._protocol = protocol(scan.config.evaluation, scan.config.detector.image_size_px)
         earlier = map(_read, sorted((scan.out / "rows").glob("[!.]*.json")))
         self._rows = {job_of(row): row for row in earlier if row and row["setting"] == scan.setting}

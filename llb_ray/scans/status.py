@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from llb_ray.engine.heartbeat import Beat, read_beats
 from llb_ray.engine.status import STALE_S, Status, read_status
-from llb_ray.engine.worker import Beat, read_beats
 from llb_ray.errors import ArtifactError
-from llb_ray.scans.drive import CONFIG
+from llb_ray.scans.plan import CONFIG
 from llb_ray.scans.results import failures, read_results
 
 

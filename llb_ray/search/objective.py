@@ -15,7 +15,7 @@ from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import RunFolder
-from llb_ray.ensemble.purify import KEPT
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.scores import ScoreMatrix, dense
 from llb_ray.errors import DataError
 from llb_ray.search.canary import RECORD

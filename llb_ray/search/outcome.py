@@ -8,7 +8,6 @@ import pyarrow as pa
 from llb_ray.artifacts import Store, load
 from llb_ray.disk import write_atomic
 from llb_ray.search.plan import Search
-from llb_ray.search.plot import plot_trials
 from llb_ray.search.trials import Trial, best_config, trials_table, write_trials
 
 
@@ -17,6 +16,8 @@ def conclude(plan: Search, trials: Sequence[Trial]) -> pa.Table:
 
     Raises ConfigError, after writing the table, if no trial finished.
     """
+    from llb_ray.search.plot import plot_trials  # matplotlib, which those who count trials are spared
+
     table = trials_table(trials)
     write_trials(plan.out / "trials.parquet", table)
     best = best_config(table, plan.base)

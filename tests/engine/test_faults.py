@@ -19,7 +19,7 @@ from llb_ray.detectors import training
 from llb_ray.detectors.training import GradientDetector
 from llb_ray.disk import naming
 from llb_ray.engine.executor import taken_up_again
-from llb_ray.engine.worker import Beat, Heartbeat, read_beat
+from llb_ray.engine.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 from tests.support import final_files
 from tests.workers import place

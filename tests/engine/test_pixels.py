@@ -22,10 +22,10 @@ from llb_ray.data.tables import write_batches
 from llb_ray.engine import evaluate, files, pixels
 from llb_ray.engine.evaluate import detection_metrics, shards_to_count
 from llb_ray.engine.executor import Executor
+from llb_ray.engine.heartbeat import read_beats
 from llb_ray.engine.pixels import Evaluator, EvaluatorSpec, Grid, Pixels, PixelShard
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.truth import KnownImage, Truth
-from llb_ray.engine.worker import read_beats
 from llb_ray.errors import DataError
 from tests.support import final_files
 from tests.workers import place

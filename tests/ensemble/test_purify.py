@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb_ray.config import PurifyConfig
-from llb_ray.ensemble.purify import KEPT, REJECTED, Evidence, aggregate, num_kept, purify
+from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.purify import Evidence, aggregate, num_kept, purify
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
 

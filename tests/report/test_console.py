@@ -13,8 +13,8 @@ from rich.console import Console
 from llb_ray.disk import write_json
 from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import StageTime
+from llb_ray.engine.heartbeat import Beat
 from llb_ray.engine.pipeline import Result
-from llb_ray.engine.worker import Beat
 from llb_ray.report.console import _Bars, paced, show_result, watching
 
 METRICS = {"contamination": 0.25, "residual_contamination": 0.125, "i_auroc": 0.98765, "aupro": None, "num_test": 24}

@@ -1,0 +1,3 @@
+"""What can be decided about an image."""
+
+KEPT, REJECTED = "kept", "rejected"
