@@ -102,7 +102,11 @@ def predict_images(
 
 def _nothing_scored(data: Path, num_files: int, first: str) -> str:
     """One sentence for a prediction without a single score; `first` is the first file with its problem."""
-    reason = f"none of the {num_files} files found is a readable image (first, {first})" if num_files else "no file"
+    reason = (
+        f"none of the {num_files} files found is a readable image (first, {first})"
+        if num_files
+        else "holds no readable image"
+    )
     return f"{data}: {reason}; give {TAKEN}"
 
 
