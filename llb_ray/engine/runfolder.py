@@ -43,7 +43,6 @@ from filelock import FileLock, Timeout
 
 from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig, load
-from llb_ray.detectors.build import weights_origin
 from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
@@ -216,6 +215,8 @@ class RunFolder:
 
     def publish(self, config: RunConfig, root: Path, made: Made) -> None:
         """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
+        from llb_ray.detectors.build import weights_origin  # torch, which those who only read a run are spared
+
         self._remove(_INDEX)
         self._remove(REPORT)  # of what was here before
         for name, source in published(made).items():
