@@ -7,6 +7,7 @@ import click
 
 from llb_ray.cli.common import FOLDER, main, refusals
 
+_REALIAD = ["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]
 _KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 
 
@@ -19,7 +20,11 @@ _KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 @click.option("--columns", type=FOLDER, help="CSV or Parquet: `path`, without its suffix, and columns to add.")
 @click.option("--group-pattern", help="Searched in the path; its first group names the object (folder, mvtec, visa).")
 @click.option("--views", type=click.Choice(["multi", "single"]), help="real_iad: five views, or the top one alone.")
-@click.option("--images", type=click.Choice(["realiad_1024", "realiad_raw"]), help="real_iad: where the images lie.")
+@click.option(
+    "--images",
+    type=click.Choice(["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]),
+    help="real_iad: where the images lie.",
+)
 @click.option("--alpha", type=float, help="real_iad: the official contaminated lists of this share.")
 @click.option("--write-to", type=FOLDER, help="arrays: the folder that the images are written to.")
 @click.option("--check/--no-check", "check_files", default=True, help="Look for every image and mask.")

@@ -33,7 +33,7 @@ class DatasetOptions(Settings):
         None, description="table: the CSV or Parquet; visa: a split other than split_csv/1cls.csv; below the root"
     )
     views: Literal["multi", "single"] = Field("multi", description="real_iad: all five, or the top view (C1) alone")
-    images: Literal["realiad_1024", "realiad_raw"] | None = Field(
+    images: Literal["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"] | None = Field(
         None, description="real_iad: the folder of the images; default: the one that is there"
     )
     alpha: Annotated[float, Field(ge=0, lt=1)] | None = Field(

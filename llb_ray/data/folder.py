@@ -14,8 +14,8 @@ import pyarrow as pa
 from llb_ray.config import DataConfig
 from llb_ray.data.files import File, Progress, examined, first_problem, quarantined, without_copies
 from llb_ray.data.groups import Grouping
-from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_text
-from llb_ray.data.walk import left_alone, listed, masks_of
+from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_text, without_normal
+from llb_ray.data.walk import Found, listed
 from llb_ray.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -31,24 +31,16 @@ def read_folder(root: Path, config: DataConfig, progress: Progress | None = None
     """
     root = Path(os.path.abspath(root))
     grouping = Grouping.of(config.group_pattern, "data.group_pattern")
-    found = examine(root, config, progress)
-    files = without_copies(found)
+    found = listed(root)
+    files = without_copies(examined(root, found.files, config, progress))
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
     grouping.require_match(root, [file.path for file in files])
-    manifest = Manifest.of(root, _table(root, files, category, grouping), quarantined(files))
-    assert len(manifest.table) + len(manifest.quarantine) == len(found)
-    for note in left_alone(root):
+    manifest = Manifest.of(root, _table(found, files, category, grouping), quarantined(files))
+    assert len(manifest.table) + len(manifest.quarantine) == len(found.files)
+    for note in [*found.notes(), *without_normal(manifest.table)]:
         _log.warning(note)
     return manifest
-
-
-def examine(root: Path, config: DataConfig, progress: Progress | None = None) -> list[File]:
-    """Every input below `root`, train before test, then by path, each with its image_id or its problem.
-
-    Raises DataError if the layout is not usable.
-    """
-    return examined(root, listed(root), config, progress)
 
 
 def _require_training_images(root: Path, files: Sequence[File]) -> None:
@@ -61,9 +53,9 @@ def _require_training_images(root: Path, files: Sequence[File]) -> None:
         )
 
 
-def _table(root: Path, files: Sequence[File], category: str, grouping: Grouping) -> pa.Table:
+def _table(found: Found, files: Sequence[File], category: str, grouping: Grouping) -> pa.Table:
     kept = [file for file in files if file.problem is None]
-    masks = masks_of(root, kept)
+    masks = found.masks(kept)
     rows = [_row(file, category, grouping, masks.get(file.path)) for file in kept]
     return pa.Table.from_pylist(rows, MANIFEST)
 

@@ -19,7 +19,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,6 +54,10 @@ _DECODER_ERRORS = (
     zipfile.BadZipFile,
     tokenize.TokenError,
 )
+
+
+_LARGEST_MASK = 90_000_000  # pixels
+_NEARLY, _MOSTLY = 24, 0.97  # of 255 grey levels, and of the pixels
 
 
 class UnreadableImage(Exception):
@@ -109,19 +113,51 @@ def _pixels(image: Image.Image, size_px: int | None) -> NDArray[np.uint8]:
     return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
 
 
+def is_jpeg(path: Path) -> bool:
+    """Whether the file begins as a JPEG does, whatever its name."""
+    with refusing(), path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file begins as an image of a known format does."""
+    with suppress(UnreadableImage), refusing(), path.open("rb") as file:
+        return _format(file) is not None
+    return False
+
+
 def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bool_]:
     """The defect mask as [H, W] bool: true where a pixel is not black; resized by nearest neighbour.
 
-    Transparent pixels count as black.  Raises DataError if the file is not a readable mask.
+    Transparent pixels count as black, and so do the darker ones of a JPEG, which blurs edges.  Raises DataError if the
+    file is not a readable mask.
     """
     try:
         with refusing():
-            mask = Image.fromarray(_not_black(_decoded(path, max_pixels)))
+            mask = Image.fromarray(_not_black(path, max_pixels))
             if size_px is not None:
                 mask = mask.resize((size_px, size_px), Image.Resampling.NEAREST)
             return np.array(mask)
     except UnreadableImage as error:
         raise DataError(f"{path}: not a usable mask ({error.reason}); replace or delete it") from error
+
+
+def num_mask_values(path: Path, exactly: bool = False) -> int:
+    """1 or 2 for a file that holds as many values, as masks do; 0 for any other, and for what is no image.
+
+    Unless `exactly`, values close to black or white count as these: a mask that was saved as JPEG has many.
+    """
+    try:
+        with refusing():
+            image = _decoded(path, _LARGEST_MASK)
+            value_HW = np.asarray(image if _is_deep(image) else image.convert("L"))
+    except UnreadableImage:
+        return 0
+    values, counts = np.unique(value_HW, return_counts=True)
+    if not exactly and value_HW.dtype == np.uint8:
+        extreme = (values < _NEARLY) | (values > 255 - _NEARLY)
+        values = values[:2] if counts[extreme].sum() > _MOSTLY * counts.sum() else values
+    return len(values) if len(values) <= 2 else 0
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -183,13 +219,21 @@ def _header(file: IO[bytes]) -> ImageFile:
 
     `Image.open` would do, but it warns of large images through the process-wide `warnings` before we see their size.
     """
+    name = _format(file)
+    if name is None:
+        raise UnreadableImage(f"not an image of a known format ({', '.join(_FORMATS)})")
+    return Image.OPEN[name][0](file, "")
+
+
+def _format(file: IO[bytes]) -> str | None:
+    """Pillow's name of the format that the first bytes are of."""
     prefix = file.read(16)
     file.seek(0)
     for name in _FORMATS:
-        factory, accept = Image.OPEN[name]
+        accept = Image.OPEN[name][1]
         if accept is not None and accept(prefix) is True:  # a text says that the format was not built in
-            return factory(file, "")
-    raise UnreadableImage(f"not an image of a known format ({', '.join(_FORMATS)})")
+            return name
+    return None
 
 
 def _check_header(image: ImageFile, max_pixels: int) -> None:
@@ -229,9 +273,10 @@ def _over(image: Image.Image, background: str) -> Image.Image:
     return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
 
 
-def _not_black(image: Image.Image) -> NDArray[np.bool_]:
+def _not_black(path: Path, max_pixels: int) -> NDArray[np.bool_]:
+    image = _decoded(path, max_pixels)
     if not _is_deep(image):  # a deep mask scaled to 8 bits would lose a value of 1
         image = _over(image, "black")
-    value_HWC = np.asarray(image).reshape(image.height, image.width, -1)
-    defect_HW: NDArray[np.bool_] = np.greater(value_HWC.max(axis=2), 0)
+    value_HW = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2)
+    defect_HW: NDArray[np.bool_] = np.greater(value_HW, value_HW.max() / 2 if is_jpeg(path) else 0)
     return defect_HW

@@ -6,6 +6,7 @@ file is a single image.
 """
 
 import csv
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from llb_ray.data.files import File
+from llb_ray.data.layout import refuse_trees
 from llb_ray.data.manifest import TEST, path_from_text
-from llb_ray.data.walk import found_below, refuse_masks
+from llb_ray.data.walk import LeftOut, found_below
 from llb_ray.errors import DataError
 
 TAKEN = "a folder of images, a list of them (.txt, .csv or .parquet), or an image"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Inputs:
         """The files of a folder, plain or a tree's train and test, those that a list names, or one image; read once to
         count them.
 
-        Raises DataError for what is none of these, and for a folder that holds masks or several data sets.
+        Raises DataError for what is none of these, and for a folder that holds several data sets.
         """
         if data.suffix in _LISTS and data.is_file():
             inputs = cls(Path(os.path.abspath(data.parent)), 0, lambda: _listed(data))
@@ -45,11 +48,14 @@ class Inputs:
         if data.is_file():  # whether it is an image is found out when it is read
             return cls(Path(os.path.abspath(data.parent)), 1, lambda: iter([File(data.name, TEST)]))
         root, count, folders = Path(os.path.abspath(data)), 0, set[PurePosixPath]()
-        for file in found_below(root):
+        left_out = LeftOut()
+        for file in found_below(root, left_out):
             count += 1
             folders.update(PurePosixPath(file.path).parents)
-        refuse_masks(root, folders)
-        return cls(root, count, lambda: found_below(root))
+        refuse_trees(root, folders)
+        for note in left_out.notes(root):
+            _log.warning(note)
+        return cls(root, count, lambda: found_below(root, LeftOut()))
 
 
 def _listed(path: Path) -> Iterator[File]:

@@ -68,6 +68,23 @@ def path_from_text(text: str) -> str:
     )
 
 
+def without_normal(table: pa.Table) -> list[str]:
+    """A sentence for every category of a table with labels whose training images are none of them labelled as normal.
+
+    None for one in which nothing is labelled: that is how photographs usually come.
+    """
+    labels = dict[str, set[int]]()
+    train = table.filter(pc.and_(pc.equal(table["split"], TRAIN), pc.is_valid(table["label"])))
+    for category, label in zip(train["category"].to_pylist(), train["label"].to_pylist(), strict=True):
+        labels.setdefault(category, set()).add(label)
+    return [
+        f"{category}: all labelled training images are anomalous, none is normal; check the names of the folders, or "
+        "the labels in the table"
+        for category, found in sorted(labels.items())
+        if 0 not in found
+    ]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The images under `root` (schema `MANIFEST`, in image_id order) and what was put aside (`QUARANTINE`)."""

@@ -23,9 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
 from llb_ray.data.files import GOOD
+from llb_ray.data.layout import MASKS
 from llb_ray.data.manifest import IMAGES, MANIFEST, TEST, TRAIN, path_from_text
 from llb_ray.data.tables import joined, read_table
-from llb_ray.data.walk import MASKS
 from llb_ray.disk import json_bytes
 from llb_ray.engine import files
 from llb_ray.engine.finished import FinishedRun

@@ -60,11 +60,11 @@ def test_a_folder_is_walked_by_name_and_a_trees_masks_are_left_out(tmp_path: Pat
     assert _paths(inputs) == ["train/good/1.png", "test/bad/2.png"]
 
 
-def test_a_plain_folder_of_masks_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ground_truth").mkdir()
-    (tmp_path / "ground_truth" / "1.png").touch()
-    with pytest.raises(DataError, match="holds masks"):
-        Inputs.of(tmp_path)
+def test_masks_are_not_judged(tmp_path: Path) -> None:
+    for name in ("bad/1.png", "ground_truth/bad/1_mask.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert _paths(Inputs.of(tmp_path)) == ["bad/1.png"]
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.csv"])

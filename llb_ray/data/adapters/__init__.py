@@ -9,7 +9,7 @@ arrays    an .npz of x_train, y_train, x_test and y_test, written out as PNG fil
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from llb_ray.data.adapters.checks import Fault, missing_or_unfit, repeated
 from llb_ray.data.adapters.columns import joined_by_path
 from llb_ray.data.adapters.entries import Draft
 from llb_ray.data.listing import Listing
+from llb_ray.data.manifest import without_normal
 from llb_ray.data.problems import BadEntries, Problem
 from llb_ray.errors import DataError
 
@@ -81,7 +82,7 @@ def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -
     faults = repeated(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
     unlisted, bad = [problem for part in draft.parts for problem in part.problems], {row for row, _, _ in faults}
     kept = listed.take(pa.array([row for row in range(len(listed)) if row not in bad], pa.int64())) if bad else listed
-    about = _about(config, draft, len(unlisted) + len(bad))
+    about = _about(config, draft, without_normal(kept), len(unlisted) + len(bad))
     return Survey(joined_by_path(Listing.of(draft.root, kept, about), config), unlisted + _problems(origin, faults))
 
 
@@ -101,8 +102,8 @@ def _problems(origin: pa.Table, faults: list[Fault]) -> list[Problem]:
     ]
 
 
-def _about(config: DatasetConfig, draft: Draft, num_left_out: int) -> dict[str, Any]:
+def _about(config: DatasetConfig, draft: Draft, notes: Sequence[str], num_left_out: int) -> dict[str, Any]:
     """How the listing was made, JSON-ready."""
     options = config.model_dump(mode="json", exclude={"kind", "root"}, exclude_defaults=True)
     said = {"kind": config.kind, "read_from": str(config.root), "options": options, "sources": dict(draft.sources)}
-    return {**said, "notes": list(draft.notes), "left_out": num_left_out}
+    return {**said, "notes": [*draft.notes, *notes], "left_out": num_left_out}

@@ -1,29 +1,28 @@
 """A plain folder, an MVTec-style tree, or a folder of such trees, one per category; see `llb_ray.data.walk`."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
-from llb_ray.data.files import File
 from llb_ray.data.groups import Grouping
+from llb_ray.data.layout import is_tree_on_disk, subfolders
 from llb_ray.data.manifest import path_text
 from llb_ray.data.problems import Problem
-from llb_ray.data.walk import is_tree, left_alone, masks_of, plain_files, require_folder, tree_files
+from llb_ray.data.walk import Found, plain_files, require_folder, tree_files
 from llb_ray.errors import DataError
 
 
 def read_plain(config: DatasetConfig) -> Draft:
     """Every file below the root as an unlabelled training image; raises DataError for a tree or a folder of trees."""
     require_folder(config.root)
-    if is_tree(config.root, os.path.isdir):
+    if is_tree_on_disk(config.root):
         raise DataError(f"{config.root}: is laid out as train/ and test/; read it as kind mvtec")
     grouping = Grouping.of(config.group_pattern, "group_pattern")
-    files = plain_files(config.root)
-    grouping.require_match(config.root, [file.path for file in files])
+    found = plain_files(config.root)
+    grouping.require_match(config.root, [file.path for file in found.files])
     category = path_text(config.root.name or "images")
-    return Draft(config.root, [Part.of("", _entries(config.root, config.root, files, category, grouping))])
+    return Draft(config.root, [Part.of("", _entries(config.root, found, category, grouping))], notes=found.notes())
 
 
 def read_trees(config: DatasetConfig) -> Draft:
@@ -32,20 +31,20 @@ def read_trees(config: DatasetConfig) -> Draft:
     grouping = Grouping.of(config.group_pattern, "group_pattern")
     trees = {name: config.root / folder for name, folder in _trees(config.root).items()}
     chosen = asked_for(config.root, trees, config.categories)
-    files = {name: tree_files(trees[name]) for name in chosen}
-    grouping.require_match(config.root, [file.path for found in files.values() for file in found])
+    found = {name: tree_files(trees[name]) for name in chosen}
+    grouping.require_match(config.root, [file.path for tree in found.values() for file in tree.files])
     parts = [
-        Part.of("", _entries(config.root, trees[name], found, name, grouping), _base(config.root, trees[name]))
-        for name, found in files.items()
+        Part.of("", _entries(config.root, tree, name, grouping), _base(config.root, tree.root))
+        for name, tree in found.items()
     ]
-    return Draft(config.root, parts, notes=[note for name in chosen for note in left_alone(trees[name])])
+    return Draft(config.root, parts, notes=[note for tree in found.values() for note in tree.notes()])
 
 
 def _trees(root: Path) -> dict[str, str]:
     """Category to folder: the root itself, or its children."""
-    if is_tree(root, os.path.isdir):
+    if is_tree_on_disk(root):
         return {path_text(root.name or "images"): "."}
-    found = {path_text(name): name for name in sorted(os.listdir(root)) if is_tree(root / name, os.path.isdir)}
+    found = {path_text(name): name for name in subfolders(root) if is_tree_on_disk(root / name)}
     if not found:
         raise DataError(
             f"{root}: neither it nor a folder in it is laid out as train/good and test/; "
@@ -58,13 +57,11 @@ def _base(root: Path, tree: Path) -> str:
     return "" if tree == root else f"{tree.name}/"
 
 
-def _entries(
-    root: Path, tree: Path, files: Sequence[File], category: str, grouping: Grouping
-) -> Iterator[Entry | Problem]:
-    masks = masks_of(tree, files)
-    for file in files:
+def _entries(root: Path, found: Found, category: str, grouping: Grouping) -> Iterator[Entry | Problem]:
+    masks = found.masks(found.files)
+    for file in found.files:
         if file.problem is not None:
-            yield Problem("", None, _base(root, tree) + file.path, file.problem)
+            yield Problem("", None, _base(root, found.root) + file.path, file.problem)
             continue
         defect = None if file.defect_type is None else path_text(file.defect_type)
         group, mask = grouping.group(category, file.path), masks.get(file.path)

@@ -19,7 +19,7 @@ from llb_ray.data.problems import Problem
 from llb_ray.errors import DataError
 
 _LISTS, _SINGLE, _FUIAD = "realiad_jsons", "realiad_jsons_sv", "realiad_jsons_fuiad_"
-_IMAGES = ("realiad_1024", "realiad_raw")
+_IMAGES = ("realiad_1024", "realiad_512", "realiad_256", "realiad_raw")
 _VIEW = re.compile(r"_(C\d+)_[^/]*$")
 _TOP = "C1"
 _SHARE = re.compile(re.escape(_FUIAD) + r"0\.\d+")
@@ -82,7 +82,7 @@ def _images(config: DatasetConfig) -> tuple[str, list[str]]:
         raise DataError(f"{config.root}: holds {' and '.join(there)}; choose one with images={there[0]}")
     if not there and config.check_files:
         raise DataError(
-            f"{config.root}: holds neither {' nor '.join(_IMAGES)}; put the images there, "
+            f"{config.root}: holds none of {', '.join(_IMAGES)}; put the images there, "
             "or list them without looking for files (check_files=false, --no-check)"
         )
     note = f"{config.root} holds no images: their paths are listed as if they lay in {_IMAGES[0]}"

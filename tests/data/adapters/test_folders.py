@@ -87,7 +87,7 @@ def test_what_is_left_out_of_mvtec_loco_is_said(tmp_path: Path, caplog: pytest.L
     photo(root / "validation/good/0.png", 5)
     photo(root / "ground_truth/crack/1/000.png", 6)
     notes = read_listing("mvtec", root).about["notes"]
-    assert "validation is no input" in notes[0]
+    assert "the images in validation are no input" in notes[0]
     assert "holds 1 folders of several masks each" in notes[1]
     with caplog.at_level(logging.WARNING):
         read_folder(root, DataConfig())

@@ -175,7 +175,7 @@ def test_the_folder_of_the_images_is_found_or_chosen(root: Path, tmp_path: Path)
     assert "no such image" in problems(root, DatasetOptions(images="realiad_raw")).values()
     (root / "realiad_raw").rmdir()
     (root / "realiad_1024").rename(root / "elsewhere")
-    with pytest.raises(DataError, match="holds neither realiad_1024 nor realiad_raw"):
+    with pytest.raises(DataError, match="holds none of realiad_1024, realiad_512"):
         read_listing("real_iad", root)
     assert "holds no images" in read_listing("real_iad", root, UNCHECKED).about["notes"][0]
 
