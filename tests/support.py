@@ -4,15 +4,19 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from llb_ray.disk import write_json
+from llb_ray.artifacts import RECORD
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.disk import file_digest, write_json
 
 
 def final_files(run: Path) -> dict[str, str]:
@@ -77,3 +81,32 @@ def photo(path: Path, seed: int = 0, width: int = 8, height: int = 6) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path, "PNG")
     return path
+
+
+def reseal(artifact: Path) -> None:
+    """Have the completion record describe the files that now lie in `artifact`, as who forges a run would."""
+    record = json.loads((artifact / RECORD).read_text())
+    names = [path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()]
+    record["files"] = {name: file_digest(artifact / name) for name in names if name != RECORD}
+    record["bytes"] = {name: (artifact / name).stat().st_size for name in record["files"]}
+    (artifact / RECORD).write_text(json.dumps(record))
+
+
+def rewrite(artifact: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change a table of an artifact, sealed."""
+    table = change(read_table(artifact / name))
+    (artifact / name).unlink()  # the old bytes stay mapped
+    write_table(artifact / name, table)
+    reseal(artifact)
+
+
+def set_column(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """The table with other values in a column."""
+    index = table.column_names.index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+
+
+def artifact_of(run: Path, role: str) -> Path:
+    """The folder of a run's artifact, or of the first one, by its role in run.json."""
+    found = json.loads((run / "run.json").read_text())["artifacts"][role]
+    return run / "artifacts" / (found if isinstance(found, str) else found[0])

@@ -18,6 +18,7 @@ LAYERS = {
     "errors": 0,
     "seeding": 0,
     "disk": 0,
+    "names": 1,
     "remote": 1,
     "artifacts": 2,
     "config": 2,

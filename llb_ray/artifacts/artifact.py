@@ -10,6 +10,7 @@ from typing import Any
 
 from llb_ray.disk import LOCAL, file_digest
 from llb_ray.errors import ArtifactError
+from llb_ray.names import below
 from llb_ray.remote import Remote
 
 FORMAT_VERSION = 6  # raise it whenever a stage gives other output for the same recipe: it is part of every key
@@ -64,8 +65,11 @@ class Artifact:
         return (self.remote or LOCAL).name(self.path)
 
     def file(self, name: str) -> Path:
-        """Where the file can be read; brought here first, and its digest compared, if it lies at a URI."""
-        path = self.path / name
+        """Where the file can be read; brought here first, and its digest compared, if it lies at a URI.
+
+        Raises ArtifactError for a link that leads out of the folder.
+        """
+        path = below(self.path, name)
         if self.remote is not None and not path.exists():
             self.remote.fetch(path, self.files[name])
         return path
@@ -97,6 +101,8 @@ def load(path: Path, remote: Remote | None = None) -> Artifact:
         raise ArtifactError(
             f"{where}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
         )
+    for name in {**files, **sizes}:
+        below(path, name)
     artifact = Artifact(path, files, sizes, settings, inputs, remote)
     _refuse_cut(artifact)
     return artifact

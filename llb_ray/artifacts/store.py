@@ -1,6 +1,7 @@
 """A folder of artifacts: found, made by one builder at a time, adopted from other stores, kept at a URI."""
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from filelock import FileLock
 from llb_ray.artifacts.artifact import RECORD, Artifact, Recipe, load, seal
 from llb_ray.disk import LOCAL, naming, write_atomic
 from llb_ray.errors import ArtifactError
+from llb_ray.names import below
 from llb_ray.remote import Remote
 
 _BUILDING = ".building"
+_NAME = re.compile(r"[a-z][a-z-]*/[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ class Store:
         return self._there(self.path(recipe))
 
     def load(self, name: str) -> Artifact:
-        """The finished artifact in ``<stage>/<key>``; raises ArtifactError where there is none."""
-        return self._there(self.root / name)
+        """The finished artifact in ``<stage>/<key>``; raises ArtifactError where there is none, or for another name."""
+        if not _NAME.fullmatch(name):
+            raise ArtifactError(f"{self.root}: {name[:200]!r} is no artifact's name; do not use this folder")
+        return self._there(below(self.root, name))
 
     def _there(self, path: Path) -> Artifact:
         found = self._at(path)

@@ -1,5 +1,6 @@
 """Before a run: is everything there, what to set, what it will take."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from llb_ray.cli.common import (
     refusals,
 )
 from llb_ray.cli.images import Images, images_options
+from llb_ray.names import shown
 
 
 @main.command()
@@ -74,8 +76,8 @@ def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> No
             path = api.init(data, out=out, weights=weights, backbone=backbone, progress=paced(tell, "files read"))
         console.print(f"{path}: read it, then run", soft_wrap=True, highlight=False, markup=False)
         name = data.absolute().name
-        command = f"llb-ray run --config {path} --data {data} --out runs/{name}"
-        console.print(command, soft_wrap=True, highlight=False, markup=False)
+        command = ["llb-ray", "run", "--config", str(path), "--data", str(data), "--out", f"runs/{name}"]
+        console.print(shlex.join(command), soft_wrap=True, highlight=False, markup=False)
 
 
 @main.command()
@@ -117,5 +119,5 @@ def plan(
         else:
             show_forecast(console, forecast)
         for refusal in forecast.refusals:
-            click.echo(f"llb-ray: {refusal}", err=True)
+            click.echo(f"llb-ray: {shown(refusal)}", err=True)
         sys.exit(bool(forecast.refusals))

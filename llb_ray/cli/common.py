@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llb_ray import __version__
+from llb_ray.names import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,19 +54,19 @@ def print_json(value: Any) -> None:
 @contextlib.contextmanager
 def refusals(stderr: bool = False) -> Iterator["Console"]:
     """Inside, a `LlbError` becomes one sentence on stderr and exit status 1; gives the console to print on."""
-    from rich.console import Console
-
+    from llb_ray.cli.terminal import Terminal, logged_safely
     from llb_ray.errors import LlbError
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
     # As an exit it passes through whoever cleans up; Ray's own handler, where there is a Ray, does the same.
+    logged = logged_safely()
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_BY_SIGNAL + number))
     try:
-        yield Console(stderr=stderr)
+        yield Terminal(stderr=stderr)
     except LlbError as error:
-        click.echo(f"llb-ray: {error}", err=True)
+        click.echo(f"llb-ray: {shown(str(error))}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         click.echo("llb-ray: stopped; run the same command again to go on", err=True)
@@ -72,7 +74,8 @@ def refusals(stderr: bool = False) -> Iterator["Console"]:
     except OSError as error:
         # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to mend.
         reason = str(error).strip().splitlines()[-1]
-        click.echo(f"llb-ray: {reason}; mend that and run the same command again to go on", err=True)
+        click.echo(f"llb-ray: {shown(reason)}; mend that and run the same command again to go on", err=True)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
+        logging.getLogger("llb_ray").removeHandler(logged)

@@ -38,6 +38,7 @@ LABELS = pa.schema(
     ]
 )
 MANIFEST = pa.schema([*IMAGES, *LABELS])
+_LEAVING = "(^|/)[.][.](/|$)|\\x00"
 QUARANTINE = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -62,7 +63,7 @@ def path_text(path: str) -> str:
 def path_from_text(text: str) -> str:
     """The file-system path that `path_text` wrote as `text`."""
     return re.sub(
-        r"\\(\\|x([0-9a-f]{2}))",
+        r"\\(\\|x([89a-f][0-9a-f]))",
         lambda match: "\\" if match[2] is None else chr(0xDC00 + int(match[2], 16)),
         text,
     )
@@ -85,6 +86,20 @@ def without_normal(table: pa.Table) -> list[str]:
     ]
 
 
+def refuse_leaving(where: Path, table: pa.Table) -> None:
+    """Raise DataError for a path in the table of the file `where` that leaves the folder which it is relative to.
+
+    A test image's may be absolute: a search is judged by images from anywhere.
+    """
+    elsewhere = pc.equal(table["split"], TEST) if "split" in table.column_names else pa.scalar(False)
+    for name, may_be_absolute in (("path", elsewhere), ("mask_path", pa.scalar(False))):
+        if name in table.column_names:
+            absolute = pc.and_not(pc.starts_with(table[name], "/"), may_be_absolute)
+            leaving = table[name].filter(pc.or_(absolute, pc.match_substring_regex(table[name], _LEAVING)))
+            if len(leaving):
+                raise DataError(f"{where}: {leaving[0].as_py()!r} leaves the images' folder; do not use this file")
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The images under `root` (schema `MANIFEST`, in image_id order) and what was put aside (`QUARANTINE`)."""
@@ -103,6 +118,8 @@ class Manifest:
         unknown = set(table["split"].to_pylist()) - {TRAIN, TEST}
         if unknown:
             raise DataError(f"{root}: unknown split {sorted(unknown)[0]!r} in the manifest; use 'train' or 'test'")
+        if set(table["label"].unique().to_pylist()) - {0, 1, None}:
+            raise DataError(f"{root}: a label in the manifest is neither 0, 1 nor empty; mend it")
         aside = QUARANTINE.empty_table() if quarantine is None else quarantine.cast(QUARANTINE)
         return cls(Path(root), table, aside.sort_by([("split", "ascending"), ("path", "ascending")]))
 

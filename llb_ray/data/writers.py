@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
+from llb_ray.names import cell, path_cell
+
 _ROWS_AT_ONCE = 16_384  # a Parquet row group; a batch alone would make more of bookkeeping than of data
 PARTIAL = ".partial"
 _OPEN: dict[str, Callable[[str, pa.Schema], Any]] = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter}
@@ -51,8 +53,17 @@ class Rows:
 
     def _write(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.table(list(zip(*self._waiting, strict=True)), schema=self._schema))
+            columns = [list(column) for column in zip(*self._waiting, strict=True)]
+            if self._path.suffix == ".csv":
+                columns = [guarded(name, column) for name, column in zip(self._schema.names, columns, strict=True)]
+            self._writer.write_table(pa.table(columns, schema=self._schema))
             self._waiting = []
+
+
+def guarded(name: str, column: list[Any]) -> list[Any]:
+    """A column of a CSV file as no spreadsheet evaluates it; what it says of a `path` is still that path."""
+    guard = path_cell if name == "path" else cell
+    return [guard(value) if isinstance(value, str) else value for value in column]
 
 
 class Shards:

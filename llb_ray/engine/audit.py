@@ -55,6 +55,9 @@ def _images_unchanged(run: FinishedRun) -> str:
 def _conserved(run: FinishedRun) -> str:
     delivered, input_ids = run.purified["image_id"].to_pylist(), run.train["image_id"].to_pylist()
     derivation.same_ids("purified set", delivered, "manifest's training images", input_ids)
+    derivation.same_ids(
+        "labels", run.labels["image_id"].to_pylist(), "manifest's images", run.images["image_id"].to_pylist()
+    )
     paths = [*run.images["path"].to_pylist(), *run.quarantine["path"].to_pylist()]
     twice = [path for path, times in Counter(paths).items() if times > 1]
     if twice:

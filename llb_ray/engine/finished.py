@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig
-from llb_ray.data.manifest import IMAGES, QUARANTINE, TRAIN, Manifest
+from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, refuse_leaving
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
@@ -22,6 +22,8 @@ from llb_ray.ensemble.partition import PARTITION, shares
 from llb_ray.ensemble.rounds import purified_again
 from llb_ray.ensemble.scores import SCORES
 from llb_ray.errors import AuditError
+
+_LABELS = pa.schema([IMAGES.field("image_id"), IMAGES.field("split"), *LABELS])
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,12 @@ class FinishedRun:
     @cached_property
     def manifest(self) -> Manifest:
         """What the run was given, labels and all."""
-        labels = read_table(self.made.labels.file(files.LABELS))
-        return Manifest.of(self.root, joined(self.images, labels), self.quarantine)
+        return Manifest.of(self.root, joined(self.images, self.labels), self.quarantine)
+
+    @cached_property
+    def labels(self) -> pa.Table:
+        """What is known of the images; read by what looks at labels, and by nothing else."""
+        return _read(self.made.labels.file(files.LABELS), _LABELS)
 
     @cached_property
     def weighted(self) -> list[str] | None:
@@ -118,4 +124,5 @@ def _read(path: Path, schema: pa.Schema) -> pa.Table:
     table = read_table(path)
     if not table.schema.equals(schema):
         raise AuditError(f"{path}: its columns are {table.column_names}, expected {schema.names}")
+    refuse_leaving(path, table)
     return table

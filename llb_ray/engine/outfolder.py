@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from llb_ray.errors import ArtifactError
+from llb_ray.names import refuse_links
 from llb_ray.remote import Remote
 
 LOCK = ".lock"
 
 
 def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
-    """Raise ArtifactError if `out` holds files, but none that ours hold: we clear and overwrite there."""
+    """Raise ArtifactError if `out` holds files, but none that ours hold, or a link out of it.
+
+    We clear and overwrite there.
+    """
     try:
         str(out).encode()
     except UnicodeEncodeError as error:
@@ -22,6 +26,8 @@ def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
         raise ArtifactError(
             f"{out}: holds files of another kind ({min(names)}); choose a new or empty folder for --out"
         )
+    if not isinstance(out, Remote):
+        refuse_links(out)
 
 
 def refuse_inside(data: Path, out: Path) -> None:

@@ -48,6 +48,7 @@ from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.outfolder import LOCK, refuse_foreign
 from llb_ray.errors import ArtifactError
+from llb_ray.names import refuse_links
 from llb_ray.remote import Remote
 
 EVENTS = "events.jsonl"
@@ -157,6 +158,8 @@ class RunFolder:
         folder = cls.at(where)
         if not folder.file(_INDEX).exists():
             raise ArtifactError(f"{where}: no finished run here (no run.json); give the --out of a finished run")
+        if folder.remote is None:
+            refuse_links(folder.path)
         return folder
 
     @property
@@ -192,6 +195,8 @@ class RunFolder:
         path = self.path / _INDEX
         try:
             index: dict[str, Any] = json.loads(path.read_text())
+            if os.path.isabs(index["store"]):
+                raise ValueError("its store is not relative to it")
             store = Path(os.path.normpath(self.path / index["store"]))
             return {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
         except (ValueError, KeyError, TypeError) as error:

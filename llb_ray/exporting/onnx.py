@@ -71,11 +71,13 @@ class Graph(nn.Module):
 def export_onnx(run: FinishedRun, path: Path) -> OnnxModel:
     """Write the final detector to `path`, and say how far it is from torch on images of the run.
 
-    Raises ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` and
-    MemberError if the numbers differ; nothing is left at `path` then.
+    Raises ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is
+    taken, and MemberError if the numbers differ; nothing is left at `path` then.
     """
     if path.suffix != ".onnx":
         raise ConfigError(f"--out {path}: has to end in .onnx")
+    if path.exists():
+        raise ConfigError(f"--out {path}: is there already; delete it, or choose another file")
     trained = TrainedDetector.of(run.folder)
     image_BHW3 = _images(run, trained)
     _write(trained, image_BHW3[:2], path)

@@ -1,5 +1,6 @@
 """A configuration for a folder of images that nobody has made one for: what to set, and why, as commented YAML."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from llb_ray.config import BackboneConfig, parse
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.errors import ConfigError, DataError
+from llb_ray.names import shown
 from llb_ray.planning.machine import free_memory_bytes, gpus, num_cores
 from llb_ray.planning.names import by_number, by_view, num_groups
 
@@ -87,7 +89,7 @@ def _side_px(root: Path, paths: Sequence[str]) -> int:
 def _head(here: Surroundings) -> list[str]:
     gpu = f"{here.num_gpus} GPUs" if here.num_gpus else "no GPU"
     return [
-        f"# Made by llb-ray init for {here.root}:",
+        f"# Made by llb-ray init for {shown(str(here.root))}:",
         f"# {here.num_images} training images, {here.side_px} px at the shorter side (median), on a machine with",
         f"# {here.num_cores} cores, {gpu} and {here.free_bytes / 2**30:.0f} GiB of free memory.",
         "# `llb-ray plan` says what a run of it will take; `llb-ray config` prints every other setting.",
@@ -175,5 +177,5 @@ def _resources(here: Surroundings) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """As YAML in single quotes, where a backslash is one."""
-    return "'" + text.replace("'", "''") + "'"
+    """As YAML in single quotes, where a backslash is one; in double quotes, if a line end or the like is in it."""
+    return "'" + text.replace("'", "''") + "'" if text.isprintable() else json.dumps(text)

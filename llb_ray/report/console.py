@@ -14,6 +14,7 @@ from rich.table import Table
 
 from llb_ray.engine.heartbeat import Beat, read_beats
 from llb_ray.ensemble.threshold import PARETO
+from llb_ray.names import shown
 
 if TYPE_CHECKING:  # some of it imports torch
     from llb_ray.engine.cache import EncoderPasses
@@ -83,7 +84,8 @@ class _Bars:
         self._progress = progress
         self._tasks: dict[tuple[str, str], TaskID] = {}
         rate = TextColumn("{task.fields[rate]}")
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
+        name = TextColumn("{task.description}", markup=False)
+        columns = [name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
         self._bars = Progress(*columns, console=console, auto_refresh=False)
 
     def refreshed(self) -> Progress:
@@ -95,7 +97,7 @@ class _Bars:
     def _update(self, beat: Beat) -> None:
         if (beat.name, beat.step) not in self._tasks:
             self._hide(beat.name)
-            task = self._bars.add_task(f"{beat.name} {beat.step}", total=beat.total, rate="")
+            task = self._bars.add_task(shown(f"{beat.name} {beat.step}"), total=beat.total, rate="")
             self._tasks[beat.name, beat.step] = task
         task = self._tasks[beat.name, beat.step]
         speed = self._bars.tasks[self._bars.task_ids.index(task)].speed

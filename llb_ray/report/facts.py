@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from llb_ray import __version__
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine import files
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.status import Outcome, read_status
@@ -164,7 +163,7 @@ def _types(run: FinishedRun, threshold: float | None, found: dict[str, Any]) -> 
 
     `found` is what was measured of the test split's types of defects, as in metrics.json.
     """
-    labels = read_table(run.made.labels.file(files.LABELS)).select(["image_id", "label", "defect_type"])
+    labels = run.labels.select(["image_id", "label", "defect_type"])
     scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
     scored = joined(scored, run.purified.select(["image_id", "decision"]))
     scored = scored.filter(pc.field("label").is_valid())

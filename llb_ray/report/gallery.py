@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine import files
 from llb_ray.engine.calibrate import standing_out_ids
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
@@ -90,7 +89,7 @@ def _nearest_first(table: pa.Table, cut: float | None) -> pa.Table:
 
 def _known(run: FinishedRun) -> pa.Table:
     """What labels say of the training images: ``good``, or the defect's type."""
-    labels = read_table(run.made.labels.file(files.LABELS))
+    labels = run.labels
     labels = labels.filter(pc.equal(labels["split"], TRAIN))
     kinds = [
         None if row["label"] is None else row["defect_type"] or ("anomalous" if row["label"] else "good")

@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 from llb_ray.data.manifest import TEST
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine import files
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import REPORT
 from llb_ray.ensemble.decision import KEPT, REJECTED
@@ -91,7 +90,7 @@ def _final_scores(run: FinishedRun) -> dict[str, Floats]:
 
 def _test_chart(run: FinishedRun) -> Chart | None:
     """The final detector's scores of the labelled test images; None where there are none."""
-    labels = read_table(run.made.labels.file(files.LABELS)).select(["image_id", "label"])
+    labels = run.labels.select(["image_id", "label"])
     scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
     scored = scored.filter((pc.field("split") == TEST) & pc.field("label").is_valid())
     if not len(scored):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from llb_ray.disk import write_atomic
+from llb_ray.names import cell
 from llb_ray.report.scan import failed_lines, print_table, say
 from llb_ray.scans.formats import as_markdown
 from llb_ray.scans.robustness import Interval, Robustness, mean_gap_closed, robustness
@@ -108,5 +109,6 @@ def _as_csv(made: Sequence[Robustness]) -> str:
     writer.writerow(header)
     for line in made:
         values = ((getattr(line, name) or ("", "", "")) if name in wide else (getattr(line, name),) for name in names)
-        writer.writerow([value for group in values for value in group])
+        row = [value for group in values for value in group]
+        writer.writerow([cell(value) if isinstance(value, str) else value for value in row])
     return file.getvalue()

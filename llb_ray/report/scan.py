@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from llb_ray.disk import write_atomic
@@ -58,8 +57,8 @@ def print_table(
         least = None if number < num_names else max([len(row[number]) for row in body], default=0)
         table.add_column(name, justify="right" if least is not None else "left", overflow="fold", min_width=least)
     for row in body:
-        table.add_row(*map(escape, row[:shown]))
-    console.print(table)
+        table.add_row(*row[:shown])
+    console.print(table, markup=False)
     if shown < len(header):
         say(console, [f"further columns are in the files: {', '.join(header[shown:])}"])
 

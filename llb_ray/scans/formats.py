@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from llb_ray.names import cell as csv_cell
 from llb_ray.scans.table import MEAN, Line, cell, columns, title
 
 _LATEX = {
@@ -46,7 +47,7 @@ def as_csv(made: Sequence[Line]) -> str:
     for line in made:
         values = [value for column in shown for value in (line.figures[column] or ("", ""))]
         alpha = "" if line.alpha is None else line.alpha
-        writer.writerow([alpha, line.filter, line.category, line.num_categories, line.num_seeds, *values])
+        writer.writerow([alpha, line.filter, csv_cell(line.category), line.num_categories, line.num_seeds, *values])
     return file.getvalue()
 
 

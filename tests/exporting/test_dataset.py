@@ -4,18 +4,21 @@ import csv
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from click.testing import CliRunner
 
 import llb_ray
-from llb_ray import RunConfig
+from llb_ray import RunConfig, api
 from llb_ray.cli import main
 from llb_ray.data.images import content_id
 from llb_ray.data.tables import read_table
 from llb_ray.errors import DataError
+from tests.support import artifact_of, rewrite, set_column
 
 LAYOUTS = ["anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]
 
@@ -118,3 +121,119 @@ def test_what_cannot_be_is_one_sentence(
     monkeypatch.setattr(os, "link", refused)
     result = CliRunner().invoke(main, ["export", str(finished), "--format", "mvtec-tree", "--out", str(tmp_path / "c")])
     assert (result.exit_code, "Invalid cross-device link); take --copy" in result.stderr) == (1, True)
+
+
+HOSTILE = {  # a defect type or category, as a table's cell has it -> nothing of it may lead anywhere
+    "above": "../../../mine",
+    "absolute": "/tmp/mine",
+    "a step": "a/../../mine",
+    "nothing but dots": "..",
+    "the normal ones' name": "good",
+    "Real-IAD's name for them": "OK",
+    "no UTF-8": "caf\\xe9",
+    "a line end": "a\nb",
+    "too long": "x" * 400,
+}
+
+
+@pytest.fixture
+def renamed(finished: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    """A copy of a finished run in which all defects, or the category, are called something else, sealed."""
+
+    def rename(column: str, name: str) -> Path:
+        run = Path(shutil.copytree(finished, tmp_path / "run"))
+        if column == "category":
+            for role, file in (("images", "images.arrow"), ("purified", "purified.arrow")):
+                rewrite(artifact_of(run, role), file, lambda table: set_column(table, column, [name] * table.num_rows))
+            shutil.copy(artifact_of(run, "purified") / "purified.arrow", run / "purified" / "part-0.arrow")
+        else:
+            rewrite(artifact_of(run, "labels"), "labels.arrow", lambda table: _defects(table, name))
+        return run
+
+    return rename
+
+
+def _defects(table: pa.Table, name: str) -> pa.Table:
+    return set_column(table, "defect_type", [name if label else None for label in table["label"].to_pylist()])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("column", ["defect_type", "category"])
+def test_no_name_leads_out_of_the_set_or_makes_a_defect_normal(
+    column: str, name: str, layout: str, renamed: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    run = renamed(column, name)
+    (tmp_path / "mine").mkdir()
+    before = _files(tmp_path)
+    exported = llb_ray.export(run, layout, out=tmp_path / "a" / "set", copy=True)  # type: ignore[arg-type]
+    assert all(path.startswith("a/set/") for path in _files(tmp_path) - before)
+    labels = read_table(artifact_of(run, "labels") / "labels.arrow").to_pylist()
+    anomalous = {row["image_id"] for row in labels if row["label"] == 1 and row["split"] == "test"}
+    found = {content_id(path) for path in (tmp_path / "a").rglob("test/*/*") if path.parent.name != "good"}
+    assert found == anomalous
+    if layout == "real-iad-json":
+        entries = json.loads(exported.path.read_text())["test"]
+        assert sum(entry["anomaly_class"] != "OK" for entry in entries) == len(anomalous)
+
+
+def test_two_kinds_of_defects_stay_two(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    names = ["a/b", "a_b", "a\\\\b"]
+
+    def change(table: pa.Table) -> pa.Table:
+        kinds = [names[row % 3] if label else None for row, label in enumerate(table["label"].to_pylist())]
+        return set_column(table, "defect_type", kinds)
+
+    rewrite(artifact_of(run, "labels"), "labels.arrow", change)
+    llb_ray.export(run, "mvtec-tree", out=tmp_path / "set")
+    assert len([path for path in (tmp_path / "set" / "test").iterdir() if path.name != "good"]) == 3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_name_that_is_no_text_is_exported(
+    layout: str, photos: Path, tiny: RunConfig, tmp_path: Path, finished: Path
+) -> None:
+    data = tmp_path / "photos"
+    for number, image in enumerate(sorted((photos / "train" / "good").glob("*.png"))[:12]):
+        data.mkdir(exist_ok=True)
+        shutil.copy(image, os.fsencode(data) + b"/=caf\xe9\x1b[2J\n-%d.png" % number)
+    config = tiny.model_copy(update={"data": RunConfig().data})
+    llb_ray.run(config, llb_ray.read_folder(data, config), out=tmp_path / "run", executor="serial")
+    llb_ray.export(tmp_path / "run", layout, out=tmp_path / "set")  # type: ignore[arg-type]
+    train = list((tmp_path / "set").rglob("train/good/*"))
+    assert {content_id(path) for path in train} == _kept(tmp_path / "run")
+    assert all(path.name.isprintable() for path in train)
+    assert api.report(tmp_path / "run").exists()
+
+
+def test_an_export_that_was_stopped_is_run_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llb_ray.export(finished, "parquet", out=tmp_path / "whole")
+    link = os.link
+    for error in (KeyboardInterrupt, SystemExit, OSError):
+        left = iter(range(5))
+
+        def stopped(source: str, target: Path, left: Iterator[int] = left, error: type = error) -> None:
+            if next(left, None) is None:
+                raise error
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", stopped)
+        with pytest.raises((error, DataError)):
+            llb_ray.export(finished, "parquet", out=tmp_path / "set")
+        assert {path.name for path in tmp_path.iterdir()} == {"whole"}
+    monkeypatch.undo()
+    (tmp_path / ".set.llb-export" / "train").mkdir(parents=True)  # as SIGKILL leaves it
+    llb_ray.export(finished, "parquet", out=tmp_path / "set")
+    assert _files(tmp_path / "set") == _files(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "set"}
+
+
+def test_an_image_that_changed_since_is_not_exported(finished: Path, photos: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    for path in (moved / "train").rglob("*.png"):
+        path.write_bytes(b"another")
+    with pytest.raises(DataError, match="the image changed since the run"):
+        llb_ray.export(finished, "mvtec-tree", out=tmp_path / "set", data=moved)
