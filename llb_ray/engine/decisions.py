@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe, digest
-from llb_ray.config import RunConfig
+from llb_ray.config import RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import files
@@ -24,6 +24,7 @@ from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.rounds import purified_again
 from llb_ray.ensemble.scores import dense
 
+Floats = npt.NDArray[np.float64]
 Make = Callable[[Recipe, Callable[[Path], None]], Artifact]
 
 
@@ -42,11 +43,6 @@ class Decisions:
 
     def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
         """Every training image's decision by the filter's first look, the only one of all filters but llb."""
-        inputs = {"images": images.content}
-        if matrix is not None:
-            inputs["scores"] = matrix.content
-        if self.config.purify.filter == "oracle":
-            inputs["labels"] = labels.content
 
         def build(folder: Path) -> None:
             scores = None if matrix is None else read_table(matrix.file(files.SCORES))
@@ -56,7 +52,7 @@ class Decisions:
             if scores is not None:
                 self._write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
 
-        return self.make(Recipe("purify", purify_settings(self.config), inputs), build)
+        return self.make(purify_recipe(self.config, images, labels, matrix), build)
 
     def purify_again(self, number: int, before: Artifact, folds: Sequence[Artifact]) -> Artifact:
         """Every training image's decision in round `number`, from the scores of detectors that had not seen it."""
@@ -67,8 +63,7 @@ class Decisions:
             write_table(folder / files.PURIFIED, table)
             self._write_estimate(folder, held_out["score"].to_numpy())
 
-        inputs = {"before": before.content} | _numbered("folds", folds)
-        return self.make(Recipe("purify-again", purify_settings(self.config, number), inputs), build)
+        return self.make(again_recipe(self.config, number, before, folds), build)
 
     def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:
         """What the filter decided, with people's words laid over it."""
@@ -77,8 +72,7 @@ class Decisions:
             said = read_table(overrides.file(files.OVERRIDES))
             write_table(folder / files.PURIFIED, by_hand(read_table(decided.file(files.PURIFIED)), said))
 
-        inputs = {"decided": decided.content, "overrides": overrides.content}
-        return self.make(Recipe("by-hand", {}, inputs), build)
+        return self.make(by_hand_recipe(decided, overrides), build)
 
     def threshold(
         self,
@@ -94,24 +88,61 @@ class Decisions:
         config = self.config.threshold
         if config.method == "none":
             return None
-        inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
-        inputs |= {} if overrides is None else {"overrides": overrides.content}
-        inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
 
         def build(folder: Path) -> None:
             held_out, facts = calibrated(config, rounds, purified, overrides, matrix, folds, final_scores)
             write_table(folder / files.HELD_OUT, held_out)
             write_json(folder / files.THRESHOLD, facts)
 
-        settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}
-        return self.make(Recipe("threshold", settings, inputs), build)
+        recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores)
+        return self.make(recipe, build)
 
-    def _write_estimate(self, folder: Path, evidence_N: npt.NDArray[np.float64]) -> None:
+    def _write_estimate(self, folder: Path, evidence_N: Floats) -> None:
         """How many anomalies there seem to be, and what every keep ratio would cost; nothing where one was given."""
         if self.config.purify.keep_ratio == "auto":
-            found = contamination(evidence_N)
-            write_json(folder / files.CONTAMINATION, {"share": found.share, "low": found.low, "high": found.high})
-            write_table(folder / files.WHAT_IF, what_if(evidence_N, found))
+            said, table = estimated(evidence_N)
+            write_json(folder / files.CONTAMINATION, said)
+            write_table(folder / files.WHAT_IF, table)
+
+
+def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
+    """The contents of contamination.json and what_if.arrow, by the evidence against N images."""
+    found = contamination(evidence_N)
+    return {"share": found.share, "low": found.low, "high": found.high}, what_if(evidence_N, found)
+
+
+def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:
+    """What the first decisions depend on."""
+    inputs = {"images": images.content} | ({} if matrix is None else {"scores": matrix.content})
+    inputs |= {"labels": labels.content} if config.purify.filter == "oracle" else {}
+    return Recipe("purify", purify_settings(config), inputs)
+
+
+def again_recipe(config: RunConfig, number: int, before: Artifact, folds: Sequence[Artifact]) -> Recipe:
+    """What the decisions of round `number` depend on."""
+    inputs = {"before": before.content} | _numbered("folds", folds)
+    return Recipe("purify-again", purify_settings(config, number), inputs)
+
+
+def by_hand_recipe(decided: Artifact, overrides: Artifact) -> Recipe:
+    """What decisions depend on that people have made."""
+    return Recipe("by-hand", {}, {"decided": decided.content, "overrides": overrides.content})
+
+
+def threshold_recipe(
+    config: ThresholdConfig,
+    rounds: Sequence[Artifact],
+    purified: Artifact,
+    overrides: Artifact | None,
+    matrix: Artifact | None,
+    folds: Sequence[Artifact],
+    final_scores: Sequence[Artifact],
+) -> Recipe:
+    """What the threshold depends on; on the matrix only where there are no folds."""
+    inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
+    inputs |= {} if overrides is None else {"overrides": overrides.content}
+    inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
+    return Recipe("threshold", {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}, inputs)
 
 
 def _numbered(role: str, artifacts: Sequence[Artifact]) -> dict[str, str]:

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llb_ray.artifacts import Artifact
-from llb_ray.config import EvaluationConfig
-from llb_ray.data.manifest import TEST
+from llb_ray.artifacts import Artifact, Recipe
+from llb_ray.config import EvaluationConfig, RunConfig
+from llb_ray.data.manifest import TEST, TRAIN
+from llb_ray.data.tables import joined
 from llb_ray.engine.pixelmetrics import UNDEFINED, of_counts, of_pixels
 from llb_ray.engine.pixels import Grid, Pixels, PixelShard, pixel_shards
 from llb_ray.engine.truth import Truth
@@ -64,6 +65,37 @@ def shards_to_count(scored: Sequence[Artifact], truth: Truth, grid: Grid) -> lis
     known = {image.image_id: image for image in truth.known_images()}
     small = len(known) * grid.size_px**2 <= EXACT_PIXELS
     return [] if small or not truth.masks(TEST) else list(pixel_shards(known, scored, grid))
+
+
+def measured(
+    config: RunConfig, truth: Truth, purified: pa.Table, scores: pa.Table, counted: Sequence[Artifact] = ()
+) -> Metrics:
+    """The contents of metrics.json: what labels say of the decisions (schema `dataset.PURIFIED`) and of the final
+    detector's `scores` (image_id, score and map), as far as there are labels, and the protocol."""
+    size_px = config.detector.image_size_px
+    metrics = purification_metrics(purified, truth.known(TRAIN))
+    metrics |= detection_metrics(scores, truth, size_px, config.evaluation, counted)
+    return {**metrics, "protocol": protocol(config.evaluation, size_px)}
+
+
+def evaluate_recipe(
+    config: RunConfig,
+    truth: Truth,
+    made_from: Mapping[str, Artifact],
+    scored: Sequence[Artifact],
+    counted: Sequence[Artifact],
+) -> Recipe:
+    """What the metrics depend on; `made_from` has images, labels and purified."""
+    inputs = {name: artifact.content for name, artifact in made_from.items()}
+    inputs |= {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
+    inputs |= {f"pixels-{index:03d}": artifact.content for index, artifact in enumerate(counted)}
+    settings = protocol(config.evaluation, config.detector.image_size_px)
+    return Recipe("evaluate", settings, inputs | {"masks": truth.masks_digest()})
+
+
+def image_scores(images: pa.Table, scores: pa.Table) -> pa.Table:
+    """Every image (schema `IMAGES`) with its `score` by the final detector."""
+    return joined(images, scores.select(["image_id", "score"]))
 
 
 def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metrics:

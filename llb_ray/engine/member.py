@@ -5,7 +5,7 @@ workers together: the leading one writes the artifact, and the others fit along 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,8 +70,15 @@ class MemberSpec:
 
     @property
     def recipe(self) -> Recipe:
-        suspects = {"suspects": digest(self.suspects)} if self.suspects else {}
-        return Recipe("fit", self.settings, {"encoder": self.encoder_digest, "images": digest(self.fit_ids)} | suspects)
+        return fit_recipe(self.settings, self.encoder_digest, self.fit_ids, self.suspects)
+
+
+def fit_recipe(
+    settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str], suspects: Sequence[str] = ()
+) -> Recipe:
+    """What a fitted detector depends on."""
+    doubted = {"suspects": digest(list(suspects))} if suspects else {}
+    return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))} | doubted)
 
 
 class Member:

@@ -24,11 +24,12 @@ from llb_ray.engine.cache import Features
 from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.decisions import Decisions
-from llb_ray.engine.evaluate import detection_metrics, grid, protocol, purification_metrics, shards_to_count
+from llb_ray.engine.evaluate import evaluate_recipe, grid, image_scores, measured, shards_to_count
 from llb_ray.engine.given import fold_ids, given, why_folds
 from llb_ray.engine.member import member_name
+from llb_ray.engine.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
 from llb_ray.engine.scoring import read_scores
-from llb_ray.engine.settings import fit_settings, partition_settings
+from llb_ray.engine.settings import fit_settings
 from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.partition import partition, shares, training_sets
 from llb_ray.ensemble.scores import assemble
@@ -61,8 +62,7 @@ class Stages:
             write_table(folder / files.IMAGES, images)
             write_table(folder / files.QUARANTINE, quarantine)
 
-        inputs = {"images": digest(images.to_pylist()), "quarantine": digest(quarantine.to_pylist())}
-        return self._make(Recipe("manifest", {}, inputs), build)
+        return self._make(manifest_recipe(images, quarantine), build)
 
     def pool(self) -> Artifact | None:
         """The images that this run and others draw theirs from, if they do: it says how features are cut."""
@@ -75,13 +75,12 @@ class Stages:
     def labels(self) -> Artifact:
         """What is known about them; read by `evaluate` and by the oracle alone."""
         labels = self.manifest.table.select(["image_id", "split", *LABELS.names])
-        recipe = Recipe("labels", {}, {"labels": digest(labels.to_pylist())})
-        return self._make(recipe, lambda folder: write_table(folder / files.LABELS, labels))
+        return self._make(labels_recipe(labels), lambda folder: write_table(folder / files.LABELS, labels))
 
     def partition(self) -> Artifact:
         """Each training image's member."""
         image_ids, groups = (self._train_images[name].to_pylist() for name in ("image_id", "group"))
-        recipe = Recipe("partition", partition_settings(self.config), {"images": digest([image_ids, groups])})
+        recipe = partition_recipe(self.config, image_ids, groups)
 
         def build(folder: Path) -> None:
             table = partition(image_ids, groups, self.config.num_members, self.config.seed)
@@ -121,14 +120,12 @@ class Stages:
 
     def matrix(self, partitioned: Artifact, members: Sequence[int], scored: Sequence[Artifact]) -> Artifact:
         """The score matrix, one row per image, by the members of these numbers."""
-        settings = {} if len(members) == self.config.num_members else {"members": list(members)}
-        inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
 
         def build(folder: Path) -> None:
             home = read_table(partitioned.file(files.PARTITION))
             write_table(folder / files.SCORES, assemble(read_scores(scored), home, members))
 
-        return self._make(Recipe("scores", settings, {"partition": partitioned.content, **inputs}), build)
+        return self._make(matrix_recipe(self.config, partitioned, members, scored), build)
 
     @cached_property
     def decisions(self) -> Decisions:
@@ -186,23 +183,16 @@ class Stages:
         counted: Sequence[Artifact],
     ) -> Artifact:
         """The metrics, as far as labels go, and every image's score for people."""
-        config, size_px = self.config.evaluation, self.config.detector.image_size_px
         truth = self._truth(images, labels)
 
         def build(folder: Path) -> None:
             scores = read_scores(scored)
-            metrics = purification_metrics(read_table(purified.file(files.PURIFIED)), truth.known(TRAIN))
-            metrics |= detection_metrics(scores, truth, size_px, config, counted)
-            write_json(folder / files.METRICS, {**metrics, "protocol": protocol(config, size_px)})
-            image_scores = joined(self.manifest.unlabelled(), scores.select(["image_id", "score"]))
-            write_table(folder / files.IMAGE_SCORES, image_scores)
+            decided = read_table(purified.file(files.PURIFIED))
+            write_json(folder / files.METRICS, measured(self.config, truth, decided, scores, counted))
+            write_table(folder / files.IMAGE_SCORES, image_scores(self.manifest.unlabelled(), scores))
 
         made_from = {"images": images, "labels": labels, "purified": purified}
-        inputs = {name: artifact.content for name, artifact in made_from.items()}
-        inputs |= {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
-        inputs |= {f"pixels-{index:03d}": artifact.content for index, artifact in enumerate(counted)}
-        recipe = Recipe("evaluate", protocol(config, size_px), inputs | {"masks": truth.masks_digest()})
-        return self._make(recipe, build)
+        return self._make(evaluate_recipe(self.config, truth, made_from, scored, counted), build)
 
     def _truth(self, images: Artifact, labels: Artifact) -> Truth:
         groups = read_table(images.file(files.IMAGES)).select(["image_id", "group"])
