@@ -83,6 +83,7 @@ def configured(arguments: argparse.Namespace) -> ScanConfig:
     elif not (DATA / arguments.dataset).is_dir():
         sys.exit(f"{DATA / arguments.dataset} is missing: set LLB_DATA to the folder that holds it")
     overrides = [
+        "detector.backbone.name=mobilenetv2_100",
         f"detector.backbone.weights={DATA / WEIGHTS}",
         "resources.num_cpus=1",
         "scan.dataset.kind=mvtec",

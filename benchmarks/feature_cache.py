@@ -73,7 +73,7 @@ def _in_a_process(name: str, count: int, out: Path) -> Row:
 
 
 def _run(name: str, count: int, out: Path) -> Row:
-    settings = [f"detector.backbone.weights={DATA / WEIGHTS}"]
+    settings = ["detector.backbone.name=mobilenetv2_100", f"detector.backbone.weights={DATA / WEIGHTS}"]
     settings += ["features.max_gib=0"] if name == "recompute" else []
     settings += ["detector.member_steps=40", "detector.final_steps=40"] if name in ("few", "many") else []
     config = load(HERE.parent / "configs" / "reconstruction_cnn.yaml", settings)

@@ -80,9 +80,9 @@ def main() -> None:
 
 def _config(name: str) -> RunConfig:
     if name == "mnist":
-        return parse({"detector": {"image_size_px": 32}, "purify": {"filter": "none"}})
+        return parse({"detector": {"name": "autoencoder", "image_size_px": 32}, "purify": {"filter": "none"}})
     weights = f"detector.backbone.weights={DATA}/weights/mobilenetv2_100.safetensors"
-    settings = [weights, "detector.image_size_px=112", "purify.filter=none"]
+    settings = ["detector.backbone.name=mobilenetv2_100", weights, "detector.image_size_px=112", "purify.filter=none"]
     return load(HERE.parent / "configs" / "reconstruction_cnn.yaml", settings)
 
 

@@ -108,15 +108,18 @@ def tested_truly(manifest: Manifest, train: set[str]) -> Manifest:
 
 def cases(out: Path, seeds: Sequence[int]) -> Iterator[Case]:
     """Every set, noise level and seed."""
-    weights = f"detector.backbone.weights={DATA / 'weights' / 'mobilenetv2_100.safetensors'}"
+    weights = [
+        "detector.backbone.name=mobilenetv2_100",
+        f"detector.backbone.weights={DATA / 'weights' / 'mobilenetv2_100.safetensors'}",
+    ]
     bank = HERE.parent / "configs" / "memory_bank.yaml"
-    everything = llb_ray.read_folder(DATA / "magnetic_tile", load(bank, [weights]))
+    everything = llb_ray.read_folder(DATA / "magnetic_tile", load(bank, weights))
     for alpha, seed in itertools.product((0.1, 0.3), seeds):
-        base = load(bank, [weights, *TILE_SETTINGS, f"seed={seed}"])
+        base = load(bank, [*weights, *TILE_SETTINGS, f"seed={seed}"])
         manifest = contaminated(everything, NUM_IMAGES, alpha, seed)
         yield Case("magnetic tile", alpha, seed, base, manifest, TILE_SPACE)
     for seed in seeds:
-        base = load(HERE.parent / "configs" / "demo.yaml", [f"seed={seed}"])
+        base = load(HERE.parent / "configs" / "autoencoder.yaml", [f"seed={seed}"])
         photos = out / f"photos{seed}" / "gear"
         if not photos.exists():
             llb_ray.synth(photos.parent, categories=["gear"], alpha=0.2, seed=seed)

@@ -95,8 +95,12 @@ def _in_a_process(what: str, case: str, out: Path, folder: Path) -> Row:
 
 def _config(case: str) -> llb_ray.RunConfig:
     if case.startswith("demo"):
-        return load(HERE.parent / "configs" / "demo.yaml")
-    settings = [f"detector.backbone.weights={DATA / WEIGHTS}", "resources.num_cpus=1"]
+        return load(HERE.parent / "configs" / "autoencoder.yaml")
+    settings = [
+        "detector.backbone.name=mobilenetv2_100",
+        f"detector.backbone.weights={DATA / WEIGHTS}",
+        "resources.num_cpus=1",
+    ]
     return load(HERE.parent / "configs" / "memory_bank.yaml", settings)
 
 

@@ -37,9 +37,8 @@ def main() -> None:
     if not (DATA / "magnetic_tile").is_dir():
         sys.exit(f"{DATA}/magnetic_tile is missing: set LLB_DATA to the folder that holds it")
 
-    config = load(
-        HERE.parent / "configs" / "memory_bank.yaml", [f"detector.backbone.weights={DATA / WEIGHTS}", *RECIPE]
-    )
+    network = ["detector.backbone.name=mobilenetv2_100", f"detector.backbone.weights={DATA / WEIGHTS}"]
+    config = load(HERE.parent / "configs" / "memory_bank.yaml", [*network, *RECIPE])
     everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
     rows = list(
         sweep(

@@ -55,6 +55,7 @@ def measured(out: Path, alpha: float, seed: int) -> Iterator[Row]:
     config = load(
         HERE.parent / "configs" / "memory_bank.yaml",
         [
+            "detector.backbone.name=mobilenetv2_100",
             f"detector.backbone.weights={DATA / 'weights' / 'mobilenetv2_100.safetensors'}",
             "resources.num_cpus=1",
             f"seed={seed}",

@@ -63,7 +63,11 @@ def main() -> None:
 def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
     config = load(
         HERE.parent / "configs" / "reconstruction_cnn.yaml",
-        [f"detector.backbone.weights={DATA / WEIGHTS}", "members.detector=same"],
+        [
+            "detector.backbone.name=mobilenetv2_100",
+            f"detector.backbone.weights={DATA / WEIGHTS}",
+            "members.detector=same",
+        ],
     )
     everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
     for mining, settings in MINING.items():

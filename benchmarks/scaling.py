@@ -62,10 +62,15 @@ def main() -> None:
 
 def _configs(out: Path) -> dict[str, RunConfig]:
     """Both kinds of learner; a backbone with random weights does the same work as one with real ones."""
-    backbone = ["detector.name=memory_bank", "detector.backbone.weights=random", "detector.image_size_px=128"]
+    backbone = [
+        "detector.name=memory_bank",
+        "detector.backbone.name=mobilenetv2_100",
+        "detector.backbone.weights=random",
+        "detector.image_size_px=128",
+    ]
     common = ["members.count=4", "resources.num_cpus=1"]
     return {
-        "autoencoder": load(HERE.parent / "configs" / "demo.yaml", [*common, "detector.member_steps=3000"]),
+        "autoencoder": load(HERE.parent / "configs" / "autoencoder.yaml", [*common, "detector.member_steps=3000"]),
         "memory_bank": load(None, [*common, *backbone]),
     }
 
@@ -132,7 +137,7 @@ def _simulate(folder: str) -> None:
 
 
 def _queued(out: Path, count: int) -> Row:
-    config = load(HERE.parent / "configs" / "demo.yaml", ["resources.num_gpus=1", "resources.device=cpu"])
+    config = load(HERE.parent / "configs" / "autoencoder.yaml", ["resources.num_gpus=1", "resources.device=cpu"])
     config = with_overrides(config, [f"members.count={count}", "detector.member_steps=2", "detector.final_steps=2"])
     write_synthetic(out / "many", SyntheticConfig(("gear",), train_objects=2 * count, test_objects=10, alpha=0.2))
     manifest = llb_ray.read_folder(out / "many" / "gear", config)

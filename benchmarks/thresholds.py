@@ -54,7 +54,11 @@ def main() -> None:
     if not (DATA / "magnetic_tile").is_dir():
         sys.exit(f"{DATA}/magnetic_tile is missing: set LLB_DATA to the folder that holds it")
 
-    overrides = [f"detector.backbone.weights={DATA / WEIGHTS}", "resources.num_cpus=1"]
+    overrides = [
+        "detector.backbone.name=mobilenetv2_100",
+        f"detector.backbone.weights={DATA / WEIGHTS}",
+        "resources.num_cpus=1",
+    ]
     config = load(HERE.parent / "configs" / "memory_bank.yaml", overrides)
     everything = llb_ray.read_folder(DATA / "magnetic_tile", config)
     rows: list[Row] = []

@@ -59,7 +59,7 @@ def main() -> None:
     out = arguments.out.absolute()
     write_synthetic(out / "photos", SyntheticConfig(("gear",), alpha=0.2))
     steps = [f"detector.member_steps={arguments.member_steps}", f"detector.final_steps={arguments.final_steps}"]
-    config = load(HERE.parent / "configs" / "demo.yaml", steps)
+    config = load(HERE.parent / "configs" / "autoencoder.yaml", steps)
     manifest = llb_ray.read_folder(out / "photos" / "gear", config)
     judged = judged_by("canary", manifest, None, out, config)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    config = load(HERE.parent / "configs" / "demo.yaml")
+    config = load(HERE.parent / "configs" / "autoencoder.yaml")
     separated = []
     for seed in range(arguments.seeds):
         folder = arguments.out / f"photos-{seed}"

@@ -52,10 +52,11 @@ def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> No
         ("purify.keep_rato=0.9", r"unknown key 'purify.keep_rato'; did you mean 'purify.keep_ratio'\?"),
         ("keep_ratio=0.9", r"unknown key 'keep_ratio'; did you mean 'purify.keep_ratio'\?"),
         (
-            "detector.coreset=random",
-            "unknown key 'detector.coreset'; 'detector.coreset' is a setting of another detector",
+            "detector.channels=8",
+            "unknown key 'detector.channels'; 'detector.channels' is a setting of another detector",
         ),
-        ("detector.weights=hub", "'detector.backbone.weights' is a setting of another detector"),
+        ("detector.weights=hub", r"did you mean 'detector.backbone.weights'\?"),
+        ("detector={name: autoencoder, weights: hub}", "'detector.backbone.weights' is a setting of another detector"),
         ("detector={name: memory_bank, backbone: {wieghts: x}}", r"did you mean 'detector.backbone.weights'\?"),
         ("detector={name: memory_bank, backbone: {layers: [2, x]}}", r"detector.backbone.layers\[1\] = 'x'"),
         ("detector={name: reconstruction, groups: [[0], [2, y]]}", r"detector.groups\[1\]\[1\] = 'y'"),
@@ -78,7 +79,6 @@ def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> No
         ("purify={aggregate: trimmed_mean, trim: 0.1}", "cuts none"),
         ("purify={aggregate: max_var, normalize: robust_z}", "not with robust_z"),
         ("final.num_workers=0", "final.num_workers = 0"),
-        ("final.num_workers=17", "share a batch; raise detector.batch_size to 17"),
         ("seed", "expected section.key=value"),
         ("seed.x.y=1", "seed"),
         ("seed=[", "not a YAML value"),
@@ -106,9 +106,9 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_file_comes_first_then_the_overrides(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("seed: 3\npurify: {keep_ratio: 0.5}\n")
-    config = load(path, ["purify.keep_ratio=0.6", "detector.channels=8"])
+    config = load(path, ["purify.keep_ratio=0.6", "detector.coreset_size=8"])
     assert (config.seed, config.purify.keep_ratio) == (3, 0.6)
-    assert config.detector.name == "autoencoder"
+    assert config.detector.name == "memory_bank"
 
 
 def test_a_bad_override_does_not_blame_the_file(tmp_path: Path) -> None:
@@ -157,20 +157,25 @@ def test_settings_without_effect_are_said_aloud() -> None:
     assert "purify.trim" in trim.notices()[0]
 
 
+def test_more_workers_than_images_in_a_batch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="share a batch; raise detector.batch_size to 17"):
+        load(None, ["detector.name=autoencoder", "final.num_workers=17"])
+
+
 def test_workers_that_train_together_cannot_share_a_gpu() -> None:
     with pytest.raises(ConfigError, match="need a GPU each; set resources.num_gpus to 1, or to 0"):
-        load(None, ["final.num_workers=2", "resources.num_gpus=0.5"])
+        load(None, ["detector.name=autoencoder", "final.num_workers=2", "resources.num_gpus=0.5"])
 
 
 def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
-    bank = parse({"detector": {"name": "memory_bank"}, "final": {"num_workers": 32}})
+    bank = parse({"final": {"num_workers": 32}})
     assert bank.final_workers == 1
     assert bank.notices() == ["final.num_workers has no effect: a memory bank is fitted by one worker"]
-    assert parse({"final": {"num_workers": 3}}).final_workers == 3
+    assert parse({"final": {"num_workers": 3}, "detector": {"name": "autoencoder"}}).final_workers == 3
 
 
 def test_what_a_threshold_that_is_not_set_would_have_been_is_said() -> None:
-    config = load(None, ["threshold.method=none", "threshold.folds=3"])
+    config = load(None, ["detector.name=autoencoder", "threshold.method=none", "threshold.folds=3"])
     assert config.notices() == ["threshold.folds has no effect with threshold.method none: one round takes no folds"]
     settings = ["detector.name=memory_bank", "threshold.method=none", "threshold.folds=3"]
     assert load(None, settings).notices() == [], "the second round's folds"
@@ -188,9 +193,9 @@ def test_screening_borrows_the_final_detectors_backbone() -> None:
     assert config.detector_of("final").memory == "robust"
     plain = parse({"detector": {"name": "memory_bank"}, "purify": {"filter": "none"}, "members": {"detector": "same"}})
     assert plain.detector_of("final").memory == plain.detector_of("member").memory == "plain"
-    assert parse({}).detector_of("member").name == "autoencoder"
+    assert parse({}).detector_of("member").name == "density"
     with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
-        parse({"members": {"detector": "density"}})
+        parse({"detector": {"name": "autoencoder"}, "members": {"detector": "density"}})
 
 
 def test_density_members_have_no_loss_to_weight_and_say_so() -> None:

@@ -18,14 +18,12 @@ import yaml
 from click.testing import CliRunner
 
 from llb_ray.cli import main
-from llb_ray.config import load
 from llb_ray.data.images import content_id
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
-_TINY = {"members.count": 2, "detector.member_steps": 3, "detector.final_steps": 3}
-_TINY_BANK = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
+_TINY = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
 _WITHOUT_RAY = ("run", "plan", "doctor", "certify", "repurify")
 
 
@@ -126,15 +124,9 @@ def _run(line: str, page: Path, desk: Path) -> None:
     if command in _WITHOUT_RAY and "--executor" not in words:
         words += ["--executor", "serial"]
     if command in ("run", "plan", "tune", "certify"):
-        words += [word for key, value in _tiny(words).items() for word in ("--set", f"{key}={value}")]
+        words += [word for key, value in _TINY.items() for word in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
-
-
-def _tiny(words: list[str]) -> dict[str, int]:
-    """Settings that make the command a matter of seconds."""
-    path = Path(words[words.index("--config") + 1]) if "--config" in words else None
-    return _TINY if load(path).detector.name == "autoencoder" else _TINY_BANK
 
 
 def _tiny_python(text: str) -> str:

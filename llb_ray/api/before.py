@@ -51,7 +51,8 @@ def init(
 ) -> Path:
     """The commented configuration for a folder of images, written to `out`, which must not be there yet.
 
-    `weights` is a file of pretrained weights, of the timm network `backbone` (default: what the file is called).
+    `weights` is a file of pretrained weights (default: those of a package), of the timm network `backbone` (default:
+    what the file is called).
     """
     from llb_ray.planning.suggest import suggestion
 

@@ -105,11 +105,16 @@ def contaminate(
     return made
 
 
-def synth(folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0) -> list[Path]:
-    """The roots of the synthetic trees written under `folder`, one per category (default: all of them)."""
+def synth(
+    folder: str | Path, *, categories: Sequence[str] = (), alpha: float = 0.2, seed: int = 0, size_px: int = 96
+) -> list[Path]:
+    """The roots of the synthetic trees written under `folder`, one per category (default: all of them).
+
+    The photographs are squares of `size_px`.
+    """
     from llb_ray.data.synthetic import CATEGORIES, SyntheticConfig, write_synthetic
 
-    recipe = SyntheticConfig(tuple(categories) or CATEGORIES, alpha=alpha, seed=seed)
+    recipe = SyntheticConfig(tuple(categories) or CATEGORIES, alpha=alpha, seed=seed, size_px=size_px)
     root = local_folder("FOLDER", folder)
     write_synthetic(root, recipe)
     return [root / category for category in recipe.categories]

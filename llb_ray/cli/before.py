@@ -39,7 +39,7 @@ def doctor(
 
     \b
     llb-ray doctor
-    llb-ray doctor --config configs/memory_bank.yaml --out runs/photos
+    llb-ray doctor --config photos.yaml --out runs/photos
     """
     with refusals() as console:
         from llb_ray import api, config
@@ -59,7 +59,11 @@ def doctor(
 @main.command()
 @click.argument("data", metavar="FOLDER", type=FOLDER)
 @click.option("--out", default="config.yaml", show_default=True, help="The file to write; never overwritten.")
-@click.option("--weights", type=FOLDER, help="A .safetensors or .pth file of pretrained weights.")
+@click.option(
+    "--weights",
+    type=FOLDER,
+    help="A .safetensors or .pth file of weights; default: those that are installed.",
+)
 @click.option("--backbone", help="The timm network that they are of; default: what the file is called.")
 def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> None:
     """Look at a folder of images and write a commented configuration for it.
@@ -103,7 +107,7 @@ def plan(
 
     \b
     llb-ray plan --data photos
-    llb-ray plan --config configs/memory_bank.yaml --data photos --out runs/photos
+    llb-ray plan --config photos.yaml --data photos --out runs/photos
     """
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config

@@ -40,9 +40,8 @@ def main() -> None:
     """Train an image anomaly detector on photographs some of which show defects, without labels.
 
     \b
-    llb-ray synth photos --alpha 0.2
-    llb-ray run --config configs/demo.yaml --data photos/gear --out runs/gear
-    llb-ray predict runs/gear --data photos/gear/test --out runs/gear-test
+    llb-ray run --data photos --out runs/photos
+    llb-ray predict runs/photos --data new_photos --out predictions
     """
 
 

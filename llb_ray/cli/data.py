@@ -96,14 +96,15 @@ def contaminate(recipe: Path | None, root: Path | None, listing: Path | None, ou
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all.")
 @click.option("--alpha", type=float, default=0.2, show_default=True, help="Anomalous share of the training objects.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def synth(folder: str, categories: tuple[str, ...], alpha: float, seed: int) -> None:
+@click.option("--size", "size_px", type=int, default=96, show_default=True, help="Side of the photographs, in pixels.")
+def synth(folder: str, categories: tuple[str, ...], alpha: float, seed: int, size_px: int) -> None:
     """Write a contaminated synthetic data set with known truth.
 
     \b
-    llb-ray synth photos --category gear --alpha 0.2
+    llb-ray synth photos --category weave --alpha 0.2 --size 224
     """
     with refusals() as console:
         from llb_ray import api
 
-        for root in api.synth(folder, categories=categories, alpha=alpha, seed=seed):
+        for root in api.synth(folder, categories=categories, alpha=alpha, seed=seed, size_px=size_px):
             console.print(str(root), soft_wrap=True, highlight=False, markup=False)

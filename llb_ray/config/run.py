@@ -30,7 +30,7 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0, strict=True)
     data: DataConfig = DataConfig()
     features: FeaturesConfig = FeaturesConfig()
-    detector: DetectorConfig = AutoencoderConfig()
+    detector: DetectorConfig = MemoryBankConfig()
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()
     importance: ImportanceConfig = ImportanceConfig()
@@ -42,10 +42,10 @@ class RunConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _default_detector(cls, tree: Any) -> Any:
-        """`detector.channels=8` alone means the default detector, which a tagged union cannot say by itself."""
+        """`detector.coreset_size=500` alone means the default detector, which a tagged union cannot say by itself."""
         detector = tree.get("detector") if isinstance(tree, dict) else None
         if isinstance(detector, dict) and "name" not in detector:
-            return {**tree, "detector": {"name": AutoencoderConfig().name, **detector}}
+            return {**tree, "detector": {"name": MemoryBankConfig().name, **detector}}
         return tree
 
     @model_validator(mode="after")

@@ -20,7 +20,6 @@ _LOOKED_AT = 200  # images whose size is asked for
 _MEMBERS, _SHARE = 5, 20  # the default number of members; objects that each should have at least
 _WORKER_BYTES = 0.8 * 2**30  # of a worker with torch and a small backbone: 0.4 to 0.6 GiB on magnetic tile
 _BANK_PX = {False: (128, 256), True: (128, 384)}  # smallest and largest image size, without and with a GPU
-_SMALL_PX = 96  # of images that an autoencoder sees nearly as they are at 64 px
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ def suggestion(manifest: Manifest, weights: Path | None, backbone: str | None) -
         raise DataError(
             f"{here.root}: shows {here.num_objects} object, and purification takes two members with one each"
         )
-    if weights is None and backbone is not None:
-        raise ConfigError(f"--backbone {backbone}: there are no weights for it; give --weights FILE, or drop it")
-    detector = _autoencoder(here) if weights is None else _memory_bank(here, weights, backbone)
+    detector = _detector(here, _network(weights, backbone))
     text = "\n".join([*_head(here), *_data(here), *detector, *_ensemble(here), *_resources(here)]) + "\n"
     config = parse(yaml.safe_load(text), "llb-ray init")
     if weights is not None:
@@ -106,45 +103,39 @@ def _data(here: Surroundings) -> list[str]:
     return []
 
 
-def _autoencoder(here: Surroundings) -> list[str]:
-    size_px, batch_size = 64 if here.side_px <= _SMALL_PX else 128, min(16, here.num_images // here.num_members)
-    return [
-        "detector:",
-        "  name: autoencoder        # trained from scratch: there were no weights to start from",
-        f"  image_size_px: {size_px:<10}# a multiple of 16; the images are resized to squares of it",
-        f"  batch_size: {batch_size:<13}# of a training step; at most a member's share",
-        "# Better for almost everything that is not aligned: a memory bank of pretrained features.  Give init a file",
-        "# of weights (--weights FILE), or let timm download them at the first run; whether its hub can be reached",
-        "# from here was not tried:",
-        "# detector:",
-        "#   name: memory_bank",
-        "#   image_size_px: 224",
-        "#   backbone: {name: mobilenetv2_100, weights: hub}",
-    ]
-
-
-def _memory_bank(here: Surroundings, weights: Path, backbone: str | None) -> list[str]:
-    from llb_ray.detectors.backbones import is_known, layers_of
+def _network(weights: Path | None, backbone: str | None) -> BackboneConfig:
+    """The network whose weights are in a file, or in a package; raises ConfigError where there are none."""
+    if weights is None and backbone is None:
+        return BackboneConfig()
+    from llb_ray.detectors.backbones import BUNDLED, is_known
     from llb_ray.detectors.weights import refuse_other_files
 
+    if weights is None and backbone in BUNDLED:
+        return BackboneConfig(name=backbone)
+    if weights is None:
+        raise ConfigError(
+            f"--backbone {backbone}: no package has weights of it, only of {', '.join(BUNDLED)}; give --weights FILE"
+        )
     refuse_other_files(weights, "--weights")
     name = backbone or weights.name.partition(".")[0]
     if not is_known(name):
         raise ConfigError(
             f"--weights {weights}: timm has no network called {name!r}; say which one it is of with --backbone NAME"
         )
+    return BackboneConfig(name=name, weights=str(weights))
+
+
+def _detector(here: Surroundings, network: BackboneConfig) -> list[str]:
     smallest, largest = _BANK_PX[here.num_gpus > 0]
-    step = 28 if "patch14" in name else 32
+    step = 28 if "patch14" in network.name else 32
     size_px = max(smallest, min(largest, round(here.side_px / step) * step)) // step * step
-    layers = list(layers_of(BackboneConfig(name=name, layers=None), size_px))
     return [
         "detector:",
         "  name: memory_bank        # distances to the features of normal images: suits almost everything",
         f"  image_size_px: {size_px:<10}# near the images' own, up to {largest} here; more costs time by its square",
         "  backbone:",
-        f"    name: {name}",
-        f"    weights: {_quoted(str(weights.absolute()))}",
-        f"    layers: {layers!s:<15}# from the middle: the last ones know objects and no defects",
+        f"    name: {network.name}",
+        f"    weights: {_quoted(network.weights)}",
     ]
 
 

@@ -15,7 +15,7 @@ from tests.cluster.head import ROOT, Head, running_head
 from tests.cluster.test_files import metric_names
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-DEMO = ROOT / "configs" / "demo.yaml"
+DEMO = ROOT / "configs" / "autoencoder.yaml"
 
 
 @pytest.fixture(scope="module")

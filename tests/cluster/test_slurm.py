@@ -54,7 +54,7 @@ def _sbatch(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess
 
 
 def test_a_batch_job_runs_on_both_nodes_and_fails_if_the_run_does(photos: Path, folder: Path) -> None:
-    demo = ("--config", ROOT / "configs" / "demo.yaml")
+    demo = ("--config", ROOT / "configs" / "autoencoder.yaml")
     done = _sbatch(folder, photos, folder / "out", *demo, *QUICK)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "purified dataset" in done.stdout

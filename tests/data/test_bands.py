@@ -264,7 +264,7 @@ def test_a_folder_of_bands_is_read_and_photographs_in_it_put_aside(tmp_path: Pat
     npz(tmp_path / "b.npz", data=CUBE + 1)
     tiff(CUBE.astype("u1"), tmp_path / "c.tif")
     _photograph(tmp_path / "d.png")
-    manifest = llb_ray.read_folder(tmp_path, parse({"data": {"bands": BANDS}}))
+    manifest = llb_ray.read_folder(tmp_path, parse({"data": {"bands": BANDS}, "detector": {"name": "autoencoder"}}))
     assert sorted(manifest.table["path"].to_pylist()) == ["a.npy", "b.npz", "c.tif"]
     (aside,) = manifest.quarantine.to_pylist()
     assert aside["path"] == "d.png"

@@ -100,7 +100,10 @@ def test_a_validation_folder_and_its_objective_belong_together(
         ({"trials": 3}, "a grid has as many trials as it has points"),
         ({"searcher": "random"}, "searcher random needs to know how many trials"),
         ({"space": Space({"purify.keep_ratio": Uniform(0.5, 1)})}, "has no end of values"),
-        ({"base": parse({"final": {"num_workers": 2}})}, "a trial of a search trains its final detector in one worker"),
+        (
+            {"base": parse({"final": {"num_workers": 2}, "detector": {"name": "autoencoder"}})},
+            "a trial of a search trains its final detector in one worker",
+        ),
         ({"early_stopping": True, "base": parse({"detector": {"name": "memory_bank"}})}, "a memory bank has none"),
     ],
 )

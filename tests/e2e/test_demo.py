@@ -14,6 +14,7 @@ pytestmark = pytest.mark.e2e
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 SEEDS = (0, 1, 2)
 ALPHA = 0.2
+SIZE_PX = 128  # of photographs and detector, for speed; the demo has 224
 
 
 Metrics = dict[tuple[int, str], dict[str, float]]
@@ -30,8 +31,8 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
 
 def _metrics(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     """Of one seed, by filter."""
-    config = with_overrides(load(DEMO), [f"seed={seed}"])
-    (root,) = llb_ray.synth(folder / "photos", categories=["gear"], alpha=ALPHA, seed=seed)
+    config = with_overrides(load(DEMO), [f"seed={seed}", f"detector.image_size_px={SIZE_PX}"])
+    (root,) = llb_ray.synth(folder / "photos", categories=["weave"], alpha=ALPHA, seed=seed, size_px=SIZE_PX)
     manifest = llb_ray.read_folder(root, config)
     found = {}
     for name in ("none", "llb", "oracle"):

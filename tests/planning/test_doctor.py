@@ -17,6 +17,11 @@ from llb_ray.errors import ResourceError
 from llb_ray.planning import doctor, machine
 from llb_ray.planning.doctor import Check, examine
 
+PLAIN = parse({"detector": {"name": "autoencoder"}})  # no weights to try
+
+
+PLAIN = parse({"detector": {"name": "autoencoder"}})  # no weights to try
+
 
 def _doctor(*arguments: str | Path) -> Result:
     words = ["doctor", "--executor", "serial", *map(str, arguments)]
@@ -83,7 +88,7 @@ def test_a_gpu_that_is_missing_fails_unless_workers_are_elsewhere(monkeypatch: p
 
 def test_packages_that_are_old_or_missing_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda name: ["numpy>=99", "no-such-package>=1", "ruff; extra == 'dev'"])
-    fixes = [check.fix for check in examine(RunConfig(), None, None) if check.name == "versions"]
+    fixes = [check.fix for check in examine(PLAIN, None, None) if check.name == "versions"]
     assert fixes == ["pip install 'numpy>=99'", "pip install 'no-such-package>=1'"]
 
 
@@ -95,7 +100,7 @@ def test_ray_is_asked_for_room_and_let_go() -> None:
         yield SerialExecutor()
         left.append(True)
 
-    found = _by_name(RunConfig(), cluster)  # type: ignore[arg-type]
+    found = _by_name(PLAIN, cluster)  # type: ignore[arg-type]
     assert (found["ray"].state, left) == ("ok", [True])
     assert "workers at once: 1" in found["ray"].found
     assert "shared memory" in found
@@ -106,7 +111,7 @@ def test_a_cluster_without_room_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ResourceError("a worker asks for 64 CPUs; lower resources.num_cpus")
 
     monkeypatch.setattr(SerialExecutor, "slots", none)
-    found = _by_name(RunConfig(), SerialExecutor)["ray"]
+    found = _by_name(PLAIN, SerialExecutor)["ray"]
     assert (found.state, found.found, found.fix) == ("fail", "a worker asks for 64 CPUs", "lower resources.num_cpus")
 
 
@@ -128,7 +133,7 @@ def test_a_uri_is_written_to_and_left_empty(bucket: str) -> None:
 @pytest.mark.parametrize(("free_gib", "state"), [(0.5, "fail"), (2, "warn"), (8, "ok")])
 def test_little_memory_is_said(free_gib: float, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "free_memory_bytes", lambda: int(free_gib * 2**30))
-    assert _by_name(RunConfig())["memory"].state == state
+    assert _by_name(PLAIN)["memory"].state == state
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

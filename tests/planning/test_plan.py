@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.cli import main
-from llb_ray.config import DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
+from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.build import Role, build_detector, num_steps, shortened
 from llb_ray.engine.evaluate import EXACT_PIXELS
@@ -101,7 +101,7 @@ def test_a_sample_has_images_of_each_split(manifest: Manifest) -> None:
 
 
 def test_a_short_detector_differs_in_its_budget_alone() -> None:
-    config = RunConfig().detector
+    config = AutoencoderConfig()
     short, scale = shortened(config, 7)
     assert (num_steps(short, "member"), num_steps(short, "final"), scale) == (7, 7, 1.0)
     assert short.image_size_px == config.image_size_px

@@ -36,7 +36,8 @@ def test_what_it_writes_runs_as_it_is(photos: Path, tmp_path: Path) -> None:
     result = _init(photos, "--out", path)
     assert result.exit_code == 0, result.output
     assert f"llb-ray run --config {path} --data {photos}" in result.output
-    config = load(path, ["detector.member_steps=2", "detector.final_steps=2"])
+    config = load(path, ["detector.coreset_size=50"])
+    assert (config.detector.name, config.detector.backbone.weights) == ("memory_bank", "bundled")
     assert config.data.group_pattern == r"([^/]+?)[_-]view[_-]?\d+(?=[_.-])"
     assert config.members.count == 2, "24 objects"
     made = llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
@@ -94,7 +95,7 @@ def test_a_file_that_holds_no_weights_is_refused_for_what_it_is(name: str, photo
 
 
 def test_a_backbone_without_weights_and_a_single_image_are_refused(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no weights for it"):
+    with pytest.raises(ConfigError, match="no package has weights of it, only of tf_efficientnet_lite0, .*--weights"):
         suggestion(llb_ray.read_folder(photos), None, "resnet18")
     one = _images(tmp_path / "one", ["a.png"], 20)
     with pytest.raises(DataError, match="shows 1 object"):
@@ -110,9 +111,9 @@ def test_a_backbone_without_weights_and_a_single_image_are_refused(photos: Path,
         ({"num_cores": 8, "free_bytes": 2 * 2**30}, ("resources", "num_cpus"), 4),
         ({"num_objects": 5000}, ("members", "count"), 5),
         ({"num_objects": 65}, ("members", "count"), 3),
-        ({"side_px": 48}, ("detector", "image_size_px"), 64),
-        ({"side_px": 900}, ("detector", "image_size_px"), 128),
-        ({"num_images": 30, "num_objects": 30}, ("detector", "batch_size"), 15),
+        ({"side_px": 48}, ("detector", "image_size_px"), 128),
+        ({"side_px": 230}, ("detector", "image_size_px"), 224),
+        ({"side_px": 900}, ("detector", "image_size_px"), 256),
     ],
 )
 def test_choices_follow_from_data_and_machine(

@@ -9,13 +9,15 @@ from llb_ray.config import RunConfig, parse
 from llb_ray.errors import ConfigError
 from llb_ray.search.space import Choice, Integer, LogUniform, Space, Uniform, read_space, trial_config
 
+AUTOENCODER = parse({"detector": {"name": "autoencoder"}})
+
 
 @pytest.fixture
 def space_of(tmp_path: Path):  # type: ignore[no-untyped-def]
     def read(text: str, base: RunConfig | None = None) -> Space:
         path = tmp_path / "space.yaml"
         path.write_text(text)
-        return read_space(path, base)
+        return read_space(path, base or AUTOENCODER)
 
     return read
 
@@ -50,7 +52,7 @@ def test_samples_are_seeded_lie_inside_and_make_a_config(space_of) -> None:  # t
     assert drawn[0] == space.sample(np.random.default_rng(0))
     assert {values["members.count"] for values in drawn} == {2, 3, 4}
     for values in drawn:
-        config = trial_config(RunConfig(), values)
+        config = trial_config(AUTOENCODER, values)
         assert config.purify.keep_ratio == values["purify.keep_ratio"]
         assert 0.6 <= config.purify.keep_ratio <= 0.9
         assert config.importance.mode == values["importance.mode"]
@@ -97,9 +99,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_values_that_need_others_beside_them_are_left_to_the_trials(space_of) -> None:  # type: ignore[no-untyped-def]
     text = "importance.mode: [off, fixed]\nimportance.mu: [1.0]\nimportance.sigma: [0.5]\n"
     off, fixed = space_of(text).grid()
-    assert trial_config(RunConfig(), fixed).importance.mu == 1.0
+    assert trial_config(AUTOENCODER, fixed).importance.mu == 1.0
     with pytest.raises(ConfigError, match="mode off takes no mu"):
-        trial_config(RunConfig(), off)
+        trial_config(AUTOENCODER, off)
 
 
 def test_the_base_says_whose_detectors_keys_are_known(space_of) -> None:  # type: ignore[no-untyped-def]
