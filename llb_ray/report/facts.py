@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,33 +118,33 @@ def _here(where: str) -> str:
 
 
 def _rule(run: FinishedRun) -> str:
+    """The counts of the run, as the tiles have them, and how its filter came to them."""
+    kept, num = len(kept_ids(run.purified)), run.purified.num_rows
+    return " ".join([f"Of {num:,} training images, {kept:,} are kept and {num - kept:,} rejected.", *_rounds(run)])
+
+
+def _rounds(run: FinishedRun) -> Iterator[str]:
     rule, config = run.config.purify, run.config
-    num, kept = run.derived[0].num_rows, len(kept_ids(run.derived[0]))
+    first, several = len(kept_ids(run.derived[0])), len(run.derived) > 1
     if rule.filter != "llb":
-        return f"Filter {rule.filter} keeps {kept:,} of {num:,} training images."
+        yield f"Filter {rule.filter} kept {first:,}."
+        return
     asked = "that did not train on it" if rule.members == "held_out" else "in all"
     kind = config.detector_of("member").name.replace("_", " ")
     scores = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}[rule.normalize]
-    suspects = (
-        " The final memory knows the rejected ones too, as suspects that have no say in what is usual."
-        if config.reads_suspects
-        else ""
-    )
-    return (
-        f"Filter llb keeps the {kept:,} most normal of {num:,} training images, by the "
+    yield (
+        f"{'Round 1' if several else 'Filter llb'} kept the {first:,} most normal, by the "
         f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
-        f"({config.members.count} members, {kind}).{_last_round(run)}{suspects}"
+        f"({config.members.count} members, {kind})."
     )
-
-
-def _last_round(run: FinishedRun) -> str:
-    if len(run.made.rounds) == 1:
-        return ""
-    out, back = num_changed(run.derived[0], run.derived[-1])
-    return (
-        f" Round {len(run.made.rounds)} judged every image again, by detectors like the final one that had not seen "
-        f"it: {out:,} more were rejected and {back:,} readmitted, so that {len(kept_ids(run.derived[-1])):,} are kept."
-    )
+    for number, (before, after) in enumerate(pairwise(run.derived), 2):
+        out, back = num_changed(before, after)
+        yield (
+            f"Round {number} scored every image by detectors like the final one that had not seen it: {out:,} more "
+            f"were rejected and {back:,} readmitted, which leaves {len(kept_ids(after)):,}."
+        )
+    if config.reads_suspects:
+        yield "The final memory also holds the rejected images, as suspects that do not count as normal."
 
 
 def _of_fits(run: FinishedRun) -> Iterator[str]:

@@ -24,6 +24,8 @@ from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
 from llb_ray.report.pictures import Pictures
+from llb_ray.report.places import Place
+from llb_ray.report.reasons import Round, cut_between, reasons
 from llb_ray.report.votes import Votes
 
 MOST = 6000
@@ -42,13 +44,7 @@ class Gallery:
 
 def cut_of(run: FinishedRun) -> float | None:
     """The aggregate between the last image that the filter kept and the first it rejected; None where there is none."""
-    values = {
-        decision: pc.filter(run.derived[-1]["aggregate"], pc.equal(run.derived[-1]["decision"], decision))
-        for decision in (KEPT, REJECTED)
-    }
-    if run.matrix is None or not len(values[REJECTED]):
-        return None
-    return float((pc.max(values[KEPT]).as_py() + pc.min(values[REJECTED]).as_py()) / 2)
+    return cut_between(run.derived[-1])
 
 
 def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int], None]) -> Gallery:
@@ -59,11 +55,13 @@ def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int]
     standing_out = set(standing_out_ids(run.made))
     pictures = Pictures.of(run)
     drawn = pictures.of_images(rows["image_id"].to_pylist(), progress)
+    said, rounds = _said(run, set(rows["image_id"].to_pylist())), Round.all_of(run)
     columns = {
         **_columns(rows, standing_out),
+        **_why(rounds, rows, [picture.place for picture in drawn], votes, said),
         **_families(run, rows, standing_out),
         **_votes(rows["image_id"].to_pylist(), votes),
-        "said": _said(run, set(rows["image_id"].to_pylist())),
+        "said": said,
         "num_near": 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table)))),
         "cut": None if cut is None else _round(cut),
         "scale": {"low": _round(pictures.scale.low), "high": _round(pictures.scale.high)},
@@ -108,11 +106,25 @@ def _columns(rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
         "group": None if len(set(groups)) == len(groups) else groups,  # where every image is an object of its own
         "kept": [int(decision == KEPT) for decision in rows["decision"].to_pylist()],
         "stands_out": [int(image_id in standing_out) for image_id in rows["image_id"].to_pylist()],
-        "reason": rows["reason"].to_pylist(),
         "aggregate": [_round(value) for value in rows["aggregate"].to_pylist()],
         "rank": rows["rank"].to_pylist(),
         "score": [_round(value) for value in rows["score"].to_pylist()],
         "known": known if any(known) else None,
+    }
+
+
+def _why(
+    rounds: Sequence[Round], rows: pa.Table, places: Sequence[Place], votes: Votes | None, said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Why each row was kept or rejected: sentences, what each round decided, and where the image is most unusual."""
+    image_ids = rows["image_id"].to_pylist()
+    return {
+        "reason": reasons(rounds, rows, places, votes, said),
+        "rounds": [[int(one.decision(image_id) == KEPT) for image_id in image_ids] for one in rounds],
+        "compared": rounds[-1].name,
+        "place": [[_round(share) for share in (place.x, place.y, place.width, place.height)] for place in places],
+        "place_name": [place.name if place.stands_out else "" for place in places],
+        "peak": [[_round(value) for value in (place.peak, place.low, place.high)] for place in places],
     }
 
 

@@ -59,18 +59,22 @@ class Scale:
     @classmethod
     def of_run(cls, folder: RunFolder) -> "Scale":
         """The scale of a run's final detector, from images it kept: pictures of different days can be compared."""
-        made, config = folder.made(), folder.config()
-        # Ids are hashes, so the first few hundred are a random sample.
-        kept = kept_ids(read_table(made.purified.file(files.PURIFIED)))[:_SCALE_IMAGES]
-        scores = read_scores(made.final_scores)
-        rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
-        maps = scores.take(rows)["map"].combine_chunks().to_numpy_ndarray()
-        return cls.of(smooth(maps, config))
+        return cls.of(kept_maps(folder))
 
     def share(self, map_HW: Floats) -> Floats:
         """The map's place between low and high, in [0, 1]."""
         share: Floats = np.clip((map_HW - self.low) / (self.high - self.low), 0, 1, dtype=np.float32)
         return share
+
+
+def kept_maps(folder: RunFolder) -> Floats:
+    """The final detector's maps of images that the run kept, a few hundred at most, as `smooth` gives them."""
+    made, config = folder.made(), folder.config()
+    # Ids are hashes, so the first few hundred are a random sample.
+    kept = kept_ids(read_table(made.purified.file(files.PURIFIED)))[:_SCALE_IMAGES]
+    scores = read_scores(made.final_scores)
+    rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
+    return smooth(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), config)
 
 
 def colour_table() -> npt.NDArray[np.uint8]:

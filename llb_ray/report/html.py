@@ -51,14 +51,15 @@ def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) ->
         num_shown=len(shown.columns["image_id"]),
         num_train=run.train.num_rows,
         no_families=shown.columns["no_families"],
-        kept_share=facts.outcome.num_kept / max(1, run.train.num_rows),
+        rejected_share=None if votes is None else votes.rejected_share,
+        num_rounds=len(run.derived),
         columns=_json(shown.columns),
         chunks=[_json(chunk) for chunk in shown.chunks],
         charts=list(_score_charts(run)),
         test_chart=_test_chart(run),
         training=training_charts(run),
-        objections=None if votes is None else _objections(votes, run.purified),
-        agreements=[] if votes is None else agreements(votes, run.purified),
+        objections=None if votes is None else _objections(votes, run.derived[0]),
+        agreements=[] if votes is None else agreements(votes, run.derived[0]),
         script=Markup(script),
         style=Markup(style),
         script_digest=_digest(script),
@@ -114,7 +115,7 @@ def _objections(votes: Votes, purified: pa.Table) -> Chart:
     decision_N = np.array(purified["decision"].to_pylist())
     edges: Floats = np.arange(votes.asked_NK.sum(axis=1).max() + 2, dtype=float) - 0.5
     values = {kind: count_N[decision_N == kind].astype(float) for kind in (KEPT, REJECTED)}
-    return histogram("How many members object", "members that would have thrown the image out", values, edges=edges)
+    return histogram("How many members object", "members that would reject the image alone", values, edges=edges)
 
 
 def _json(value: Any) -> Markup:

@@ -24,7 +24,8 @@ from llb_ray.detectors.base import row_batches
 from llb_ray.engine.bands import read_scale
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.scoring import read_scores
-from llb_ray.report.heatmaps import Floats, Scale, photograph, smooth
+from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, smooth
+from llb_ray.report.places import Place, Range
 
 BUDGET_BYTES = 20 * 2**20  # of all thumbnails of a page
 _SIDES_PX = (320, 256, 192, 144, 112, 96, 80)
@@ -43,6 +44,7 @@ class Picture:
 
     photo: str | None
     map: str
+    place: Place  # where it is most unusual
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ class Pictures:
 
     run: FinishedRun
     scale: Scale
+    usual: Range
     _path: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: FinishedRun) -> "Pictures":
         path = dict(zip(run.images["image_id"].to_pylist(), run.images["path"].to_pylist(), strict=True))
-        return cls(run, Scale.of_run(run.folder), path)
+        maps = kept_maps(run.folder)
+        return cls(run, Scale.of(maps), Range.of(np.stack([_small(map_HW) for map_HW in maps])), path)
 
     def of_images(self, image_ids: Sequence[str], progress: Callable[[int, int], None]) -> list[Picture]:
         """The pictures of these images; `progress` is called with (done, total)."""
@@ -65,8 +69,9 @@ class Pictures:
             side_px = _side([image for image in sample if image is not None], len(image_ids))
             photos = pool.map(lambda image_id: self._photo(image_id, side_px), image_ids)
             pictures = []
-            for photo, drawn in zip(photos, self._maps(image_ids), strict=True):
-                pictures.append(Picture(None if photo is None else _text(photo), _text(drawn)))
+            for photo, map_HW in zip(photos, self._maps(image_ids), strict=True):
+                drawn = _text(_webp(self._drawn(map_HW), lossless=True))
+                pictures.append(Picture(None if photo is None else _text(photo), drawn, self.usual.place(map_HW)))
                 progress(len(pictures), len(image_ids))
         return pictures
 
@@ -91,18 +96,22 @@ class Pictures:
         image.thumbnail((side_px, side_px))
         return image
 
-    def _maps(self, image_ids: Sequence[str]) -> Iterator[bytes]:
-        """A batch of maps in memory at a time: at the detector's own size they take much more than the page."""
+    def _maps(self, image_ids: Sequence[str]) -> Iterator[Floats]:
+        """As `_small` makes them; a batch in memory at a time: at the detector's own size maps are larger than the page."""
         scores = read_scores(self.run.made.final_scores)
         rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
         for some in row_batches(len(rows), _BATCH):
             map_NHW = scores.take(rows.take(pa.array(some)))["map"].combine_chunks().to_numpy_ndarray()
-            yield from (_webp(self._drawn(map_HW), lossless=True) for map_HW in smooth(map_NHW, self.run.config))
+            yield from map(_small, smooth(map_NHW, self.run.config))
 
     def _drawn(self, map_HW: Floats) -> Image.Image:
-        small = min(_MAP_PX, len(map_HW))
-        averaged = np.asarray(Image.fromarray(map_HW).resize((small, small), Image.Resampling.BOX))
-        return Image.fromarray(np.rint(255 * self.scale.share(averaged)).astype(np.uint8))
+        return Image.fromarray(np.rint(255 * self.scale.share(map_HW)).astype(np.uint8))
+
+
+def _small(map_HW: Floats) -> Floats:
+    """A map as large as the page needs it."""
+    small = min(_MAP_PX, len(map_HW))
+    return np.asarray(Image.fromarray(map_HW).resize((small, small), Image.Resampling.BOX))
 
 
 def _side(sample: Sequence[Image.Image], num_images: int) -> int:

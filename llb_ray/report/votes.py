@@ -1,4 +1,4 @@
-"""What each member thinks of each image, as votes: would it, alone, have thrown the image out?
+"""What each member thinks of each image, as votes: would it, alone, have rejected the image?
 
 Shapes: N images in image_id order, K members that were not lost.
 """
@@ -23,7 +23,7 @@ _UNASKED = 255
 
 @dataclass(frozen=True)
 class Votes:
-    """A member objects to an image that is among the highest scores it gave, as many as the filter rejected."""
+    """A member objects to an image that is among the highest scores it gave, a share as large as round 1 rejected."""
 
     image_ids: Sequence[str]
     members: Sequence[int]
@@ -31,6 +31,7 @@ class Votes:
     asked_NK: Bools  # members that trained on an image are asked about it under purify.members=all alone
     objects_NK: Bools
     in_fold_NK: Bools
+    rejected_share: float  # of the training images, by round 1
 
     @classmethod
     def of(cls, run: FinishedRun) -> "Votes | None":
@@ -46,7 +47,7 @@ class Votes:
             share_NK[asked_N, column] = stats.rankdata(matrix.score_NK[asked_N, column]) / asked_N.sum()
         kept = len(kept_ids(run.derived[0])) / len(matrix.image_ids)
         objects_NK = asked_NK & (share_NK > kept)
-        return cls(matrix.image_ids, matrix.members, share_NK, asked_NK, objects_NK, matrix.in_fold_NK)
+        return cls(matrix.image_ids, matrix.members, share_NK, asked_NK, objects_NK, matrix.in_fold_NK, 1 - kept)
 
     def codes(self) -> npt.NDArray[np.uint8]:
         """A byte per image and member [N, K]: the percentile, plus 128 for an objection; 255 where it was not asked."""

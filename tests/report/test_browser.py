@@ -288,6 +288,60 @@ def test_keys_move_decide_and_look_closely(page: WebDriver) -> None:
     _text(page, "tally", "Your decisions: 1 keep, 2 reject, 1 unsure")
 
 
+@pytest.mark.parametrize("focused", [None, "[data-show=all]", "#previous", "header a"])
+def test_keys_work_without_a_card_in_focus(focused: str | None, page: WebDriver) -> None:
+    """On the marked card, which is the first one to begin with."""
+    _click(page, "[data-show=all]")
+    names = _cards(page)
+    page.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+    if focused:
+        page.execute_script("document.querySelector(arguments[0]).focus({preventScroll: true})", focused)
+    assert page.execute_script("return document.querySelector('.card.current bdi').textContent") == names[0]
+    _type(page, "k")
+    _all_said(page, {names[0]: "keep"})
+    _focus_on(page, names[0])
+    page.execute_script("document.activeElement.blur()")
+    _type(page, Keys.ARROW_RIGHT)
+    _focus_on(page, names[1])
+    page.execute_script("document.activeElement.blur()")
+    _type(page, Keys.ENTER)
+    _text(page, "close-up-name", names[1])
+    assert page.execute_script("return document.getElementById('close-up').open")
+
+
+def test_the_marked_card_follows_the_eye(page: WebDriver) -> None:
+    _click(page, "[data-show=all]")
+    names = _cards(page)
+    page.execute_script("document.querySelectorAll('.card')[40].scrollIntoView({block: 'start'})")
+    page.execute_script("document.activeElement.blur()")
+    _type(page, "r")
+    WebDriverWait(page, 60, 0.05).until(lambda one: len(_said(one)) == 1)
+    (name,) = _said(page)
+    assert names.index(name) > 20
+
+
+def test_cards_say_which_round_spoke_and_where(
+    browser: WebDriver, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny, ["purify.rounds=2"])
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
+    llb_ray.write_report(tmp_path / "run")
+    page = _opened(browser, tmp_path / "run")
+    _click(page, "[data-show=all]")
+    decisions = page.execute_script("return [...document.querySelectorAll('.decision')].map((one) => one.textContent)")
+    assert {text.partition(" ")[2] for text in decisions} <= {"by round 2", "by both rounds"}
+    votes = page.execute_script("return [...document.querySelectorAll('.card .votes')].map((one) => one.textContent)")
+    assert all(text.startswith("round 1: ") for text in votes)
+    _click(page, "[data-show=rejected]")
+    _click(page, ".card .picture")
+    until(page, "return document.querySelector('#close-up .box')")
+    text = page.find_element(By.ID, "close-up-reason").text
+    assert text.startswith("Rejected by round 2: ")
+    assert "\nMost unusual " in text
+    assert page.execute_script(LUMINANCE) == []
+    assert complaints(page) == []
+
+
 def test_decisions_are_kept_and_can_be_forgotten(page: WebDriver) -> None:
     _click(page, ".card [data-word=keep]")
     said = _said(page)
@@ -323,6 +377,11 @@ def test_the_bar_for_decisions_is_in_the_way_only_once_there_is_one(page: WebDri
 def test_nothing_is_wider_than_the_window(page: WebDriver, width_px: int) -> None:
     size = {"width": width_px, "height": 900, "deviceScaleFactor": 1, "mobile": width_px < 600}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    open_all = "document.querySelectorAll('details').forEach((one) => { one.open = arguments[0]; })"
+    for is_open in (True, False):
+        page.execute_script(open_all, is_open)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width_px
+    _click(page, ".card .picture")
     assert page.execute_script("return document.documentElement.scrollWidth") <= width_px
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

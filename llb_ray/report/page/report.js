@@ -199,12 +199,25 @@
     return small;
   }
 
-  function pictured(i) {
+  function pictured(i, framed) {
     const box = make("div", "picture"), [photo, map] = picture(i), canvas = make("canvas");
     if (photo === null) box.append(make("span", "none", "photograph gone or changed"));
     box.append(canvas);
-    fill(box, canvas, photo, map, data.path[i]);
+    fill(box, canvas, photo, map, data.path[i]).then(() => {
+      if (framed && data.place_name[i]) box.append(frame(i, canvas.width, canvas.height));
+    });
     return box;
+  }
+
+  // Where the image is most unusual, as a frame; the picture is centred in a square.
+  function frame(i, width, height) {
+    const [x, y, wide, high] = data.place[i], side = Math.max(width, height), made = make("div", "box");
+    const percent = (pixels) => `${(100 * pixels) / side}%`;
+    made.style.left = percent((side - width) / 2 + x * width);
+    made.style.top = percent((side - height) / 2 + y * height);
+    made.style.width = percent(wide * width);
+    made.style.height = percent(high * height);
+    return made;
   }
 
   async function fill(box, canvas, photo, map, name) {
@@ -225,10 +238,30 @@
   const decision = (i) => (data.kept[i] ? "kept" : "rejected");
   const before = (i) => data.said[data.image_id[i]];
 
-  function facts(i) {
-    const rank = data.rank[i] === null ? "" : `rank ${data.rank[i]}`;
-    const voted = numMembers ? `${objections[i]} of ${asked(i)} members object` : "";
-    return [rank, `score ${number(data.score[i])}`, voted].filter(Boolean);
+  // Which round of the filter, or who, had the last word on the image.
+  function spoke(i) {
+    const earlier = before(i);
+    if (earlier && earlier.decision !== "unsure") return `by hand${earlier.by ? ` (${earlier.by})` : ""}`;
+    if (data.rounds.length < 2) return "";
+    if (data.rounds.every((round) => round[i] === data.kept[i])) return data.rounds.length === 2 ? "by both rounds" : "by all rounds";
+    return `by round ${data.rounds.length}`;
+  }
+
+  function measured(i) {
+    if (data.aggregate[i] === null || data.cut === null) return `score ${number(data.score[i])}`;
+    return `${number(data.aggregate[i])} ${data.aggregate[i] <= data.cut ? "≤" : ">"} cut ${number(data.cut)}`;
+  }
+
+  function unusual(i) {
+    const [peak, low, high] = data.peak[i].map((value) => Number(value.toPrecision(3)).toString());
+    return data.place_name[i] ? `${data.place_name[i]}: ${peak}, others ${low} to ${high}` : "within the range of others";
+  }
+
+  // Members are asked in round 1; what they say one by one need not be what they decide together.
+  function objecting(i) {
+    const rejected = !data.rounds[0][i], most = 2 * objections[i] > asked(i);
+    const together = rejected === most ? "" : `, together they ${rejected ? "reject" : "keep"}`;
+    return `${data.rounds.length > 1 ? "round 1: " : ""}${objections[i]} of ${asked(i)} object${together}`;
   }
 
   function squares(i) {
@@ -240,7 +273,7 @@
       square.title = `member ${data.members[m]} ${title}`;
       row.append(square);
     }
-    row.append(make("span", "", `${objections[i]} of ${asked(i)} object`));
+    row.append(make("span", "", objecting(i)));
     return row;
   }
 
@@ -275,11 +308,13 @@
     name.title = data.path[i];
     name.append(make("bdi", "", data.path[i]));
     const line = make("div", "line");
-    const earlier = before(i) ? ` by hand${before(i).by ? ` (${before(i).by})` : ""}` : "";
-    line.append(make("span", `decision ${decision(i)}`, decision(i) + earlier));
+    line.append(make("span", `decision ${decision(i)}`, `${decision(i)} ${spoke(i)}`.trim()));
     if (data.known?.[i]) line.append(make("span", "known", `labelled ${data.known[i]}`));
-    const numbers = make("div", "numbers", facts(i).slice(0, numMembers ? -1 : undefined).join(" · "));
-    about.append(name, line, numbers, squares(i));
+    const numbers = make("div", "numbers", measured(i));
+    numbers.title = data.compared;
+    const place = make("div", "numbers", unusual(i));
+    place.title = "where its anomaly map is furthest above that of the kept images, and the range of these there";
+    about.append(name, line, numbers, place, squares(i));
     made.append(shown, about, choice(i, -1));
     mark(made, i);
     return made;
@@ -312,7 +347,7 @@
     for (const button of element.querySelectorAll("[data-word]"))
       button.setAttribute("aria-pressed", button.dataset.word === word(i));
     if (element.classList.contains("card"))
-      element.setAttribute("aria-label", [data.path[i], decision(i), ...facts(i), word(i) && `you say ${word(i)}`].filter(Boolean).join(", "));
+      element.setAttribute("aria-label", [data.path[i], decision(i), spoke(i), measured(i), unusual(i), numMembers && objecting(i), word(i) && `you say ${word(i)}`].filter(Boolean).join(", "));
   }
 
   function refresh(i) {
@@ -342,9 +377,13 @@
   function reach(index, focus) {
     const cards = shownCards();
     if (!cards.length) return;
-    if (cards[state.card]) cards[state.card].tabIndex = -1;
+    for (const one of cards) {
+      one.tabIndex = -1;
+      one.classList.remove("current");
+    }
     state.card = Math.min(Math.max(index, 0), cards.length - 1);
     cards[state.card].tabIndex = 0;
+    cards[state.card].classList.add("current");
     if (focus) cards[state.card].focus();
   }
 
@@ -371,7 +410,7 @@
   function look(i) {
     state.closeUp = i;
     at("close-up-name").textContent = data.path[i];
-    at("close-up-picture").replaceChildren(pictured(i));
+    at("close-up-picture").replaceChildren(pictured(i, true));
     at("close-up-choice").replaceChildren(choice(i, 0));
     mark(at("close-up-choice"), i);
     at("close-up-reason").textContent = data.reason[i];
@@ -386,10 +425,10 @@
   function describe(i) {
     const earlier = before(i);
     const lines = {
-      decision: decision(i),
+      decision: `${decision(i)} ${spoke(i)}`.trim(),
+      [data.compared]: data.aggregate[i] === null ? null : measured(i),
+      rank: data.rank[i] === null ? null : `${data.rank[i]} (1 is the most normal)`,
       "final score": number(data.score[i]),
-      aggregate: data.aggregate[i] === null ? null : number(data.aggregate[i]),
-      rank: data.rank[i],
       labelled: data.known?.[i],
       category: data.category.names[data.category.rows[i]],
       group: data.group?.[i],
@@ -437,18 +476,34 @@
 
   // ---- keys ----
 
+  // The card that keys are about: the marked one, or the first in sight where that has been scrolled away.
+  function markedCard() {
+    const cards = shownCards(), seen = (one) => {
+      const { top, bottom } = one.getBoundingClientRect();
+      return bottom > 0 && top < innerHeight;
+    };
+    if (cards[state.card] && !seen(cards[state.card])) {
+      const first = cards.findIndex(seen);
+      if (first >= 0) reach(first, false);
+    }
+    return cards[state.card];
+  }
+
   function pressed(event) {
     const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && event.target.type !== "checkbox";
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const inCloseUp = at("close-up").open;
-    const onCard = event.target.closest?.(".card");
-    const rows = onCard && !inCloseUp && { ArrowUp: () => rowAway(-1), ArrowDown: () => rowAway(1) };
+    const inCloseUp = at("close-up").open, card = inCloseUp ? null : event.target.closest?.(".card") || markedCard();
+    const onCard = card && event.target.closest?.(".card");
+    // Without a card in focus, up and down scroll the page.
+    const rows = onCard && { ArrowUp: () => rowAway(-1), ArrowDown: () => rowAway(1) };
     const steps = { ArrowLeft: () => -1, ArrowRight: () => 1, ...rows };
     const chosen = KEYS[event.key.toLowerCase()];
-    const row = inCloseUp ? state.closeUp : onCard ? Number(onCard.dataset.row) : -1;
-    if (event.key in steps && (inCloseUp || onCard)) (inCloseUp ? lookFurther : move)(steps[event.key]());
-    else if (chosen && row >= 0) (event.shiftKey && state.show === "alike" ? decideFamily : decide)(row, chosen);
-    else if (event.key === "Enter" && event.target === onCard) look(row);
+    const row = inCloseUp ? state.closeUp : card ? Number(card.dataset.row) : -1;
+    if (event.key in steps && (inCloseUp || card)) (inCloseUp ? lookFurther : move)(steps[event.key]());
+    else if (chosen && row >= 0) {
+      (event.shiftKey && state.show === "alike" ? decideFamily : decide)(row, chosen);
+      if (card && !onCard) card.focus();  // what was decided on is in sight
+    } else if (event.key === "Enter" && card && (event.target === card || event.target === document.body)) look(row);
     else if (event.key === "h") at("overlay").click();
     else if (event.key === "n" && !inCloseUp) turn(state.page + 1, "first");
     else if (event.key === "p" && !inCloseUp) turn(state.page - 1, "first");
