@@ -97,7 +97,7 @@ class Pictures:
         return image
 
     def _maps(self, image_ids: Sequence[str]) -> Iterator[Floats]:
-        """As `_small` makes them; a batch in memory at a time: at the detector's own size maps are larger than the page."""
+        """As `_small` makes them, a batch in memory at a time: at the detector's own size they are much larger."""
         scores = read_scores(self.run.made.final_scores)
         rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
         for some in row_batches(len(rows), _BATCH):

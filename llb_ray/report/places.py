@@ -35,9 +35,9 @@ class Place:
 
     @property
     def name(self) -> str:
-        """``top left``, ``in the centre``, ...: the third of the image that its middle is in."""
+        """``top left``, ``centre``, ...: the third of the image that its middle is in."""
         row, column = (min(2, int(3 * middle)) for middle in (self.y + self.height / 2, self.x + self.width / 2))
-        return f"{_ROWS[row]} {_COLUMNS[column]}".strip() or "in the centre"
+        return f"{_ROWS[row]} {_COLUMNS[column]}".strip() or "centre"
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,12 @@ def _had(one: Round, image_id: str) -> str:
 
 def where(place: Place) -> str:
     """Where the image is most unusual, how large that is, and what kept images have there."""
+    at = f"in the {place.name}" if place.name == "centre" else f"at the {place.name}"
     others = f"90 % of the kept images have {place.low:.3g} to {place.high:.3g} there"
     if not place.stands_out:
-        return f"Nowhere above the range of the kept images; nearest to it {place.name}, where {others}."
+        return f"Nowhere above the range of the kept images; nearest to it {at}, where {others}."
     size = f"{place.width:.0%} of the width by {place.height:.0%} of the height"
-    return f"Most unusual {place.name}, {size}: its anomaly map reaches {place.peak:.3g}, {others}."
+    return f"Most unusual {at}, {size}: its anomaly map reaches {place.peak:.3g}, {others}."
 
 
 def _members(votes: Votes, row: int, of_round_1: bool) -> str:
