@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, SAMPLEFORMAT, TiffImageFile
 
-from llb_ray.data.images import UnreadableImage, lift_ceiling, refusing
+from llb_ray.data.images import lift_ceiling
+from llb_ray.data.unreadable import UnreadableImage, refusing
 
 Values = NDArray[np.float32]
 

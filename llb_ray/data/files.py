@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from llb_ray.config import DataConfig
 from llb_ray.data.bands import may_hold_bands, read_bands
-from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.images import content_id, read_rgb
 from llb_ray.data.manifest import QUARANTINE, TEST, path_text
 from llb_ray.data.remembered import Known, Remembered, Sight
+from llb_ray.data.unreadable import UnreadableImage
 
 GOOD = "good"
 Progress = Callable[[int, int], None]  # is told (done, total) files

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from llb_ray.data.companions import MASKS as OF_MASKS
 from llb_ray.data.companions import describing
 from llb_ray.data.files import File
-from llb_ray.data.images import is_image
+from llb_ray.data.formats import is_image
 from llb_ray.data.layout import MASKS, split_folders, subfolders
 from llb_ray.data.manifest import TEST, path_text
 from llb_ray.data.names import described_stem, is_clutter, means_masks

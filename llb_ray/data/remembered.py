@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME = "images-1.sqlite"  # another number whenever `llb_ray.data.images` would judge a file otherwise
+_NAME = "images-2.sqlite"  # another number whenever `llb_ray.data.images` would judge a file otherwise
 _TABLE = """CREATE TABLE IF NOT EXISTS image (
     path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, image_id TEXT, num_pixels INTEGER
 ) WITHOUT ROWID"""

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from llb_ray.data.companions import MASKS as OF_MASKS
 from llb_ray.data.companions import describing
 from llb_ray.data.files import File
-from llb_ray.data.images import is_image
+from llb_ray.data.formats import is_image
 from llb_ray.data.layout import (
     MASKS,
     is_tree_on_disk,

@@ -21,6 +21,7 @@ from llb_ray.disk import file_digest
 from llb_ray.engine import derivation
 from llb_ray.engine.bands import scale_recipe
 from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.levels import levels_recipe
 from llb_ray.engine.runfolder import RunFolder, published
 from llb_ray.engine.settings import fit_settings, partition_settings, purify_settings
 from llb_ray.ensemble.dataset import kept_ids
@@ -101,6 +102,16 @@ def _bands_scaled_by_training_images(run: FinishedRun) -> str:
     return f"{bands} bands are on the scale of the training images and no others"
 
 
+def _levels_are_of_training_images(run: FinishedRun) -> str:
+    levels = run.made.levels
+    if levels is None:
+        return "no levels (no training image has 16 bits)"
+    expected = levels_recipe(run.train["image_id"].to_pylist())
+    if (dict(levels.settings), dict(levels.inputs)) != (dict(expected.settings), dict(expected.inputs)):
+        raise AuditError(f"{levels.where}: not the black and white point of the manifest's training images")
+    return "16-bit images are on the black and white point of the training images and no others"
+
+
 def _published_are_artifacts(run: FinishedRun) -> str:
     for name, source in published(run.made).items():
         if source is not None and file_digest(run.folder.file(name)) != file_digest(source):
@@ -120,6 +131,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _conserved,
     _config_is_the_runs,
     _bands_scaled_by_training_images,
+    _levels_are_of_training_images,
     derivation.shares_disjoint,
     derivation.trained_on_shares,
     derivation.scored_by_whom_it_says,

@@ -10,6 +10,7 @@ import torch
 
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import RunConfig
+from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.data.scale import BandScale
 from llb_ray.detectors.build import encoder_fingerprint, fit_reads, refuse_unsuitable
@@ -39,12 +40,12 @@ class Crew:
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
-    def features(self, scale: BandScale | None) -> Features:
+    def features(self, scale: BandScale | None, levels: Levels | None) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
 
-        `scale` is that of the bands; None for photographs.
+        `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any.
         """
-        photographs = self._photographs(scale)
+        photographs = self._photographs(scale, levels)
         plain = shards_of(self._images, photographs.key)
         shards = [*plain, *self._augmented_shards(photographs.key)]
         missing = self.labour.unmade(shards)
@@ -205,9 +206,10 @@ class Crew:
             copies = [replace(image, augment=kind) for image in self._images if image.image_id in maybe_trained_on]
             yield from shards_of(copies, encoder)
 
-    def _photographs(self, scale: BandScale | None) -> Photographs:
-        fingerprint = encoder_fingerprint(self.config.detector)
-        return Photographs(self.manifest.root, self.config.data.max_pixels, self.config.detector, fingerprint, scale)
+    def _photographs(self, scale: BandScale | None, levels: Levels | None) -> Photographs:
+        detector = self.config.detector
+        max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
+        return Photographs(self.manifest.root, max_pixels, detector, fingerprint, scale, levels)
 
     @property
     def _clock(self) -> Clock:

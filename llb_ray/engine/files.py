@@ -4,6 +4,7 @@ IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest; IMAGES: poo
 LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
 BANDS = "bands.arrow"  # bands: the scale of each
+LEVELS = "levels.arrow"  # levels: the black and white point of 16-bit images
 LAYERS = "layers.arrow"  # features
 DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
 TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, by descent; where its loss is weighted

@@ -17,12 +17,14 @@ from PIL import Image
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
-from llb_ray.data.images import UnreadableImage, as_rgb
+from llb_ray.data.images import as_rgb
 from llb_ray.data.tables import read_table
+from llb_ray.data.unreadable import UnreadableImage
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.build import encoder_fingerprint
 from llb_ray.engine import files
 from llb_ray.engine.bands import read_scale
+from llb_ray.engine.levels import read_levels
 from llb_ray.engine.member import load_detector
 from llb_ray.engine.photographs import Encoding, Photographs, layers_of
 from llb_ray.engine.runfolder import RunFolder
@@ -109,7 +111,8 @@ class TrainedDetector:
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
         fingerprint, root = encoder_fingerprint(config.detector), folder.index()["data_root"]
-        photographs = Photographs(root, config.data.max_pixels, config.detector, fingerprint, read_scale(made.bands))
+        scales = read_scale(made.bands), read_levels(made.levels)
+        photographs = Photographs(root, config.data.max_pixels, config.detector, fingerprint, *scales)
         if photographs.key != made.final.inputs["encoder"]:
             raise WeightsError(
                 f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
@@ -158,7 +161,7 @@ class TrainedDetector:
             if self.config.data.bands is not None:
                 raise DataError("images of several bands are predicted from their files; give their paths")
             if isinstance(picture, Image.Image):
-                return as_rgb(picture, size_px)
+                return as_rgb(picture, size_px, self.photographs.levels)
             return as_rgb(Image.fromarray(_checked(picture)), size_px)
         except UnreadableImage as error:
             where = picture if isinstance(picture, str | PathLike) else "an image given to predict"

@@ -17,9 +17,11 @@ from llb_ray.artifacts import digest
 from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig
 from llb_ray.data.augment import augmented
 from llb_ray.data.bands import read_bands, resized
-from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.images import content_id, read_rgb
+from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.scale import BandScale
+from llb_ray.data.unreadable import UnreadableImage
 from llb_ray.detectors.base import Encoder, Layers
 from llb_ray.detectors.build import build_encoder
 from llb_ray.engine.worker import device_for
@@ -47,20 +49,22 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Photographs:
-    """All that a worker needs to encode images of a run: their folder, the encoder the run is keyed by, and for images
-    of several bands their scale."""
+    """All that a worker needs to encode images of a run: their folder, the encoder the run is keyed by, for images of
+    several bands their scale, and for photographs of 16 bits their levels."""
 
     root: Path
     max_pixels: int
     detector: DetectorConfig
     encoder: Mapping[str, Any]  # the fingerprint
     scale: BandScale | None = None  # None: photographs, in RGB
+    levels: Levels | None = None  # None: 8 bits, or spread over all of 16
 
     @property
     def key(self) -> str:
         """Digest of all that an image's layers depend on besides the image."""
         scale = {} if self.scale is None else {"scale": [self.scale.low_C, self.scale.high_C]}
-        return digest({**self.encoder, **scale})
+        levels = {} if self.levels is None else {"levels": [self.levels.black, self.levels.white]}
+        return digest({**self.encoder, **scale, **levels})
 
     @property
     def num_channels(self) -> int:
@@ -75,7 +79,7 @@ class Photographs:
         """Any file as the encoder takes it [H, W, C]; raises UnreadableImage for what is not one usable image."""
         size_px = self.detector.image_size_px
         if self.scale is None:
-            return read_rgb(path, size_px, self.max_pixels)
+            return read_rgb(path, size_px, self.max_pixels, self.levels)
         return self.scale.to_bytes(resized(read_bands(path, self.scale.num_bands, self.max_pixels), size_px))
 
 

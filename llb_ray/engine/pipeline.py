@@ -153,7 +153,8 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     # First what is quick, so that a folder with too few images is refused before the long stages.
     partitioned = stages.partition() if stages.config.purify.reads_scores else None
     scaled = stages.bands()
-    features = stages.features(scaled)
+    levelled = stages.levels()
+    features = stages.features(scaled, levelled)
     members = stages.members(partitioned, features) if partitioned else {}
     scored = stages.member_scores(members, features) if partitioned else []
     by_number = [members.get(member_name(number)) for number in range(stages.config.num_members)]
@@ -183,6 +184,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         member_scores=scored,
         matrix=matrix,
         bands=scaled,
+        levels=levelled,
         folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
         round_scores=[folds.scores for folds in judged],
         fold_scores=apart.scores,

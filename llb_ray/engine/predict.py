@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from llb_ray.data.files import File
-from llb_ray.data.images import UnreadableImage, content_id
+from llb_ray.data.images import content_id
 from llb_ray.data.inputs import TAKEN, Inputs
 from llb_ray.data.manifest import path_text
+from llb_ray.data.unreadable import UnreadableImage
 from llb_ray.data.writers import PARTIAL, Rows, Shards
 from llb_ray.engine.inference import ANOMALOUS, Pixels, TrainedDetector, Verdicts, batched
 from llb_ray.engine.outfolder import refuse_foreign, refuse_inside

@@ -26,6 +26,7 @@ from llb_ray.engine.crew import Crew
 from llb_ray.engine.decisions import Decisions
 from llb_ray.engine.evaluate import evaluate_recipe, grid, image_scores, measured, shards_to_count
 from llb_ray.engine.given import fold_ids, given, why_folds
+from llb_ray.engine.levels import have_16_bits, levels_recipe, read_levels, write_levels
 from llb_ray.engine.member import member_name
 from llb_ray.engine.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
 from llb_ray.engine.scoring import read_scores
@@ -90,16 +91,27 @@ class Stages:
 
     def bands(self) -> Artifact | None:
         """The scale of each band over the training images; None where these are photographs."""
-        data, train = self.config.data, self._train_images
+        data, paths = self.config.data, self._train_paths
         if data.bands is None:
             return None
-        paths = dict(zip(train["image_id"].to_pylist(), train["path"].to_pylist(), strict=True))
         build = partial(write_scale, root=self.manifest.root, paths=paths, bands=data.bands, max_pixels=data.max_pixels)
         return self._make(scale_recipe(data.bands, list(paths)), build)
 
-    def features(self, scaled: Artifact | None) -> Features:
+    def levels(self) -> Artifact | None:
+        """The black and white point of 16-bit training images; None where none has 16 bits, and for bands."""
+        paths, root = self._train_paths, self.manifest.root
+        if self.config.data.bands is not None or not have_16_bits(root, paths):
+            return None
+        build = partial(write_levels, root=root, paths=paths, max_pixels=self.config.data.max_pixels)
+        made = self._make(levels_recipe(list(paths)), build)
+        levels = read_levels(made)
+        if levels is not None:
+            self.clock.tell(f"note: {levels.note()}")
+        return made
+
+    def features(self, scaled: Artifact | None, levelled: Artifact | None) -> Features:
         """The layers of every image, or the means to come by them."""
-        return self.crew.features(read_scale(scaled))
+        return self.crew.features(read_scale(scaled), read_levels(levelled))
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
@@ -204,6 +216,12 @@ class Stages:
         """The training split without labels: all that the stages before `evaluate` ever see."""
         images = self.manifest.unlabelled()
         return images.filter(pc.equal(images["split"], TRAIN))
+
+    @cached_property
+    def _train_paths(self) -> dict[str, str]:
+        """The path of each training image."""
+        images = self._train_images
+        return dict(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
 
     def _make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
         with self.clock.timed(recipe.stage, reused=self.clock.folder.store.find(recipe) is not None):

@@ -18,12 +18,14 @@ from llb_ray.config import DataConfig, RunConfig
 from llb_ray.data.bands import read_bands
 from llb_ray.data.files import File
 from llb_ray.data.images import read_rgb
+from llb_ray.data.levels import Levels
 from llb_ray.data.scale import BandScale
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import upsample
 from llb_ray.engine import files
 from llb_ray.engine.bands import read_scale
 from llb_ray.engine.inference import ANOMALOUS
+from llb_ray.engine.levels import read_levels
 from llb_ray.engine.predict import COLOUR_SCALE, OVERLAYS, Judged
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
@@ -113,7 +115,7 @@ class Overlays:
         for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
             if decision == ANOMALOUS or not self._anomalous_only:
                 (smooth_HW,) = smooth(map_HW[None], self._config)
-                image_HW3 = photograph(judged.root / file.path, self._config.data, self._bands)
+                image_HW3 = photograph(judged.root / file.path, self._config.data, *self._scales)
                 _save(overlay(_bounded(image_HW3), smooth_HW, self._scale), self._out / OVERLAYS, file)
 
     @cached_property
@@ -121,8 +123,9 @@ class Overlays:
         return self._folder.config()
 
     @cached_property
-    def _bands(self) -> BandScale | None:
-        return read_scale(self._folder.made().bands)
+    def _scales(self) -> tuple[BandScale | None, Levels | None]:
+        made = self._folder.made()
+        return read_scale(made.bands), read_levels(made.levels)
 
     @cached_property
     def _scale(self) -> Scale:
@@ -132,10 +135,10 @@ class Overlays:
         return scale
 
 
-def photograph(path: Path, config: DataConfig, bands: BandScale | None) -> npt.NDArray[np.uint8]:
-    """The image in RGB; of one with several bands, a picture on the run's scale."""
+def photograph(path: Path, config: DataConfig, bands: BandScale | None, levels: Levels | None) -> npt.NDArray[np.uint8]:
+    """The image in RGB, on the run's levels; of one with several bands, a picture on the run's scale."""
     if bands is None:
-        return read_rgb(path, None, config.max_pixels)
+        return read_rgb(path, None, config.max_pixels, levels)
     return bands.picture(read_bands(path, bands.num_bands, config.max_pixels))
 
 

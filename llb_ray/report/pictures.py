@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from llb_ray.data.images import UnreadableImage, content_id, read_thumbnail
+from llb_ray.data.images import content_id, read_thumbnail
 from llb_ray.data.manifest import path_from_text
+from llb_ray.data.unreadable import UnreadableImage
 from llb_ray.detectors.base import row_batches
 from llb_ray.engine.bands import read_scale
 from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.levels import read_levels
 from llb_ray.engine.scoring import read_scores
 from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, smooth
 from llb_ray.report.places import Place, Range
@@ -89,10 +91,10 @@ class Pictures:
             return None
 
     def _made_small(self, path: Path, side_px: int) -> Image.Image:
-        data, bands = self.run.config.data, read_scale(self.run.made.bands)
+        data, bands, levels = self.run.config.data, read_scale(self.run.made.bands), read_levels(self.run.made.levels)
         if bands is None:
-            return read_thumbnail(path, side_px, data.max_pixels)
-        image = Image.fromarray(photograph(path, data, bands))
+            return read_thumbnail(path, side_px, data.max_pixels, levels)
+        image = Image.fromarray(photograph(path, data, bands, levels))
         image.thumbnail((side_px, side_px))
         return image
 

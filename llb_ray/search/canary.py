@@ -4,7 +4,9 @@ The held-back originals are as contaminated as the rest of the training set; an 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from PIL import Image
 
 from llb_ray.artifacts import Recipe, Store, digest
 from llb_ray.config import RunConfig
-from llb_ray.data.images import UnreadableImage, content_id, read_rgb
+from llb_ray.data.images import content_id, read_rgb
+from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest, path_from_text, path_text
 from llb_ray.data.tables import read_table, write_table
+from llb_ray.data.unreadable import UnreadableImage
+from llb_ray.engine.levels import measured_levels
 from llb_ray.engine.outfolder import refuse_inside
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.search.planted import KINDS, planted
@@ -52,10 +57,12 @@ def with_canaries(manifest: Manifest, out: Path, config: RunConfig, seed: int, s
     train = without_test(manifest).table
     held_back = _held_back(train, seed, share)
     rows = train.filter(pc.is_in(train["image_id"], pa.array(sorted(held_back)))).to_pylist()
-    settings = {"seed": seed, "version": _VERSION}
+    levels = _levels(manifest.root, train, config)
+    settings = {"seed": seed, "version": _VERSION, **({} if levels is None else {"levels": asdict(levels)})}
     recipe = Recipe("canaries", settings, {"images": digest([row["image_id"] for row in rows])})
     folder = Path(out).absolute()
-    made = Store(folder).make(recipe, lambda path: _plant(path, manifest.root, rows, config.data.max_pixels, seed)).path
+    read = partial(_read, max_pixels=config.data.max_pixels, levels=levels)
+    made = Store(folder).make(recipe, lambda path: _plant(path, manifest.root, rows, read, seed)).path
     tested = [{**row, "split": TEST} for row in [*rows, *_copies(made, rows)]]
     kept = [row for row in train.to_pylist() if row["image_id"] not in held_back]
     return Manifest.of(manifest.root, pa.Table.from_pylist(kept + tested, MANIFEST), without_test(manifest).quarantine)
@@ -89,13 +96,19 @@ def _held_back(train: pa.Table, seed: int, share: float) -> set[str]:
     return chosen
 
 
-def _plant(folder: Path, root: Path, rows: Sequence[dict[str, Any]], max_pixels: int, seed: int) -> None:
+def _levels(root: Path, train: pa.Table, config: RunConfig) -> Levels | None:
+    """The levels that a run on these images reads them on: the copies have 8 bits."""
+    paths = dict(zip(train["image_id"].to_pylist(), train["path"].to_pylist(), strict=True))
+    return measured_levels(root, paths, config.data.max_pixels)
+
+
+def _plant(folder: Path, root: Path, rows: Sequence[dict[str, Any]], read: Callable[..., Any], seed: int) -> None:
     """Write a picture for each of `rows` and the record of all."""
     order = stream(seed, "canary", "kinds").permutation(len(rows))
     records = []
     for row, turn in zip(rows, order, strict=True):
         source = row["image_id"]
-        image_HW3 = _read(root / path_from_text(row["path"]), source, max_pixels)
+        image_HW3 = read(root / path_from_text(row["path"]), source)
         damaged_HW3, kind = planted(image_HW3, KINDS[turn % len(KINDS)], stream(seed, "canary", source))
         file = f"{source}.png"
         Image.fromarray(damaged_HW3).save(folder / file)
@@ -103,10 +116,10 @@ def _plant(folder: Path, root: Path, rows: Sequence[dict[str, Any]], max_pixels:
     write_table(folder / RECORD, pa.Table.from_pylist(records, CANARIES))
 
 
-def _read(path: Path, image_id: str, max_pixels: int) -> Any:
+def _read(path: Path, image_id: str, max_pixels: int, levels: Levels | None) -> Any:
     try:
         if content_id(path) == image_id:
-            return read_rgb(path, None, max_pixels)
+            return read_rgb(path, None, max_pixels, levels)
         problem = "its content changed since the manifest was made"
     except UnreadableImage as error:
         problem = error.reason

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llb_ray.data.images import UnreadableImage, content_id, read_mask, read_rgb, read_thumbnail
+from llb_ray.data.images import content_id, read_mask, read_rgb, read_thumbnail
+from llb_ray.data.unreadable import UnreadableImage
 from llb_ray.errors import DataError
 
 LIMIT = 1_000_000

@@ -9,8 +9,9 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.data.images import UnreadableImage, upright_size
+from llb_ray.data.images import upright_size
 from llb_ray.data.manifest import path_from_text
+from llb_ray.data.unreadable import UnreadableImage
 
 ResultT = TypeVar("ResultT")
 Fault = tuple[int, str, str]  # row, path, what is wrong
