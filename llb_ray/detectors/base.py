@@ -122,7 +122,8 @@ class Detector(Protocol):
         """
 
     def score(self, layers: Layers) -> Scores:
-        """Scores of a batch; does not change the detector, and does not depend on batch size or order."""
+        """Scores of a batch; does not change the detector, and depends on neither batch size nor order, but for
+        rounding (tests allow 1e-4 of a score)."""
 
     def state(self) -> State:
         """Everything learnt, as named CPU tensors (safetensors-ready)."""

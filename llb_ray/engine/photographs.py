@@ -194,9 +194,11 @@ def _the_runs(photographs: Photographs, device: torch.device) -> Encoder:
 
 
 def _filled(image_BHWC: Pixels, most: int) -> Pixels:
-    """The batch, its last image repeated up to a multiple of `_SIZE_STEP`, or to `most`.
+    """The batch, its last image repeated up to a multiple of `_SIZE_STEP`, or to `most`; a single image as it is.
 
     oneDNN keeps tens of megabytes for every batch size that it has met, and every shard ends with another.
     """
+    if len(image_BHWC) == 1:
+        return image_BHWC
     size = min(most, -(-len(image_BHWC) // _SIZE_STEP) * _SIZE_STEP)
     return np.concatenate([image_BHWC, np.repeat(image_BHWC[-1:], size - len(image_BHWC), axis=0)])

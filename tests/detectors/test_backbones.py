@@ -1,5 +1,6 @@
 """Backbones: weights are what was asked for or an error, and an image's layers do not depend on its company."""
 
+import copy
 import shutil
 import urllib.error
 import urllib.request
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.backbones import Backbone, fingerprint, library
+from llb_ray.detectors.backbones.folding import fold_batch_norms
 from llb_ray.detectors.backbones.library import declare_missing_torchvision_ops
+from llb_ray.detectors.backbones.network import load_network
 from llb_ray.errors import ConfigError, WeightsError
 
 CPU = torch.device("cpu")
@@ -93,6 +97,53 @@ def test_pixels_are_normalised_as_the_network_was_trained(monkeypatch: pytest.Mo
     assert torch.equal(seen[0], torch.ones(1, 3, 64, 64))  # mean 0.5, deviation 0.5
 
 
+def _num_norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [(CNN, 0), ("tf_efficientnet_lite0", 0), ("resnet18", 0), ("resnetv2_18d", 9), ("densenet121", 62), (VIT, 0)],
+)
+def test_batch_norms_are_folded_and_the_layers_stay(name: str, left: int) -> None:
+    """Those that read no convolution alone are left; VIT has none."""
+    plain = load_network(BackboneConfig(name=name, weights="random"), 64).eval().requires_grad_(False)
+    _unlike_new(plain)
+    before = copy.deepcopy(plain.state_dict())
+    folded = fold_batch_norms(plain, 64)
+    assert _num_norms(folded) == left
+    assert all(torch.equal(plain.state_dict()[key], tensor) for key, tensor in before.items()), "left as it was"
+    image_B3HW = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    layers = [one.forward_intermediates(image_B3HW, intermediates_only=True) for one in (plain, folded)]
+    for one, other in zip(*layers, strict=True):
+        assert (one - other).abs().max() < 1e-4 * one.abs().max()
+
+
+def test_a_convolution_that_others_read_too_is_not_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = load_network(BackboneConfig(name="resnet18", weights="random"), 64).eval().requires_grad_(False)
+    _unlike_new(plain)
+    monkeypatch.setattr(type(plain), "forward_features", _twice_read)
+    monkeypatch.setattr(type(plain), "forward_intermediates", lambda self, image, **_: [_twice_read(self, image)])
+    assert fold_batch_norms(plain, 64) is plain
+
+
+def _twice_read(model: Any, image_B3HW: torch.Tensor) -> torch.Tensor:
+    stem_BCHW = model.conv1(image_B3HW)
+    read: torch.Tensor = model.bn1(stem_BCHW) + stem_BCHW
+    return read
+
+
+def _unlike_new(model: nn.Module) -> None:
+    """Give batch norms statistics, which new ones have not."""
+    noise = torch.Generator().manual_seed(2)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=noise))
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=noise) / 4)
+
+
 def test_nothing_is_trainable() -> None:
     assert not any(parameter.requires_grad for parameter in backbone()._model.parameters())
 
@@ -106,14 +157,14 @@ def test_weights_are_read_from_any_of_the_usual_files(tmp_path: Path, suffix: st
         safetensors.torch.save_file(state, path)
     else:
         torch.save({wrapper: state} if wrapper else state, path)
-    loaded = backbone(weights=str(path))._model.state_dict()
+    loaded = load_network(BackboneConfig(name=CNN, weights=str(path)), 64).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
 def test_a_published_file_with_its_classifier_is_accepted(tmp_path: Path) -> None:
     path, state = tmp_path / "weights.safetensors", trained(num_classes=10)
     safetensors.torch.save_file(state, path)
-    loaded = backbone(weights=str(path))._model.state_dict()
+    loaded = load_network(BackboneConfig(name=CNN, weights=str(path)), 64).state_dict()
     assert torch.equal(loaded["conv_stem.weight"], state["conv_stem.weight"])
 
 

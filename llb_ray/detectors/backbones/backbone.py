@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from llb_ray.config import BackboneConfig
+from llb_ray.detectors.backbones.folding import fold_batch_norms
 from llb_ray.detectors.backbones.library import Network, timm
 from llb_ray.detectors.backbones.network import layers_of, load_network, size_refused
 from llb_ray.detectors.backbones.published import weights_file
@@ -30,7 +31,7 @@ class Backbone:
         self._layers = layers_of(config, image_size_px)
         self.cache_dtypes = (torch.float16,) * len(self._layers)
         self._fingerprint = fingerprint(config, image_size_px)
-        model = load_network(config, image_size_px).eval().requires_grad_(False)
+        model = fold_batch_norms(load_network(config, image_size_px).eval().requires_grad_(False), image_size_px)
         self._model = model.to(device, memory_format=torch.channels_last)  # images come that way: no copy
         self._mean_311, self._std_311 = (scale.to(device) for scale in _normalisation(self._model))
         self.layer_channels = self._trial_run()
@@ -104,6 +105,7 @@ def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
     weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
     layers = list(layers_of(config, image_size_px))
     found = {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
+    found["batch_norm"] = "folded"  # it moves last bits
     return found if config.precision == "float32" else found | {"precision": config.precision}
 
 
