@@ -16,7 +16,7 @@ _KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 @click.argument("root", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The manifest file to write, for llb-ray run --manifest.")
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all that are there.")
-@click.option("--table", type=FOLDER, help="table: the CSV or Parquet file; visa: a split of your own.")
+@click.option("--table", type=FOLDER, help="table: the list (.csv, .tsv, .parquet, .txt); visa: a split of your own.")
 @click.option("--columns", type=FOLDER, help="CSV or Parquet: `path`, without its suffix, and columns to add.")
 @click.option("--group-pattern", help="Searched in the path; its first group names the object (folder, mvtec, visa).")
 @click.option("--views", type=click.Choice(["multi", "single"]), help="real_iad: five views, or the top one alone.")

@@ -17,7 +17,7 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
     "--data",
     type=FOLDER,
     required=True,
-    help="A folder of images, a .txt, .csv or .parquet list of paths, or an image.",
+    help="A folder of images, a list of paths (.txt, .csv, .tsv, .parquet), or an image.",
 )
 @click.option("--out", required=True, help="The folder where scores and overlays go.")
 @click.option(

@@ -30,7 +30,8 @@ class DatasetOptions(Settings):
         None, description="CSV or Parquet below the root: `path` (its suffix does not count) and columns to add"
     )
     table: Path | None = Field(
-        None, description="table: the CSV or Parquet; visa: a split other than split_csv/1cls.csv; below the root"
+        None,
+        description="table: the list (.csv, .tsv, .parquet, .txt); visa: a split other than 1cls.csv; below the root",
     )
     views: Literal["multi", "single"] = Field("multi", description="real_iad: all five, or the top view (C1) alone")
     images: Literal["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"] | None = Field(
@@ -56,7 +57,7 @@ class DatasetConfig(DatasetOptions):
             if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect with kind {self.kind}; it is for {' and '.join(kinds)}")
         if self.kind == "table" and self.table is None:
-            raise ValueError("kind table needs table, the CSV or Parquet file that lists the images")
+            raise ValueError("kind table needs table, the CSV, TSV, Parquet or text file that lists the images")
         if self.kind == "arrays" and self.write_to is None:
             raise ValueError("kind arrays needs write_to, the folder that the images are written to")
         return self

@@ -1,27 +1,23 @@
 """Files to be judged, a path at a time: however many there are, no list of them is held.
 
-A list is a text file of a path per line, or a CSV or Parquet file with a column `path`, whose other columns are passed
-over; so what `predict` wrote is a list again.  Relative paths are relative to the folder of the list.  Any other
-file is a single image.
+A list (`llb_ray.data.lists`) may have other columns than `path`, which are passed over; so what `predict` wrote is a
+list again.  Relative paths are relative to the folder of the list.  Any other file is a single image.
 """
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-import pyarrow.parquet as parquet
-
 from llb_ray.data.files import File
 from llb_ray.data.layout import refuse_trees
-from llb_ray.data.manifest import TEST, path_from_text
+from llb_ray.data.lists import FORMS, is_list, listed_paths
+from llb_ray.data.manifest import TEST
 from llb_ray.data.walk import LeftOut, found_below
 from llb_ray.errors import DataError
 
-TAKEN = "a folder of images, a list of them (.txt, .csv or .parquet), or an image"
+TAKEN = f"a folder of images, a list of them ({FORMS}), or an image"
 _log = logging.getLogger(__name__)
 
 
@@ -40,8 +36,10 @@ class Inputs:
 
         Raises DataError for what is none of these, and for a folder that holds several data sets.
         """
-        if data.suffix in _LISTS and data.is_file():
-            inputs = cls(Path(os.path.abspath(data.parent)), 0, lambda: _listed(data))
+        if is_list(data):
+            inputs = cls(
+                Path(os.path.abspath(data)).parent, 0, lambda: (File(path, TEST) for path in listed_paths(data))
+            )
             return cls(inputs.root, sum(1 for _ in inputs.read()), inputs.read)
         if not os.path.lexists(data):
             raise DataError(f"{data}: no such file or folder; give {TAKEN}")
@@ -56,29 +54,3 @@ class Inputs:
         for note in left_out.notes(root):
             _log.warning(note)
         return cls(root, count, lambda: found_below(root, LeftOut()))
-
-
-def _listed(path: Path) -> Iterator[File]:
-    try:
-        yield from (File(name, TEST) for name in _LISTS[path.suffix](path) if name)
-    except (KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path}: no list of images ({error}); it needs a column named path") from error
-
-
-def _of_text(path: Path) -> Iterator[str]:
-    with path.open(errors="surrogateescape") as lines:
-        yield from (line.rstrip("\n") for line in lines)
-
-
-def _of_csv(path: Path) -> Iterator[str]:
-    with path.open(newline="", errors="surrogateescape") as lines:
-        yield from (path_from_text(row["path"] or "") for row in csv.DictReader(lines))
-
-
-def _of_parquet(path: Path) -> Iterator[str]:
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=["path"]):
-            yield from map(path_from_text, batch["path"].cast(pa.string()).drop_null().to_pylist())
-
-
-_LISTS = {".txt": _of_text, ".csv": _of_csv, ".parquet": _of_parquet}

@@ -4,7 +4,7 @@ folder    any folder of images, unlabelled
 mvtec     train/good, test/<type>, ground_truth/<type>: one category, or a folder of them
 visa      VisA, by split_csv/1cls.csv or another CSV of that form
 real_iad  Real-IAD, by its official JSON files, clean or contaminated (FUIAD)
-table     any CSV or Parquet file with a column `path`
+table     any list: CSV, TSV or Parquet with a column `path`, or a text file of paths
 arrays    an .npz of x_train, y_train, x_test and y_test, written out as PNG files
 """
 
