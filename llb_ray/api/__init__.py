@@ -1,6 +1,6 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
-from llb_ray.api.before import doctor, init, plan
+from llb_ray.api.before import doctor, init, outlook, plan
 from llb_ray.api.images import contaminate, manifest, read_folder, read_manifest, synth
 from llb_ray.api.results import audit, export, predict, report, status
 from llb_ray.api.running import make_executor, repurify, run
@@ -15,6 +15,7 @@ __all__ = [
     "init",
     "make_executor",
     "manifest",
+    "outlook",
     "plan",
     "predict",
     "read_folder",

@@ -12,13 +12,14 @@ from llb_ray.api.running import make_executor
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.disk import write_atomic
-from llb_ray.engine.executor import Tell
+from llb_ray.engine.executor import Executor, Tell
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
     from llb_ray.planning.doctor import Check
     from llb_ray.planning.forecast import Forecast
+    from llb_ray.planning.outlook import Outlook
 
 
 def doctor(
@@ -86,3 +87,11 @@ def plan(
     with make_executor(executor, ray_address) as workers:
         connect_s = time.perf_counter() - started_s
         return planned(config, manifest, folder, workers, 0.0 if executor == "serial" else connect_s, tell)
+
+
+def outlook(config: RunConfig, manifest: Manifest, *, out: str | Path, executor: Executor) -> "Outlook":
+    """What `plan` would expect of a run's stages, without a calibration: for whoever watches the run."""
+    from llb_ray.planning.outlook import outlook as expected
+
+    where = located(out)
+    return expected(config, manifest, executor, where if isinstance(where, Path) else where.copy)

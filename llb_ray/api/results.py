@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
+    from llb_ray.engine.clock import StageTime
+    from llb_ray.engine.executor import Tell
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
     from llb_ray.exporting.dataset import ExportedSet, Layout
@@ -31,18 +33,28 @@ def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
 
 
 def report(
-    run: str | Path, *, data: str | Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    tell: "Tell" = lambda line: None,
+    times: "list[StageTime] | None" = None,
 ) -> Path:
     """The page report.html that was written into the finished run: its folder, and the URI that this is a copy of.
 
     It is self-contained.  `data` is where the images are now, if they have moved; those that are gone or have changed
-    are shown without a photograph.  `progress` is called with (done, total) pictures.
+    are shown without a photograph.  `progress` is called with (done, total) pictures.  The run's event log has it as
+    the stage ``report``, whose time `tell` receives as a line, and `times` as a last item.
     """
+    from llb_ray.engine.clock import Clock
     from llb_ray.engine.finished import FinishedRun
     from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.status import REPORT_STAGE
     from llb_ray.report.html import write_report
 
-    return write_report(FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data)), progress)
+    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    with Clock(finished.folder, tell, [] if times is None else times).timed(REPORT_STAGE, reused=False):
+        return write_report(finished, progress)
 
 
 def predict(

@@ -74,10 +74,11 @@ def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> No
     """
     with refusals() as console:
         from llb_ray import api
-        from llb_ray.report.console import paced, watching
+        from llb_ray.report.watching import watching
 
-        with watching(console, Path(out).parent / "progress") as tell:
-            path = api.init(data, out=out, weights=weights, backbone=backbone, progress=paced(tell, "files read"))
+        with watching(console) as watch:
+            progress = watch.counting("reading", "files")
+            path = api.init(data, out=out, weights=weights, backbone=backbone, progress=progress)
         console.print(f"{path}: read it, then run", soft_wrap=True, highlight=False, markup=False)
         name = data.absolute().name
         command = ["llb-ray", "run", "--config", str(path), "--data", str(data), "--out", f"runs/{name}"]
@@ -111,12 +112,12 @@ def plan(
     """
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
-        from llb_ray.report.console import watching
         from llb_ray.report.planning import forecast_json, show_forecast
+        from llb_ray.report.watching import watching
 
         settings = config.load(config_path, overrides)
-        with watching(console, Path(out) / "progress") as tell:
-            manifest = images.read(settings, tell)
+        with watching(console) as watch:
+            manifest, tell = images.read(settings, watch), watch.tell
             forecast = api.plan(settings, manifest, out=out, executor=executor, ray_address=ray_address, tell=tell)
         if as_json:
             print_json(forecast_json(forecast))

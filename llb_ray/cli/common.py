@@ -18,6 +18,9 @@ from llb_ray.names import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llb_ray.engine.pipeline import Result
+    from llb_ray.report.watching import Watch
+
 FOLDER = click.Path(path_type=Path)
 _BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts
 executor_option = click.option(
@@ -32,6 +35,9 @@ override_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object (docs/file-formats.md), and progress to stderr."
 )
+report_option = click.option(
+    "--no-report", is_flag=True, help="Leave report.html out; `llb-ray report` can still write it."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +49,14 @@ def main() -> None:
     llb-ray run --data photos --out runs/photos
     llb-ray predict runs/photos --data new_photos --out predictions
     """
+
+
+def write_page(watch: "Watch", result: "Result", out: str, data: Path | None = None) -> Path:
+    """The run's report.html, written while `watch` follows, as a stage of `result`."""
+    from llb_ray import api
+
+    counting = watch.counting("report")
+    return api.report(out, data=data, progress=counting, tell=watch.tell, times=result.times)
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from llb_ray.cli.common import FOLDER
 if TYPE_CHECKING:
     from llb_ray.config import RunConfig
     from llb_ray.data.manifest import Manifest
+    from llb_ray.report.watching import Watch
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,12 @@ class Images:
                 "--category and --root are for --manifest; with --data, use --set data.category=NAME."
             )
 
-    def read(self, config: "RunConfig", tell: Callable[[str], None]) -> "Manifest":
-        """The manifest of the images, which are read now; `tell` receives how far that is."""
+    def read(self, config: "RunConfig", watch: "Watch") -> "Manifest":
+        """The manifest of the images, which are read now while `watch` follows."""
         from llb_ray import api
-        from llb_ray.report.console import paced
 
-        tell(f"reading {self.data or self.listing}")
-        progress = paced(tell, "files read")
+        watch.tell(f"reading {self.data or self.listing}")
+        progress = watch.counting("reading", "files")
         if self.data is not None:
             return api.read_folder(self.data, config, progress)
         assert self.listing is not None, "__post_init__"

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, executor_option, main, refusals
+from llb_ray.cli.common import FOLDER, address_option, executor_option, main, refusals, report_option, write_page
 
 
 @main.command()
@@ -21,11 +21,12 @@ def report(run_folder: str, data: Path | None) -> None:
         from llb_ray import api
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import paced, show_report, watching
+        from llb_ray.report.console import show_report
+        from llb_ray.report.watching import watching
 
         folder = RunFolder.at(located(run_folder))
-        with watching(console, folder.progress) as tell:
-            page = api.report(run_folder, data=data, progress=paced(tell, "pictures"))
+        with watching(console) as watch:
+            page = api.report(run_folder, data=data, progress=watch.counting("report"))
         show_report(console, page, folder.where)
 
 
@@ -35,9 +36,10 @@ def report(run_folder: str, data: Path | None) -> None:
 @click.option("--out", required=True, help="Where the new run goes, a folder or a URI; an unfinished one is resumed.")
 @click.option("--by", default="", metavar="NAME", help="Who decided; the new run says so beside each decision.")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
+@report_option
 @executor_option
 @address_option
-def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, executor: str, **choices: Any) -> None:
+def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, no_report: bool, **choices: Any) -> None:
     """Make a finished run once more with decisions by hand; only what depends on them is done.
 
     \b
@@ -47,10 +49,12 @@ def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, exec
         from llb_ray import api
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import paced, show_report, show_result, watching
+        from llb_ray.report.console import show_report, show_result
+        from llb_ray.report.watching import watching
 
-        with watching(console, RunFolder.at(located(out)).progress) as tell:
-            result = api.repurify(run_folder, overrides, out=out, data=data, executor=executor, tell=tell, **choices)
-            page = api.report(out, data=data, progress=paced(tell, "report: pictures"))
+        with watching(console, RunFolder.at(located(out)).progress) as watch:
+            result = api.repurify(run_folder, overrides, out=out, data=data, tell=watch.tell, **choices)
+            page = None if no_report else write_page(watch, result, out, data)
         show_result(console, result)
-        show_report(console, page, result.where)
+        if page is not None:
+            show_report(console, page, result.where)

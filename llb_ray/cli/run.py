@@ -13,6 +13,8 @@ from llb_ray.cli.common import (
     override_option,
     print_json,
     refusals,
+    report_option,
+    write_page,
 )
 from llb_ray.cli.images import Images, images_options
 
@@ -22,6 +24,7 @@ from llb_ray.cli.images import Images, images_options
 @images_options
 @click.option("--out", required=True, help="Where everything goes, a folder or a URI; an unfinished run is resumed.")
 @override_option
+@report_option
 @executor_option
 @address_option
 @json_option
@@ -30,6 +33,7 @@ def run(
     images: Images,
     out: str,
     overrides: tuple[str, ...],
+    no_report: bool,
     executor: str,
     ray_address: str | None,
     as_json: bool,
@@ -45,19 +49,22 @@ def run(
         from llb_ray import api, config
         from llb_ray.engine.runfolder import RunFolder
         from llb_ray.remote import located
-        from llb_ray.report.console import paced, show_report, show_result, watching
+        from llb_ray.report.console import show_report, show_result
         from llb_ray.report.objects import result_object
+        from llb_ray.report.watching import watching
 
-        settings = config.load(config_path, overrides)
-        with watching(console, RunFolder.at(located(out)).progress) as tell:
-            manifest = images.read(settings, tell)
+        settings, folder = config.load(config_path, overrides), RunFolder.at(located(out))
+        with watching(console, folder.progress) as watch:
+            manifest = images.read(settings, watch)
             with api.make_executor(executor, ray_address) as workers:
-                result = api.run(settings, manifest, out=out, executor=workers, tell=tell)
-            page = api.report(out, progress=paced(tell, "report: pictures"))
+                watch.expect(api.outlook(settings, manifest, out=out, executor=workers))
+                result = api.run(settings, manifest, out=out, executor=workers, tell=watch.tell)
+            page = None if no_report else write_page(watch, result, out)
         if as_json:
             print_json(result_object(result))
-        else:
-            show_result(console, result)
+            return
+        show_result(console, result)
+        if page is not None:
             show_report(console, page, result.where)
 
 

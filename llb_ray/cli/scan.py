@@ -118,12 +118,12 @@ def _scan(
     """Scan, show what came of it, and end with exit status 1 where a job failed."""
     from llb_ray import api
     from llb_ray.remote import local_folder
-    from llb_ray.report.console import watching
+    from llb_ray.report.watching import watching
     from llb_ray.scans.results import failures
 
     folder = local_folder("--out", out)
-    with watching(console, folder / "progress") as tell:
-        rows = api.scan(settings, out=folder, executor=executor, ray_address=ray_address, tell=tell)
+    with watching(console, folder / "progress") as watch:
+        rows = api.scan(settings, out=folder, executor=executor, ray_address=ray_address, tell=watch.tell)
     show(console, rows, folder)
     if failures(rows).num_rows:
         sys.exit(1)

@@ -49,17 +49,17 @@ def tune(
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.remote import local_folder
-        from llb_ray.report.console import watching
         from llb_ray.report.objects import trials_object
         from llb_ray.report.trials import show_trials
+        from llb_ray.report.watching import watching
         from llb_ray.search.space import read_space
 
         settings = config.load(config_path, overrides)
         space = read_space(space_path, settings)
         folder = local_folder("--out", out)
-        with watching(console, folder / "progress") as tell:
-            manifest = images.read(settings, tell)
-            trials = api.tune(settings, manifest, space, out=folder, tell=tell, **choices)
+        with watching(console, folder / "progress") as watch:
+            manifest = images.read(settings, watch)
+            trials = api.tune(settings, manifest, space, out=folder, tell=watch.tell, **choices)
         if as_json:
             print_json(trials_object(trials, folder))
         else:

@@ -41,10 +41,10 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
     """
     with refusals() as console:
         from llb_ray import api
-        from llb_ray.report.console import counting
+        from llb_ray.report.watching import watching
 
-        with counting(console, "images scored") as progress:
-            prediction = api.predict(run_folder, data, out=out, progress=progress, **choices)
+        with watching(console) as watch:
+            prediction = api.predict(run_folder, data, out=out, progress=watch.counting("predict"), **choices)
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)

@@ -18,20 +18,20 @@ from llb_ray.errors import ConfigError
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
-def load(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a YAML file (or the defaults) with ``section.key=value`` overrides applied.
 
     Raises ConfigError naming the file or override, the dotted key, and the nearest known key.
     """
-    config = parse(_read_config(path), str(path)) if path else RunConfig()
+    config = parse(_read_config(Path(path)), str(path)) if path else RunConfig()
     return with_overrides(config, overrides)
 
 
 def load_scan(
-    path: Path | None = None, overrides: Sequence[str] = (), usual: Mapping[str, Any] = MappingProxyType({})
+    path: str | Path | None = None, overrides: Sequence[str] = (), usual: Mapping[str, Any] = MappingProxyType({})
 ) -> ScanConfig:
     """The same for a scan.  The file may also be a run's; `usual` stands where it says nothing of its section scan."""
-    tree = _read_config(path) if path else {}
+    tree = _read_config(Path(path)) if path else {}
     parse_as(RunConfig, {name: section for name, section in tree.items() if name != "scan"}, str(path))
     tree["scan"] = {**usual, **tree.get("scan", {})}
     for override in overrides:

@@ -6,7 +6,7 @@ them costs no heap whatever N is.  Which shard an image is in follows from its i
 one shard and not all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -90,21 +90,30 @@ class Featurizer:
         todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
         if not todo:
             return
-        report = self._heartbeat.report("encode")
-        total, done = sum(len(shard.images) for shard in todo), 0
-        resources = self._spec.place.resources
+        num_images = sum(len(shard.images) for shard in todo)
+        report = partial(self._heartbeat.report("encode"), total=num_images, unit="images")
+        report(0)
+        resources, done = self._spec.place.resources, 0
         with owned_threads(resources):
             encoding = Encoding(self._spec.photographs, resources)
             for shard in todo:
-                write = partial(_write, shard=shard, encoding=encoding, batch_size=resources.batch_size)
-                self._store.make(shard.recipe, write)
+                rows = _rows(encoding.batches(shard.images, resources.batch_size), done, report)
+                self._store.make(shard.recipe, partial(_write, rows=rows))
                 done += len(shard.images)
-                report(done, total, "images")
+                report(done)
 
 
-def _write(folder: Path, shard: Shard, encoding: Encoding, batch_size: int) -> None:
-    batches = encoding.batches(shard.images, batch_size)
-    rows = (_record_batch([image.image_id for image in images], stored) for images, stored in batches)
+def _rows(
+    batches: Iterator[tuple[Sequence[ImageRef], Stored]], done: int, report: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    """The batches as Arrow has them; `report` is told how many images are done, `done` of them before."""
+    for images, stored in batches:
+        yield _record_batch([image.image_id for image in images], stored)
+        done += len(images)
+        report(done)
+
+
+def _write(folder: Path, rows: Iterator[pa.RecordBatch]) -> None:
     write_batches(folder / files.LAYERS, rows)
 
 

@@ -78,6 +78,7 @@ class Scorer:
         if not todo:
             return
         report = self._heartbeat.report("score")
+        report(0, sum(len(shard.image_ids) for shard in todo), "images")
         with owned_threads(self._spec.place.resources):
             detectors = {name: self._load(fitted) for name, fitted in self._spec.fitted.items()}
             source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)

@@ -29,6 +29,7 @@ _ENDS: dict[str, RunState] = {  # the last event of a run that said how it ended
     "run stopped": "stopped",
     "run finished": "finished",
 }
+REPORT_STAGE = "report"  # the only one after the end of a run
 STALE_S = 60.0  # a worker beats twice a second, but a step may be silent while it loads or selects
 
 
@@ -82,10 +83,10 @@ def read_status(where: Path | Remote) -> Status:
     """How far a run is; raises ArtifactError if none was ever started there."""
     folder = RunFolder.at(where)
     events = _events(folder)
-    last = events[-1]
+    last = next((event for event in events if event["event"] in _ENDS), events[-1])  # a report may be written later
     of_stages = [event for event in events if event["event"].startswith("stage ")]
     at_work = [event["stage"] for event in of_stages[-1:] if event["event"] == "stage started"]
-    times = [_stage_time(event) for event in events if event["event"] == "stage finished"]
+    times = _times(events)
     # Of a run at a URI on another machine, this one's copy may hold the beats of a run before.
     beats = [beat for beat in read_beats(folder.progress) if not folder.remote or beat.time_s >= events[0]["time_s"]]
     state = _ENDS.get(last["event"], "running")
@@ -105,6 +106,13 @@ def read_status(where: Path | Remote) -> Status:
     )
 
 
+def _times(events: list[dict[str, Any]]) -> list[StageTime]:
+    """Of the stages that are finished; of reports the last, which is the one that is there."""
+    times = [stage_time(event) for event in events if event["event"] == "stage finished"]
+    reports = [time for time in times if time.stage == REPORT_STAGE]
+    return [time for time in times if time.stage != REPORT_STAGE] + reports[-1:]
+
+
 def died_in(folder: RunFolder) -> str | None:
     """The stage that the last run in `folder` was in when its process died; None if it said how it ended, or never was.
 
@@ -114,7 +122,7 @@ def died_in(folder: RunFolder) -> str | None:
         events = _events(folder)
     except ArtifactError:
         return None
-    if events[-1]["event"] in _ENDS:
+    if any(event["event"] in _ENDS for event in events):
         return None
     stages = [event["stage"] for event in events if event["event"].startswith("stage ")]
     return stages[-1] if stages else "manifest"
@@ -122,7 +130,7 @@ def died_in(folder: RunFolder) -> str | None:
 
 def _events(folder: RunFolder) -> list[dict[str, Any]]:
     """The events since the run was last started, the start first."""
-    events = list(_parsed(_log(folder)))
+    events = list(parse_events(_log(folder)))
     starts = [number for number, event in enumerate(events) if event["event"] == "run started"]
     if not starts:
         raise ArtifactError(f"{folder.where}: no run was started here (no events.jsonl); give the --out of a run")
@@ -134,13 +142,15 @@ def _log(folder: RunFolder) -> str:
     return ((folder.remote or LOCAL).read(folder.path / EVENTS) or b"").decode()
 
 
-def _parsed(log: str) -> Iterator[dict[str, Any]]:
+def parse_events(log: str) -> Iterator[dict[str, Any]]:
+    """The events of a log, the last of which may be half written."""
     for line in log.splitlines():
-        with contextlib.suppress(ValueError):  # the last line may be half written
+        with contextlib.suppress(ValueError):
             yield json.loads(line)
 
 
-def _stage_time(event: dict[str, Any]) -> StageTime:
+def stage_time(event: dict[str, Any]) -> StageTime:
+    """What a ``stage finished`` says."""
     return StageTime(event["stage"], event["seconds"], event["reused"])
 
 

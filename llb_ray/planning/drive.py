@@ -20,6 +20,7 @@ from llb_ray.planning.calibration import MOST, CalibrationSpec, Calibrator, Idle
 from llb_ray.planning.forecast import Forecast, forecast
 from llb_ray.planning.machine import existing
 from llb_ray.planning.measured import Measured
+from llb_ray.planning.outlook import remember
 from llb_ray.planning.situation import Cluster, Size
 
 _AT_ONCE = 8  # calibrations: enough to see what workers of one machine take from each other
@@ -46,7 +47,9 @@ def planned(
         found = [Measured.of_json(json.loads(spec.result.read_text())) for spec in specs]
         serial = isinstance(executor, SerialExecutor)
         start_s = 0.0 if serial else _start_s(executor, specs[0], slots)
-    return forecast(config, manifest, _middle(found), Cluster(slots, start_s, serial, connect_s), out)
+    measured = _middle(found)
+    remember(config, measured)
+    return forecast(config, manifest, measured, Cluster(slots, start_s, serial, connect_s), out)
 
 
 def _start_s(executor: Executor, spec: CalibrationSpec, slots: int) -> float:

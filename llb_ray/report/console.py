@@ -1,29 +1,21 @@
-"""The terminal: live progress on a TTY, plain lines in a log, and one closing table."""
+"""The terminal: the closing table of a run."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from llb_ray.engine.heartbeat import Beat, read_beats
 from llb_ray.ensemble.threshold import PARETO
-from llb_ray.names import shown
 
 if TYPE_CHECKING:  # some of it imports torch
     from llb_ray.engine.cache import EncoderPasses
     from llb_ray.engine.clock import StageTime
-    from llb_ray.engine.executor import Tell
     from llb_ray.engine.pipeline import Result
     from llb_ray.engine.status import Outcome, Status
 
-_PACE_S = 10.0
 _WORTH_A_ROW_S = 0.1
 _NORMALS = {"bulk": "the bulk of the kept", "kept": "the kept", "all": "all"}
 METRIC_NAMES = {  # metrics.json key -> what people call it
@@ -39,77 +31,6 @@ METRIC_NAMES = {  # metrics.json key -> what people call it
     "p_f1_max": "P-F1-max",
     "aupro": "AUPRO",
 }
-
-
-@contextlib.contextmanager
-def watching(console: Console, progress: Path) -> "Iterator[Tell]":
-    """Gives a `tell`; on a terminal, bars follow the heartbeats in `progress` meanwhile."""
-    if not console.is_terminal:
-        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return
-    bars = _Bars(console, progress)
-    with Live(get_renderable=bars.refreshed, console=console, refresh_per_second=4, transient=True):
-        yield lambda line: console.print(line, markup=False, highlight=False)
-
-
-def paced(tell: "Tell", what: str) -> Callable[[int, int], None]:
-    """A progress function that says `done of total` at most every ten seconds: a log must neither hang nor flood."""
-    last_s = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last_s
-        if time.monotonic() - last_s >= _PACE_S:
-            last_s = time.monotonic()
-            tell(f"{what}: {done} of {total}")
-
-    return progress
-
-
-@contextlib.contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Gives a progress function (done, total): a bar on a terminal, a line every ten seconds in a log."""
-    if not console.is_terminal:
-        yield paced(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), what)
-        return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-class _Bars:
-    """One bar per worker and step, fed from the heartbeat files: the same for every executor."""
-
-    def __init__(self, console: Console, progress: Path) -> None:
-        self._progress = progress
-        self._tasks: dict[tuple[str, str], TaskID] = {}
-        rate = TextColumn("{task.fields[rate]}")
-        name = TextColumn("{task.description}", markup=False)
-        columns = [name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()]
-        self._bars = Progress(*columns, console=console, auto_refresh=False)
-
-    def refreshed(self) -> Progress:
-        for beat in read_beats(self._progress):
-            if beat.state != "waiting":  # a run of 200 members must not fill the screen
-                self._update(beat)
-        return self._bars
-
-    def _update(self, beat: Beat) -> None:
-        if (beat.name, beat.step) not in self._tasks:
-            self._hide(beat.name)
-            task = self._bars.add_task(shown(f"{beat.name} {beat.step}"), total=beat.total, rate="")
-            self._tasks[beat.name, beat.step] = task
-        task = self._tasks[beat.name, beat.step]
-        speed = self._bars.tasks[self._bars.task_ids.index(task)].speed
-        rate = f"{speed:.0f} {beat.unit}/s" if speed else ""
-        # A finished step makes room.
-        self._bars.update(task, completed=beat.done, rate=rate, visible=beat.done < beat.total)
-
-    def _hide(self, name: str) -> None:
-        """A worker's earlier step, whose last beat may never have been seen."""
-        for (other, _), task in self._tasks.items():
-            if other == name:
-                self._bars.update(task, visible=False)
 
 
 def show_result(console: Console, result: "Result") -> None:

@@ -18,7 +18,7 @@ from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.status import Outcome, read_status
+from llb_ray.engine.status import REPORT_STAGE, Outcome, read_status
 from llb_ray.engine.trainlog import fall_back_notices
 from llb_ray.engine.truth import UNTYPED
 from llb_ray.ensemble.dataset import kept_ids
@@ -88,7 +88,7 @@ def facts_of(run: FinishedRun) -> Facts:
         metrics=[(name, _figure(metrics[key])) for key, name in METRIC_NAMES.items() if key in metrics],
         protocol=metrics.get("protocol", {}),
         types=list(_types(run, threshold_of(run), metrics.get("by_type", {}))),
-        times=status.times,
+        times=[time for time in status.times if time.stage != REPORT_STAGE],  # of an earlier page
         config=run.config.to_yaml(),
         versions=[
             ("llb-ray", __version__),

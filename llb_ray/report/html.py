@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from markupsafe import Markup
 
 from llb_ray.data.manifest import TEST
 from llb_ray.data.tables import joined, read_table
+from llb_ray.engine.clock import StageTime
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import REPORT
+from llb_ray.engine.status import REPORT_STAGE
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.report.charts import Chart, Floats, Line, curves, histogram
 from llb_ray.report.facts import Facts, facts_of, threshold_of, what_if
@@ -31,8 +35,11 @@ def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path
 
     Raises ArtifactError or AuditError for a run that is not whole, OSError for a disk or a network.
     """
+    started_s = time.perf_counter()
     votes = Votes.of(run)
-    run.folder.put(REPORT, page(run, votes, facts_of(run), gallery(run, votes, progress)).encode())
+    facts, shown = facts_of(run), gallery(run, votes, progress)
+    took = StageTime(REPORT_STAGE, time.perf_counter() - started_s, reused=False)
+    run.folder.put(REPORT, page(run, votes, replace(facts, times=[*facts.times, took]), shown).encode())
     return run.folder.path / REPORT
 
 

@@ -1,27 +1,21 @@
-"""The terminal: what the closing table says, bars that follow the heartbeats, and a log that does not flood."""
+"""The terminal: what the closing table says."""
 
 import io
-import shutil
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from llb_ray.disk import write_json
 from llb_ray.engine.cache import EncoderPasses
 from llb_ray.engine.clock import StageTime
-from llb_ray.engine.heartbeat import Beat
 from llb_ray.engine.pipeline import Result
-from llb_ray.report.console import _Bars, paced, show_result, watching
+from llb_ray.report.console import show_result
 
 METRICS = {"contamination": 0.25, "residual_contamination": 0.125, "i_auroc": 0.98765, "aupro": None, "num_test": 24}
 
 
-def _console(terminal: bool = False, width: int = 80) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+def _console(width: int = 80) -> Console:
+    return Console(file=io.StringIO(), width=width, color_system=None)
 
 
 def _said(console: Console) -> str:
@@ -141,87 +135,6 @@ def test_a_path_can_be_copied_whatever_the_width_and_whatever_its_name() -> None
     text = _closing({}, path, width=40)
     assert f"all files         {path}\n" in text
     assert f"purified dataset  {path / 'purified'}\n" in text
-
-
-def _beat(folder: Path, name: str, step: str, done: int, total: int = 10) -> None:
-    write_json(folder / f"{name}.json", asdict(Beat(name, step, done, total, "images", 1, time.time())))
-
-
-def _visible(bars: _Bars) -> dict[str, tuple[float, float | None]]:
-    return {task.description: (task.completed, task.total) for task in bars.refreshed().tasks if task.visible}
-
-
-def test_bars_follow_the_heartbeats(tmp_path: Path) -> None:
-    bars = _Bars(_console(terminal=True), tmp_path)
-    assert _visible(bars) == {}
-    _beat(tmp_path, "member-000", "fit", 3)
-    _beat(tmp_path, "member-001", "fit", 0)
-    assert _visible(bars) == {"member-000 fit": (3, 10), "member-001 fit": (0, 10)}
-    _beat(tmp_path, "member-000", "fit", 7)
-    assert _visible(bars)["member-000 fit"] == (7, 10)
-
-
-def test_a_finished_step_makes_room(tmp_path: Path) -> None:
-    bars = _Bars(_console(terminal=True), tmp_path)
-    _beat(tmp_path, "member-000", "fit", 10)
-    assert _visible(bars) == {}
-
-
-def test_a_new_step_hides_the_old_one_whose_end_was_never_seen(tmp_path: Path) -> None:
-    bars = _Bars(_console(terminal=True), tmp_path)
-    _beat(tmp_path, "member-000", "fit", 3)
-    _beat(tmp_path, "member-001", "fit", 3)
-    assert len(_visible(bars)) == 2
-    _beat(tmp_path, "member-000", "score", 1)
-    assert _visible(bars) == {"member-000 score": (1, 10), "member-001 fit": (3, 10)}
-
-
-def test_a_restarted_step_goes_back(tmp_path: Path) -> None:
-    bars = _Bars(_console(terminal=True), tmp_path)
-    _beat(tmp_path, "member-000", "fit", 8)
-    _visible(bars)
-    _beat(tmp_path, "member-000", "fit", 1)
-    assert _visible(bars) == {"member-000 fit": (1, 10)}
-
-
-def test_a_vanished_folder_leaves_the_bars_as_they_are(tmp_path: Path) -> None:
-    bars = _Bars(_console(terminal=True), tmp_path / "progress")
-    assert _visible(bars) == {}
-    _beat(tmp_path / "progress", "member-000", "fit", 3)
-    before = _visible(bars)
-    shutil.rmtree(tmp_path / "progress")
-    assert _visible(bars) == before != {}
-
-
-def test_a_heartbeat_that_vanishes_between_listing_and_reading_is_passed_over(tmp_path: Path) -> None:
-    _beat(tmp_path, "member-001", "fit", 3)
-    (tmp_path / "member-000.json").symlink_to(tmp_path / "gone")
-    assert _visible(_Bars(_console(terminal=True), tmp_path)) == {"member-001 fit": (3, 10)}
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_watching_tells_every_line_as_it_is(terminal: bool, tmp_path: Path) -> None:
-    _beat(tmp_path, "member-000", "fit", 3)
-    console = _console(terminal=terminal)
-    with watching(console, tmp_path) as tell:
-        tell("members: [bold]2.0 s[/bold]")
-    assert "members: [bold]2.0 s[/bold]" in _said(console)
-    assert ("\x1b" in _said(console)) == terminal
-
-
-def test_progress_speaks_at_most_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    said: list[tuple[float, str]] = []
-    progress = paced(lambda line: said.append((now_s, line)), "files read")
-    for done in range(1, 61):
-        now_s = 1000.0 + 0.5 * done
-        progress(done, 60)
-    assert said == [
-        (1010.0, "files read: 20 of 60"),
-        (1020.0, "files read: 40 of 60"),
-        (1030.0, "files read: 60 of 60"),
-    ]
 
 
 def test_an_estimated_share_of_anomalies_is_told_with_its_interval() -> None:

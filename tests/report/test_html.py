@@ -252,6 +252,26 @@ def test_a_run_ends_with_its_report(photos: Path, tiny: RunConfig, tmp_path: Pat
     assert "<title>weave" in (out / "report.html").read_text()
 
 
+def test_the_report_is_a_stage_that_can_be_left_out(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(tiny.to_yaml())
+    out = tmp_path / "run"
+    command = ["run", "--config", tmp_path / "c.yaml", "--data", photos, "--out", out, "--executor", "serial"]
+    status, said = _llb([*command, "--no-report"])
+    assert (status, "stage report" in said, (out / "report.html").exists()) == (0, False, False)
+    status, said = _llb([*command, "--json"])
+    assert status == 0
+    stages = [stage["stage"] for stage in json.loads(said[said.index("{") :])["stages"]]
+    assert stages[-1] == "report"
+    before = llb_ray.status(out)
+    llb_ray.write_report(out)
+    after = llb_ray.status(out)
+    assert (before.state, after.state, after.last_sign_s) == ("finished", "finished", before.last_sign_s)
+    assert [time.stage for time in after.times].count("report") == 1
+    assert re.search(r'<th scope="row">report</th><td class="n">[\d.]+</td>', (out / "report.html").read_text())
+    status, said = _llb([*command, "--no-report"])
+    assert "the last run here died" not in said
+
+
 def test_no_run_has_no_report(tmp_path: Path) -> None:
     status, said = _llb(["report", tmp_path])
     assert (status, "no finished run here" in said) == (1, True)
