@@ -26,10 +26,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf runs/demo
-	$(BIN)/llb-ray synth runs/demo/photos --category gear --alpha 0.2 --seed 0
-	$(BIN)/llb-ray run --config configs/demo.yaml --data runs/demo/photos/gear --out runs/demo/run
+	$(BIN)/llb-ray synth runs/demo/photos --category weave --alpha 0.2 --seed 0 --size 224
+	$(BIN)/llb-ray run --config configs/demo.yaml --data runs/demo/photos/weave --out runs/demo/run
 	$(BIN)/llb-ray audit runs/demo/run
-	$(BIN)/llb-ray predict runs/demo/run --data runs/demo/photos/gear/test --out runs/demo/predictions
+	$(BIN)/llb-ray predict runs/demo/run --data runs/demo/photos/weave/test --out runs/demo/predictions
 	$(BIN)/python benchmarks/demo_filters.py --out runs/demo/filters
 	@echo
 	@echo "Open this in a browser: $(CURDIR)/runs/demo/run/report.html"

@@ -1,4 +1,4 @@
-"""Does the demo's purification help?  Synthetic gears at alpha 0.2, three seeds, against the three controls.
+"""Does the demo's purification help?  Synthetic fabric at alpha 0.2, three seeds, against the three controls.
 
     python benchmarks/demo_filters.py --out runs/demo_filters
 
@@ -18,14 +18,16 @@ from harness import METRICS, Row, setting, sweep, table, write_rows
 
 import llb_ray
 
-ALPHA = 0.2
+CATEGORY, ALPHA, SIZE_PX = "weave", 0.2, 224
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
 
 def one_seed(out: Path, seed: int) -> list[Row]:
     """The rows of every filter on the photographs of one seed."""
     config = llb_ray.load_config(CONFIG)
-    (root,) = llb_ray.synth(out / f"photos{seed}", categories=["gear"], alpha=ALPHA, seed=seed)
+    root = out / f"photos{seed}" / CATEGORY
+    if not root.exists():
+        llb_ray.synth(root.parent, categories=[CATEGORY], alpha=ALPHA, seed=seed, size_px=SIZE_PX)
     manifest = llb_ray.read_folder(root, config)
     return list(sweep(config, lambda alpha, seed: manifest, [ALPHA], [seed], lambda alpha: 1 - alpha, out, "serial"))
 
@@ -39,13 +41,13 @@ def main() -> None:
     # spawn: a forked copy of a process that has loaded torch may deadlock
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         rows = [row for rows in pool.map(partial(one_seed, arguments.out), range(arguments.seeds)) for row in rows]
-    print(f"\nSynthetic gears, alpha {ALPHA:g}, {arguments.seeds} seeds, mean ± sd\n")
+    print(f"\nSynthetic fabric, alpha {ALPHA:g}, {arguments.seeds} seeds, mean ± sd\n")
     print(table(rows, list(METRICS)))
     if arguments.result:
         write_rows(rows, arguments.result.with_suffix(".csv"))
         command = "python benchmarks/demo_filters.py " + " ".join(sys.argv[1:])
         arguments.result.write_text(
-            f"# The demo's filters on synthetic gears, {date.today()}\n\n{setting(command)}\n\n"
+            f"# The demo's filters on synthetic fabric, {date.today()}\n\n{setting(command)}\n\n"
             f"220 training and 120 test images a seed, seeds 0 to {arguments.seeds - 1}, configs/demo.yaml; "
             "mean ± sd over seeds.\n\n"
             f"{table(rows, list(METRICS))}\n\nRaw rows: {arguments.result.stem}.csv\n"

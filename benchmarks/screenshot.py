@@ -31,7 +31,7 @@ def main() -> None:
         driver.execute_script(DECIDE)
         picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     small = picture.resize((WIDTH_PX * 4 // 5, HEIGHT_PX * 4 // 5), Image.Resampling.LANCZOS)
-    small.quantize(128).save(HERE.parent / "docs" / "report.png", optimize=True)
+    small.quantize(64).save(HERE.parent / "docs" / "report.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pyarrow.dataset as dataset
 import pyarrow.parquet as parquet
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from llb_ray import RunConfig
 from llb_ray.cli import main
@@ -264,7 +265,8 @@ def test_config_prints_something_that_config_reads(tmp_path: Path) -> None:
 
 
 def test_synth_writes_trees_and_refuses_a_full_folder(tmp_path: Path) -> None:
-    first = _llb("synth", tmp_path / "s", "--category", "weave", "--alpha", "0.1")
+    first = _llb("synth", tmp_path / "s", "--category", "weave", "--alpha", "0.1", "--size", "40")
     assert (first.exit_code, first.output.strip()) == (0, str(tmp_path / "s" / "weave"))
+    assert Image.open(next((tmp_path / "s" / "weave" / "test" / "good").iterdir())).size == (40, 40)
     assert _llb("synth", tmp_path / "s").exit_code == 1
     assert "FOLDER s3://bucket/s: has to be a folder on a disk" in _llb("synth", "s3://key:secret@bucket/s").stderr
