@@ -9,6 +9,7 @@ from llb_ray.remote import local_folder, located
 if TYPE_CHECKING:
     from llb_ray.engine.clock import StageTime
     from llb_ray.engine.executor import Tell
+    from llb_ray.engine.audit import Passed
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
     from llb_ray.exporting.dataset import ExportedSet, Layout
@@ -22,14 +23,25 @@ def status(run: str | Path) -> "Status":
     return read_status(located(run))
 
 
-def audit(run: str | Path, *, data: str | Path | None = None) -> list[str]:
+def audit(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    rescore: int | None = 8,
+    each: "Callable[[Passed], None]" = lambda passed: None,
+) -> list[str]:
     """One sentence per check passed; raises AuditError naming the first thing that does not follow.
 
-    `run` may be a URI, and every file of it is read there.
+    `run` may be a URI, and every file of it is read there.  `rescore` images, chosen at random, are scored again by all
+    detectors of the run; all images with 0, none with None.  `each` is called with every check as it passes.
     """
     from llb_ray.engine.audit import audit_run
 
-    return audit_run(located(run), None if data is None else Path(data))
+    sentences = []
+    for passed in audit_run(located(run), None if data is None else Path(data), rescore):
+        each(passed)
+        sentences.append(passed.found)
+    return sentences
 
 
 def report(
@@ -80,7 +92,7 @@ def predict(
     to, folder = local_folder("--out", out), RunFolder.open(located(run))
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
     each = draw if overlays != "none" else lambda judged: None
-    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps)
+    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps, drawn=overlays)
 
 
 def export(

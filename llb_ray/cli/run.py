@@ -1,6 +1,7 @@
 """A run: making one, watching it, checking it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,7 @@ from llb_ray.cli.common import (
     executor_option,
     json_option,
     main,
+    no_verify_option,
     override_option,
     print_json,
     refusals,
@@ -17,6 +19,9 @@ from llb_ray.cli.common import (
     write_page,
 )
 from llb_ray.cli.images import Images, images_options
+
+if TYPE_CHECKING:
+    from llb_ray.engine.audit import Passed
 
 
 @main.command()
@@ -28,6 +33,7 @@ from llb_ray.cli.images import Images, images_options
 @executor_option
 @address_option
 @json_option
+@no_verify_option
 def run(
     config_path: Path | None,
     images: Images,
@@ -95,14 +101,34 @@ def status(run_folder: str, as_json: bool) -> None:
 @main.command()
 @click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
-def audit(run_folder: str, data: Path | None) -> None:
-    """Derive the kept set again from the raw scores; exit 1 naming the first mismatch.
+@click.option("--rescore", default="8", show_default=True, metavar="N", help="Images to score again: 0 all, or none.")
+@json_option
+def audit(run_folder: str, data: Path | None, rescore: str, as_json: bool) -> None:
+    """Derive decisions, threshold and metrics again from raw scores, and some scores from images; exit 1 naming the
+    first mismatch.
 
     \b
     llb-ray audit runs/photos
+    llb-ray audit runs/photos --rescore 0
     """
+    if rescore != "none" and not rescore.isdecimal():
+        raise click.BadParameter(f"{rescore!r} is no number of images and not the word none", param_hint="--rescore")
     with refusals() as console:
         from llb_ray import api
+        from llb_ray.errors import AuditError
 
-        for passed in api.audit(run_folder, data=data):
-            console.print(f"ok  {passed}", soft_wrap=True, highlight=False, markup=False)
+        checks: list[dict[str, str]] = []
+
+        def each(passed: "Passed") -> None:
+            checks.append(passed._asdict())
+            if not as_json:
+                console.print(f"ok  {passed.found}", soft_wrap=True, highlight=False, markup=False)
+
+        try:
+            api.audit(run_folder, data=data, rescore=None if rescore == "none" else int(rescore), each=each)
+        except AuditError as error:
+            if as_json:
+                print_json({"run": run_folder, "ok": False, "checks": checks, "failed": str(error)})
+            raise
+        if as_json:
+            print_json({"run": run_folder, "ok": True, "checks": checks, "failed": None})

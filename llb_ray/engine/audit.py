@@ -3,14 +3,15 @@
 The published code of the method trained on a random share while its log showed a clean one, because scores were
 joined by position.  So nothing here trusts a decision: the kept set is derived again from the score matrix, the
 matrix is compared with what each member wrote, and every image is hashed again.  The checks read the files that
-people open (``scores.arrow``, ``purified/``); the last two tie those to the artifacts, byte by byte.
+people open (``scores.arrow``, ``purified/``, ``metrics.json``); others tie those to the artifacts, byte by byte, and
+records to each other.  At the end some images are scored again: what only who has the detectors can do.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -18,8 +19,9 @@ from llb_ray.artifacts import Artifact
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
 from llb_ray.disk import file_digest
-from llb_ray.engine import derivation
+from llb_ray.engine import derivation, figures, provenance
 from llb_ray.engine.bands import scale_recipe
+from llb_ray.engine.evaluate import protocol
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.levels import levels_recipe
 from llb_ray.engine.runfolder import RunFolder, published
@@ -28,19 +30,47 @@ from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.errors import AuditError, LlbError
 from llb_ray.remote import Remote
 
+SAMPLE = 8  # images that are scored again, unless told otherwise
 
-def audit_run(out: Path | Remote, data: Path | None = None) -> list[str]:
-    """One sentence per check passed; `data` is where the images are now, if they have moved since the run.
 
+class Passed(NamedTuple):
+    """A check that passed."""
+
+    check: str  # its name, for programs
+    found: str  # a sentence
+
+
+def audit_run(out: Path | Remote, data: Path | None = None, rescore: int | None = SAMPLE) -> Iterator[Passed]:
+    """The checks, as they pass; `data` is where the images are now, if they have moved since the run.
+
+    So many images, chosen at random, or all with 0, are scored again; none with None.
     Raises AuditError naming the first thing that does not follow, and ArtifactError if there is no finished run.
     """
-    run = FinishedRun(RunFolder.open(out), data)
-    try:
-        return [check(run) for check in _CHECKS]
-    except AuditError:
-        raise
-    except (LlbError, pa.ArrowException, OSError) as error:
-        raise AuditError(f"{out}: {error}") from error
+    run = FinishedRun(RunFolder.open(out), data, checks=False)
+    checks = [*_CHECKS, *([] if rescore is None else [scores_again_of(rescore)])]
+    for check in checks:
+        try:
+            yield Passed(check.__name__.lstrip("_"), check(run))
+        except AuditError:
+            raise
+        except (LlbError, pa.ArrowException, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+            # A forger may have written anything: what a check cannot even read does not follow.
+            raise AuditError(f"{out}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, LlbError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def scores_again_of(number: int) -> Callable[[FinishedRun], str]:
+    """The check that scores so many images again; imports torch only then."""
+
+    def scores_made_again(run: FinishedRun) -> str:
+        from llb_ray.engine.rescore import scores_again
+
+        return scores_again(run, number)
+
+    return scores_made_again
 
 
 def _images_unchanged(run: FinishedRun) -> str:
@@ -74,6 +104,7 @@ def _config_is_the_runs(run: FinishedRun) -> str:
     config, made = run.config, run.made
     expected: dict[str, tuple[Mapping[str, Any], Artifact]] = {
         "final fit": (fit_settings(config, "final"), made.final),
+        "evaluate": (protocol(config.evaluation, config.detector.image_size_px), made.evaluated),
     }
     for number, decided in enumerate(made.rounds, 1):
         expected[f"purify, round {number}"] = (purify_settings(config, number), decided)
@@ -141,6 +172,12 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     derivation.only_overridden_differ,
     derivation.final_trained_on_kept,
     derivation.threshold_follows,
+    figures.estimate_follows,
+    figures.image_scores_follow,
+    figures.metrics_follow,
+    provenance.made_from_what_it_says,
     _published_are_artifacts,
     _artifacts_unchanged,
+    figures.nothing_else_published,
+    figures.report_is_the_runs,
 )

@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact
+from llb_ray.data.tables import read_table
+from llb_ray.engine import files
 from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.given import Given, given, why_folds
@@ -184,7 +186,9 @@ def threshold_follows(run: FinishedRun) -> str:
     except (ValueError, TypeError) as error:
         raise AuditError(f"{where}: damaged ({error}); run the same command again") from error
     decided = (made.rounds, made.purified, made.overrides)
-    _, facts = calibrated(run.config.threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
+    held_out, facts = calibrated(run.config.threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
+    if not read_table(made.threshold.file(files.HELD_OUT)).equals(held_out):
+        raise AuditError(f"{made.threshold.where}/{files.HELD_OUT}: not the held-out scores that the run has")
     odd = [name for name, value in json.loads(json.dumps(facts)).items() if said.get(name) != value]
     if odd:
         raise AuditError(f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts[odd[0]]!r}")
