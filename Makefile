@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-cluster test-interop check format clean
+.PHONY: help demo test fuzz test-cluster test-interop check format clean
 
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (2 to 3 minutes)"
@@ -13,7 +13,8 @@ help:
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make check        lint, format check, strict types"
 	@echo "make format       let ruff rewrite the sources"
-	@echo "make clean        remove the environment and the demo run"
+	@echo "make clean        remove the environments and the demo run, and nothing of yours in runs/"
+	@echo "make fuzz         feed damaged files to everything that reads files, for minutes"
 
 # --prefer-binary: never compile a dependency.  The second line of defence against another torch is
 # constraints.txt, which pins every version the tests ran with.
@@ -36,6 +37,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The same tests as in `make test`, with more examples: FUZZ=20000 takes about half an hour.
+FUZZ ?= 2000
+fuzz: $(READY)
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz --timeout 0
 
 # Its own processes, ports and home: a Ray that runs here already is left alone.
 test-cluster: $(READY)
@@ -60,5 +66,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Only what these targets made: runs/ is where people put results, and VENV may name a folder of theirs.
 clean:
-	rm -rf $(VENV) runs
+	@test ! -e $(VENV) || test -f $(READY) || { echo "$(VENV) was not made by make; remove it yourself" >&2; exit 1; }
+	rm -rf $(VENV) runs/demo $(INTEROP)
+	@rmdir runs 2>/dev/null || true

@@ -33,16 +33,41 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` so that a reader sees the old file or the new one, never a part."""
+def sync(path: Path) -> None:
+    """Have a file's bytes on the disk before anything that is written later."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes, durable: bool = False) -> None:
+    """Replace `path` by `data` so that a reader sees the old file or the new one, never a part.
+
+    If `durable`, nor after a power cut, which may else leave the new name without bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
         with naming(path):
             temporary.write_bytes(data)
+            if durable:
+                sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_DIGITS = 64
+
+
+def sealed(content: bytes) -> bytes:
+    """The content after its sha256, for a file whose name and length outlive its bytes in a power cut."""
+    return hashlib.sha256(content).hexdigest().encode() + content
+
+
+def unsealed(content: bytes) -> bytes | None:
+    """What was `sealed`; None for anything else."""
+    sha256, inside = content[:_DIGITS], content[_DIGITS:]
+    return inside if hashlib.sha256(inside).hexdigest().encode() == sha256 else None
 
 
 class Disk:

@@ -36,5 +36,9 @@ class ArtifactError(LlbError):
     """A stored artifact is missing, damaged or was made by another format version."""
 
 
+class DamageError(ArtifactError):
+    """A stored artifact is not what its completion record says: it can be made again."""
+
+
 class AuditError(LlbError):
     """A finished run does not follow from its own raw scores."""

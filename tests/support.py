@@ -110,3 +110,10 @@ def artifact_of(run: Path, role: str) -> Path:
     """The folder of a run's artifact, or of the first one, by its role in run.json."""
     found = json.loads((run / "run.json").read_text())["artifacts"][role]
     return run / "artifacts" / (found if isinstance(found, str) else found[0])
+
+
+def republish(run: Path, name: str) -> None:
+    """Have run.json say that the file which people now find there was published."""
+    index = json.loads((run / "run.json").read_text())
+    index["published"][name] = file_digest(run / name)
+    (run / "run.json").write_text(json.dumps(index))

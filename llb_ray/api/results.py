@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
+    from llb_ray.engine.audit import Passed
     from llb_ray.engine.clock import StageTime
     from llb_ray.engine.executor import Tell
-    from llb_ray.engine.audit import Passed
     from llb_ray.engine.predict import Prediction
     from llb_ray.engine.status import Status
     from llb_ray.exporting.dataset import ExportedSet, Layout

@@ -14,6 +14,7 @@ are brought here by name, when somebody reads them.
 """
 
 from llb_ray.artifacts.artifact import FORMAT_VERSION, RECORD, Artifact, Recipe, digest, load
+from llb_ray.artifacts.content import has_digest
 from llb_ray.artifacts.store import Store
 
-__all__ = ["FORMAT_VERSION", "RECORD", "Artifact", "Recipe", "Store", "digest", "load"]
+__all__ = ["FORMAT_VERSION", "RECORD", "Artifact", "Recipe", "Store", "digest", "has_digest", "load"]

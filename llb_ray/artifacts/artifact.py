@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llb_ray.disk import LOCAL, file_digest
-from llb_ray.errors import ArtifactError
+from llb_ray.artifacts.content import digested, has_digest
+from llb_ray.disk import LOCAL, sync
+from llb_ray.errors import ArtifactError, DamageError
 from llb_ray.names import below
 from llb_ray.remote import Remote
 
 FORMAT_VERSION = 7  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
+_AGAIN = "run the command that made it once more, which makes it again"
 
 
 def digest(value: Any) -> str:
@@ -53,6 +55,7 @@ class Artifact:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
     remote: Remote | None = None  # where the files are that are not here yet
+    verifies: bool = True  # whether a file's content is compared with its digest when it is first used
 
     @property
     def content(self) -> str:
@@ -65,14 +68,36 @@ class Artifact:
         return (self.remote or LOCAL).name(self.path)
 
     def file(self, name: str) -> Path:
-        """Where the file can be read; brought here first, and its digest compared, if it lies at a URI.
+        """Where the file can be read, once its content was compared with the digest; brought here first, if it lies at
+        a URI.
 
-        Raises ArtifactError for a link that leads out of the folder.
+        Raises ArtifactError for a link that leads out of the folder, DamageError for other content.
         """
         path = below(self.path, name)
+        if name not in self.files:
+            raise DamageError(f"{self.path}: damaged (it has no {name}); {_AGAIN}")
+        if self.remote is not None and path.exists() and self.verifies and not has_digest(path, self.files[name]):
+            path.unlink()  # a copy, of which the whole one is elsewhere
         if self.remote is not None and not path.exists():
             self.remote.fetch(path, self.files[name])
+        elif self.verifies:
+            self._compare(path, self.files[name])
         return path
+
+    def check(self) -> None:
+        """Compare every file that is here, unless this process has done so; raises DamageError for other content."""
+        for name in self.files:
+            if self.remote is None or (self.path / name).exists():
+                self.file(name)
+
+    def _compare(self, path: Path, sha256: str) -> None:
+        try:
+            if has_digest(path, sha256):
+                return
+            problem = "not the file that its completion record describes"
+        except FileNotFoundError:
+            problem = "missing"
+        raise DamageError(f"{path}: damaged ({problem}); {_AGAIN}")
 
     def verify(self) -> None:
         """Re-hash every file where it belongs, be that here or at a URI.
@@ -82,36 +107,54 @@ class Artifact:
         found = _hash_files(self.path) if self.remote is None else self.remote.digests(self.path)
         for name in sorted((found.keys() | self.files.keys()) - {RECORD}):
             if found.get(name) != self.files.get(name):
-                raise ArtifactError(
-                    f"{self.where}/{name}: the file is not the one its completion record describes; "
-                    "delete the folder and run the same command again to rebuild it"
+                raise DamageError(
+                    f"{self.where}/{name}: the file is not the one that its completion record describes; {_AGAIN}"
                 )
 
 
-def load(path: Path, remote: Remote | None = None) -> Artifact:
-    """The artifact whose completion record lies in `path`; raises ArtifactError if the record is unreadable."""
+def load(path: Path, remote: Remote | None = None, verifies: bool = True) -> Artifact:
+    """The artifact whose completion record lies in `path`.
+
+    Raises DamageError if the record is unreadable or not that of the folder's name, or a file is missing or cut short,
+    and ArtifactError for another format version.
+    """
     where = (remote or LOCAL).name(path)
     try:
         record = json.loads((path / RECORD).read_text())
         files, sizes, settings, inputs = (dict(record[name]) for name in ("files", "bytes", "settings", "inputs"))
-        version = record["format_version"]
+        version, recipe = record["format_version"], Recipe(record["stage"], settings, inputs)
+        its_own = recipe.key == path.name and _is_plain(files, sizes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{where}/{RECORD}: unreadable completion record ({error}); delete {where}") from error
-    if version != FORMAT_VERSION:
+        raise DamageError(f"{where}/{RECORD}: unreadable completion record ({error}); {_AGAIN}") from error
+    if version != FORMAT_VERSION and not its_own:
         raise ArtifactError(
             f"{where}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
         )
-    for name in {**files, **sizes}:
+    if version != FORMAT_VERSION or not its_own:
+        raise DamageError(f"{where}/{RECORD}: damaged (it describes another artifact); {_AGAIN}")
+    for name in files:
         below(path, name)
-    artifact = Artifact(path, files, sizes, settings, inputs, remote)
+    artifact = Artifact(path, files, sizes, settings, inputs, remote, verifies)
     _refuse_cut(artifact)
     return artifact
 
 
+def _is_plain(files: Mapping[str, Any], sizes: Mapping[str, Any]) -> bool:
+    """Whether a record has a digest and a size for the same files."""
+    digests, counts = [str, *map(type, files.values())], [int, *map(type, sizes.values())]
+    return files.keys() == sizes.keys() and (set(digests), set(counts)) == ({str}, {int})
+
+
 def seal(path: Path, recipe: Recipe) -> None:
-    """Write the completion record of what was built in `path`: from then on it is an artifact."""
+    """Write the completion record of what was built in `path`: from then on it is an artifact.
+
+    The files are on the disk before it.  The record and the rename may be lost in a power cut, and the artifact is then
+    made again; a record without bytes is found to be damaged.
+    """
     files = _hash_files(path)
     assert files, f"{path}: a stage wrote nothing"
+    for name in files:
+        sync(path / name)
     record = {
         "format_version": FORMAT_VERSION,
         "stage": recipe.stage,
@@ -126,16 +169,16 @@ def seal(path: Path, recipe: Recipe) -> None:
 
 
 def _refuse_cut(artifact: Artifact) -> None:
-    """Cheap enough for every reuse; `Artifact.verify` hashes as well.  What lies at a URI may not be here yet."""
+    """Cheap enough for every look; contents are compared when they are used.  What lies at a URI may not be here."""
     for name, size in artifact.sizes.items():
         file = artifact.path / name
         absent = not file.is_file()
-        if absent and artifact.remote is not None:
-            continue
-        if absent or file.stat().st_size != size:
-            raise ArtifactError(f"{file}: missing or cut short; delete {artifact.path} and run the same command again")
+        if not absent and file.stat().st_size != size and artifact.remote is not None:
+            file.unlink()
+        elif artifact.remote is None and (absent or file.stat().st_size != size):
+            raise DamageError(f"{file}: missing or cut short; {_AGAIN}")
 
 
 def _hash_files(path: Path) -> dict[str, str]:
     files = (file for file in path.rglob("*") if file.is_file() and file.name != RECORD)
-    return {file.relative_to(path).as_posix(): file_digest(file) for file in sorted(files)}
+    return {file.relative_to(path).as_posix(): digested(file) for file in sorted(files)}

@@ -1,10 +1,12 @@
 """A folder of artifacts: found, made by one builder at a time, adopted from other stores, kept at a URI."""
 
+import contextlib
+import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +14,12 @@ from filelock import FileLock
 
 from llb_ray.artifacts.artifact import RECORD, Artifact, Recipe, load, seal
 from llb_ray.disk import LOCAL, naming, write_atomic
-from llb_ray.errors import ArtifactError
+from llb_ray.errors import ArtifactError, DamageError
 from llb_ray.names import below
 from llb_ray.remote import Remote
 
 _BUILDING = ".building"
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z-]*/[0-9a-f]{16}")
 
 
@@ -29,6 +32,7 @@ class Store:
 
     root: Path
     remote: Remote | None = None
+    verifies: bool = True  # whether contents are compared; a worker's driver has done it
 
     def clear_unfinished(self) -> None:
         """Make the folder, and remove what killed workers left half built; only for who holds the run's lock."""
@@ -39,8 +43,37 @@ class Store:
         return self.root / recipe.stage / recipe.key
 
     def find(self, recipe: Recipe) -> Artifact | None:
-        """The finished artifact, or None; raises ArtifactError for a record that cannot be read."""
+        """The finished artifact, or None; raises DamageError for a record that cannot be read, or a file cut short."""
         return self._at(self.path(recipe))
+
+    def sound(self, recipe: Recipe, tell: Callable[[str], None] = _log.warning) -> Artifact | None:
+        """The finished artifact, its contents compared; a damaged one is told of, removed, and counts as missing.
+
+        Raises ArtifactError for an artifact of another format version.
+        """
+        try:
+            return self._checked(recipe)
+        except DamageError:
+            with self._building(recipe):
+                return self._checked_or_dropped(recipe, tell)
+
+    def _checked(self, recipe: Recipe) -> Artifact | None:
+        found = self.find(recipe)
+        if found is not None and self.verifies:
+            found.check()
+        return found
+
+    def _checked_or_dropped(self, recipe: Recipe, tell: Callable[[str], None]) -> Artifact | None:
+        """With the builder's lock held: another process may have removed it, and made it again, meanwhile."""
+        try:
+            return self._checked(recipe)
+        except DamageError as error:
+            tell(f"note: {str(error).rpartition(';')[0]}; it is removed and made again")
+            path = self.path(recipe)
+            if self.remote is not None:
+                self.remote.delete(path / RECORD)
+            self._put_away(path)
+            return None
 
     def get(self, recipe: Recipe) -> Artifact:
         """The finished artifact; raises ArtifactError where there is none."""
@@ -62,7 +95,7 @@ class Store:
     def _at(self, path: Path) -> Artifact | None:
         if self.remote is not None:
             self._agree(path, self.remote)
-        return load(path, self.remote) if (path / RECORD).exists() else None
+        return load(path, self.remote, self.verifies) if (path / RECORD).exists() else None
 
     def _agree(self, path: Path, remote: Remote) -> None:
         """Have the record here that lies at the URI, or none; what another record described goes."""
@@ -84,16 +117,22 @@ class Store:
             shutil.rmtree(away, ignore_errors=True)
 
     def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
-        """The finished artifact; `build(folder)` fills a temporary folder only where there is none yet."""
-        found = self.find(recipe)
+        """The finished artifact; `build(folder)` fills a temporary folder only where there is no sound one yet."""
+        found = self.sound(recipe)
         if found is not None:
             return found
-        name = f"{recipe.stage}-{recipe.key}"
-        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
-        # One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
-        # The operating system drops the lock of a builder that dies.
-        with FileLock(self.root / _BUILDING / f"{name}.lock"):
+        with self._building(recipe):
             return self.find(recipe) or self._built(recipe, build)
+
+    @contextlib.contextmanager
+    def _building(self, recipe: Recipe) -> Iterator[None]:
+        """One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
+
+        The operating system drops the lock of a builder that dies.
+        """
+        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / _BUILDING / f"{recipe.stage}-{recipe.key}.lock"):
+            yield
 
     def adopt(self, artifact: Artifact) -> Artifact:
         """The same artifact in this store: its files are linked, or copied from another disk or URI."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,20 @@ json_option = click.option(
 )
 report_option = click.option(
     "--no-report", is_flag=True, help="Leave report.html out; `llb-ray report` can still write it."
+)
+
+
+def _without_comparison(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["LLB_NO_VERIFY"] = "1"  # Ray's workers on this machine have it from here
+
+
+no_verify_option = click.option(
+    "--no-verify",
+    is_flag=True,
+    expose_value=False,
+    callback=_without_comparison,
+    help="Use artifacts without comparing their contents with their digests first.",
 )
 
 

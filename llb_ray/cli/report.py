@@ -5,12 +5,22 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, executor_option, main, refusals, report_option, write_page
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    executor_option,
+    main,
+    no_verify_option,
+    refusals,
+    report_option,
+    write_page,
+)
 
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
+@no_verify_option
 def report(run_folder: str, data: Path | None) -> None:
     """Write a finished run's report.html anew: one page, to be opened in a browser; no server, no network.
 
@@ -39,6 +49,7 @@ def report(run_folder: str, data: Path | None) -> None:
 @report_option
 @executor_option
 @address_option
+@no_verify_option
 def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, no_report: bool, **choices: Any) -> None:
     """Make a finished run once more with decisions by hand; only what depends on them is done.
 

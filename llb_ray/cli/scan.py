@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, executor_option, main, override_option, refusals
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    executor_option,
+    main,
+    no_verify_option,
+    override_option,
+    refusals,
+)
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -30,6 +38,7 @@ _CHOICES: Sequence[Callable[[Command], Command]] = (
     override_option,
     executor_option,
     address_option,
+    no_verify_option,
 )
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, address_option, json_option, main, override_option, print_json, refusals
+from llb_ray.cli.common import (
+    FOLDER,
+    address_option,
+    json_option,
+    main,
+    no_verify_option,
+    override_option,
+    print_json,
+    refusals,
+)
 from llb_ray.cli.images import Images, images_options
 
 
@@ -31,6 +40,7 @@ from llb_ray.cli.images import Images, images_options
 @click.option("--resume", is_flag=True, help="Go on with the interrupted search in --out.")
 @address_option
 @json_option
+@no_verify_option
 def tune(
     config_path: Path | None,
     images: Images,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, main, refusals
+from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals
 
 _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 
@@ -31,6 +31,7 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 @click.option(
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
 )
+@no_verify_option
 def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choices: Any) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
 
@@ -64,6 +65,7 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
 @click.option("--out", required=True, help="The .onnx file; or the new folder of the images.")
 @click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
 @click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
+@no_verify_option
 def export(run_folder: str, format_: Any, out: str, data: Path | None, copy: bool) -> None:
     """Write a run's final detector, or its purified images, for other tools.
 

@@ -99,6 +99,7 @@ class Listing:
         try:
             with pa.OSFile(str(path), "rb") as file:
                 table = pa.ipc.open_file(file).read_all()
+            table.validate(full=True)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path}: not a readable manifest file ({_line(error)})") from error
         said = _said(path, table.schema)
@@ -114,6 +115,8 @@ class Listing:
         unknown = set(self.table["split"].unique().to_pylist()) - {TRAIN, TEST}
         if unknown:
             raise DataError(f"{self.root}: unknown split {sorted(unknown)[0]!r} is listed; use 'train' or 'test'")
+        if set(self.table["label"].unique().to_pylist()) - {0, 1, None}:
+            raise DataError(f"{self.root}: a label is neither 0 (normal), 1 (anomalous) nor empty; correct the table")
         paths = self.table["path"]
         if pc.count_distinct(paths).as_py() != len(paths):
             raise DataError(f"{self.root}: a path is listed twice; keep one row per image")

@@ -147,6 +147,8 @@ class Manifest:
         try:
             table = feather.read_table(path)
             quarantine = feather.read_table(path.with_suffix(".quarantine.arrow"))
+            table.validate(full=True)
+            quarantine.validate(full=True)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path}: not a readable manifest ({error})") from error
         if table.schema != MANIFEST or quarantine.schema != QUARANTINE:

@@ -3,9 +3,14 @@
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from llb_ray.errors import DataError
+
+Table = TypeVar("Table", pa.Table, pa.RecordBatch)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -15,8 +20,29 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The table in an Arrow IPC file, memory-mapped: reading it costs no heap."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    """The table in an Arrow IPC file, memory-mapped: reading it costs no heap.
+
+    Raises DataError for what is none: offsets that lead out of a buffer would end the process where they are used.
+    """
+    try:
+        return checked(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+    except pa.ArrowInvalid as error:
+        raise _no_table(path, error) from error
+
+
+def _no_table(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: damaged (not a table: {first_line(error)}); run what made it again")
+
+
+def checked(table: Table) -> Table:
+    """The table or record batch, every value of it proved to lie in its buffers; raises ArrowInvalid for another."""
+    table.validate(full=True)
+    return table
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what Arrow says, which may be a page."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def write_batches(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
@@ -31,7 +57,7 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow IPC file, memory-mapped."""
     file = pa.ipc.open_file(pa.memory_map(str(path)))
-    yield from (file.get_batch(index) for index in range(file.num_record_batches))
+    yield from (checked(file.get_batch(index)) for index in range(file.num_record_batches))
 
 
 class MappedBatches:
@@ -44,8 +70,11 @@ class MappedBatches:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        reader = pa.ipc.open_file(pa.py_buffer(self._map))
-        self.batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        try:
+            reader = pa.ipc.open_file(pa.py_buffer(self._map))
+            self.batches = [checked(reader.get_batch(index)) for index in range(reader.num_record_batches)]
+        except pa.ArrowInvalid as error:
+            raise _no_table(path, error) from error
 
     def forget(self) -> None:
         """Give all pages back; reading goes on, from the page cache or the disk."""

@@ -10,20 +10,21 @@ checkpoints are not used: they end with the driver's process, and this file does
 Where the run lies at a URI, so does the file: the next worker may be on another machine.
 """
 
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.disk import LOCAL, Disk
+from llb_ray.disk import LOCAL, Disk, sealed, unsealed
 from llb_ray.engine.files import CHECKPOINTS
-from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,17 +40,22 @@ class FileCheckpoints:
     @classmethod
     def of(cls, recipe: Recipe, store: Store, interval_s: float, peers: Peers = ALONE) -> "FileCheckpoints":
         """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
-        path = store.root.parent / CHECKPOINTS / f"{recipe.stage}-{recipe.key}.safetensors"
+        path = store.root.parent / CHECKPOINTS / f"{recipe.stage}-{recipe.key}.checkpoint"
         return cls(path, interval_s, peers, store.remote or LOCAL)
 
     def load(self) -> State | None:
-        """What was saved last; None where there is nothing.  Raises ArtifactError if it cannot be read."""
-        content = self.peers.told(self.where.read(self.path) or b"" if self.peers.leads else b"")
-        try:
-            return load(content) if content else None
-        except SafetensorError as error:
-            name = self.where.name(self.path)
-            raise ArtifactError(f"{name}: damaged ({error}); delete it and run the same command again") from error
+        """What was saved last; None where there is nothing, or nothing undamaged: a fit then starts again."""
+        content = self.peers.told(self._read() if self.peers.leads else b"")
+        return load(content) if content else None
+
+    def _read(self) -> bytes:
+        """The state as it was saved; empty where there is none.  A damaged file is told of and removed."""
+        content = self.where.read(self.path)
+        state = None if content is None else unsealed(content)
+        if content is not None and state is None:
+            _log.warning("%s: damaged; it is removed, and the fit starts again", self.where.name(self.path))
+            self.drop()
+        return state or b""
 
     def due(self, num_done: int) -> bool:
         """Whether the interval has passed, and it is this worker's to save."""
@@ -57,7 +63,7 @@ class FileCheckpoints:
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
-        self.where.write(self.path, save(state))
+        self.where.write(self.path, sealed(save(state)))
         self._saved_s = time.monotonic()
 
     def drop(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.engine.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ class Clock:
         self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
         if reused or seconds >= _WORTH_TELLING_S:
             self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")
+
+    def sound(self, recipe: Recipe) -> Artifact | None:
+        """The finished artifact; a damaged one is told of and removed, and counts as missing."""
+
+        def tell(line: str) -> None:
+            self.tell(line)
+            self.folder.log("artifact removed", reason=line)
+
+        return self.folder.store.sound(recipe, tell)
 
 
 def duration(seconds: float) -> str:

@@ -222,7 +222,8 @@ class Crew:
     @property
     def _place(self) -> Place:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
-        return Place(self._store, self._clock.folder.progress, self.config.resources, category)
+        store = replace(self._store, verifies=False)  # what workers are given, the driver has compared
+        return Place(store, self._clock.folder.progress, self.config.resources, category)
 
 
 def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: Place, grid: Grid) -> EvaluatorSpec:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.config import RunConfig
+from llb_ray.config import RunConfig, load
 from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, refuse_leaving
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import files
@@ -15,6 +15,7 @@ from llb_ray.engine.made import Made
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import oracle_labels
+from llb_ray.engine.truth import Truth
 from llb_ray.ensemble.dataset import PURIFIED, purified_dataset
 from llb_ray.ensemble.held_out import by_folds
 from llb_ray.ensemble.overrides import OVERRIDES
@@ -32,14 +33,19 @@ class FinishedRun:
 
     folder: RunFolder
     data: Path | None
+    checks: bool = True  # whether what people open must be what was published; the audit says more of what is not
+
+    def file(self, name: str) -> Path:
+        """A file that people open; raises ArtifactError if it is not what was published."""
+        return self.folder.published(name) if self.checks else self.folder.file(name)
 
     @cached_property
     def config(self) -> RunConfig:
-        return self.folder.config()
+        return load(self.file("config.yaml"))
 
     @cached_property
     def made(self) -> Made:
-        return self.folder.made()
+        return self.folder.made(self.checks)
 
     @cached_property
     def root(self) -> Path:
@@ -60,7 +66,7 @@ class FinishedRun:
 
     @cached_property
     def quarantine(self) -> pa.Table:
-        return _read(self.folder.file("quarantine.arrow"), QUARANTINE)
+        return _read(self.file("quarantine.arrow"), QUARANTINE)
 
     @cached_property
     def owned(self) -> list[list[str]]:
@@ -73,11 +79,11 @@ class FinishedRun:
 
     @cached_property
     def matrix(self) -> pa.Table | None:
-        return None if self.made.matrix is None else _read(self.folder.file("scores.arrow"), SCORES)
+        return None if self.made.matrix is None else _read(self.file("scores.arrow"), SCORES)
 
     @cached_property
     def purified(self) -> pa.Table:
-        return _read(self.folder.file("purified/part-0.arrow"), PURIFIED)
+        return _read(self.file("purified/part-0.arrow"), PURIFIED)
 
     @cached_property
     def decided(self) -> list[pa.Table]:
@@ -95,7 +101,7 @@ class FinishedRun:
     @cached_property
     def overrides(self) -> pa.Table | None:
         """What people decided by hand; None where nobody did."""
-        return None if self.made.overrides is None else _read(self.folder.file("overrides.arrow"), OVERRIDES)
+        return None if self.made.overrides is None else _read(self.file("overrides.arrow"), OVERRIDES)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -108,11 +114,17 @@ class FinishedRun:
         return _read(self.made.labels.file(files.LABELS), _LABELS)
 
     @cached_property
+    def truth(self) -> Truth:
+        """Labels, objects and masks of the images."""
+        groups = self.images.select(["image_id", "group"])
+        return Truth(joined(self.labels, groups), self.root, self.config.data.max_pixels)
+
+    @cached_property
     def weighted(self) -> list[str] | None:
         """The images that have an importance weight; None where the loss is a plain mean."""
         if files.IMPORTANCE not in self.made.final.files:
             return None
-        path = self.folder.file("importance.arrow")
+        path = self.file("importance.arrow")
         try:
             image_ids: list[str] = read_table(path)["image_id"].to_pylist()
         except pa.ArrowInvalid as error:

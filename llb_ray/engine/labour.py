@@ -39,7 +39,7 @@ class Labour:
         In an order of the run's own if it shares its store: a run waits for what another is making, so two that went
         the same way would take every step together, at the speed of one.
         """
-        unmade, folder = [part for part in parts if self.store.find(part.recipe) is None], self.clock.folder
+        unmade, folder = [part for part in parts if self.clock.sound(part.recipe) is None], self.clock.folder
         if folder.shared_store is None:
             return unmade
         return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]

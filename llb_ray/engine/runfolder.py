@@ -29,21 +29,22 @@ and the first one's stays, but the files that people open are then those of whoe
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Store
+from llb_ray.artifacts import Store, has_digest
 from llb_ray.config import RunConfig, load
-from llb_ray.disk import clear_temporary, json_bytes, naming, write_atomic
+from llb_ray.disk import LOCAL, clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.made import Made
 from llb_ray.engine.outfolder import LOCK, refuse_foreign
@@ -53,6 +54,8 @@ from llb_ray.remote import Remote
 
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
+REPORT_WRITTEN = "report written"  # an event
+_WORKING = (_ARTIFACTS, "progress", files.CHECKPOINTS)
 _INDEX = "run.json"
 REPORT = "report.html"
 
@@ -187,27 +190,56 @@ class RunFolder:
         return self.path / "progress"
 
     def config(self) -> RunConfig:
-        """The resolved configuration that the run was made with."""
-        return load(self.file("config.yaml"))
+        """The resolved configuration of the run; raises ArtifactError if it is not what was published."""
+        return load(self.published("config.yaml"))
+
+    def published(self, name: str) -> Path:
+        """A file that people open, of a finished run; raises ArtifactError if it is not what was published."""
+        path, sha256 = self.file(name), self.index()["published"].get(name)
+        if sha256 is not None and not (path.is_file() and has_digest(path, sha256)):
+            raise ArtifactError(
+                f"{self.where}/{name}: damaged (not the file that was published); run the same command again"
+            )
+        return path
 
     def index(self) -> dict[str, Any]:
-        """run.json: the data root, the store, and the artifacts by role, as paths relative to the store."""
-        path = self.path / _INDEX
+        """run.json: the data root, the store, the artifacts by role, as paths relative to the store, and the sha256 of
+        what was published."""
+        path = self.file(_INDEX)
         try:
             index: dict[str, Any] = json.loads(path.read_text())
             if os.path.isabs(index["store"]):
                 raise ValueError("its store is not relative to it")
             store = Path(os.path.normpath(self.path / index["store"]))
-            return {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
-        except (ValueError, KeyError, TypeError) as error:
+            published = {str(name): str(sha256) for name, sha256 in index["published"].items()}
+            found = {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
+            return found | {"published": published}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: damaged ({error}); run the same command again") from error
 
-    def made(self) -> Made:
-        """The artifacts that the run is made of."""
+    def made(self, verifies: bool = True) -> Made:
+        """The artifacts that the run is made of; their contents are compared when they are used, if it `verifies`."""
         index = self.index()
         if self.remote is not None and not index["store"].is_relative_to(self.path):
             raise ArtifactError(f"{self.where}: its artifacts lie in a store of several runs, which is not at this URI")
-        return Made.of_index(index["artifacts"], Store(index["store"], self.remote))
+        return Made.of_index(index["artifacts"], Store(index["store"], self.remote, verifies))
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happened when, from a URI not by way of the working copy, where a run may be writing it."""
+        content = (self.remote or LOCAL).read(self.path / EVENTS) or b""
+        for line in content.decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be half written, or all of it cut off
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("event"), str):
+                    yield event
+
+    def report_digest(self) -> str | None:
+        """The sha256 of the report that was written last since the run was started last; None where there is none."""
+        digest: str | None = None
+        for event in self.events():
+            if event["event"] in (REPORT_WRITTEN, "run started"):
+                digest = event.get("sha256")
+        return digest
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one line to the event log."""
@@ -224,22 +256,45 @@ class RunFolder:
 
         self._remove(_INDEX)
         self._remove(REPORT)  # of what was here before
+        contents = {"config.yaml": config.to_yaml().encode()}
         for name, source in published(made).items():
             if source is None:
                 self._remove(name)  # left by an earlier run with other settings
             else:
-                self.put(name, source.read_bytes())
-        self.put("config.yaml", config.to_yaml().encode())
+                contents[name] = source.read_bytes()
+        for name, content in contents.items():
+            self.put(name, content)
         self._drop_checkpoints()  # of fits that other settings gave up
         store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
         index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
+        index["published"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         self.put(_INDEX, json_bytes(index | {"weights": weights_origin(config.detector)}))
 
     def put(self, name: str, content: bytes) -> None:
         """Replace a file that people open, here and at the URI."""
-        write_atomic(self.path / name, content)
+        write_atomic(self.path / name, content, durable=name == _INDEX)
         if self.remote is not None:
             self.remote.write(self.path / name, content)
+
+    def put_report(self, content: bytes) -> None:
+        """Replace the report, and note which one it is."""
+        self.put(REPORT, content)
+        self.file(EVENTS)  # of a run at a URI: this machine may have no log of it yet
+        self.log(REPORT_WRITTEN, sha256=hashlib.sha256(content).hexdigest())
+
+    def others(self, names: Collection[str]) -> list[str]:
+        """What lies among the files that people open, and is neither one of `names` nor ours to work with."""
+        ours = {*names, _INDEX, EVENTS, REPORT, LOCK}
+        return sorted(name for name in self._names() if name not in ours and name.split("/")[0] not in _WORKING)
+
+    def _names(self) -> Iterator[str]:
+        """The files of the folder, or at the URI, but for those of stages and workers."""
+        if self.remote is not None:
+            yield from self.remote.files()
+            return
+        for parent, folders, names in os.walk(self.path):
+            folders[:] = [name for name in folders if Path(parent) != self.path or name not in _WORKING]
+            yield from (Path(parent, name).relative_to(self.path).as_posix() for name in names)
 
     def _remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)

@@ -224,5 +224,5 @@ class Stages:
         return dict(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
 
     def _make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
-        with self.clock.timed(recipe.stage, reused=self.clock.folder.store.find(recipe) is not None):
+        with self.clock.timed(recipe.stage, reused=self.clock.sound(recipe) is not None):
             return self.clock.folder.store.make(recipe, build)

@@ -4,21 +4,18 @@ Works from any machine that sees the folder, whether or not the run's process li
 on the disks of the machines that workers are on where the run lies at a URI; the event log does not.
 """
 
-import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
-from llb_ray.disk import LOCAL
 from llb_ray.engine.clock import StageTime
 from llb_ray.engine.heartbeat import Beat, State, read_beats
-from llb_ray.engine.runfolder import EVENTS, RunFolder
+from llb_ray.engine.runfolder import REPORT_WRITTEN, RunFolder
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
@@ -130,23 +127,11 @@ def died_in(folder: RunFolder) -> str | None:
 
 def _events(folder: RunFolder) -> list[dict[str, Any]]:
     """The events since the run was last started, the start first."""
-    events = list(parse_events(_log(folder)))
+    events = [event for event in folder.events() if event["event"] != REPORT_WRITTEN]
     starts = [number for number, event in enumerate(events) if event["event"] == "run started"]
     if not starts:
         raise ArtifactError(f"{folder.where}: no run was started here (no events.jsonl); give the --out of a run")
     return events[starts[-1] :]
-
-
-def _log(folder: RunFolder) -> str:
-    """The event log; from a URI not into the working copy, where a run may be writing it."""
-    return ((folder.remote or LOCAL).read(folder.path / EVENTS) or b"").decode()
-
-
-def parse_events(log: str) -> Iterator[dict[str, Any]]:
-    """The events of a log, the last of which may be half written."""
-    for line in log.splitlines():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
 
 
 def stage_time(event: dict[str, Any]) -> StageTime:
@@ -155,15 +140,15 @@ def stage_time(event: dict[str, Any]) -> StageTime:
 
 
 def _outcome(folder: RunFolder, events: list[dict[str, Any]]) -> Outcome:
-    decisions = Counter(read_table(folder.file("purified/part-0.arrow"))["decision"].to_pylist())
-    num_quarantined = read_table(folder.file("quarantine.arrow"))["split"].to_pylist().count(TRAIN)
-    estimate, threshold = folder.file("contamination.json"), folder.file("threshold.json")
+    decisions = Counter(read_table(folder.published("purified/part-0.arrow"))["decision"].to_pylist())
+    num_quarantined = read_table(folder.published("quarantine.arrow"))["split"].to_pylist().count(TRAIN)
+    estimate, threshold = folder.published("contamination.json"), folder.published("threshold.json")
     return Outcome(
         num_input=decisions.total() + num_quarantined,
         num_kept=decisions[KEPT],
         num_rejected=decisions[REJECTED],
         num_quarantined=num_quarantined,
-        metrics=json.loads(folder.file("metrics.json").read_text()),
+        metrics=json.loads(folder.published("metrics.json").read_text()),
         missing={event["name"]: event["reason"] for event in events if event["event"] == "member missing"},
         threshold=json.loads(threshold.read_text()) if threshold.exists() else {},
         contamination=json.loads(estimate.read_text()) if estimate.exists() else {},

@@ -56,6 +56,10 @@ class Remote:
         """What lies directly below the URI; nothing where there is nothing yet."""
         return set(self._listed(self.copy, recursive=False))
 
+    def files(self) -> list[str]:
+        """Every file below the URI, by its name in it."""
+        return self._listed(self.copy, recursive=True)
+
     def read(self, path: Path) -> bytes | None:
         """The file's bytes, or None where there is no such file."""
         with self._naming(path), contextlib.suppress(FileNotFoundError):

@@ -107,7 +107,7 @@ def threshold_of(run: FinishedRun) -> float | None:
 
 def what_if(run: FinishedRun) -> pa.Table | None:
     """What other keep ratios would cost, where the run estimated it."""
-    path = run.folder.file("what_if.arrow")
+    path = run.file("what_if.arrow")
     return read_table(path) if path.exists() else None
 
 
@@ -155,7 +155,7 @@ def _of_fits(run: FinishedRun) -> Iterator[str]:
 
 def _told(run: FinishedRun, name: str) -> dict[str, Any] | None:
     """What a file that not every run has says."""
-    path = run.folder.file(name)
+    path = run.file(name)
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -165,7 +165,7 @@ def _types(run: FinishedRun, threshold: float | None, found: dict[str, Any]) -> 
     `found` is what was measured of the test split's types of defects, as in metrics.json.
     """
     labels = run.labels.select(["image_id", "label", "defect_type"])
-    scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
+    scored = joined(read_table(run.file("image_scores.arrow")), labels)
     scored = joined(scored, run.purified.select(["image_id", "decision"]))
     scored = scored.filter(pc.field("label").is_valid())
     kinds = pa.array([kind or (UNTYPED if label else "good") for kind, label in _pairs(scored)], pa.string())

@@ -49,7 +49,7 @@ def cut_of(run: FinishedRun) -> float | None:
 
 def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int], None]) -> Gallery:
     """All that the page has to say of each image; of `MOST` at most."""
-    cut, scores = cut_of(run), read_table(run.folder.file("image_scores.arrow")).select(["image_id", "score"])
+    cut, scores = cut_of(run), read_table(run.file("image_scores.arrow")).select(["image_id", "score"])
     table = joined(joined(run.purified, scores), _known(run))
     rows = _nearest_first(table, cut).slice(0, MOST)
     standing_out = set(standing_out_ids(run.made))

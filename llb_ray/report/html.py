@@ -39,7 +39,7 @@ def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path
     votes = Votes.of(run)
     facts, shown = facts_of(run), gallery(run, votes, progress)
     took = StageTime(REPORT_STAGE, time.perf_counter() - started_s, reused=False)
-    run.folder.put(REPORT, page(run, votes, replace(facts, times=[*facts.times, took]), shown).encode())
+    run.folder.put_report(page(run, votes, replace(facts, times=[*facts.times, took]), shown).encode())
     return run.folder.path / REPORT
 
 
@@ -92,14 +92,14 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
 
 
 def _final_scores(run: FinishedRun) -> dict[str, Floats]:
-    scored = joined(run.purified, read_table(run.folder.file("image_scores.arrow")).select(["image_id", "score"]))
+    scored = joined(run.purified, read_table(run.file("image_scores.arrow")).select(["image_id", "score"]))
     return {kind: _where(scored, "decision", kind, "score") for kind in (KEPT, REJECTED)}
 
 
 def _test_chart(run: FinishedRun) -> Chart | None:
     """The final detector's scores of the labelled test images; None where there are none."""
     labels = run.labels.select(["image_id", "label"])
-    scored = joined(read_table(run.folder.file("image_scores.arrow")), labels)
+    scored = joined(read_table(run.file("image_scores.arrow")), labels)
     scored = scored.filter((pc.field("split") == TEST) & pc.field("label").is_valid())
     if not len(scored):
         return None

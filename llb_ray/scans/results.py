@@ -99,6 +99,7 @@ def read_results(out: Path) -> pa.Table:
     path = out / RESULTS
     try:
         table = pq.read_table(path)
+        table.validate(full=True)
     except FileNotFoundError as error:
         raise ArtifactError(f"{out}: no scan has results here (no {RESULTS}); give the --out of a scan") from error
     except pa.ArrowInvalid as error:

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.cli import main
 from llb_ray.data.tables import read_table
+from llb_ray.engine.predict import Prediction
 from llb_ray.errors import DataError
 
 
@@ -171,3 +174,68 @@ def test_a_prediction_of_nothing_leaves_no_table(finished: Path, noise: Path, tm
     with pytest.raises(DataError, match="none of the 1 files found is a readable image"):
         llb_ray.predict(finished, tmp_path / "l.txt", out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError, MemoryError])
+@pytest.mark.parametrize("stopped_at", [0, 1])
+def test_an_interrupted_prediction_goes_on_with_the_next_image(
+    error: type[BaseException], stopped_at: int, finished: Path, photos: Path, noise: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(photos / "train", tmp_path / "data"))
+    shutil.copy(noise / "broken.png", data / "good")
+
+    def predict(out: str, progress: Callable[[int, int], None]) -> Prediction:
+        return llb_ray.predict(finished, data, out=tmp_path / out, maps=True, overlays="anomalous", progress=progress)
+
+    calls: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) > stopped_at:
+            raise error
+
+    judged: list[int] = []
+    told = predict("whole", lambda done, total: judged.append(done))
+    with pytest.raises(error):
+        predict("hurt", stop)
+    left = {path.name for path in (tmp_path / "hurt").iterdir()}
+    assert left <= {".unfinished", "maps", "overlays", "colour_scale.png"}
+    assert predict("hurt", lambda done, total: None) == replace(told, out=tmp_path / "hurt")
+    assert _tree(tmp_path / "hurt") == _tree(tmp_path / "whole")
+
+
+def test_what_is_recorded_is_not_judged_again_unless_it_changed(
+    finished: Path, photos: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llb_ray.engine.inference import TrainedDetector
+
+    data = Path(shutil.copytree(photos / "train", tmp_path / "data"))
+    judge, batches = TrainedDetector.judge, list[int]()
+
+    def counted(self: TrainedDetector, image_NHWC: np.ndarray) -> object:
+        batches.append(len(image_NHWC))
+        return judge(self, image_NHWC)
+
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainedDetector, "judge", counted)
+    for change, again in ((False, [16]), (True, [32, 16])):
+        with pytest.raises(KeyboardInterrupt):
+            llb_ray.predict(finished, data, out=tmp_path / "out", overlays="none", progress=stopped)
+        batches.clear()
+        if change:
+            shutil.copy(noise / "noise.png", sorted(data.rglob("*.png"))[0])
+        llb_ray.predict(finished, data, out=tmp_path / "out", overlays="none")
+        assert batches == again
+    with pytest.raises(KeyboardInterrupt):
+        llb_ray.predict(finished, data, out=tmp_path / "out", overlays="none", progress=stopped)
+    for record in (tmp_path / "out" / ".unfinished").glob("0*"):
+        record.write_bytes(bytes(record.stat().st_size))  # what a power cut leaves
+    batches.clear()
+    llb_ray.predict(finished, data, out=tmp_path / "out", overlays="none")
+    assert batches == [32, 16]

@@ -26,7 +26,7 @@ from llb_ray.engine.scoring import read_scores
 from llb_ray.report import gallery, pictures
 from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import Scale, smooth
-from tests.support import final_files
+from tests.support import final_files, republish
 
 
 @pytest.fixture
@@ -156,6 +156,7 @@ def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> No
     threshold |= {"threshold": 1.43888, "threshold_if_bulk_is_normal": 1.0625}
     threshold |= {"num_standing_out": 1234, "num_standing_out_kept": 56}
     (run / "threshold.json").write_text(json.dumps(threshold))
+    republish(run, "threshold.json")
     expected = {"keep_ratio": [0.5, 1.0], "residual_contamination": [0.0, 0.2], "normals_lost": [0.4, 0.0]}
     write_table(run / "what_if.arrow", pa.table(expected))
     page = _page(run)
