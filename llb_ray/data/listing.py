@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.data.manifest import TEST, TRAIN
+from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.disk import write_atomic
 from llb_ray.errors import DataError
 
@@ -98,9 +99,8 @@ class Listing:
         """
         try:
             with pa.OSFile(str(path), "rb") as file:
-                table = pa.ipc.open_file(file).read_all()
-            table.validate(full=True)
-        except (OSError, pa.ArrowInvalid) as error:
+                table = checked(pa.ipc.open_file(file).read_all())
+        except (OSError, *DAMAGED) as error:
             raise DataError(f"{path}: not a readable manifest file ({_line(error)})") from error
         said = _said(path, table.schema)
         try:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
+from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.errors import DataError
 
 TRAIN, TEST = "train", "test"
@@ -145,11 +146,9 @@ class Manifest:
     def load(cls, path: Path, root: Path) -> "Manifest":
         """The manifest that `save` wrote; raises DataError if the file is not one."""
         try:
-            table = feather.read_table(path)
-            quarantine = feather.read_table(path.with_suffix(".quarantine.arrow"))
-            table.validate(full=True)
-            quarantine.validate(full=True)
-        except (OSError, pa.ArrowInvalid) as error:
+            table = checked(feather.read_table(path))
+            quarantine = checked(feather.read_table(path.with_suffix(".quarantine.arrow")))
+        except (OSError, *DAMAGED) as error:
             raise DataError(f"{path}: not a readable manifest ({error})") from error
         if table.schema != MANIFEST or quarantine.schema != QUARANTINE:
             raise DataError(f"{path}: not a manifest of this version (its columns differ); build it again")

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from llb_ray.errors import DataError
 
+DAMAGED = (pa.ArrowException, UnicodeDecodeError)  # what pyarrow raises for files that are none of its own
 Table = TypeVar("Table", pa.Table, pa.RecordBatch)
 
 
@@ -26,7 +27,7 @@ def read_table(path: Path) -> pa.Table:
     """
     try:
         return checked(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-    except pa.ArrowInvalid as error:
+    except DAMAGED as error:
         raise _no_table(path, error) from error
 
 
@@ -35,8 +36,9 @@ def _no_table(path: Path, error: Exception) -> DataError:
 
 
 def checked(table: Table) -> Table:
-    """The table or record batch, every value of it proved to lie in its buffers; raises ArrowInvalid for another."""
+    """The table or record batch, proved to lie in its buffers; raises one of `DAMAGED` for another."""
     table.validate(full=True)
+    _ = table.schema.names  # which are text only once somebody reads them
     return table
 
 
@@ -73,7 +75,7 @@ class MappedBatches:
         try:
             reader = pa.ipc.open_file(pa.py_buffer(self._map))
             self.batches = [checked(reader.get_batch(index)) for index in range(reader.num_record_batches)]
-        except pa.ArrowInvalid as error:
+        except DAMAGED as error:
             raise _no_table(path, error) from error
 
     def forget(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llb_ray.disk import write_json
 
@@ -113,6 +113,22 @@ def _path(place: "Place", name: str) -> Path:
 
 def _read_beat(path: Path) -> Beat | None:
     # A new run clears the folder while a terminal still watches; a stranger's file is none of ours.
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return Beat(**json.loads(path.read_text()))
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, RecursionError):
+        beat = Beat(**json.loads(path.read_text()))
+        if _is_plain(beat):
+            return beat
     return None
+
+
+def _is_plain(beat: Beat) -> bool:
+    """Whether every field is of its kind: a damaged file may hold anything."""
+    texts, counts = (beat.name, beat.step, beat.unit), (beat.done, beat.total, beat.pid, beat.starts, beat.first)
+    times, figures = (beat.time_s, beat.since_s), beat.figures
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(count, int) for count in counts)
+        and all(isinstance(time_s, int | float) for time_s in times)
+        and isinstance(figures, dict)
+        and all(isinstance(figure, int | float) for figure in figures.values())
+        and beat.state in get_args(State)
+    )

@@ -38,6 +38,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -225,12 +226,15 @@ class RunFolder:
         return Made.of_index(index["artifacts"], Store(index["store"], self.remote, verifies))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened when, from a URI not by way of the working copy, where a run may be writing it."""
+        """What happened when, from a URI not by way of the working copy, where a run may be writing it.
+
+        Lines that were half written, or damaged since, are left out.
+        """
         content = (self.remote or LOCAL).read(self.path / EVENTS) or b""
         for line in content.decode(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):  # the last line may be half written, or all of it cut off
+            with contextlib.suppress(ValueError, RecursionError):
                 event = json.loads(line)
-                if isinstance(event, dict) and isinstance(event.get("event"), str):
+                if _is_event(event):
                     yield event
 
     def report_digest(self) -> str | None:
@@ -305,3 +309,21 @@ class RunFolder:
         shutil.rmtree(self.path / files.CHECKPOINTS, ignore_errors=True)
         if self.remote is not None:
             self.remote.delete_folder(self.path / files.CHECKPOINTS)
+
+
+def _is_event(event: Any) -> bool:
+    """Whether a line of the log has what is read of an event of its kind."""
+    try:
+        facts: dict[type | UnionType, list[Any]] = {str: [event["event"]], int | float: [event["time_s"]]}
+        if event["event"] == "run started":
+            facts[int] = [event["config"]["members"]["count"]]
+        if event["event"].startswith("stage "):
+            facts[str].append(event["stage"])
+        if event["event"] == "stage finished":
+            facts |= {int | float: [event["time_s"], event["seconds"]], bool: [event["reused"]]}
+        if event["event"] == "member missing":
+            facts[str] += [event["name"], event["reason"]]
+        facts[str].append(event.get("error", ""))
+        return all(isinstance(value, kind) for kind, values in facts.items() for value in values)
+    except (KeyError, TypeError, AttributeError):
+        return False

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.disk import write_atomic, write_json
 from llb_ray.errors import ArtifactError
 from llb_ray.scans.plan import Job, Scan
@@ -98,11 +99,10 @@ def read_results(out: Path) -> pa.Table:
     """The table that a scan left in `out`; raises ArtifactError if there is none."""
     path = out / RESULTS
     try:
-        table = pq.read_table(path)
-        table.validate(full=True)
+        table = checked(pq.read_table(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{out}: no scan has results here (no {RESULTS}); give the --out of a scan") from error
-    except pa.ArrowInvalid as error:
+    except (*DAMAGED, OSError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); run the same scan again, which makes it anew") from error
     if not table.schema.equals(ROWS):
         raise ArtifactError(f"{path}: made by another version of llb_ray; run the same scan again")
