@@ -46,7 +46,14 @@ def test_a_files_name_is_text_in_messages(name: str, photos: Path, tmp_path: Pat
 def test_a_category_is_text_in_tables(name: str, photos: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
     shutil.copytree(photos, root / name)
-    options = ["--set", "detector.image_size_px=32", "--set", "detector.member_steps=2"]
+    options = [
+        "--set",
+        "detector.name=autoencoder",
+        "--set",
+        "detector.image_size_px=32",
+        "--set",
+        "detector.member_steps=2",
+    ]
     options += ["--set", "detector.final_steps=2", "--filters", "none", "--executor", "serial"]
     scanned = _invoked("scan", "--dataset", "mvtec", "--root", root, "--out", tmp_path / "scan", *options)
     assert scanned.exit_code == 0, scanned.output

@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 from llb_ray.data.listing import LISTING
 from llb_ray.data.manifest import path_from_text, path_text
 from llb_ray.data.names import is_clutter
+from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.errors import DataError
 
 FORMS = ".txt, .csv, .tsv or .parquet"
@@ -51,7 +52,7 @@ def read_list(path: Path, path_alone: bool = False) -> Iterator[pa.Table]:
             yield from _of_lines(path)
         else:
             yield from _of_csv(path, path_alone)
-    except (pa.ArrowException, csv.Error, UnicodeError, OSError) as error:
+    except (*DAMAGED, csv.Error, UnicodeError, OSError) as error:
         form = {".csv": "CSV", ".tsv": "TSV", ".txt": "text"}.get(path.suffix.lower(), "Parquet")
         raise DataError(f"{path}: not a {form} file ({str(error).splitlines()[0]})") from error
 
@@ -89,7 +90,7 @@ def _of_parquet(path: Path, path_alone: bool) -> Iterator[pa.Table]:
     known = _known_names(path, names)
     column = names[known.index(_PATH)]
     for batch in dataset.to_batches(columns=[column] if path_alone else names):
-        table = pa.Table.from_batches([batch]).rename_columns([_PATH] if path_alone else known)
+        table = pa.Table.from_batches([checked(batch)]).rename_columns([_PATH] if path_alone else known)
         yield table.set_column(table.column_names.index(_PATH), _PATH, _texts(table[_PATH]))
 
 
