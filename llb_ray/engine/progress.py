@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llb_ray.engine.clock import StageTime
+from llb_ray.engine.events import parse_events
 from llb_ray.engine.heartbeat import Beat, read_beats
 from llb_ray.engine.runfolder import EVENTS
-from llb_ray.engine.status import parse_events, stage_time
+from llb_ray.engine.status import stage_time
 
 _FEW_S = 20.0  # the speed is that of so many seconds
 _ROUNDING_S = 0.001  # of times in the log
@@ -41,7 +42,7 @@ class RunProgress:
 def read_progress(folder: Path, since_s: float) -> RunProgress | None:
     """How far the run is whose heartbeats are in `folder`; None where none has been started since `since_s`."""
     path = folder.parent / EVENTS
-    events = list(parse_events(path.read_text())) if path.is_file() else []
+    events = list(parse_events(path.read_text(errors="replace"))) if path.is_file() else []
     begun = (event["event"] == "run started" and event["time_s"] >= since_s - _ROUNDING_S for event in events)
     starts = [number for number, is_start in enumerate(begun) if is_start]
     of_stages = [event for event in events[starts[-1] :] if event["event"].startswith("stage ")] if starts else []

@@ -38,7 +38,6 @@ import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -47,6 +46,7 @@ from llb_ray.artifacts import Store, has_digest
 from llb_ray.config import RunConfig, load
 from llb_ray.disk import LOCAL, clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
+from llb_ray.engine.events import parse_events
 from llb_ray.engine.made import Made
 from llb_ray.engine.outfolder import LOCK, refuse_foreign
 from llb_ray.errors import ArtifactError
@@ -226,16 +226,9 @@ class RunFolder:
         return Made.of_index(index["artifacts"], Store(index["store"], self.remote, verifies))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened when, from a URI not by way of the working copy, where a run may be writing it.
-
-        Lines that were half written, or damaged since, are left out.
-        """
+        """What happened when, from a URI not by way of the working copy, where a run may be writing it."""
         content = (self.remote or LOCAL).read(self.path / EVENTS) or b""
-        for line in content.decode(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, RecursionError):
-                event = json.loads(line)
-                if _is_event(event):
-                    yield event
+        return parse_events(content.decode(errors="replace"))
 
     def report_digest(self) -> str | None:
         """The sha256 of the report that was written last since the run was started last; None where there is none."""
@@ -309,21 +302,3 @@ class RunFolder:
         shutil.rmtree(self.path / files.CHECKPOINTS, ignore_errors=True)
         if self.remote is not None:
             self.remote.delete_folder(self.path / files.CHECKPOINTS)
-
-
-def _is_event(event: Any) -> bool:
-    """Whether a line of the log has what is read of an event of its kind."""
-    try:
-        facts: dict[type | UnionType, list[Any]] = {str: [event["event"]], int | float: [event["time_s"]]}
-        if event["event"] == "run started":
-            facts[int] = [event["config"]["members"]["count"]]
-        if event["event"].startswith("stage "):
-            facts[str].append(event["stage"])
-        if event["event"] == "stage finished":
-            facts |= {int | float: [event["time_s"], event["seconds"]], bool: [event["reused"]]}
-        if event["event"] == "member missing":
-            facts[str] += [event["name"], event["reason"]]
-        facts[str].append(event.get("error", ""))
-        return all(isinstance(value, kind) for kind, values in facts.items() for value in values)
-    except (KeyError, TypeError, AttributeError):
-        return False
