@@ -57,7 +57,7 @@ def _is_torch_zip(path: Path) -> bool:
 
 def _load_zip(path: Path) -> Any:
     # The older format is refused: `weights_only` did not hold there (CVE-2025-32434), nor are its errors of any kind.
-    if not zipfile.is_zipfile(path):
+    if not _is_torch_zip(path):
         raise UnpicklingError("neither .safetensors nor written by torch.save of version 1.6 or later")
     return torch.load(path, map_location="cpu", weights_only=True)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from llb_ray.artifacts import Artifact
@@ -177,6 +178,8 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
     """The images one by one; a single image, whatever form it has, is not iterated over."""
+    if isinstance(images, torch.Tensor):
+        _checked(images)  # refused as one, not row by row
     if isinstance(images, str | bytes | PathLike | Image.Image) or not isinstance(images, Iterable):
         return [images]
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":  # an array of paths is a list of them
@@ -184,7 +187,7 @@ def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
     return images
 
 
-def _checked(image: Pixels) -> Pixels:
+def _checked(image: Any) -> Pixels:
     shape = image.shape if isinstance(image, np.ndarray) and image.dtype == np.uint8 else ()
     if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
         raise DataError(

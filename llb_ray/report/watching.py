@@ -40,11 +40,15 @@ class Line:
 
     @property
     def count(self) -> str:
-        return f"{self.progress.done}/{self.progress.total or '?'}" if self.progress.unit else ""
+        if self.progress.total:
+            return f"{self.progress.done}/{self.progress.total}" if self.progress.unit else ""
+        return f"for {_whole(_elapsed_s(self.progress))}"  # nothing is counted yet
 
     @property
     def rate(self) -> str:
-        return f"{self._about}{self.speed:.3g} {self.progress.unit}/s" if self.speed else self.progress.unit
+        if self.speed:
+            return f"{self._about}{self.speed:.3g} {self.progress.unit}/s"
+        return self.progress.unit if self.progress.total else ""
 
     @property
     def left(self) -> str:
@@ -56,8 +60,7 @@ class Line:
 
     def sentence(self) -> str:
         """For a log."""
-        said = [part for part in (self.count, self.rate, self.left) if part]
-        return f"{self.progress.name}: {', '.join(said)}" if said else self.progress.name
+        return f"{self.progress.name}: {', '.join(part for part in (self.count, self.rate, self.left) if part)}"
 
 
 class Watch:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import llb_ray
@@ -89,6 +90,7 @@ def test_one_grey_array_is_one_verdict(detector: TrainedDetector) -> None:
         (np.zeros((3, 4, 5), np.uint8), r"uint8 \[3, 4, 5\]"),
         (np.zeros((4, 5), bool), r"bool \[4, 5\]"),
         (np.zeros(5, np.uint8), r"uint8 \[5\]"),
+        (torch.zeros((4, 5, 3), dtype=torch.uint8), r"Tensor, torch.uint8 \[4, 5, 3\]"),
         (7, "of type int"),
         (None, "of type NoneType"),
     ],
