@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -187,14 +187,14 @@ def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
     return images
 
 
-def _checked(image: Any) -> Pixels:
-    shape = image.shape if isinstance(image, np.ndarray) and image.dtype == np.uint8 else ()
-    if len(shape) != 2 and (len(shape) != 3 or shape[2] != 3):
-        raise DataError(
-            f"an image given to predict is {_described(image)}; give a path, a PIL image, or a uint8 array "
-            "[height, width, 3] or [height, width]"
-        )
-    return image
+def _checked(image: object) -> Pixels:
+    """The image; raises DataError unless it is an array of a photograph."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) and image.ndim > 1:
+        return image
+    raise DataError(
+        f"an image given to predict is {_described(image)}; give a path, a PIL image, or a uint8 array "
+        "[height, width, 3] or [height, width]"
+    )
 
 
 def _described(value: object) -> str:
