@@ -1,6 +1,7 @@
 """The commands that list data sets and make training sets, and a run of what they wrote."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -108,11 +109,13 @@ def test_a_run_of_a_manifest_file_is_the_run_of_its_folder(
 ) -> None:
     result = _run(config, tmp_path / "run", "--manifest", listed)
     assert result.exit_code == 0, result.output
-    own = {"config.yaml", "config.json"}
+    own = {"config.yaml", "config.json", "run.json"}  # run.json has the digest of config.yaml
     found, expected = final_files(tmp_path / "run"), final_files(finished)
     assert {name: digest for name, digest in found.items() if name not in own} == {
         name: digest for name, digest in expected.items() if name not in own
     }
+    indices = [json.loads((run / "run.json").read_text()) for run in (tmp_path / "run", finished)]
+    assert indices[0]["artifacts"] == indices[1]["artifacts"]
     assert _llb("audit", tmp_path / "run").exit_code == 0
 
 
