@@ -29,7 +29,8 @@ def _beat(
     write_json(run / "progress" / f"{name}.json", asdict(Beat(name, "s", done, total, unit, 1, time_s, 100.0, state)))
 
 
-STARTED = ("run started", 100.0, {})
+BEGUN = {"config": {"members": {"count": 3}}}
+STARTED = ("run started", 100.0, BEGUN)
 FEATURES = ("stage started", 101.0, {"stage": "features", "reused": False})
 ENDED = ("stage finished", 110.0, {"stage": "features", "reused": False, "seconds": 9.0})
 
@@ -53,7 +54,7 @@ def test_all_workers_of_the_stage_are_one(tmp_path: Path) -> None:
         ([STARTED], None),
         ([STARTED, FEATURES], "features"),
         ([STARTED, FEATURES, ENDED], ""),
-        ([STARTED, FEATURES, ("run failed", 102.0, {}), ("run started", 200.0, {})], None),
+        ([STARTED, FEATURES, ("run failed", 102.0, {}), ("run started", 200.0, BEGUN)], None),
     ],
 )
 def test_the_stage_at_work_is_the_last_that_began(

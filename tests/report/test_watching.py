@@ -31,7 +31,8 @@ def _said(console: Console) -> str:
 def _begin(run: Path, stage: str = "features") -> float:
     now_s = time.time()
     (run / "progress").mkdir(parents=True, exist_ok=True)
-    events = [{"event": "run started", "time_s": now_s}, {"event": "stage started", "time_s": now_s, "stage": stage}]
+    started = {"event": "run started", "time_s": now_s, "config": {"members": {"count": 3}}}
+    events = [started, {"event": "stage started", "time_s": now_s, "stage": stage}]
     (run / "events.jsonl").write_text("".join(json.dumps({**event, "reused": False}) + "\n" for event in events))
     return now_s
 
@@ -108,7 +109,8 @@ def test_a_log_has_a_line_for_each_stage_that_lasts_and_then_one_every_so_often(
         watch.expect(OUTLOOK)
         since_s = _begin(tmp_path)
         _beat(tmp_path, 20, since_s - 2)
-        while "features" not in _said(console):
+        end_s = time.monotonic() + 60
+        while "features" not in _said(console) and time.monotonic() < end_s:
             time.sleep(0.01)
         for _ in range(20):
             time.sleep(0.01)
