@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 .PHONY: help demo test fuzz test-cluster test-interop check format clean
 
 help:
-	@echo "make demo         run the main job on a synthetic contaminated set (2 to 3 minutes)"
+	@echo "make demo         run the main job on a synthetic contaminated set (a few minutes)"
 	@echo "make test         run the tests"
 	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"

@@ -52,7 +52,7 @@ def read_progress(folder: Path, since_s: float) -> RunProgress | None:
     last = of_stages[-1]
     if last["event"] == "stage finished":
         return RunProgress(times)
-    beats = [beat for beat in read_beats(folder) if beat.time_s >= last["time_s"]]
+    beats = [beat for beat in read_beats(folder) if beat.time_s >= last["time_s"] - _ROUNDING_S]
     return RunProgress(times, together(last["stage"], last["time_s"], beats))
 
 

@@ -176,15 +176,15 @@ def bars(lines: list[Line]) -> RenderableType:
 
 def _speak(watch: Watch, ended: threading.Event) -> None:
     """Tell how far it is, `_FIRST_S` after the start of a stage that lasts so long, and every `_PACE_S` then."""
-    last_s, told = time.monotonic(), None
+    last_s, told = time.monotonic(), ""
     while not ended.wait(_LOOK_S):
         lines = watch.lines()
         if not lines:
             continue
-        now = (lines[0].progress.name, lines[0].progress.since_s)
-        is_first = now != told and _elapsed_s(lines[0].progress) >= _FIRST_S
-        if is_first or (now == told and time.monotonic() - last_s >= _PACE_S):
-            last_s, told = time.monotonic(), now
+        now = lines[0].progress
+        is_first = now.name != told and bool(now.total) and _elapsed_s(now) >= _FIRST_S
+        if is_first or time.monotonic() - last_s >= _PACE_S:
+            last_s, told = time.monotonic(), now.name
             watch.tell("; ".join(line.sentence() for line in lines))
 
 
