@@ -34,7 +34,7 @@ def contaminated(
     objects = _objects(str(manifest.root), manifest.table, names)
     size = objects.most(max_alpha) if num_objects is None else num_objects
     table = _resplit(manifest.table, names, objects.contaminated(size, alpha, seed, max_alpha))
-    return Manifest.of(Path(manifest.root), table.cast(MANIFEST), manifest.quarantine)
+    return Manifest.of(Path(manifest.root), table.cast(MANIFEST), manifest.quarantine, manifest.near)
 
 
 def from_dataset(dataset: DatasetConfig, config: ContaminateConfig) -> Iterator[tuple[str, Listing]]:

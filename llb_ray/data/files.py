@@ -14,6 +14,7 @@ from llb_ray.config import DataConfig
 from llb_ray.data.bands import may_hold_bands, read_bands
 from llb_ray.data.images import content_id, read_rgb
 from llb_ray.data.manifest import QUARANTINE, TEST, path_text
+from llb_ray.data.near import near_duplicates, signature
 from llb_ray.data.remembered import Known, Remembered, Sight
 from llb_ray.data.unreadable import UnreadableImage
 
@@ -31,6 +32,7 @@ class File:
     kind: str | None = None  # "good", or the defect's type; None where nobody says
     problem: str | None = None  # why it goes to the quarantine
     image_id: str = ""
+    signature: bytes = b""  # `llb_ray.data.near`; none of an image of bands
 
     @property
     def label(self) -> int | None:
@@ -79,6 +81,11 @@ def quarantined(files: Sequence[File]) -> pa.Table:
     return pa.Table.from_pylist(rows, QUARANTINE)
 
 
+def near_of(table: pa.Table, files: Sequence[File]) -> pa.Table:
+    """The near duplicates among the images of a manifest's table, which these files are."""
+    return near_duplicates(table, {file.image_id: file.signature for file in files if file.problem is None})
+
+
 def first_problem(files: Sequence[File]) -> str:
     """The first problem in brackets, for the end of a sentence; nothing where there is none."""
     problems = (f" (first, {path_text(file.path)}: {file.problem})" for file in files if file.problem is not None)
@@ -90,23 +97,25 @@ def _examined(root: Path, config: DataConfig, memory: Remembered, file: File) ->
         return file
     path = root / file.path
     try:
-        image_id = _proved(path, config.max_pixels, memory) if config.bands is None else _proved_bands(path, config)
-        return replace(file, image_id=image_id)
+        if config.bands is not None:
+            return replace(file, image_id=_proved_bands(path, config))
+        known = _proved(path, config.max_pixels, memory)
+        return replace(file, image_id=known.image_id, signature=known.signature)
     except UnreadableImage as error:
         return replace(file, problem=error.reason + (_hint(path) if config.bands is None else ""))
 
 
-def _proved(path: Path, max_pixels: int, memory: Remembered) -> str:
-    """The image_id of a readable photograph; raises UnreadableImage for anything else."""
+def _proved(path: Path, max_pixels: int, memory: Remembered) -> Known:
+    """What is known of a readable photograph; raises UnreadableImage for anything else."""
     sight = Sight.of(path)
     known = None if sight is None else memory.find(sight)
     if known is not None and known.num_pixels <= max_pixels:
-        return known.image_id
-    height, width, _ = read_rgb(path, None, max_pixels).shape
-    image_id = content_id(path)
+        return known
+    image_HW3 = read_rgb(path, None, max_pixels)
+    known = Known(content_id(path), image_HW3.shape[0] * image_HW3.shape[1], signature(image_HW3))
     if sight is not None:
-        memory.learn(sight, Known(image_id, height * width))
-    return image_id
+        memory.learn(sight, known)
+    return known
 
 
 def _proved_bands(path: Path, config: DataConfig) -> str:

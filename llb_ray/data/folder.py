@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig
-from llb_ray.data.files import File, Progress, examined, first_problem, quarantined, without_copies
+from llb_ray.data.files import File, Progress, examined, first_problem, near_of, quarantined, without_copies
 from llb_ray.data.groups import Grouping
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_text, without_normal
 from llb_ray.data.walk import Found, listed
@@ -36,7 +36,8 @@ def read_folder(root: Path, config: DataConfig, progress: Progress | None = None
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
     grouping.require_match(root, [file.path for file in files])
-    manifest = Manifest.of(root, _table(found, files, category, grouping), quarantined(files))
+    table = _table(found, files, category, grouping)
+    manifest = Manifest.of(root, table, quarantined(files), near_of(table, files))
     assert len(manifest.table) + len(manifest.quarantine) == len(found.files)
     for note in [*found.notes(), *without_normal(manifest.table)]:
         _log.warning(note)

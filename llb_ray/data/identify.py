@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig
-from llb_ray.data.files import GOOD, File, Progress, examined, first_problem, quarantined, without_copies
+from llb_ray.data.files import GOOD, File, Progress, examined, first_problem, near_of, quarantined, without_copies
 from llb_ray.data.listing import Listing
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_from_text
 from llb_ray.errors import DataError
@@ -33,7 +33,8 @@ def identified(listing: Listing, config: DataConfig, progress: Progress | None =
             "put the images there, or name the folder where they are now (root, --root)"
         )
     rows = [_row(file, listed[file.path]) for file in files if file.problem is None]
-    return Manifest.of(listing.root, pa.Table.from_pylist(rows, MANIFEST), quarantined(files))
+    table = pa.Table.from_pylist(rows, MANIFEST)
+    return Manifest.of(listing.root, table, quarantined(files), near_of(table, files))
 
 
 def _file(path: str, row: Mapping[str, Any]) -> File:

@@ -48,6 +48,14 @@ QUARANTINE = pa.schema(
     ]
 )
 
+NEAR = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("near_id", pa.string(), nullable=False),  # the image that it is a near duplicate of
+        pa.field("distance", pa.float64(), nullable=False),  # of their signatures (`llb_ray.data.near`)
+    ]
+)
+
 
 def path_text(path: str) -> str:
     r"""The path as Arrow text: bytes that are not UTF-8 become ``\xNN``, a backslash becomes two.
@@ -103,14 +111,18 @@ def refuse_leaving(where: Path, table: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images under `root` (schema `MANIFEST`, in image_id order) and what was put aside (`QUARANTINE`)."""
+    """The images under `root` (schema `MANIFEST`, in image_id order), what was put aside (`QUARANTINE`), and which of
+    the images are near duplicates (`NEAR`)."""
 
     root: Path
     table: pa.Table
     quarantine: pa.Table
+    near: pa.Table
 
     @classmethod
-    def of(cls, root: Path, table: pa.Table, quarantine: pa.Table | None = None) -> "Manifest":
+    def of(
+        cls, root: Path, table: pa.Table, quarantine: pa.Table | None = None, near: pa.Table | None = None
+    ) -> "Manifest":
         """A checked manifest in canonical order; raises DataError for duplicate ids or unknown splits."""
         table = table.select(MANIFEST.names).cast(MANIFEST).sort_by("image_id").combine_chunks()
         ids = table["image_id"]
@@ -122,7 +134,10 @@ class Manifest:
         if set(table["label"].unique().to_pylist()) - {0, 1, None}:
             raise DataError(f"{root}: a label in the manifest is neither 0, 1 nor empty; mend it")
         aside = QUARANTINE.empty_table() if quarantine is None else quarantine.cast(QUARANTINE)
-        return cls(Path(root), table, aside.sort_by([("split", "ascending"), ("path", "ascending")]))
+        aside = aside.sort_by([("split", "ascending"), ("path", "ascending")])
+        alike = NEAR.empty_table() if near is None else near.cast(NEAR)
+        here = pc.and_(*(pc.is_in(alike[name], ids.combine_chunks()) for name in ("image_id", "near_id")))
+        return cls(Path(root), table, aside, alike.filter(here).sort_by("image_id").combine_chunks())
 
     def split(self, name: str) -> pa.Table:
         """The rows of one split, labels and all."""
@@ -138,18 +153,20 @@ class Manifest:
         return self.table.select(IMAGES.names)
 
     def save(self, path: Path) -> None:
-        """Write the images table (with the quarantine beside it) as Arrow files any tool can open."""
+        """Write the images table, with quarantine and near duplicates beside it, as Arrow files any tool can open."""
         feather.write_feather(self.table, path, compression="uncompressed")
-        feather.write_feather(self.quarantine, path.with_suffix(".quarantine.arrow"), compression="uncompressed")
+        for table, suffix in ((self.quarantine, ".quarantine.arrow"), (self.near, ".near.arrow")):
+            feather.write_feather(table, path.with_suffix(suffix), compression="uncompressed")
 
     @classmethod
     def load(cls, path: Path, root: Path) -> "Manifest":
         """The manifest that `save` wrote; raises DataError if the file is not one."""
         try:
+            suffixes = ".quarantine.arrow", ".near.arrow"
             table = checked(feather.read_table(path))
-            quarantine = checked(feather.read_table(path.with_suffix(".quarantine.arrow")))
+            quarantine, near = (checked(feather.read_table(path.with_suffix(suffix))) for suffix in suffixes)
         except (OSError, *DAMAGED) as error:
             raise DataError(f"{path}: not a readable manifest ({error})") from error
-        if table.schema != MANIFEST or quarantine.schema != QUARANTINE:
+        if (table.schema, quarantine.schema, near.schema) != (MANIFEST, QUARANTINE, NEAR):
             raise DataError(f"{path}: not a manifest of this version (its columns differ); build it again")
-        return cls.of(root, table, quarantine)
+        return cls.of(root, table, quarantine, near)

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME = "images-2.sqlite"  # another number whenever `llb_ray.data.images` would judge a file otherwise
+_NAME = "images-3.sqlite"  # another number whenever `llb_ray.data.images` would judge a file otherwise
 _TABLE = """CREATE TABLE IF NOT EXISTS image (
-    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, image_id TEXT, num_pixels INTEGER
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, image_id TEXT, num_pixels INTEGER,
+    signature BLOB
 ) WITHOUT ROWID"""
-_FIND = "SELECT image_id, num_pixels FROM image WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=?"
+_FIND = "SELECT image_id, num_pixels, signature FROM image WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=?"
 _SETTLED_S = 2.0  # a younger file may change again and show the same times: some file systems count in 2 s
 _AT_ONCE = 256  # rows a transaction: a killed command loses no more, and others wait no longer
 _log = logging.getLogger(__name__)
@@ -44,10 +45,11 @@ class Sight(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A good image: its id, and the pixels that data.max_pixels must allow."""
+    """A good image: its id, the pixels that data.max_pixels must allow, and what it looks like."""
 
     image_id: str
     num_pixels: int
+    signature: bytes
 
 
 class Remembered:
@@ -93,7 +95,7 @@ class Remembered:
         rows, self._learnt = self._learnt, []
         try:
             with self._connection:
-                self._connection.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self._connection.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
             self._connection = _without(error)
 

@@ -28,6 +28,7 @@ class Made:
     matrix: Artifact | None = None
     bands: Artifact | None = None  # where the images are no photographs
     levels: Artifact | None = None  # where some have 16 bits
+    near: Artifact | None = None  # where there are near duplicates
     folds: list[Artifact] = field(default_factory=list)  # the detectors without a fold, of all rounds and the threshold
     round_scores: list[list[Artifact]] = field(default_factory=list)  # by which each round but the first judged
     fold_scores: list[Artifact] = field(default_factory=list)  # that the threshold comes from; may be none

@@ -13,6 +13,7 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
+from llb_ray.data.near import near_sentences
 from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses, Features
@@ -96,7 +97,12 @@ def run_stages(
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
     with RunFolder.locked(out, store) as folder:
-        for line in [*_last_words(folder), *_put_aside(manifest), *(f"note: {notice}" for notice in config.notices())]:
+        for line in [
+            *_last_words(folder),
+            *_put_aside(manifest),
+            *_near(manifest),
+            *(f"note: {notice}" for notice in config.notices()),
+        ]:
             tell(line)
         folder.log("run started", config=config.model_dump(mode="json"))
         clock = Clock(folder, tell)
@@ -148,6 +154,11 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
         yield f"... and {manifest.quarantine.num_rows - len(rows)} more: quarantine.arrow names them all"
 
 
+def _near(manifest: Manifest) -> Iterator[str]:
+    """What the near duplicates mean for training and for the metrics; near_duplicates.arrow names them all."""
+    yield from (f"note: {sentence}; near_duplicates.arrow names all" for sentence in near_sentences(manifest))
+
+
 def _in_order(stages: Stages, said: pa.Table | None) -> Made:
     images, pool, labels = stages.images(), stages.pool(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
@@ -185,6 +196,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> Made:
         matrix=matrix,
         bands=scaled,
         levels=levelled,
+        near=stages.near(),
         folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
         round_scores=[folds.scores for folds in judged],
         fold_scores=apart.scores,

@@ -72,6 +72,7 @@ def published(made: Made) -> dict[str, Path | None]:
         "scores.arrow": made.matrix.file(files.SCORES) if made.matrix else None,
         "overrides.arrow": made.overrides.file(files.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(files.QUARANTINE),
+        "near_duplicates.arrow": made.near.file(files.NEAR) if made.near else None,
         "image_scores.arrow": made.evaluated.file(files.IMAGE_SCORES),
         "training_log.arrow": final.file(files.TRAINING_LOG) if files.TRAINING_LOG in final.files else None,
         "importance.arrow": final.file(files.IMPORTANCE) if files.IMPORTANCE in final.files else None,

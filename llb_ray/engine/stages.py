@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
+from llb_ray.data.near import named_near
 from llb_ray.data.tables import joined, read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import files
@@ -64,6 +65,14 @@ class Stages:
             write_table(folder / files.QUARANTINE, quarantine)
 
         return self._make(manifest_recipe(images, quarantine), build)
+
+    def near(self) -> Artifact | None:
+        """Which images are near duplicates, with their paths; None where none is."""
+        near = named_near(self.manifest)
+        if not near.num_rows:
+            return None
+        recipe = Recipe("near_duplicates", {}, {"near": digest(near.to_pylist())})
+        return self._make(recipe, lambda folder: write_table(folder / files.NEAR, near))
 
     def pool(self) -> Artifact | None:
         """The images that this run and others draw theirs from, if they do: it says how features are cut."""

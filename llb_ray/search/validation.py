@@ -6,9 +6,9 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig, RunConfig
-from llb_ray.data.files import GOOD
 from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import MANIFEST, TEST, Manifest, path_from_text, path_text
+from llb_ray.data.names import means_normal
 from llb_ray.errors import DataError
 from llb_ray.search.canary import without_test
 
@@ -39,5 +39,5 @@ def _row(root: Path, row: dict[str, Any]) -> dict[str, Any]:
     kind, *inside = PurePosixPath(row["path"]).parts
     if row["label"] is None and not inside:
         raise DataError(f"{path}: lies in no folder that says what it is; put it in good/ or in one beside it")
-    label = int(kind != GOOD) if row["label"] is None else row["label"]
+    label = int(not means_normal(kind)) if row["label"] is None else row["label"]
     return {**row, "path": path, "split": TEST, "label": label, "mask_path": None}

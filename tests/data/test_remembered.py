@@ -18,7 +18,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of this test alone, for which no file is too young."""
     monkeypatch.setenv("LLB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(remembered, "_SETTLED_S", -1e9)
-    return tmp_path / "cache" / "images-2.sqlite"
+    return tmp_path / "cache" / "images-3.sqlite"
 
 
 @pytest.fixture
