@@ -1,7 +1,7 @@
 """The names of the files inside a run's artifacts, by the stage that writes them."""
 
 IMAGES, QUARANTINE = "images.arrow", "quarantine.arrow"  # manifest; IMAGES: pool
-NEAR = "near_duplicates.arrow"  # near_duplicates
+NEAR = "near_duplicates.arrow"  # near-duplicates
 LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
 BANDS = "bands.arrow"  # bands: the scale of each

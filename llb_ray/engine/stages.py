@@ -71,7 +71,7 @@ class Stages:
         near = named_near(self.manifest)
         if not near.num_rows:
             return None
-        recipe = Recipe("near_duplicates", {}, {"near": digest(near.to_pylist())})
+        recipe = Recipe("near-duplicates", {}, {"near": digest(near.to_pylist())})
         return self._make(recipe, lambda folder: write_table(folder / files.NEAR, near))
 
     def pool(self) -> Artifact | None:

@@ -104,7 +104,12 @@ def sampled(manifest: Manifest, most: int) -> Manifest:
     splits = np.array(manifest.table["split"].to_pylist())
     turn_N = stream(0, "plan").permutation(len(splits))
     rows = [row for split in (TRAIN, TEST) for row in turn_N[splits[turn_N] == split][:most]]
-    return replace(manifest, table=manifest.table.take(sorted(rows)), quarantine=manifest.quarantine.slice(0, 0))
+    return replace(
+        manifest,
+        table=manifest.table.take(sorted(rows)),
+        quarantine=manifest.quarantine.slice(0, 0),
+        near=manifest.near.slice(0, 0),
+    )
 
 
 def _measured(spec: CalibrationSpec) -> Measured:
