@@ -21,6 +21,7 @@ from llb_ray.detectors.build import encoder_fingerprint
 from llb_ray.engine.bands import read_scale
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.inference import batched
+from llb_ray.engine.levels import read_levels
 from llb_ray.engine.member import load_detector, member_name
 from llb_ray.engine.photographs import Encoding, ImageRef, Photographs, layers_of
 from llb_ray.engine.scoring import read_scores
@@ -69,8 +70,11 @@ def scores_again(run: FinishedRun, number: int) -> str:
 
 def _photographs(run: FinishedRun) -> Photographs:
     config = run.config
-    fingerprint = encoder_fingerprint(config.detector)
-    found = Photographs(run.root, config.data.max_pixels, config.detector, fingerprint, read_scale(run.made.bands))
+    fingerprint, scales = (
+        encoder_fingerprint(config.detector),
+        (read_scale(run.made.bands), read_levels(run.made.levels)),
+    )
+    found = Photographs(run.root, config.data.max_pixels, config.detector, fingerprint, *scales)
     if found.key != run.made.final.inputs.get("encoder"):
         raise AuditError(
             "no score can be made again: the backbone's weights or library versions are not those of the run; put the "
