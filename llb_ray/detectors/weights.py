@@ -11,10 +11,8 @@ import safetensors.torch
 import torch
 
 from llb_ray.detectors.base import State
+from llb_ray.detectors.packages import REMEDY, SETTING
 from llb_ray.errors import WeightsError
-
-SETTING = "detector.backbone.weights"
-REMEDY = f"give a .safetensors or .pth file as {SETTING}=PATH"
 
 
 def read_weights(path: Path) -> State:

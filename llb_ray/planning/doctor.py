@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock
 from packaging.requirements import Requirement
 
-from llb_ray.config import AutoencoderConfig, DetectorConfig, RunConfig
+from llb_ray.config import AutoencoderConfig, BackboneConfig, DetectorConfig, RunConfig
+from llb_ray.detectors.packages import LICENSE, PACKAGES
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
     existing,
@@ -116,9 +117,11 @@ def _devices(config: RunConfig, elsewhere: bool) -> Check:
 
 
 def _weights(detector: DetectorConfig) -> Check:
-    """An image goes through the network: that the file is there is not enough."""
+    """An image goes through the network, unless it is the default one: that the file is there is not enough."""
     if isinstance(detector, AutoencoderConfig):
         return Check("weights", "ok", f"detector {detector.name} needs none")
+    if detector.backbone == BackboneConfig():
+        return _default_weights(detector.backbone.name)
     from llb_ray.detectors.backbones import hub_cache
     from llb_ray.detectors.build import weights_origin
     from llb_ray.engine.cache import trial
@@ -137,6 +140,16 @@ def _weights(detector: DetectorConfig) -> Check:
     where = origin.get("package") or (hub_cache(name) if weights == "hub" else weights)
     license_name = origin.get("license", "not known here")
     return Check("weights", "ok", f"{name} from {where}, licence {license_name}, SHA-256 {origin['sha256']}")
+
+
+def _default_weights(name: str) -> Check:
+    """Of the default backbone: its bytes are those that it was tried with, so torch need not be imported."""
+    package = PACKAGES[name]
+    try:
+        package.find()
+    except LlbError as error:
+        return Check("weights", "fail", *_halves(error))
+    return Check("weights", "ok", f"{name} from {package.requirement}, licence {LICENSE}, SHA-256 {package.sha256}")
 
 
 def _workers(config: RunConfig, ray: "Callable[[], Executor]") -> Check:

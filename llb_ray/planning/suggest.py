@@ -11,6 +11,7 @@ from PIL import Image
 
 from llb_ray.config import BackboneConfig, parse
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
+from llb_ray.detectors.packages import PACKAGES
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.names import shown
 from llb_ray.planning.machine import free_memory_bytes, gpus, num_cores
@@ -107,14 +108,14 @@ def _network(weights: Path | None, backbone: str | None) -> BackboneConfig:
     """The network whose weights are in a file, or in a package; raises ConfigError where there are none."""
     if weights is None and backbone is None:
         return BackboneConfig()
-    from llb_ray.detectors.backbones import BUNDLED, is_known
+    from llb_ray.detectors.backbones import is_known
     from llb_ray.detectors.weights import refuse_other_files
 
-    if weights is None and backbone in BUNDLED:
+    if weights is None and backbone in PACKAGES:
         return BackboneConfig(name=backbone)
     if weights is None:
         raise ConfigError(
-            f"--backbone {backbone}: no package has weights of it, only of {', '.join(BUNDLED)}; give --weights FILE"
+            f"--backbone {backbone}: no package has weights of it, only of {', '.join(PACKAGES)}; give --weights FILE"
         )
     refuse_other_files(weights, "--weights")
     name = backbone or weights.name.partition(".")[0]

