@@ -45,6 +45,8 @@ def read_list(path: Path, path_alone: bool = False) -> Iterator[pa.Table]:
 
     Raises DataError, with what was found, for a file that is no list.
     """
+    if os.path.isdir(path) and not is_list(path):
+        raise DataError(f"{path}: no list of images but a folder, and not of Parquet files alone; give {FORMS}")
     try:
         if os.path.isdir(path) or path.suffix.lower() in _PARQUET:
             yield from _of_parquet(path, path_alone)

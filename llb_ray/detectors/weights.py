@@ -1,7 +1,8 @@
 """Weights read from a file: tensors by name, never unpickled objects."""
 
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # the name of an error of torch.load; nothing is unpickled here
 from typing import Any
@@ -14,15 +15,70 @@ from llb_ray.detectors.base import State
 from llb_ray.detectors.packages import REMEDY, SETTING
 from llb_ray.errors import WeightsError
 
+_PREFIXES = "module.", "_orig_mod.", "model.", "backbone."  # of wrappers of torch and Lightning
+_TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
+_FOREIGN = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
 
-def read_weights(path: Path) -> State:
-    """The tensors in a .safetensors or .pth file by name, on the CPU; raises WeightsError naming the file."""
+
+def read_weights(path: Path, wanted: Mapping[str, torch.Tensor]) -> State:
+    """The tensors by name in a .safetensors or .pth file, on the CPU, out of what a training script wrapped them in.
+
+    Those are taken that have every tensor of `wanted`, below a prefix (``module.``, ``backbone.``) or a name
+    (``model_state_dict``, ``teacher``), if only one group does.  Where none does they are as the file has them.
+    Raises WeightsError naming the file.
+    """
     try:
         content = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _load_zip(path)
     except (OSError, RuntimeError, UnpicklingError, safetensors.SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        raise WeightsError(f"{SETTING} = {path}: cannot be read ({reason}); {REMEDY}") from error
-    return _unwrapped(content, path)
+        raise WeightsError(f"{SETTING} = {path}: cannot be read ({_reason(error)}); {REMEDY}") from error
+    groups = dict(_groups(content))
+    if not groups:
+        raise WeightsError(f"{SETTING} = {path}: the file holds no tensors by name; {REMEDY}")
+    fitting = dict(_fitting(groups, wanted))
+    if len(fitting) > 1:
+        names = ", ".join(name or "the file itself" for name in fitting)
+        raise WeightsError(
+            f"{SETTING} = {path}: holds several sets of weights that fit ({names}); save the one that is meant alone"
+        )
+    return next(iter(fitting.values())) if fitting else _plain(max(groups.values(), key=len))
+
+
+def _reason(error: Exception) -> str:
+    """The loader's words without terminal codes, and without its advice to trust the file."""
+    words = _TERMINAL_CODE.sub("", str(error))
+    if found := _FOREIGN.search(words):
+        return f"it holds {found[1]} besides tensors, and loading that could run code; save model.state_dict() alone"
+    return words.split("\n")[0]
+
+
+def _groups(content: Any, name: str = "") -> Iterator[tuple[str, State]]:
+    """Every group of tensors by name in the file, and where: a checkpoint is one, or holds some."""
+    if not isinstance(content, dict):
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if tensors:
+        yield name, tensors
+    for key, value in content.items():
+        if isinstance(key, str):
+            yield from _groups(value, f"{name}.{key}" if name else key)
+
+
+def _plain(state: State) -> State:
+    """The tensors without a prefix that all of them have."""
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return state
+
+
+def _fitting(groups: Mapping[str, State], wanted: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, State]]:
+    """The groups, or parts of them below a prefix, that have every wanted tensor, in its shape."""
+    first = next(iter(wanted))
+    for name, state in groups.items():
+        for prefix in [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]:
+            part = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+            if all(key in part and part[key].shape == tensor.shape for key, tensor in wanted.items()):
+                yield f"{name}.{prefix}".strip("."), part
 
 
 def refuse_other_files(path: Path, option: str) -> None:
@@ -58,16 +114,6 @@ def _load_zip(path: Path) -> Any:
     if not _is_torch_zip(path):
         raise UnpicklingError("neither .safetensors nor written by torch.save of version 1.6 or later")
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _unwrapped(content: Any, path: Path) -> State:
-    """The tensors, out of the wrapper that training scripts save them in."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise WeightsError(f"{SETTING} = {path}: the file holds no tensors by name; {REMEDY}")
-    return content
 
 
 def without_head(state: State, heads: str | Sequence[str]) -> State:

@@ -145,5 +145,7 @@ def test_a_name_with_a_backslash_of_its_own_is_that_file(root: Path) -> None:
 
 
 def test_a_folder_of_images_beside_a_table_is_no_list(root: Path) -> None:
+    with pytest.raises(DataError, match="no list of images but a folder"):
+        read_listing("table", root, DatasetOptions(table=Path("imgs")))
     parquet.write_table(pa.table({"path": NAMES}), root / "imgs" / "t.parquet")
     assert not is_list(root / "imgs")

@@ -1,9 +1,11 @@
 """Backbones: weights are what was asked for or an error, and an image's layers do not depend on its company."""
 
+import argparse
 import copy
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -161,6 +163,45 @@ def test_weights_are_read_from_any_of_the_usual_files(tmp_path: Path, suffix: st
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
+def _prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+WRAPPED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "module.": lambda state: _prefixed(state, "module."),
+    "backbone. beside a head": lambda state: _prefixed(state, "backbone.") | {"head.weight": torch.zeros(2)},
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3, "loss": 0.5},
+    "teacher": lambda state: {"teacher": _prefixed(state, "backbone."), "epoch": 3},
+    "two prefixes": lambda state: {"state_dict": _prefixed(state, "module.backbone.")},
+    "Lightning": lambda state: {"state_dict": _prefixed(state, "model."), "optimizer_states": [{"state": {0: {}}}]},
+    "compiled": lambda state: _prefixed(state, "_orig_mod."),
+    "an optimizer beside it": lambda state: {"net": state, "optimizer": {"state": {0: {"exp": torch.zeros(2)}}}},
+    "below two names": lambda state: {"model": {"state_dict": state}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_weights_are_taken_out_of_what_training_scripts_wrap_them_in(kind: str, tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pth", trained(num_classes=0)
+    torch.save(WRAPPED[kind](state), path)
+    loaded = load_network(BackboneConfig(name=CNN, weights=str(path)), 64).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize(("one", "other"), [("student", "teacher"), ("state_dict", "state_dict_ema")])
+def test_of_several_sets_of_weights_that_fit_none_is_guessed(one: str, other: str, tmp_path: Path) -> None:
+    state = trained(num_classes=0)
+    torch.save({one: state, other: state}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=rf"several sets of weights that fit \({one}, {other}\); save the one"):
+        backbone(weights=str(tmp_path / "weights.pth"))
+
+
+def test_wrapped_weights_of_another_network_are_refused_by_their_own_names(tmp_path: Path) -> None:
+    torch.save(_prefixed(trained(num_classes=0), "module."), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"keys unexpected \(first 'conv_stem.weight'\)"):
+        backbone("resnet18", weights=str(tmp_path / "weights.pth"))
+
+
 def test_a_published_file_with_its_classifier_is_accepted(tmp_path: Path) -> None:
     path, state = tmp_path / "weights.safetensors", trained(num_classes=10)
     safetensors.torch.save_file(state, path)
@@ -213,9 +254,11 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, content: byte
 
 
 def test_a_file_with_objects_in_it_is_not_unpickled(tmp_path: Path) -> None:
-    torch.save({"state_dict": Path("x")}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="cannot be read"):
+    torch.save({"state_dict": {}, "args": argparse.Namespace(lr=1)}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="it holds argparse.Namespace besides tensors, and loading that could") as e:
         backbone(weights=str(tmp_path / "weights.pth"))
+    assert "save model.state_dict() alone" in str(e.value)
+    assert "\x1b" not in str(e.value), "no terminal codes, and no advice to trust the file"
 
 
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, [1, 2], {"epoch": 3}])

@@ -25,8 +25,10 @@ def load_network(config: BackboneConfig, image_size_px: int) -> Network:
     _check_patches(config.name, image_size_px, model)
     if path is None:
         return model
-    bundled = config.weights == "bundled"
-    state = rename_to_timm(load_package(weights_package(config.name)), model) if bundled else read_weights(path)
+    if config.weights == "bundled":
+        state = rename_to_timm(load_package(weights_package(config.name)), model)
+    else:
+        state = read_weights(path, model.state_dict())
     return _with_weights(model, config.name, image_size_px, path, state)
 
 
