@@ -100,8 +100,8 @@ class Watch:
             run = RunProgress(run.times if run else [], counted)
         if run is None:
             return [self._line(one) for one in self._without_stages()] or [self._preparing()]
-        if run.at_work is None:
-            return []
+        if run.at_work is None:  # between two stages
+            return [*self._of_run(run, Line(Progress("", time.time(), 0, 0, "")))]
         line = self._line(run.at_work)
         return [line, *self._of_run(run, line)]
 
@@ -182,7 +182,7 @@ def _speak(watch: Watch, ended: threading.Event) -> None:
         if not lines:
             continue
         now = lines[0].progress
-        is_first = now.name != told and bool(now.total) and _elapsed_s(now) >= _FIRST_S
+        is_first = now.name != told and bool(now.unit and now.total) and _elapsed_s(now) >= _FIRST_S
         if is_first or time.monotonic() - last_s >= _PACE_S:
             last_s, told = time.monotonic(), now.name
             watch.tell("; ".join(line.sentence() for line in lines))

@@ -71,6 +71,19 @@ def test_a_name_that_is_long_leaves_room_for_the_figures(tmp_path: Path) -> None
     assert " left" in line
 
 
+def test_between_two_stages_the_whole_run_is_still_there(tmp_path: Path) -> None:
+    watch = Watch(_console(), tmp_path / "progress")
+    now_s = _begin(tmp_path)
+    with (tmp_path / "events.jsonl").open("a") as log:
+        ended = {"event": "stage finished", "time_s": now_s, "stage": "features", "seconds": 100.0, "reused": False}
+        log.write(json.dumps(ended) + "\n")
+    assert watch.lines() == []
+    watch.expect(OUTLOOK)
+    (line,) = watch.lines()
+    assert (line.progress.name, line.left_s) == ("whole run", 60.0)
+    assert line.progress.share == pytest.approx(100 / 160, abs=0.01)
+
+
 def test_what_this_process_counts_is_a_stage_too(tmp_path: Path) -> None:
     watch = Watch(_console(), tmp_path / "progress")
     count = watch.counting("reading", "files")
