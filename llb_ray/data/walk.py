@@ -49,12 +49,13 @@ class LeftOut:
         if self.clutter:
             named = ", ".join(path_text(name) for name, _ in self.clutter.most_common(_NAMED))
             count = self.clutter.total()
-            yield f"{root}: {count} hidden or system file{'s or folders' if count > 1 else ''} skipped ({named})"
+            yield f"{root}: {count} hidden or system file{'s or folders' if count > 1 else ' or folder'} skipped ({named})"
         for what, count in self.described.items():
             named = ", ".join(path_text(path) for path in self.examples[what])
+            number = f"{count} files or folders: " if count > 1 else ""
             yield (
-                f"{root}: {count} file{'s or folders' if count > 1 else ' or folder'} of {what} are no images to learn "
-                f"from or to judge, for they describe others ({named}); llb-ray manifest table can list them as images"
+                f"{root}: {what} left out ({number}{named}), for they describe other images; llb-ray manifest table can "
+                "list them as images"
             )
 
     def add(self, path: str, what: str) -> None:

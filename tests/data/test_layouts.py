@@ -91,15 +91,17 @@ def test_what_describes_photographs_is_no_photograph(
     listed = read_listing("folder", root)
     assert set(listed.table["path"].to_pylist()) == expected
     (note,) = (
-        {note.split("(")[0] for note in listed.about["notes"]} if "mvtec 3d" not in layout else {"describe others"}
+        {note.split("(")[0] for note in listed.about["notes"]}
+        if "mvtec 3d" not in layout
+        else {"describe other images"}
     )
-    assert "describe others" in note
+    assert "describe other images" in note
     manifest = read_folder(root, DataConfig())
     assert set(manifest.table["path"].to_pylist()) == expected
     assert not manifest.quarantine.num_rows
     caplog.clear()
     assert {file.path for file in Inputs.of(root).read()} == expected
-    assert "describe others" in caplog.text
+    assert "describe other images" in caplog.text
 
 
 PHOTOGRAPHS = {
