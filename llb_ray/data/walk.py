@@ -49,13 +49,14 @@ class LeftOut:
         if self.clutter:
             named = ", ".join(path_text(name) for name, _ in self.clutter.most_common(_NAMED))
             count = self.clutter.total()
-            yield f"{root}: {count} hidden or system file{'s or folders' if count > 1 else ' or folder'} skipped ({named})"
+            files = "files or folders" if count > 1 else "file or folder"
+            yield f"{root}: {count} hidden or system {files} skipped ({named})"
         for what, count in self.described.items():
             named = ", ".join(path_text(path) for path in self.examples[what])
             number = f"{count} files or folders: " if count > 1 else ""
             yield (
-                f"{root}: {what} left out ({number}{named}), for they describe other images; llb-ray manifest table can "
-                "list them as images"
+                f"{root}: {what} left out ({number}{named}), for they describe other images; llb-ray manifest table "
+                "can list them as images"
             )
 
     def add(self, path: str, what: str) -> None:
