@@ -3,7 +3,7 @@
 import os
 
 # Before ray is imported anywhere: tests must neither use nor touch the user's own cluster and token.
-os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_AUTH_MODE"] = os.environ["LLB_RAY_AUTH"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 # Nor the user's own buckets.

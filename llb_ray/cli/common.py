@@ -88,14 +88,23 @@ def refusals(stderr: bool = False) -> Iterator["Console"]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
-    # As an exit it passes through whoever cleans up; Ray's own handler, where there is a Ray, does the same.
-    logged = logged_safely()
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(_BY_SIGNAL + number))
+    logged, stopped_by = logged_safely(), list[int]()
+
+    def stop(number: int, frame: object) -> None:
+        stopped_by.append(number)  # an exit that passes through Ray comes out with status 1
+        sys.exit(_BY_SIGNAL + number)  # as an exit it passes through whoever cleans up
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield Terminal(stderr=stderr)
     except LlbError as error:
         click.echo(f"llb-ray: {shown(str(error))}", err=True)
         sys.exit(1)
+    except SystemExit:
+        if stopped_by:
+            click.echo("llb-ray: stopped by SIGTERM; run the same command again to go on", err=True)
+            sys.exit(_BY_SIGNAL + stopped_by[0])
+        raise
     except KeyboardInterrupt:
         click.echo("llb-ray: stopped; run the same command again to go on", err=True)
         sys.exit(_BY_SIGNAL + signal.SIGINT)

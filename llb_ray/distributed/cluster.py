@@ -7,13 +7,16 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
+from ray._private import state
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llb_ray.config import ResourcesConfig
+from llb_ray.distributed.local import keeping_sigterm, start_locally
 from llb_ray.errors import ResourceError
 
 _PROBE_TIMEOUT_S = 5.0
@@ -34,16 +37,26 @@ def connected(address: str | None) -> Iterator[None]:
         return
     _refuse_unreachable(address or os.environ.get("RAY_ADDRESS", ""))
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
-    try:
-        # A dashboard costs about 1 GB and is no use on a cluster that lives as long as one run.
-        dashboard = False if address == "local" else None
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
-    except (ConnectionError, ValueError) as error:
-        raise _no_cluster(address) from error
+    with keeping_sigterm():
+        if address == "local":
+            start_locally(_init)
+        else:
+            _join(address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        _init(address=address)
+    except (ConnectionError, ValueError) as error:
+        raise _no_cluster(address) from error
+
+
+def _init(**options: Any) -> None:
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -88,6 +101,12 @@ def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
     by_cpu = node.get("CPU", 0) / resources.num_cpus
     by_gpu = node.get("GPU", 0) / resources.num_gpus if resources.num_gpus else by_cpu
     return int(min(by_cpu, by_gpu) + 1e-3)  # a third of a GPU is typed as 0.3333
+
+
+def num_restarts(actor: Any) -> int:
+    """How often Ray has started the actor again."""
+    facts = state.actors(actor._actor_id.hex())
+    return int(facts.get("NumRestarts", 0)) if facts else 0
 
 
 def nodes() -> dict[str, str]:

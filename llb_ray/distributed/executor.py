@@ -103,7 +103,7 @@ def _to_the_end(running: Sequence[_Running], failures: Failures, watch: Watch) -
         in_flight = {_next_step(one): one for one in running}
         for reference in _as_completed(in_flight, watch):
             one = in_flight.pop(reference)
-            failure = _failure(reference, one.spec)
+            failure = _failure(reference, one.spec, one.actor)
             if failure is None and one.steps_left:
                 in_flight[_next_step(one)] = one
                 continue
@@ -154,7 +154,7 @@ def _as_completed(in_flight: dict[Reference, _Running], watch: Watch) -> Iterato
         yield from done
 
 
-def _failure(reference: Reference, spec: Spec) -> LlbError | None:
+def _failure(reference: Reference, spec: Spec, actor: Any) -> LlbError | None:
     """Why a finished step failed; None if it did not.  Raises what is no failure of the worker's own."""
     try:
         ray.get(reference)
@@ -165,7 +165,7 @@ def _failure(reference: Reference, spec: Spec) -> LlbError | None:
         raise error.cause if isinstance(error.cause, OSError) else error from None
     except (RayActorError, OutOfMemoryError) as error:
         return MemberError(
-            f"{spec.title}: its process died and {spec.place.resources.max_restarts} restarts did not help "
+            f"{spec.title}: its process died and {cluster.num_restarts(actor)} restarts did not help "
             f"({why(error)}); run the same command again to go on from what is finished"
         )
     return None

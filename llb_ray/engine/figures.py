@@ -14,7 +14,7 @@ from llb_ray.engine import files
 from llb_ray.engine.decisions import estimated
 from llb_ray.engine.evaluate import image_scores, measured
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import REPORT, published
+from llb_ray.engine.runfolder import REPORT, published, settings_digest
 from llb_ray.engine.scoring import read_scores
 from llb_ray.ensemble.held_out import by_folds
 from llb_ray.ensemble.purify import anomaly_evidence
@@ -74,7 +74,7 @@ def estimate_follows(run: FinishedRun) -> str:
 def nothing_else_published(run: FinishedRun) -> str:
     """Every file that people open is the one that was published, and there is no other."""
     said, expected = run.folder.index()["published"], published(run.made)
-    names = {name for name, source in expected.items() if source is not None} | {"config.yaml"}
+    names = {name for name, source in expected.items() if source is not None}
     for name in sorted(names ^ said.keys()):
         raise AuditError(f"run.json: says that {name} was published, or does not, against what the run is made of")
     for name, sha256 in said.items():
@@ -83,9 +83,11 @@ def nothing_else_published(run: FinishedRun) -> str:
             raise AuditError(f"{run.folder.where}/{name}: is missing; run the same command again")
         if file_digest(path) != sha256:
             raise AuditError(f"{run.folder.where}/{name}: is not the file that the run published")
-    for name in run.folder.others(names):
+    if settings_digest(run.config) != run.folder.index()["config"]:
+        raise AuditError(f"{run.folder.where}/config.yaml: is not the configuration that the run published")
+    for name in run.folder.others(names | {"config.yaml"}):
         raise AuditError(f"{run.folder.where}/{name}: is no file of this run; take it out")
-    return f"{len(names)} published files, and no other"
+    return f"{len(names) + 1} published files, and no other"
 
 
 def report_is_the_runs(run: FinishedRun) -> str:

@@ -41,7 +41,7 @@ class FinishedRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        return load(self.file("config.yaml"))
+        return self.folder.config() if self.checks else load(self.folder.file("config.yaml"))
 
     @cached_property
     def made(self) -> Made:

@@ -42,14 +42,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from llb_ray.artifacts import Store, has_digest
+from llb_ray.artifacts import Store, digest, has_digest
 from llb_ray.config import RunConfig, load
 from llb_ray.disk import LOCAL, clear_temporary, json_bytes, naming, write_atomic
 from llb_ray.engine import files
 from llb_ray.engine.events import parse_events
 from llb_ray.engine.made import Made
 from llb_ray.engine.outfolder import LOCK, refuse_foreign
-from llb_ray.errors import ArtifactError
+from llb_ray.errors import ArtifactError, ConfigError
 from llb_ray.names import refuse_links
 from llb_ray.remote import Remote
 
@@ -79,6 +79,12 @@ def published(made: Made) -> dict[str, Path | None]:
         "threshold.json": made.threshold.file(files.THRESHOLD) if made.threshold else None,
         "metrics.json": made.evaluated.file(files.METRICS),
     }
+
+
+def settings_digest(config: RunConfig) -> str:
+    """Digest of all settings that results depend on: with other resources a run is the same run."""
+    tree = config.model_dump(mode="json")
+    return digest({name: value for name, value in tree.items() if name != "resources"})
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,14 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The resolved configuration of the run; raises ArtifactError if it is not what was published."""
-        return load(self.published("config.yaml"))
+        said = self.index()["config"]
+        try:
+            config = load(self.file("config.yaml"))
+        except ConfigError as error:
+            raise ArtifactError(f"{self.where}/config.yaml: damaged ({error}); run the same command again") from error
+        if settings_digest(config) != said:
+            raise ArtifactError(f"{self.where}/config.yaml: damaged (not the run's); run the same command again")
+        return config
 
     def published(self, name: str) -> Path:
         """A file that people open, of a finished run; raises ArtifactError if it is not what was published."""
@@ -215,7 +228,7 @@ class RunFolder:
             store = Path(os.path.normpath(self.path / index["store"]))
             published = {str(name): str(sha256) for name, sha256 in index["published"].items()}
             found = {"data_root": Path(index["data_root"]), "store": store, "artifacts": dict(index["artifacts"])}
-            return found | {"published": published}
+            return found | {"published": published, "config": str(index["config"])}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: damaged ({error}); run the same command again") from error
 
@@ -254,7 +267,7 @@ class RunFolder:
 
         self._remove(_INDEX)
         self._remove(REPORT)  # of what was here before
-        contents = {"config.yaml": config.to_yaml().encode()}
+        contents: dict[str, bytes] = {}
         for name, source in published(made).items():
             if source is None:
                 self._remove(name)  # left by an earlier run with other settings
@@ -265,6 +278,8 @@ class RunFolder:
         self._drop_checkpoints()  # of fits that other settings gave up
         store = os.path.relpath(self.store.root, self.path)  # a folder that is moved with its store stays whole
         index = {"data_root": str(root.absolute()), "store": store, "artifacts": made.index(self.store)}
+        self.put("config.yaml", config.to_yaml().encode())
+        index["config"] = settings_digest(config)
         index["published"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         self.put(_INDEX, json_bytes(index | {"weights": weights_origin(config.detector)}))
 

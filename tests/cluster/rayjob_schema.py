@@ -28,8 +28,17 @@ def _list(of: Schema) -> Schema:
 
 METADATA = _fields(("name",), name=NAME, namespace=NAME, labels=_map(TEXT), annotations=_map(TEXT))
 RESOURCES = _fields(requests=_map(QUANTITY), limits=_map(QUANTITY))
+SECURITY = _fields(
+    runAsNonRoot=FLAG,
+    runAsUser=COUNT,
+    fsGroup=COUNT,
+    seccompProfile=_fields(("type",), type={"enum": ["RuntimeDefault", "Localhost", "Unconfined"]}),
+    allowPrivilegeEscalation=FLAG,
+    capabilities=_fields(drop=_list(TEXT), add=_list(TEXT)),
+)
 CONTAINER = _fields(
     ("name", "image", "resources"),
+    securityContext=SECURITY,
     name=NAME,
     image=TEXT,
     imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
@@ -51,6 +60,8 @@ POD_TEMPLATE = _fields(
         ("containers",),
         containers=_list(CONTAINER),
         volumes=_list(VOLUME),
+        securityContext=SECURITY,
+        automountServiceAccountToken=FLAG,
         nodeSelector=_map(TEXT),
         serviceAccountName=NAME,
         restartPolicy={"enum": ["Always", "OnFailure", "Never"]},

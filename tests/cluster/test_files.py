@@ -89,6 +89,28 @@ def test_pods_mount_what_they_declare_and_the_claim_is_the_one_in_the_file() -> 
             assert {"name": "dshm", "mountPath": "/dev/shm"} in container["volumeMounts"]
 
 
+def test_pods_become_no_root_and_are_those_that_the_policy_is_about() -> None:
+    cluster = _claim_and_job()[1]["spec"]["rayClusterSpec"]
+    policy = _yaml("kuberay-network-policy.yaml")["spec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert group["template"]["metadata"]["labels"] == policy["podSelector"]["matchLabels"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+    (job_name,) = [
+        peer["podSelector"]["matchLabels"]["job-name"]
+        for rule in policy["ingress"]
+        for peer in rule["from"]
+        if "job-name" in peer["podSelector"]["matchLabels"]
+    ]
+    assert job_name == _claim_and_job()[1]["metadata"]["name"]
+
+
 def test_one_set_of_versions() -> None:
     files = "".join(path.read_text() for path in sorted(CLUSTER.iterdir()))
     assert set(re.findall(r"llb-ray:([\w.]+\w)", files)) == {VERSION}

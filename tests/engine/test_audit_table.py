@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from llb_ray import RunConfig, api
 from llb_ray.artifacts import RECORD, Recipe, digest
 from llb_ray.cli import main
-from llb_ray.config import with_overrides
+from llb_ray.config import load, with_overrides
 from llb_ray.data.tables import read_table, write_table
+from llb_ray.engine.runfolder import settings_digest
 from llb_ray.errors import AuditError
 from tests.support import artifact_of, republish, reseal, set_column
 
@@ -189,8 +190,8 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "config: another seed": (_config("seed: 0", "seed: 1"), "config.yaml is not what the run was made with"),
     "config: what is in no key": (
-        _bytes("config.yaml", lambda b: b + b"\n# by somebody else\n"),
-        "config.yaml: is not the file that the run published",
+        _config("max_pixels: 90000000", "max_pixels: 90000001"),
+        "config.yaml: is not the configuration that the run published",
     ),
     # artifacts and records
     "final: a bit of its weights": (_in("final", "detector.safetensors"), "detector.safetensors"),
@@ -374,7 +375,9 @@ def _forged_limit(run: Path) -> None:
     (artifact / "metrics.json").write_text(json.dumps(metrics))
     reseal(artifact)
     _publish(run, "metrics.json", artifact / "metrics.json")
-    republish(run, "config.yaml")
+    index = json.loads((run / "run.json").read_text())
+    index["config"] = settings_digest(load(run / "config.yaml"))
+    (run / "run.json").write_text(json.dumps(index))
 
 
 def _forged_part(run: Path) -> None:

@@ -24,7 +24,7 @@ from llb_ray.engine.bands import scale_recipe, write_scale
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.errors import AuditError, ConfigError, DataError
 from llb_ray.search.plan import judged_by
-from tests.support import final_files, republish
+from tests.support import final_files
 
 BANDS = 6
 SIDE = 40
@@ -200,7 +200,6 @@ def test_a_configuration_that_names_no_bands_is_of_photographs(finished: Path, t
     old = Path(shutil.copytree(finished, tmp_path / "old"))
     config = (old / "config.yaml").read_text().replace("  bands: null\n", "")
     (old / "config.yaml").write_text(config)
-    republish(old, "config.yaml")
     assert "bands" not in config
     assert "no scale of bands (the images are photographs)" in llb_ray.audit(old)
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow.compute as pc
@@ -80,13 +80,12 @@ def _kept(run: Path) -> list[str]:
     return kept
 
 
-def _published(run: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """What people open but for config.yaml, which run.json has the digest of."""
-    found = final_files(run)
-    files = {name: found[name] for name in found if name not in ("config.yaml", "run.json")}
-    index = json.loads((run / "run.json").read_text())
-    index["published"].pop("config.yaml")
-    return {name: digest for name, digest in files.items() if not name.startswith("artifacts/")}, index
+def _published(run: Path) -> dict[str, str]:
+    return {
+        name: digest
+        for name, digest in final_files(run).items()
+        if name != "config.yaml" and not name.startswith("artifacts/")
+    }
 
 
 @pytest.mark.parametrize(("setting", "stages"), SETTINGS, ids=[setting for setting, _ in SETTINGS])
