@@ -92,7 +92,8 @@ def _tried(name: str, act: Act, out: Path, trials: int, draws: random.Random) ->
     assert _ended(_started(act, whole), STUCK_S) == 0, f"{name} does not even end undisturbed"
     took_s = time.monotonic() - started_s
     expected = _files(whole)
-    for trial in range(trials):
+    trial = interrupted = 0
+    while interrupted < trials:
         hurt = folder / f"{trial:03d}"
         number, after_s = draws.choice(SIGNALS), draws.uniform(0, took_s)
         started_s = time.monotonic()
@@ -106,6 +107,7 @@ def _tried(name: str, act: Act, out: Path, trials: int, draws: random.Random) ->
         row = [name, trial, number.name, round(after_s, 2), first, second, round(time.monotonic() - started_s, 1)]
         _append(out, [*row, " ".join(different[:3])])
         shutil.rmtree(hurt, ignore_errors=True)
+        trial, interrupted = trial + 1, interrupted + (first != 0)
 
 
 def _started(act: Act, out: Path) -> int:
@@ -167,9 +169,9 @@ def _append(out: Path, row: Sequence[object]) -> None:
 def _summarised(out: Path) -> None:
     with (out / "kill.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    lines = ["| command | trials | lost | different | stuck |", "|---|---|---|---|---|"]
+    lines = ["| command | interrupted | lost | different | stuck |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(row["command"] for row in rows):
-        mine = [row for row in rows if row["command"] == name]
+        mine = [row for row in rows if row["command"] == name and row["first"] != "0"]  # else it was done before
         lost = sum(row["second"] not in ("0", "stuck") for row in mine)
         different = sum(row["second"] == "0" and row["different"] != "" for row in mine)
         stuck = sum("stuck" in (row["first"], row["second"]) for row in mine)

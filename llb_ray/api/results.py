@@ -28,17 +28,22 @@ def audit(
     *,
     data: str | Path | None = None,
     rescore: int | None = 8,
+    sign: str | Path | None = None,
+    verify: str | Path | None = None,
     each: "Callable[[Passed], None]" = lambda passed: None,
 ) -> list[str]:
     """One sentence per check passed; raises AuditError naming the first thing that does not follow.
 
     `run` may be a URI, and every file of it is read there.  `rescore` images, chosen at random, are scored again by all
-    detectors of the run; all images with 0, none with None.  `each` is called with every check as it passes.
+    detectors of the run; all images with 0, none with None.  `verify` is a file with the public key that the run has to
+    be signed with, `sign` one with a private key to sign it with once all checks passed.  `each` is called with every
+    check as it passes.
     """
     from llb_ray.engine.audit import audit_run
 
+    keys = [None if key is None else Path(key) for key in (sign, verify)]
     sentences = []
-    for passed in audit_run(located(run), None if data is None else Path(data), rescore):
+    for passed in audit_run(located(run), None if data is None else Path(data), rescore, *keys):
         each(passed)
         sentences.append(passed.found)
     return sentences

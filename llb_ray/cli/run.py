@@ -102,14 +102,18 @@ def status(run_folder: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 @click.option("--rescore", default="8", show_default=True, metavar="N", help="Images to score again: 0 all, or none.")
+@click.option("--sign", type=FOLDER, metavar="KEY", help="Sign the run with this private key if all of it follows.")
+@click.option("--verify", type=FOLDER, metavar="KEY", help="The run must be signed with what this public key is of.")
 @json_option
-def audit(run_folder: str, data: Path | None, rescore: str, as_json: bool) -> None:
+def audit(run_folder: str, rescore: str, as_json: bool, **options: Path | None) -> None:
     """Derive decisions, threshold and metrics again from raw scores, and some scores from images; exit 1 naming the
     first mismatch.
 
     \b
     llb-ray audit runs/photos
     llb-ray audit runs/photos --rescore 0
+    llb-ray audit runs/photos --sign key.pem
+    llb-ray audit runs/photos --verify public.pem
     """
     if rescore != "none" and not rescore.isdecimal():
         raise click.BadParameter(f"{rescore!r} is no number of images and not the word none", param_hint="--rescore")
@@ -125,7 +129,7 @@ def audit(run_folder: str, data: Path | None, rescore: str, as_json: bool) -> No
                 console.print(f"ok  {passed.found}", soft_wrap=True, highlight=False, markup=False)
 
         try:
-            api.audit(run_folder, data=data, rescore=None if rescore == "none" else int(rescore), each=each)
+            api.audit(run_folder, rescore=None if rescore == "none" else int(rescore), each=each, **options)
         except AuditError as error:
             if as_json:
                 print_json({"run": run_folder, "ok": False, "checks": checks, "failed": str(error)})

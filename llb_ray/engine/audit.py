@@ -10,6 +10,7 @@ records to each other.  At the end some images are scored again: what only who h
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from llb_ray.artifacts import Artifact
 from llb_ray.data.images import content_id
 from llb_ray.data.manifest import TRAIN, path_from_text
 from llb_ray.disk import file_digest
-from llb_ray.engine import derivation, figures, provenance
+from llb_ray.engine import derivation, figures, provenance, signing
 from llb_ray.engine.bands import scale_recipe
 from llb_ray.engine.evaluate import protocol
 from llb_ray.engine.finished import FinishedRun
@@ -27,10 +28,12 @@ from llb_ray.engine.levels import levels_recipe
 from llb_ray.engine.runfolder import RunFolder, published
 from llb_ray.engine.settings import fit_settings, partition_settings, purify_settings
 from llb_ray.ensemble.dataset import kept_ids
-from llb_ray.errors import AuditError, LlbError
+from llb_ray.errors import AuditError, ConfigError, LlbError, ResourceError
 from llb_ray.remote import Remote
 
 SAMPLE = 8  # images that are scored again, unless told otherwise
+
+Check = Callable[[FinishedRun], str]
 
 
 class Passed(NamedTuple):
@@ -40,22 +43,35 @@ class Passed(NamedTuple):
     found: str  # a sentence
 
 
-def audit_run(out: Path | Remote, data: Path | None = None, rescore: int | None = SAMPLE) -> Iterator[Passed]:
+def audit_run(
+    out: Path | Remote,
+    data: Path | None = None,
+    rescore: int | None = SAMPLE,
+    sign: Path | None = None,
+    verify: Path | None = None,
+) -> Iterator[Passed]:
     """The checks, as they pass; `data` is where the images are now, if they have moved since the run.
 
-    So many images, chosen at random, or all with 0, are scored again; none with None.
+    So many images, chosen at random, or all with 0, are scored again; none with None.  First the signature is compared
+    with the public key in `verify`, and at last one is made with the private key in `sign`.
     Raises AuditError naming the first thing that does not follow, and ArtifactError if there is no finished run.
     """
     run = FinishedRun(RunFolder.open(out), data, checks=False)
     checks = [*_CHECKS, *([] if rescore is None else [scores_again_of(rescore)])]
+    checks = checks if verify is None else [partial(signing.verify, key=verify), *checks]
+    checks += [] if sign is None else [partial(signing.sign, key=sign)]
     for check in checks:
         try:
-            yield Passed(check.__name__.lstrip("_"), check(run))
-        except AuditError:
+            yield Passed(_name(check), check(run))
+        except (AuditError, ConfigError, ResourceError):
             raise
         except (LlbError, pa.ArrowException, OSError, KeyError, IndexError, TypeError, ValueError) as error:
             # A forger may have written anything: what a check cannot even read does not follow.
             raise AuditError(f"{out}: {_said(error)}") from error
+
+
+def _name(check: Check) -> str:
+    return (check.func if isinstance(check, partial) else check).__name__.lstrip("_")
 
 
 def _said(error: Exception) -> str:

@@ -15,6 +15,7 @@
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
     RUN/metrics.json               what the labels say, where there are any
     RUN/report.html                all of it as one page, if one was written since
+    RUN/signature.json             digests of all of it, signed, if it was (`llb_ray.engine.signing`)
     RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
     RUN/checkpoints/               how far each unfinished fit got
@@ -56,6 +57,7 @@ from llb_ray.remote import Remote
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
 REPORT_WRITTEN = "report written"  # an event
+SIGNATURE = "signature.json"
 _WORKING = (_ARTIFACTS, "progress", files.CHECKPOINTS)
 _INDEX = "run.json"
 REPORT = "report.html"
@@ -267,6 +269,7 @@ class RunFolder:
 
         self._remove(_INDEX)
         self._remove(REPORT)  # of what was here before
+        self._remove(SIGNATURE)
         contents: dict[str, bytes] = {}
         for name, source in published(made).items():
             if source is None:
@@ -297,7 +300,7 @@ class RunFolder:
 
     def others(self, names: Collection[str]) -> list[str]:
         """What lies among the files that people open, and is neither one of `names` nor ours to work with."""
-        ours = {*names, _INDEX, EVENTS, REPORT, LOCK}
+        ours = {*names, _INDEX, EVENTS, REPORT, SIGNATURE, LOCK}
         return sorted(name for name in self._names() if name not in ours and name.split("/")[0] not in _WORKING)
 
     def _names(self) -> Iterator[str]:
