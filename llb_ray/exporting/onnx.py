@@ -121,11 +121,12 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
 
 
 def _properties(trained: TrainedDetector) -> dict[str, str]:
-    size_px = trained.config.detector.image_size_px
+    size_px, levels = trained.config.detector.image_size_px, trained.photographs.levels
+    deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
         "llb_ray.threshold": repr(trained.calibration.threshold),
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
-        "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB",
+        "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB{deep}",
         "llb_ray.resize": f"to {size_px} x {size_px} px, bicubic with antialias (Pillow), aspect ratio not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
         **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},

@@ -15,6 +15,7 @@ from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.levels import have_16_bits, levels_recipe, measured_levels, read_levels
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.errors import AuditError, DataError
+from llb_ray.exporting.onnx import _properties
 from llb_ray.report.pictures import Pictures
 from llb_ray.search.canary import with_canaries
 
@@ -108,3 +109,8 @@ def test_levels_of_other_images_fail_the_audit(run: Path, tmp_path: Path, monkey
     monkeypatch.setattr("llb_ray.engine.audit.levels_recipe", lambda ids: levels_recipe(ids[1:]))
     with pytest.raises(AuditError, match="not the black and white point of the manifest's training images"):
         llb_ray.audit(run)
+
+
+def test_an_exported_model_says_how_16_bits_become_8(run: Path) -> None:
+    said = _properties(llb_ray.Detector.load(run))["llb_ray.input"]
+    assert said == "uint8 [batch, 32, 32, 3], RGB, from 16 bits by 0 as 0 and 4095 as 255"
