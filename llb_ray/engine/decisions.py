@@ -1,6 +1,6 @@
 """The stages that decide about images: by the members, by people, again by folds, and from which score on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe, digest
-from llb_ray.config import RunConfig, ThresholdConfig
+from llb_ray.config import PurifyConfig, RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import files
 from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.settings import oracle_labels, purify_settings
-from llb_ray.ensemble.contamination import contamination, what_if
+from llb_ray.ensemble.contamination import KEEP_ALL, contamination, what_if
 from llb_ray.ensemble.dataset import purified_dataset
 from llb_ray.ensemble.held_out import by_folds
 from llb_ray.ensemble.overrides import by_hand
@@ -49,8 +49,8 @@ class Decisions:
             known = oracle_labels(self.config.purify, labels)
             table = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
             write_table(folder / files.PURIFIED, table)
-            if scores is not None:
-                self._write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
+            if scores is not None and self._estimates:
+                _write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
 
         return self.make(purify_recipe(self.config, images, labels, matrix), build)
 
@@ -61,7 +61,8 @@ class Decisions:
             held_out = by_folds(read_scores(folds))
             table = purified_again(self.config.purify, number, read_table(before.file(files.PURIFIED)), held_out)
             write_table(folder / files.PURIFIED, table)
-            self._write_estimate(folder, held_out["score"].to_numpy())
+            if self._estimates:
+                _write_estimate(folder, held_out["score"].to_numpy())
 
         return self.make(again_recipe(self.config, number, before, folds), build)
 
@@ -97,18 +98,30 @@ class Decisions:
         recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores)
         return self.make(recipe, build)
 
-    def _write_estimate(self, folder: Path, evidence_N: Floats) -> None:
-        """How many anomalies there seem to be, and what every keep ratio would cost; nothing where one was given."""
-        if self.config.purify.keep_ratio == "auto":
-            said, table = estimated(evidence_N)
-            write_json(folder / files.CONTAMINATION, said)
-            write_table(folder / files.WHAT_IF, table)
+    @property
+    def _estimates(self) -> bool:
+        """Whether the share of anomalies is to be estimated: a number that was given needs no scores that differ."""
+        return self.config.purify.keep_ratio == "auto"
+
+
+def _write_estimate(folder: Path, evidence_N: Floats) -> None:
+    """How many anomalies there seem to be, and what every keep ratio would cost."""
+    said, table = estimated(evidence_N)
+    write_json(folder / files.CONTAMINATION, said)
+    write_table(folder / files.WHAT_IF, table)
 
 
 def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
     """The contents of contamination.json and what_if.arrow, by the evidence against N images."""
     found = contamination(evidence_N)
     return {"share": found.share, "low": found.low, "high": found.high}, what_if(evidence_N, found)
+
+
+def kept_all_notices(config: PurifyConfig, estimate: Mapping[str, float]) -> list[str]:
+    """One sentence if the filter was to estimate how many images are anomalous (contents of contamination.json) and
+    found none."""
+    chosen = config.filter in ("llb", "random") and estimate.get("share") == 0
+    return [KEEP_ALL] if chosen else []
 
 
 def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:

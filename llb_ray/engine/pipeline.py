@@ -19,6 +19,7 @@ from llb_ray.engine import files
 from llb_ray.engine.cache import EncoderPasses, Features
 from llb_ray.engine.clock import Clock, StageTime
 from llb_ray.engine.crew import Crew
+from llb_ray.engine.decisions import kept_all_notices
 from llb_ray.engine.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.labour import Labour
 from llb_ray.engine.made import Made
@@ -221,6 +222,8 @@ def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[A
         stages.clock.tell(f"round {number}: {out} more images rejected, {back} readmitted")
         if not out and not back:
             break
+    for notice in kept_all_notices(stages.config.purify, _estimate(rounds[-1])):
+        stages.clock.tell(f"note: {notice}")
     return rounds, judged
 
 
@@ -256,13 +259,13 @@ def _result(stages: Stages, made: Made) -> Result:
         gpu_s=stages.crew.labour.gpu_s,
         missing=stages.crew.missing,
         threshold=json.loads(made.threshold.file(files.THRESHOLD).read_text()) if made.threshold else {},
-        contamination=_estimate(made),
+        contamination=_estimate(made.rounds[-1]),
     )
 
 
-def _estimate(made: Made) -> dict[str, float]:
+def _estimate(decided: Artifact) -> dict[str, float]:
     """What the share of anomalies was estimated as; empty where it was given."""
-    if files.CONTAMINATION not in made.rounds[-1].files:
+    if files.CONTAMINATION not in decided.files:
         return {}
-    said: dict[str, float] = json.loads(made.rounds[-1].file(files.CONTAMINATION).read_text())
+    said: dict[str, float] = json.loads(decided.file(files.CONTAMINATION).read_text())
     return said

@@ -1,13 +1,17 @@
 """How many of the images are anomalous, from their scores alone, and what every keep ratio would cost.
 
-Normal images make up the bulk of the scores, and anomalies lie to one side of it.  So the normal spread is read off
-the other side: from the most frequent score (the mode) downwards, where hardly an anomaly is.  Mirrored at the mode
-it says what normal scores reach upwards, and what lies further than `REACH` of those spreads counts as anomalous.
-The median and MAD that this replaces are dragged along by the anomalies that they are to find: at 40 %
-of them the common rule of three MADs found 3 to 20 % on seven sets of images, this one 13 to 42 %.
+Anomalous is what stands *apart* from the bulk of the scores, to its upper side; a smooth tail, however long, belongs to
+the bulk.  Two things are apart:
 
-It is an estimate of what *stands out*.  Anomalies that score like normal images are not counted, and rare normals
-that score like anomalies are.
+- single scores that are further up than an exponential tail reaches, whose width is that of the bulk;
+- a second kind of scores, if the likelihood of two kinds against one (`mixture.two_kinds`) says so in spite of what
+  more parameters cost (Schwarz 1978), with a valley between them, the deeper the more are to be rejected.
+
+Where neither is found, nothing is anomalous.
+
+It is an estimate of what *stands out*.  Anomalies that score like normal images are not counted, and a kind of rare
+normals that scores like anomalies is.  Single scores of few images cannot tell a second kind from a tail: see
+docs/how-it-works.md for what is found from how many images on.
 
 Shapes: N images, M keep ratios, S quantiles.
 """
@@ -19,14 +23,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import stats
 
+from llb_ray.ensemble.mixture import two_kinds
 from llb_ray.errors import DataError
 from llb_ray.seeding import stream
 
 Floats = npt.NDArray[np.float64]
-# Spreads above the mode that normal scores reach.  A Gaussian has 0.02 % beyond; clean images, whose upper tail is
-# longer than its mirror image, have 0 to 9 % on five sets (at 3 spreads 0 to 11 %).
-REACH = 3.5
-MOST = 0.5  # anomalies that are the majority are the normal images
+KEEP_ALL = "no image stands apart; all are kept"
 WHAT_IF = pa.schema(
     [
         pa.field("keep_ratio", pa.float64(), nullable=False),
@@ -39,7 +41,16 @@ _QUANTILES, _GRID = 256, 256  # what the density is estimated from, and where: a
 # Times Scott's bandwidth.  At 1 the mode of 100 clean scores wanders enough to call 13 of them anomalous, at 1.5 7;
 # at 2 a share of 0.4 is found as 0.29 where 1.5 finds 0.36.
 _SMOOTHING = 1.5
-_DRAWS, _INTERVAL = 100, (0.05, 0.95)
+_FAR = 0.1  # scores of a purely exponential tail that are expected to be called far
+_TAIL = 1.8  # a tail is no longer than that of exponential scores whose mean distance below the median is this one
+_PARAMETERS = 3  # that two kinds have more than one
+_FEW = 100  # images: fewer must say no less than so many, as small samples look like two kinds too often
+_LEAST_SEPARATION = 2.75  # of two kinds; exponential scores have up to 2.6
+# The larger share of an upper kind: closer to a half, it may be the normal one beside a rare kind that scores lower.
+_LARGEST = 0.475
+# Valleys that a share of up to 0.2 and one of 0.4 or more must have; Gaussians 4 spreads apart have 0.5 and 0.3.
+_SHARES, _VALLEYS = (0.2, 0.4), (1.0, 0.55)
+_DRAWS, _INTERVAL = 50, (0.05, 0.95)
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Contamination:
-    """The estimated share of anomalous images, in [0, 0.5], with a 90 % bootstrap interval."""
+    """The estimated share of anomalous images, in [0, 0.5], with a 90 % bootstrap interval that contains it."""
 
     share: float
     low: float
@@ -65,20 +76,19 @@ class Contamination:
 
 
 def bulk(score_N: Floats) -> Bulk:
-    """Where the normal ones among these scores lie, in whatever order; raises DataError where all scores are equal.
+    """Where the normal ones among these scores lie, in whatever order.
 
     The mode is that of a Gaussian kernel density, `_SMOOTHING` times Scott's bandwidth wide; the spread is the root
     mean square distance of the scores below it.
     """
-    if np.ptp(score_N) == 0:
-        raise DataError(
-            f"purify: all {len(score_N)} images have the same score, which says nothing about how many are anomalous; "
-            "set purify.keep_ratio to a number"
-        )
-    score_S = np.quantile(score_N, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    score_S = _quantiles(score_N)
     mode = _mode(score_S, _SMOOTHING * len(score_N) ** (-1 / 5), np.linspace(score_N.min(), score_N.max(), _GRID))
     below_N = score_N[score_N <= mode]
     return Bulk(mode, float(np.sqrt(np.mean((mode - below_N) ** 2))) if len(below_N) else 0.0)
+
+
+def _quantiles(score_N: Floats) -> Floats:
+    return np.quantile(score_N, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
 
 
 def _mode(score_S: Floats, bandwidth: float, grid: Floats) -> float:
@@ -89,16 +99,43 @@ def _mode(score_S: Floats, bandwidth: float, grid: Floats) -> float:
 
 
 def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:
-    """Which of these scores no normal image would have [N]; none of them where all are equal."""
-    if np.ptp(score_N) == 0:
-        return np.zeros(len(score_N), dtype=np.bool_)
-    stands_N: npt.NDArray[np.bool_] = score_N > bulk(score_N).cut(REACH)
+    """Which of these scores stand apart from the bulk [N], at most half; none of them where all are equal."""
+    far = _far(score_N)
+    near_N = np.sort(score_N[score_N <= far])
+    stands_N: npt.NDArray[np.bool_] = score_N > min(far, _second_kind(near_N, len(score_N) - len(near_N)))
     return stands_N
 
 
+def _far(score_N: Floats) -> float:
+    """The score beyond which no tail of the bulk reaches.
+
+    How wide the bulk's tail is, the upper quarter says, or where anomalies are in that, the scores below the median.
+    """
+    middle = np.median(score_N)
+    below = _TAIL * np.mean(middle - score_N[score_N <= middle])
+    above = np.quantile(score_N, 0.75) - middle
+    return float(middle + min(above or below, below) / np.log(2) * np.log(len(score_N) / 2 / _FAR))
+
+
+def _second_kind(near_N: Floats, num_far: int) -> float:
+    """The score above which a second kind begins; infinity if none does.  `near_N` are all but the far ones, sorted."""
+    if np.ptp(near_N) == 0:
+        return np.inf
+    score_Q = near_N if len(near_N) <= _QUANTILES else _quantiles(near_N)
+    found, num = two_kinds(score_Q), len(near_N)
+    share = (num - np.searchsorted(near_N, found.cut, side="right") + num_far) / (num + num_far)
+    apart = (
+        found.gain * num / len(score_Q) > _PARAMETERS / 2 * np.log(max(num, _FEW))
+        and found.separation > _LEAST_SEPARATION
+        and found.valley < np.interp(share, _SHARES, _VALLEYS)
+        and share <= _LARGEST
+    )
+    return found.cut if apart else np.inf
+
+
 def anomalous_share(score_N: Floats) -> float:
-    """The share of scores that are `standing_out`, at most `MOST`."""
-    return min(MOST, float(np.mean(standing_out(score_N))))
+    """The share of scores that are `standing_out`, in [0, 0.5]."""
+    return float(np.mean(standing_out(score_N)))
 
 
 def contamination(score_N: Floats) -> Contamination:
@@ -106,12 +143,18 @@ def contamination(score_N: Floats) -> Contamination:
 
     Raises DataError where all scores are equal.
     """
+    if np.ptp(score_N) == 0:
+        raise DataError(
+            f"purify: all {len(score_N)} images have the same score, which says nothing about how many are anomalous; "
+            "set purify.keep_ratio to a number"
+        )
     score_N = np.sort(score_N)
-    found = bulk(score_N)
+    stands_N = standing_out(score_N)
+    share = float(stands_N.mean())
     random = stream(0, "contamination", "bootstrap")
     draws = [anomalous_share(score_N[random.integers(len(score_N), size=len(score_N))]) for _ in range(_DRAWS)]
     low, high = np.quantile(draws, _INTERVAL)
-    return Contamination(anomalous_share(score_N), float(low), float(high), found)
+    return Contamination(share, min(share, float(low)), max(share, float(high)), bulk(score_N[~stands_N]))
 
 
 def what_if(score_N: Floats, found: Contamination, num_ratios: int = 101) -> pa.Table:

@@ -104,7 +104,7 @@ def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
 def cut(image_ids: Sequence[str], value_N: Floats, keep_ratio: float, rule: str) -> pa.Table:
     """The decisions (schema `DECISIONS`) that keep a share of the images, those with the lowest values [N]."""
     keep, rank_N = num_kept(keep_ratio, len(value_N)), _ranks(image_ids, value_N)
-    kept = f"the {keep} most normal of {len(value_N)} are kept"
+    kept = f"the {keep} most normal of {len(value_N)} are kept" if keep < len(value_N) else f"all {keep} are kept"
     decisions = [KEPT if rank <= keep else REJECTED for rank in rank_N]
     reasons = [f"{rule} is {value:.4g}, rank {rank}; {kept}" for value, rank in zip(value_N, rank_N, strict=True)]
     return pa.table([image_ids, value_N, rank_N, decisions, reasons], schema=DECISIONS)

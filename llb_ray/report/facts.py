@@ -17,6 +17,7 @@ from llb_ray import __version__
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine.clock import StageTime
+from llb_ray.engine.decisions import kept_all_notices
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.status import REPORT_STAGE, Outcome, read_status
 from llb_ray.engine.trainlog import fall_back_notices
@@ -73,14 +74,14 @@ def facts_of(run: FinishedRun) -> Facts:
     assert status.outcome is not None, "a finished run has one"
     metrics = dict(status.outcome.metrics)
     decisions = zip(run.purified["decision"].to_pylist(), run.derived[-1]["decision"].to_pylist(), strict=True)
-    where = _here(run.folder.where)
+    where, estimate = _here(run.folder.where), _told(run, "contamination.json")
     return Facts(
         title=", ".join(sorted(set(run.train["category"].to_pylist()))),
         where=where,
         outcome=status.outcome,
         rule=_rule(run),
-        notices=[*run.config.notices(), *_of_fits(run)],
-        estimate=_told(run, "contamination.json"),
+        notices=[*run.config.notices(), *kept_all_notices(run.config.purify, estimate or {}), *_of_fits(run)],
+        estimate=estimate,
         threshold=_told(run, "threshold.json"),
         by_hand=0 if run.overrides is None else run.overrides.num_rows,
         against=sum(published != filtered for published, filtered in decisions),

@@ -57,7 +57,9 @@ class Round:
         found = f"{self.what} is {row['aggregate']:.4g}"
         if self.cut is not None:
             found += f", {'within' if row['decision'] == KEPT else 'above'} the cut at {self.cut:.4g}"
-        return f"{found} (rank {row['rank']:,}; the {self.num_kept:,} most normal of {len(self.by_id):,} are kept)"
+        few = self.num_kept < len(self.by_id)
+        kept = f"the {self.num_kept:,} most normal of {len(self.by_id):,}" if few else f"all {self.num_kept:,}"
+        return f"{found} (rank {row['rank']:,}; {kept} are kept)"
 
 
 def cut_between(table: pa.Table) -> float | None:

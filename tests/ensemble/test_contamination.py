@@ -1,5 +1,7 @@
 """The estimated noise level: known answers, what must not matter, and what every keep ratio would cost."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,8 @@ from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.purify import Evidence, anomaly_evidence, purify
 from llb_ray.ensemble.scores import ScoreMatrix
 from llb_ray.errors import DataError
+
+Clean = Callable[[np.random.Generator, int], np.ndarray]  # a generator and a count to scores
 
 
 def _mixed(share: float, count: int = 500, seed: int = 0) -> np.ndarray:
@@ -27,13 +31,63 @@ def test_well_separated_anomalies_are_counted(share: float) -> None:
     assert found.high >= share - 0.01
 
 
-@given(seed=st.integers(0, 1000), count=st.integers(100, 2000))
-def test_clean_gaussian_scores_keep_almost_everything(seed: int, count: int) -> None:
-    assert anomalous_share(np.random.default_rng(seed).normal(size=count)) < 0.1
+def _kinds(rng: np.random.Generator, lower: tuple[float, float, int], upper: tuple[float, float, int]) -> np.ndarray:
+    """Gaussian scores of two kinds: mean, spread and number of each."""
+    return np.concatenate([rng.normal(*lower), rng.normal(*upper)])
 
 
-def test_clean_gaussian_scores_keep_everything_on_average() -> None:
-    assert np.mean([anomalous_share(np.random.default_rng(seed).normal(size=500)) for seed in range(40)]) < 0.01
+def _rare_and_tight(share: float) -> Clean:
+    """Two normal kinds, of which the tighter one scores lower."""
+    return lambda rng, count: _kinds(rng, (0, 0.4, round(share * count)), (3, 1, count - round(share * count)))
+
+
+CLEAN: dict[str, Clean] = {
+    "gaussian": lambda rng, count: rng.normal(size=count),
+    "lognormal": lambda rng, count: rng.lognormal(0, 0.5, count),
+    "gamma": lambda rng, count: rng.gamma(2, size=count),
+    "exponential": lambda rng, count: rng.exponential(size=count),
+    **{f"two kinds, {share}": _rare_and_tight(share) for share in (0.1, 0.25, 0.45)},
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "seeds", "most"), [(50, 40, 0.05), (200, 40, 0.02), (1000, 20, 0.02), (10**5, 2, 0.02)]
+)
+@pytest.mark.parametrize("kind", CLEAN)
+def test_a_smooth_tail_is_not_apart(kind: str, count: int, seeds: int, most: float) -> None:
+    """For at least 19 of 20 samples."""
+    shares = [anomalous_share(CLEAN[kind](np.random.default_rng(seed), count)) for seed in range(seeds)]
+    assert np.mean(np.array(shares) <= most) >= 0.95
+
+
+@pytest.mark.parametrize(("count", "seeds", "found"), [(200, 20, 0.75), (500, 20, 0.95), (10**5, 2, 1)])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.45])
+def test_anomalies_four_spreads_apart_are_counted(share: float, count: int, seeds: int, found: float) -> None:
+    """`found`: the part of the samples for which that is so."""
+    upper = round(share * count)
+    samples = [_kinds(np.random.default_rng(seed), (0, 1, count - upper), (4, 1, upper)) for seed in range(seeds)]
+    right = [abs(anomalous_share(score_N) - share) <= 0.05 for score_N in samples]
+    assert np.mean(right) >= found
+
+
+@pytest.mark.parametrize("kind", CLEAN)
+@pytest.mark.parametrize("distance", [1e3, 1e6])
+@pytest.mark.parametrize("count", [50, 200, 1000])
+def test_one_extreme_score_counts_as_one(kind: str, distance: float, count: int) -> None:
+    score_N = CLEAN[kind](np.random.default_rng(1), count)
+    with_one_N = np.append(score_N[1:], np.median(score_N) + distance * score_N.std())
+    changed = anomalous_share(with_one_N) - anomalous_share(score_N)
+    assert changed == pytest.approx(1 / count)
+
+
+def test_the_bulk_is_without_what_is_apart() -> None:
+    score_N = _mixed(0.0, 200)
+    assert contamination(np.append(score_N, 1e6)).bulk == bulk(score_N)
+
+
+@pytest.mark.parametrize("score", [-1e6, -1e3])
+def test_one_extremely_low_score_hides_no_anomalies(score: float) -> None:
+    assert anomalous_share(np.append(_mixed(0.2, 500), score)) == pytest.approx(0.2, abs=0.01)
 
 
 @given(seed=st.integers(0, 100), share=st.floats(0, 0.9), scale=st.floats(0.01, 100), shift=st.floats(-100, 100))
@@ -43,6 +97,22 @@ def test_it_is_a_share_and_neither_order_nor_scale_matters(seed: int, share: flo
     assert 0 <= found <= 0.5
     moved = np.random.default_rng(seed).permutation(score_N) * scale + shift
     assert anomalous_share(moved) == pytest.approx(found, abs=0.011)  # two images on the cut, by rounding
+
+
+@given(st.lists(st.integers(-3, 3) | st.floats(-1e6, 1e6), min_size=1, max_size=40))
+def test_any_scores_have_a_share(scores: list[float]) -> None:
+    assert 0 <= anomalous_share(np.array(scores, dtype=np.float64)) <= 0.5
+
+
+@pytest.mark.parametrize(("high", "share"), [(1, 0.01), (10, 0.1), (40, 0.4), (60, 0.0), (90, 0.0)])
+def test_of_two_values_the_rarer_higher_one_is_apart(high: int, share: float) -> None:
+    assert anomalous_share(np.repeat([0.0, 1.0], [100 - high, high])) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_contains_the_share(seed: int) -> None:
+    found = contamination(_kinds(np.random.default_rng(seed), (0, 1, 80), (4, 1, 20)))
+    assert found.low <= found.share <= found.high
 
 
 def test_the_interval_does_not_depend_on_the_order() -> None:
