@@ -118,6 +118,7 @@ def _started(act: Act, out: Path) -> int:
     log = os.open(out.parent.parent / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         act(out)

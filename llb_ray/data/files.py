@@ -20,6 +20,7 @@ from llb_ray.data.unreadable import UnreadableImage
 
 GOOD = "good"
 Progress = Callable[[int, int], None]  # is told (done, total) files
+_AHEAD = 4096  # files that wait for their turn
 THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
 
 
@@ -49,10 +50,11 @@ def examined(root: Path, files: Sequence[File], config: DataConfig, progress: Pr
     """The same files, each with its image_id or its problem: decoded once as a proof, unless remembered as good."""
     done = list[File]()
     with Remembered.opened() as memory, ThreadPoolExecutor(THREADS) as pool:
-        for file in pool.map(partial(_examined, root, config, memory), files):
-            done.append(file)
-            if progress is not None:
-                progress(len(done), len(files))
+        for start in range(0, len(files), _AHEAD):  # a million tasks at once would take minutes and gigabytes
+            for file in pool.map(partial(_examined, root, config, memory), files[start : start + _AHEAD]):
+                done.append(file)
+                if progress is not None:
+                    progress(len(done), len(files))
     return done
 
 

@@ -20,9 +20,14 @@ def identified(listing: Listing, config: DataConfig, progress: Progress | None =
 
     What cannot be read, is missing, repeats the bytes of another image or is not the image that the listing knows by
     its id is quarantined with the reason, as `llb_ray.data.folder.read_folder` does it; an image that stands alone is a
-    group of its own.  `progress` is called with (done, total) files.  Raises DataError if no listed training image is
-    readable.
+    group of its own.  `progress` is called with (done, total) files.  Raises DataError at once if the root is missing,
+    and if no listed training image is readable.
     """
+    if not listing.root.is_dir():
+        raise DataError(
+            f"{listing.root}: no such folder, and the images are listed below it; put them there, or name the folder "
+            "where they are now (root, --root)"
+        )
     listed = {path_from_text(row["path"]): row for row in listing.table.to_pylist()}
     found = examined(listing.root, [_file(path, row) for path, row in listed.items()], config, progress)
     files = without_copies([_as_listed(file, listed[file.path]["image_id"]) for file in found])

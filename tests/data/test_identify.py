@@ -74,3 +74,12 @@ def test_progress_counts_every_file_and_nothing_readable_is_refused(tmp_path: Pa
     with pytest.raises(DataError, match="none of the 1 images listed for training is readable .first, a.png: cannot"):
         identified(listing(tmp_path, {"path": "a.png"}), SETTINGS, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 1)]
+
+
+def test_a_root_that_is_missing_is_refused_before_any_file_is_looked_for(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(DataError, match="gone: no such folder, and the images are listed below it"):
+        identified(
+            listing(tmp_path / "gone", {"path": "a.png"}), SETTINGS, lambda done, total: seen.append((done, total))
+        )
+    assert seen == []
