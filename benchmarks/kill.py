@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", nargs="*", default=[])
     options = parser.parse_args()
+    import llb_ray.distributed.tuning  # noqa: F401  # loads Ray: a signal within an import is another matter
+
     options.out.mkdir(parents=True, exist_ok=True)
     acts = _acts(options.out)
     for name in options.commands or acts:

@@ -18,6 +18,7 @@ from llb_ray.config import AutoencoderConfig, BackboneConfig, DetectorConfig, Ru
 from llb_ray.detectors.packages import LICENSE, PACKAGES
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
+    abandoned_by_ray,
     existing,
     free_disk_bytes,
     free_memory_bytes,
@@ -62,6 +63,7 @@ def examine(
     yield _devices(config, elsewhere)
     yield _weights(config.detector)
     if ray is not None:
+        yield from _abandoned()
         yield _workers(config, ray)
     if out is not None:
         yield _writable(out)
@@ -150,6 +152,15 @@ def _default_weights(name: str) -> Check:
     except LlbError as error:
         return Check("weights", "fail", *_halves(error))
     return Check("weights", "ok", f"{name} from {package.requirement}, licence {LICENSE}, SHA-256 {package.sha256}")
+
+
+def _abandoned() -> Iterator[Check]:
+    """A check only where there is something to say."""
+    left = abandoned_by_ray()
+    if left:
+        numbers = " ".join(map(str, left))
+        fix = f"they end within two minutes of their driver's death; if not, kill {numbers}"
+        yield Check("ray", "warn", f"{len(left)} helper processes of a Ray that is gone are still there", fix)
 
 
 def _workers(config: RunConfig, ray: "Callable[[], Executor]") -> Check:

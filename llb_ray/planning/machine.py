@@ -1,5 +1,6 @@
 """What this machine has free: cores, memory, shared memory, disk, GPUs; a container's limits count."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -19,6 +20,19 @@ class Gpu:
     name: str
     total_bytes: int
     free_bytes: int
+
+
+def abandoned_by_ray(processes: Path = Path("/proc")) -> list[int]:
+    """The helper processes of a Ray whose raylet is gone, by number; empty where there is no Linux's /proc."""
+    found: dict[int, tuple[str, int]] = {}
+    for path in processes.glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            found[int(path.parent.name)] = name, int(rest.split()[1])
+    names = {number: name for number, (name, _) in found.items()}
+    return sorted(
+        n for n, (name, parent) in found.items() if name.startswith("ray::") and names.get(parent) != "raylet"
+    )
 
 
 def num_cores() -> int:

@@ -166,3 +166,16 @@ def test_programs_get_one_object() -> None:
 
 def test_it_is_public() -> None:
     assert all(check.state != "fail" for check in llb_ray.doctor(executor="serial"))
+
+
+def test_helpers_of_a_ray_that_is_gone_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llb_ray.planning import doctor
+    from llb_ray.planning.machine import abandoned_by_ray
+
+    for number, name, parent in ((1, "init", 0), (7, "raylet", 1), (8, "ray::IDLE", 7), (9, "ray::(odd) Agent", 1)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "stat").write_text(f"{number} ({name}) S {parent} 1 1 0\n")
+    assert abandoned_by_ray(tmp_path) == [9]
+    monkeypatch.setattr(doctor, "abandoned_by_ray", lambda: [9, 11])
+    (check,) = doctor._abandoned()
+    assert (check.state, "kill 9 11" in check.fix) == ("warn", True)
