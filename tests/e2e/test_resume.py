@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,11 +61,35 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(
     process.send_signal(number)
     _, said = process.communicate()
     assert process.returncode == 128 + number
-    assert said == ("llb-ray: stopped; run the same command again to go on\n" if number == signal.SIGINT else "")
+    by = " by SIGTERM" if number == signal.SIGTERM else ""
+    assert said == f"llb-ray: stopped{by}; run the same command again to go on\n"
     assert llb_ray.status(out).state == "stopped"
     again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     assert "died" not in again.stdout
     assert final_files(out) == final_files(finished)
+
+
+def _killed_and_again(command: list[str], begun: Callable[[], object], number: signal.Signals) -> None:
+    """Start `command`, end it as soon as it has `begun`, and have it go on."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not begun():
+        time.sleep(0.002)
+    process.send_signal(number)
+    assert process.wait() != 0, "it ended before it was killed"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_prediction_that_is_killed_goes_on(photos: Path, finished: Path, tmp_path: Path) -> None:
+    data, whole, hurt = tmp_path / "data", tmp_path / "whole", tmp_path / "hurt"
+    for copy in range(6):
+        shutil.copytree(photos / "train", data / str(copy))
+    predict = [sys.executable, "-m", "llb_ray", "predict", str(finished), "--data", str(data), "--maps", "--out"]
+    subprocess.run([*predict, str(whole)], check=True, stdout=subprocess.DEVNULL)
+    _killed_and_again([*predict, str(hurt)], lambda: list(hurt.glob(".unfinished/0*")), signal.SIGKILL)
+    found, expected = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} for out in (hurt, whole)
+    )
+    assert found == expected
 
 
 def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
