@@ -177,7 +177,7 @@ def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
 def test_what_a_threshold_that_is_not_set_would_have_been_is_said() -> None:
     config = load(None, ["detector.name=autoencoder", "threshold.method=none", "threshold.folds=3"])
     assert config.notices() == ["threshold.folds has no effect with threshold.method none: one round takes no folds"]
-    settings = ["detector.name=memory_bank", "threshold.method=none", "threshold.folds=3"]
+    settings = ["threshold.method=none", "threshold.folds=3", "purify.rounds=2"]
     assert load(None, settings).notices() == [], "the second round's folds"
 
 
@@ -190,20 +190,25 @@ def test_screening_borrows_the_final_detectors_backbone() -> None:
     config = parse({"detector": {"name": "memory_bank", "image_size_px": 96}, "members": {"detector": "density"}})
     screening = config.detector_of("member")
     assert (screening.name, screening.image_size_px) == ("density", 96)
-    assert config.detector_of("final").memory == "robust"
-    plain = parse({"detector": {"name": "memory_bank"}, "purify": {"filter": "none"}, "members": {"detector": "same"}})
-    assert plain.detector_of("final").memory == plain.detector_of("member").memory == "plain"
-    assert parse({}).detector_of("member").name == "density"
+    assert parse({}).detector_of("member").name == "memory_bank"
     with pytest.raises(ConfigError, match="detector autoencoder has none; choose members.detector=same"):
         parse({"detector": {"name": "autoencoder"}, "members": {"detector": "density"}})
 
 
+@pytest.mark.parametrize("filter_", ["llb", "none", "random", "oracle", "srr"])
+def test_filters_share_one_final_detector(filter_: str) -> None:
+    """What a filter is worth can be read off only where the detector behind it is the same."""
+    config = parse({"purify": {"filter": filter_}})
+    assert config.detector_of("final") == parse({}).detector_of("final")
+    assert config.detector_of("member").memory == config.detector_of("final").memory == "placed"
+
+
 def test_density_members_have_no_loss_to_weight_and_say_so() -> None:
     weighted = {"detector": {"name": "reconstruction"}, "importance": {"mode": "moments", "members": True}}
-    config = parse(weighted)
+    config = parse({**weighted, "members": {"detector": "density"}})
     assert config.importance_of("member") is None
     assert config.importance_of("final") is config.importance
     assert any("density members have no loss" in notice for notice in config.notices())
-    trained = parse({**weighted, "members": {"detector": "same"}})
+    trained = parse(weighted)
     assert trained.importance_of("member") is trained.importance
     assert not any("importance" in notice for notice in trained.notices())

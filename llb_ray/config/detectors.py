@@ -70,11 +70,11 @@ class MemoryBankConfig(Settings):
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
-    memory: Literal["by_filter", "plain", "robust", "softpatch"] = Field(
+    memory: Literal["by_filter", "plain", "placed", "softpatch"] = Field(
         "by_filter",
-        description="robust doubts patches that no other image is like at that place, and weighs distances by local "
-        "density among kept images; softpatch is that paper's; plain is PatchCore's; by_filter: robust for "
-        "purify.filter llb, softpatch for softpatch, else plain",
+        description="plain is PatchCore's distance to the nearest patch; placed multiplies it by the Mahalanobis "
+        "distance at the same place (PaDiM's), which contamination hurts less; softpatch is that paper's; by_filter: "
+        "softpatch for purify.filter softpatch, else placed",
     )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")

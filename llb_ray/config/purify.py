@@ -11,10 +11,9 @@ class MembersConfig(Settings):
     """The ensemble of sub-models."""
 
     count: int = Field(5, ge=2, description="K: disjoint shares, one sub-model each")
-    detector: Literal["auto", "same", "density"] = Field(
-        "auto",
-        description="density looks for outlying patches with the final detector's backbone, and is cheap; same is the "
-        "final detector's kind; auto: density where there is a backbone",
+    detector: Literal["same", "density"] = Field(
+        "same",
+        description="same is the final detector's kind; density looks for outlying patches with its backbone",
     )
     rescue: bool = Field(
         True, description="density takes an odd image that has a twin in another share for rare rather than defective"
@@ -59,11 +58,11 @@ class PurifyConfig(Settings):
         "held_out", description="held_out ignores the score of the member that trained on the image"
     )
     normalize: Literal["none", "rank", "robust_z"] = Field("rank", description="applied to each member's scores first")
-    rounds: Annotated[int, Field(ge=1)] | None = Field(
-        None,
+    rounds: Annotated[int, Field(ge=1)] = Field(
+        1,
         description="times that llb judges every image: first by the members, then by detectors like the final one, "
         "fitted on what the round before kept, each without a fold (threshold.folds) of the images; ends early once no "
-        "decision changes; default: 2 with a memory bank, whose threshold needs such fits too, else 1",
+        "decision changes",
     )
     memories: int = Field(20, ge=2, description="random small memories that are averaged (memory_ensemble)")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")

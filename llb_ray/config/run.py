@@ -1,6 +1,5 @@
 """A run's configuration as a whole: what its sections say together."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import yaml
@@ -8,7 +7,7 @@ from pydantic import Field, model_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.detectors import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
-from llb_ray.config.purify import Filter, MembersConfig, PurifyConfig
+from llb_ray.config.purify import MembersConfig, PurifyConfig
 from llb_ray.config.sections import (
     DataConfig,
     EvaluationConfig,
@@ -21,7 +20,6 @@ from llb_ray.config.sections import (
 
 _STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
 _MEMORY_SHARE = 0.1  # of the candidate patches, in each of the memories that memory_ensemble averages
-_MEMORIES: Mapping[Filter, str] = {"llb": "robust", "softpatch": "softpatch"}
 
 
 class RunConfig(Settings):
@@ -105,9 +103,7 @@ class RunConfig(Settings):
     @property
     def screens_by_density(self) -> bool:
         """Whether the sub-models look for outlying patches, whatever the final detector does."""
-        has_backbone = not isinstance(self.detector, AutoencoderConfig)
-        suits = has_backbone and self.purify.filter in ("llb", "random")  # the rivals have sub-models of their own
-        return self.members.detector == "density" or (self.members.detector == "auto" and suits)
+        return self.members.detector == "density"
 
     @property
     def num_members(self) -> int:
@@ -141,22 +137,14 @@ class RunConfig(Settings):
             shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
             return DensityConfig.model_validate({**shared, "rescue": self.members.rescue})
         if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
-            memory = _MEMORIES.get(self.purify.filter, "plain") if role == "final" else "plain"
+            memory = "softpatch" if role == "final" and self.purify.filter == "softpatch" else "placed"
             return detector.model_copy(update={"memory": memory})
         return detector
 
     @property
-    def reads_suspects(self) -> bool:
-        """Whether the final detector looks at rejected images too: a robust memory doubts their patches by itself."""
-        final = self.detector_of("final")
-        return self.purify.filter == "llb" and isinstance(final, MemoryBankConfig) and final.memory == "robust"
-
-    @property
     def rounds(self) -> int:
-        """How often every image is judged, at most: again where that is asked for, or takes no further fit."""
-        if self.purify.filter != "llb":
-            return 1
-        return self.purify.rounds or (2 if self.reads_suspects else 1)
+        """How often every image is judged, at most."""
+        return self.purify.rounds if self.purify.filter == "llb" else 1
 
     @property
     def why_folds(self) -> str:
@@ -165,8 +153,6 @@ class RunConfig(Settings):
             return ""
         if self.rounds > 1:
             return "images are judged by folds"
-        if self.reads_suspects:
-            return "the final memory has seen every image"
         return "" if self.purify.reads_scores else "there are no members"
 
     def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:

@@ -130,7 +130,7 @@ class ThresholdConfig(Settings):
         "sets no threshold: scores and metrics only, and what a scan does unless its configuration has a section "
         "threshold",
     )
-    folds: int = Field(2, ge=2, description="further fits of the final detector, where held-out scores need them")
+    folds: int = Field(5, ge=2, description="further fits of the final detector, where held-out scores need them")
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run says them aloud."""

@@ -78,9 +78,6 @@ class Source(Protocol):
     them in that order.  Learning and measuring use every row; what is said of an image, its plain row.
     """
 
-    # Ids of those that may well be anomalous; set only for a detector that knows not to call them usual.
-    suspects: frozenset[str]
-
     @property
     def image_ids(self) -> Sequence[str]: ...
 

@@ -94,7 +94,7 @@ def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: i
     `num_weighted` images are read once more at the end, for their importance weights.
     """
     if isinstance(config, MemoryBankConfig):
-        return num_rows
+        return num_rows * (2 if config.memory in ("by_filter", "placed") else 1)
     if isinstance(config, DensityConfig):
         return min(num_rows, MAX_REFERENCES)
     steps = config.member_steps if role == "member" else config.final_steps

@@ -12,27 +12,20 @@ import numpy.typing as npt
 import torch
 
 from llb_ray.detectors.base import Report, Source, row_batches
-from llb_ray.detectors.neighbours import SCREENING, mutual_factors
-from llb_ray.ensemble.contamination import bulk
+from llb_ray.detectors.neighbours import mutual_factors
 from llb_ray.seeding import stream
 
 Read = Callable[[npt.NDArray[np.int64]], torch.Tensor]  # rows to their patches [B, D, H, W]
-PATCH_REACH = 3.5  # spreads beyond the mode of the outlier factors that patches are kept up to
-# Share of patches beyond it below which they are taken for rare normal ones, and above which for defects.  Of clean
-# images 3.0 to 4.4 % are, on four sets; with 10, 20 and 40 % of the images anomalous 5 to 7, 7 to 9 and 7 to 12 %.
-CLEAN, DIRTY = 0.045, 0.075
 SOFTPATCH_NEIGHBOURS, SOFTPATCH_LEFT_OUT = 6, 0.15  # as published
 _SPARE = 1.5  # times the candidates: patches that are looked at for the good ones among them
 _BATCH = 32  # rows read at once
 
 
 class Candidates(NamedTuple):
-    """Patches, what distances to each are multiplied by, and apart from them outlying ones."""
+    """Patches, and what distances to each are multiplied by."""
 
     patch_PD: torch.Tensor
     weight_P: torch.Tensor | None = None
-    outlying_OD: torch.Tensor | None = None
-    trust: float = 0.0  # 0: the outlying ones are defects, 1: they are as normal as the others
 
 
 def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
@@ -47,46 +40,18 @@ def every(read: Read, source: Source, wanted: int, seed: int, report: Report) ->
     return Candidates(torch.cat(chosen))
 
 
-def dense(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
-    """At most so many patches that other images are like at the same place, and, apart, the outlying ones.
-
-    Outlying are those whose factor is beyond `PATCH_REACH` spreads of the factors below the most frequent one
-    (`contamination.bulk`); none where all images are equal.  Single patches do not tell whether that is rare or
-    defective, but their number does: clean images have few (`CLEAN`, `DIRTY`).
-    """
-    patch_NLD = _at_common_cells(read, source, wanted, seed, report)
-    good_NL = within_reach(mutual_factors(patch_NLD, len(source.image_ids), SCREENING, seed))
-    trust = trust_in_outlying(1 - float(good_NL.float().mean()))
-    outlying = _drawn(patch_NLD, ~good_NL, None, wanted, seed).patch_PD if trust else None
-    return _drawn(patch_NLD, good_NL, None, wanted, seed)._replace(outlying_OD=outlying, trust=trust)
-
-
-def trust_in_outlying(share: float) -> float:
-    """How far patches beyond reach are trusted, in [0, 1], if they are this share of all: falling from `CLEAN` on."""
-    return float(np.clip((DIRTY - share) / (DIRTY - CLEAN), 0, 1))
-
-
-def within_reach(factor_NL: torch.Tensor) -> torch.Tensor:
-    """Which patches `dense` keeps [N, L], by the logarithms of their outlier factors."""
-    factor_P = factor_NL.flatten().double().cpu().numpy()
-    if np.ptp(factor_P) == 0:
-        return torch.ones_like(factor_NL, dtype=torch.bool)
-    return factor_NL <= bulk(factor_P).cut(PATCH_REACH)
-
-
 def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
     """At most so many patches with their outlier factors for weights, without the worst 15 % (arXiv 2403.14233)."""
     patch_NLD = _at_common_cells(read, source, wanted, seed, report)
-    share = SOFTPATCH_NEIGHBOURS / len(source)
-    factor_NL = mutual_factors(patch_NLD, len(source.image_ids), share, seed)
+    factor_NL = mutual_factors(patch_NLD, len(source.image_ids), SOFTPATCH_NEIGHBOURS)
     # Sorted: torch's own quantile takes no more than 16 million values.
     threshold = factor_NL.flatten().sort().values[math.ceil((1 - SOFTPATCH_LEFT_OUT) * factor_NL.numel()) - 1]
     return _drawn(patch_NLD, factor_NL <= threshold, factor_NL.exp(), wanted, seed)
 
 
-GATHER: Mapping[Literal["plain", "robust", "softpatch"], Callable[[Read, Source, int, int, Report], Candidates]] = {
+GATHER: Mapping[Literal["plain", "placed", "softpatch"], Callable[[Read, Source, int, int, Report], Candidates]] = {
     "plain": every,
-    "robust": dense,
+    "placed": every,
     "softpatch": softpatch,
 }
 

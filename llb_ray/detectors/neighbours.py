@@ -17,7 +17,7 @@ from torch.nn import functional
 from llb_ray.detectors.patches import usable_spread
 from llb_ray.seeding import stream
 
-SCREENING, WEIGHING = 0.2, 0.05  # of the reference images at a place are neighbours: see `num_neighbours`
+SCREENING = 0.2  # of the reference images at a place are neighbours: see `num_neighbours`
 MAX_REFERENCES = 256  # images that others are compared with: time and memory then grow with N, not with its square
 _LEAST_NEIGHBOURS = 3
 TWINS = 2  # references that make an odd image a repeated one
@@ -40,9 +40,7 @@ def num_neighbours(num_references: int, share: float, copies: int = 1) -> int:
     To screen contaminated images (`SCREENING`), more than share a defect, or these would be each other's neighbours and
     look normal.  The 6 of SoftPatch (arXiv 2403.14233) are too few: on magnetic tile with 40 % anomalies, 600 images,
     the AUROC of anomalous against normal training images is 0.60 with 12, 0.74 with 24, 0.79 with 48, 0.81 with 96 and
-    0.83 with 180; with 10 % it is 0.90, 0.89, 0.87, 0.86 and 0.86.  To weigh distances where the worst is out
-    (`WEIGHING`), fewer: with 4, 8 and 16 % the image AUROC of a clean magnetic tile is 94.5, 93.3 and 92.1, of one with
-    40 % 74.3, 76.7 and 77.8.
+    0.83 with 180; with 10 % it is 0.90, 0.89, 0.87, 0.86 and 0.86.
     """
     return min(num_references - copies, max(_LEAST_NEIGHBOURS, round(share * num_references)))
 
@@ -134,21 +132,18 @@ def apart(distance_LBR: torch.Tensor, image_B: torch.Tensor, image_R: torch.Tens
     return distance_LBR.masked_fill_(image_B[:, None] == image_R, torch.inf)
 
 
-def mutual_factors(patch_NLD: torch.Tensor, num_images: int, share: float, seed: int) -> torch.Tensor:
-    """Logarithms of the local outlier factors [N, L] of images among themselves; rows are images, then copies of all of
-    them.  Takes O(N R L D) time.
+def mutual_factors(patch_NLD: torch.Tensor, num_images: int, count: int) -> torch.Tensor:
+    """Logarithms of the local outlier factors [N, L] of all rows among themselves, with so many neighbours; rows are
+    images, then copies of all of them.  Takes O(N^2 L D) time.
     """
-    num_rows = len(patch_NLD)
-    image_N = torch.arange(num_rows, device=patch_NLD.device) % num_images
+    image_N = torch.arange(len(patch_NLD), device=patch_NLD.device) % num_images
     point_PD = patch_NLD.flatten(0, 1)
     scaled_LND = ((patch_NLD - point_PD.mean(dim=0)) / usable_spread(point_PD)).transpose(0, 1).contiguous()
-    chosen_R = torch.from_numpy(references(num_rows, seed)).to(patch_NLD.device)
-    count = num_neighbours(len(chosen_R), share, num_rows // num_images)
-    reference_LRD, image_R = scaled_LND[:, chosen_R], image_N[chosen_R]
-    reach_LR = reaches(reference_LRD, image_R, count)
+    count = min(count, len(patch_NLD) - len(patch_NLD) // num_images)
+    reach_LN = reaches(scaled_LND, image_N, count)
     chunks = zip(torch.split(scaled_LND, _CHUNK, dim=1), torch.split(image_N, _CHUNK), strict=True)
     factor_LN = [
-        outlier_factors(apart(distances(part_LBD, reference_LRD), image_B, image_R), reach_LR, count)[0]
+        outlier_factors(apart(distances(part_LBD, scaled_LND), image_B, image_N), reach_LN, count)[0]
         for part_LBD, image_B in chunks
     ]
     return torch.cat(factor_LN, dim=1).T

@@ -67,14 +67,9 @@ class Crew:
         return Features(plain, cached, Cached(tuple(shard.recipe for shard in shards)))
 
     def member(
-        self,
-        name: str,
-        settings: Mapping[str, Any],
-        image_ids: Sequence[str],
-        features: Features,
-        suspects: Sequence[str] = (),
+        self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
     ) -> MemberSpec:
-        """What is to be fitted on these images, `suspects` among them, with the settings of `settings.fit_settings`."""
+        """What is to be fitted on these images, with the settings of `settings.fit_settings`."""
         return MemberSpec(
             name=name,
             place=self._place,
@@ -84,7 +79,6 @@ class Crew:
             access=features.access,
             encoder_digest=features.encoder,
             fit_ids=tuple(image_ids),
-            suspects=tuple(suspects),
         )
 
     def fit(

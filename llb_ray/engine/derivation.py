@@ -15,11 +15,11 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import files
 from llb_ray.engine.calibrate import calibrated
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.given import Given, given, why_folds
+from llb_ray.engine.given import given_ids, why_folds, without_fold
 from llb_ray.engine.member import member_name, trained_on
 from llb_ray.engine.scoring import read_scores
 from llb_ray.engine.stages import FINAL
-from llb_ray.ensemble.dataset import kept_ids, suspect_ids
+from llb_ray.ensemble.dataset import kept_ids
 from llb_ray.ensemble.overrides import UNSURE, by_hand
 from llb_ray.ensemble.partition import training_sets
 from llb_ray.ensemble.scores import assemble, dense
@@ -72,10 +72,10 @@ def held_out_scores_are(run: FinishedRun) -> str:
     made = run.made
     judged = list(zip(made.round_scores, made.rounds, strict=False))
     for scores, before in judged:
-        _held_out(run, scores, given(run.config, before, None))
+        _held_out(run, scores, given_ids(before, None))
     before = judged[-1][1] if judged else made.rounds[-1]
     if made.fold_scores:
-        _held_out(run, made.fold_scores, given(run.config, before, made.overrides))
+        _held_out(run, made.fold_scores, given_ids(before, made.overrides))
     elif made.threshold is not None and why_folds(run.config, before, made.overrides):
         raise AuditError("the threshold is to come from detectors without a fold, and there are no scores by such")
     if not made.folds:
@@ -83,7 +83,7 @@ def held_out_scores_are(run: FinishedRun) -> str:
     return f"{len(made.folds)} detectors without a fold each scored images that they had not seen"
 
 
-def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: Given) -> None:
+def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: list[str]) -> None:
     fitted = {artifact.content: artifact for artifact in run.made.folds}
     apart = dict[str, list[str]]()
     for shard in scores:
@@ -97,14 +97,12 @@ def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: Given) -> No
         _was_given(fitted[content], fold, images)
 
 
-def _was_given(fitted: Artifact, fold: list[str], images: Given) -> None:
-    suspects = trained_on(fitted, as_suspects=True)
-    learnt = {*trained_on(fitted), *suspects}
+def _was_given(fitted: Artifact, fold: list[str], images: list[str]) -> None:
+    learnt = set(trained_on(fitted))
     seen = sorted(learnt & set(fold))
     if seen:
         raise AuditError(f"{fitted.where}: image {seen[0]} was scored by a detector that was trained on it")
-    left = images.without(fold)
-    odd = sorted((learnt ^ set(left.image_ids)) | (set(suspects) ^ set(left.suspects)))
+    odd = sorted(learnt ^ set(without_fold(images, fold)))
     if odd:
         raise AuditError(f"{fitted.where}: image {odd[0]} was not learnt from as had been decided")
 
@@ -163,15 +161,12 @@ def only_overridden_differ(run: FinishedRun) -> str:
 
 
 def final_trained_on_kept(run: FinishedRun) -> str:
-    """The final detector was given the kept images, and the rejected ones as suspects if it reads such."""
+    """The final detector was given the kept images and no other."""
     kept = kept_ids(run.purified)
     same_ids("final detector's training images", trained_on(run.made.final), "kept set", kept)
-    suspects = suspect_ids(run.purified, run.overrides) if run.config.reads_suspects else []
-    same_ids("final detector's suspects", trained_on(run.made.final, as_suspects=True), "rejected set", suspects)
     if run.weighted is not None:
         same_ids("importance.arrow", run.weighted, "kept set", kept)
-    others = f"{len(suspects)} rejected ones that it doubts, and nothing else" if suspects else "nothing else"
-    return f"the final detector was trained on the {len(kept)} kept images and {others}"
+    return f"the final detector was trained on the {len(kept)} kept images and nothing else"
 
 
 def threshold_follows(run: FinishedRun) -> str:

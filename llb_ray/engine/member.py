@@ -1,4 +1,4 @@
-"""One detector in training: a sub-model on its share, or the final detector on what was kept, and maybe suspects.
+"""One detector in training: a sub-model on its share, or the final detector on what was kept.
 
 The two are the same thing here; they differ in the share and in the budget (`role`).  Either may be fitted by several
 workers together: the leading one writes the artifact, and the others fit along with it.
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file, save
 
@@ -51,12 +50,11 @@ class MemberSpec:
     access: Access
     encoder_digest: str
     fit_ids: tuple[str, ...]
-    suspects: tuple[str, ...] = ()  # of these
 
     @property
     def title(self) -> str:
         """``member-003 (its share: 20 images)``; partition.arrow lists a share by the member's number."""
-        images = "its share" if self.role == "member" else "kept and suspect" if self.suspects else "the kept set"
+        images = "its share" if self.role == "member" else "the kept set"
         return f"{self.name} ({images}: {len(self.fit_ids)} images)"
 
     @property
@@ -70,15 +68,12 @@ class MemberSpec:
 
     @property
     def recipe(self) -> Recipe:
-        return fit_recipe(self.settings, self.encoder_digest, self.fit_ids, self.suspects)
+        return fit_recipe(self.settings, self.encoder_digest, self.fit_ids)
 
 
-def fit_recipe(
-    settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str], suspects: Sequence[str] = ()
-) -> Recipe:
+def fit_recipe(settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str]) -> Recipe:
     """What a fitted detector depends on."""
-    doubted = {"suspects": digest(list(suspects))} if suspects else {}
-    return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))} | doubted)
+    return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))})
 
 
 class Member:
@@ -120,14 +115,12 @@ class Member:
         detector, source = self._fitted(report)
         # Not `save_file`: of a full disk it raises an error of its own.
         (folder / files.DETECTOR).write_bytes(save(detector.state()))
-        doubted = [image_id in source.suspects for image_id in source.image_ids]
-        write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids, "suspect": doubted}))
+        write_table(folder / files.TRAINED_ON, pa.table({"image_id": source.image_ids}))
         write_log(folder, detector.log(), source.image_ids)
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
         spec, device = self._spec, device_for(self._spec.place.resources)
         source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
-        source.suspects = frozenset(spec.suspects)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
         detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
         return detector, source
@@ -153,8 +146,7 @@ def load_detector(config: DetectorConfig, fitted: Artifact, resources: Resources
     return detector.load_state(load_file(fitted.file(files.DETECTOR)))
 
 
-def trained_on(fitted: Artifact, as_suspects: bool = False) -> list[str]:
-    """The ids of the images that a `fit` artifact's detector was given as normal ones, or as suspects."""
-    given = read_table(fitted.file(files.TRAINED_ON))
-    image_ids: list[str] = given.filter(pc.equal(given["suspect"], as_suspects))["image_id"].to_pylist()
+def trained_on(fitted: Artifact) -> list[str]:
+    """The ids of the images that a `fit` artifact's detector was trained on."""
+    image_ids: list[str] = read_table(fitted.file(files.TRAINED_ON))["image_id"].to_pylist()
     return image_ids

@@ -62,8 +62,6 @@ class Streamed:
 class CachedSource:
     """The layers of some images, read from memory-mapped shards."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(
         self,
         artifacts: Sequence[Artifact],
@@ -114,8 +112,6 @@ class CachedSource:
 
 class StreamedSource:
     """The layers of some images, encoded at every reading, rounded as the cache would round them."""
-
-    suspects: frozenset[str] = frozenset()
 
     def __init__(self, images: Sequence[ImageRef], image_ids: Sequence[str], encoding: Encoding) -> None:
         self.image_ids = image_ids

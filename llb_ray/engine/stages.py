@@ -26,7 +26,7 @@ from llb_ray.engine.clock import Clock
 from llb_ray.engine.crew import Crew
 from llb_ray.engine.decisions import Decisions
 from llb_ray.engine.evaluate import evaluate_recipe, grid, image_scores, measured, shards_to_count
-from llb_ray.engine.given import fold_ids, given, why_folds
+from llb_ray.engine.given import fold_ids, given_ids, why_folds, without_fold
 from llb_ray.engine.levels import have_16_bits, levels_recipe, read_levels, write_levels
 from llb_ray.engine.member import member_name
 from llb_ray.engine.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
@@ -154,9 +154,8 @@ class Stages:
         return Decisions(self.config, self._train_images, self._make)
 
     def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
-        """The final detector, fitted on the kept images, and on suspects where it doubts these by itself."""
-        images, settings = given(self.config, purified, overrides), fit_settings(self.config, "final")
-        spec = self.crew.member(FINAL, settings, images.image_ids, features, images.suspects)
+        """The final detector, fitted on the kept images."""
+        spec = self.crew.member(FINAL, fit_settings(self.config, "final"), given_ids(purified, overrides), features)
         return self.crew.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
 
     def final_scores(self, final: Artifact, features: Features) -> list[Artifact]:
@@ -179,11 +178,11 @@ class Stages:
 
     def folds(self, decided: Artifact, overrides: Artifact | None, features: Features) -> Folds:
         """Detectors like the final one, each fitted without a fold of the training images, and their scores of it."""
-        images, folds = given(self.config, decided, overrides), fold_ids(self.config, self._train_images)
-        specs = []
-        for index, (name, fold) in enumerate(folds.items()):
-            left, settings = images.without(fold), fit_settings(self.config, "final", index)
-            specs.append(self.crew.member(name, settings, left.image_ids, features, left.suspects))
+        kept, folds = given_ids(decided, overrides), fold_ids(self.config, self._train_images)
+        specs = [
+            self.crew.member(name, fit_settings(self.config, "final", index), without_fold(kept, fold), features)
+            for index, (name, fold) in enumerate(folds.items())
+        ]
         fitted = self.crew.fit("folds", specs, num_workers=self.config.final_workers)
         apart = {name: (fitted[name], fold) for name, fold in folds.items()}
         return Folds([*fitted.values()], self.crew.score_apart("fold-scores", apart, features))

@@ -6,8 +6,7 @@ import pyarrow.compute as pc
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
-from llb_ray.ensemble.decision import KEPT, REJECTED
-from llb_ray.ensemble.overrides import rejected_by_hand
+from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.purify import DECISIONS, Evidence, Labels, purify
 from llb_ray.ensemble.scores import dense
 
@@ -38,15 +37,6 @@ def purified_dataset(
 def kept_ids(purified: pa.Table) -> list[str]:
     """What the final detector takes for normal, in image_id order."""
     return sorted(purified.filter(pc.equal(purified["decision"], KEPT))["image_id"].to_pylist())
-
-
-def suspect_ids(purified: pa.Table, overrides: pa.Table | None) -> list[str]:
-    """What the filter rejected, and nobody by hand (schema `overrides.OVERRIDES`), in image_id order.
-
-    None where fewer than two images are kept: these would have to say what is usual.
-    """
-    rejected = purified.filter(pc.equal(purified["decision"], REJECTED))["image_id"].to_pylist()
-    return sorted(set(rejected) - rejected_by_hand(overrides)) if len(purified) - len(rejected) > 1 else []
 
 
 def _member_scores(image_ids: pa.ChunkedArray, scores: pa.Table | None) -> pa.ChunkedArray | pa.Array:

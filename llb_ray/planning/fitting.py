@@ -78,7 +78,6 @@ class _Repeated:
     def __init__(self, source: CachedSource, num_rows: int) -> None:
         self._source = source
         self.image_ids = [source.image_ids[row % len(source)] for row in range(num_rows)]
-        self.suspects = source.suspects
 
     def __len__(self) -> int:
         return len(self.image_ids)

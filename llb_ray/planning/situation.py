@@ -37,7 +37,7 @@ class Size:
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
-        rejects = config.purify.filter in ("llb", "random") and not config.reads_suspects
+        rejects = config.purify.filter in ("llb", "random")
         share = ratio if rejects and ratio != "auto" else 1.0  # at most
         for_threshold = config.threshold.method == "folds" or bool(config.why_folds)
         return cls(

@@ -144,8 +144,6 @@ def _rounds(run: FinishedRun) -> Iterator[str]:
             f"Round {number} scored every image by detectors like the final one that had not seen it: {out:,} more "
             f"were rejected and {back:,} readmitted, which leaves {len(kept_ids(after)):,}."
         )
-    if config.reads_suspects:
-        yield "The final memory also holds the rejected images, as suspects that do not count as normal."
 
 
 def _of_fits(run: FinishedRun) -> Iterator[str]:

@@ -41,10 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
         "places": 16,
     },
-    "memory_bank, robust": {
+    "memory_bank, plain": {
         "name": "memory_bank",
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "random", "layers": [1, 2]},
-        "memory": "robust",
+        "memory": "plain",
         "coreset_size": 60,
         "candidates": 800,
         "projection_dim": 8,
@@ -72,7 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
 BANDS = {"autoencoder, 1 band": 1, "autoencoder, 5 bands": 5, "autoencoder, 200 bands": 200}
 CASES |= {name: {"name": "autoencoder", **CASES["autoencoder"]} for name in BANDS}
 CASES["autoencoder, 200 bands"] |= {"batch_size": 4, "member_steps": 30, "final_steps": 35}  # for speed
-STEPLESS = ("density", "memory_bank", "memory_bank, robust")  # fitted in one pass, without a loss
+STEPLESS = ("density", "memory_bank", "memory_bank, plain")  # fitted in one pass, without a loss
 detectors = pytest.mark.parametrize("name", sorted(CASES))
 
 
