@@ -5,9 +5,9 @@
     OMP_NUM_THREADS=1 python benchmarks/certify.py synthetic --out runs/certify_synthetic
 
 Every alpha x seed x filter, as `llb-ray certify` runs them; what is there already is not run again, so that a table can
-be made of a part.  `none` and `oracle` are the plain detector on all training images and on the normal ones: the gap
-between them is what a filter can close, and one that also weighs distances can go beyond.  Data and weights are looked
-for under LLB_DATA (default ../shared/data); the synthetic photographs are drawn first.  Writes
+be made of a part.  `none` and `oracle` are the same detector on all training images and on the normal ones: the gap
+between them is what a filter can close.  `softpatch` has a memory of its own, which weighs distances.  Data and weights
+are looked for under LLB_DATA (default ../shared/data); the synthetic photographs are drawn first.  Writes
 benchmarks/certify_<set>_<detector>.md, and the raw rows as Parquet beside it.
 """
 

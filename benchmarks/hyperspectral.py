@@ -96,8 +96,6 @@ def one_draw(scene: str, seed: int, out: Path) -> Iterator[Row]:
 class Tiles:
     """A `Source` over pixels that no cache has rounded."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(self, image_NCHW: torch.Tensor, image_ids: Sequence[str]) -> None:
         self.image_ids = image_ids
         self.image_NCHW = image_NCHW

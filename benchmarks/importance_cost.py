@@ -44,8 +44,6 @@ CASES = {
 class Noise:
     """A `Source` of 64 images, or their layers, of random numbers."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(self, shapes: Sequence[tuple[int, int, int]]) -> None:
         self.image_ids = [str(row) for row in range(64)]
         generator = torch.Generator().manual_seed(0)

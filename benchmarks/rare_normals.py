@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rare_normals.py --out runs/rare_normals
 
-With `members.rescue` an odd image that has a twin in another share is taken for rare.  Every filling is the rare one in
+With `members.rescue` of density members an odd image that has a twin in another share is taken for rare.  Every filling is the rare one in
 its turn.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/rare_normals.md
 and the raw rows beside it.
 """
@@ -57,6 +57,7 @@ def measured(out: Path, alpha: float, seed: int) -> Iterator[Row]:
         [
             "detector.backbone.name=mobilenetv2_100",
             f"detector.backbone.weights={DATA / 'weights' / 'mobilenetv2_100.safetensors'}",
+            "members.detector=density",
             "resources.num_cpus=1",
             f"seed={seed}",
         ],

@@ -4,8 +4,8 @@
 
 Asks for 1 % and 5 %, and counts the normal test images above the threshold, which no run looks at.  The default filter
 keeps what looks normal; counted as normal are then the bulk of the kept images, all kept ones, or all training images
-(`threshold.normals`).  The memory has seen every image, so held-out scores come from folds.  Data and weights are
-looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/thresholds.md and the raw rows beside it.
+(`threshold.normals`).  Held-out scores come from where the default has them from: from the members, or from folds where
+few images are rejected.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/thresholds.md and the raw rows beside it.
 """
 
 import argparse

@@ -126,9 +126,8 @@ class ThresholdConfig(Settings):
         "members",
         description="where held-out scores come from: the members, brought to the final detector's scale, which costs "
         "nothing, or folds, further final detectors each fitted without its own; folds too where there are no members, "
-        "too few rejected images to compare scales by, a further round, or a final memory that has seen these; none "
-        "sets no threshold: scores and metrics only, and what a scan does unless its configuration has a section "
-        "threshold",
+        "too few rejected images to compare scales by, or a further round; none sets no threshold: scores and metrics "
+        "only, and what a scan does unless its configuration has a section threshold",
     )
     folds: int = Field(5, ge=2, description="further fits of the final detector, where held-out scores need them")
 

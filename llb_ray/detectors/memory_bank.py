@@ -42,6 +42,7 @@ from llb_ray.detectors.places import fit_places, place_distances, pool_places
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
+ENTRIES = ("memory_MD", "weight_M")  # of the state: what grows with `coreset_size`
 _FIT_BATCH = 32  # images read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 

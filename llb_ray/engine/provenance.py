@@ -12,7 +12,7 @@ from llb_ray.engine.bands import scale_recipe
 from llb_ray.engine.decisions import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
 from llb_ray.engine.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.given import given
+from llb_ray.engine.given import given_ids
 from llb_ray.engine.member import fit_recipe, member_name, trained_on
 from llb_ray.engine.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
 from llb_ray.engine.scoring import read_scores, score_shard
@@ -71,14 +71,12 @@ def _fitted(run: FinishedRun) -> Iterator[Made]:
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
         yield member_name(number), fitted, fit_recipe(settings, _encoder(run), shares[number])
-    images = given(config, made.purified, made.overrides)
-    settings = fit_settings(config, "final")
-    yield FINAL, made.final, fit_recipe(settings, _encoder(run), images.image_ids, images.suspects)
+    kept = given_ids(made.purified, made.overrides)
+    yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept)
     for number, fitted in enumerate(made.folds):
-        suspects = trained_on(fitted, as_suspects=True)
-        learnt = sorted([*trained_on(fitted), *suspects])  # whether it should is asked by `held_out_scores_are`
+        learnt = sorted(trained_on(fitted))  # whether it should is asked by `held_out_scores_are`
         settings = fit_settings(config, "final", number % config.threshold.folds)
-        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt, sorted(suspects))
+        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt)
 
 
 def _scored(run: FinishedRun) -> Iterator[Made]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from llb_ray.config import RunConfig
-from llb_ray.detectors.base import Detector, Layers, Report
+from llb_ray.detectors.base import Detector, Layers, Report, State
 from llb_ray.detectors.build import Role, build_detector, shortened
+from llb_ray.detectors.memory_bank import ENTRIES
 from llb_ray.engine.source import CachedSource
 from llb_ray.planning.measured import Cost, Linear
 
@@ -39,7 +39,7 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
         step_s=step_s,
         score_s=seconds_per_image(detector, source, config.resources.batch_size) * scale,
         load_s=_timed(lambda: trial.unfitted(2).load_state(state)),
-        state=Linear.through((few, len(save(small.state())) * scale), (many, len(save(state)) * scale)),
+        state=Linear.through((few, _state_bytes(small.state(), scale)), (many, _state_bytes(state, scale))),
     )
 
 
@@ -52,6 +52,11 @@ def seconds_per_image(detector: Detector, source: CachedSource, batch_size: int)
         detector.score(layers)
         num_done += 1
     return (time.perf_counter() - started_s) / num_done / batch_size
+
+
+def _state_bytes(state: State, scale: float) -> float:
+    """Bytes of a detector with `scale` times as many entries in its memory; what it knows of places stays as it is."""
+    return sum(tensor.nbytes * (scale if name in ENTRIES else 1) for name, tensor in state.items())
 
 
 class _Trial:

@@ -79,8 +79,6 @@ detectors = pytest.mark.parametrize("name", sorted(CASES))
 class Encoded:
     """A `Source` over pictures, through the number format of the cache."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(self, name: str, image_BHW3: Pixels) -> None:
         self.image_ids: Sequence[str] = [f"image-{row}" for row in range(len(image_BHW3))]
         image_BHWC = _in_bands(image_BHW3, BANDS[name]) if name in BANDS else image_BHW3
@@ -291,8 +289,6 @@ def test_a_fit_reads_every_copy_and_says_something_of_each_image_once(name: str)
     read: list[int] = []
 
     class Watched(Copied):
-        suspects: frozenset[str] = frozenset()
-
         def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
             read.extend(rows.tolist())
             return super().batch(rows)

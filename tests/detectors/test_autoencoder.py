@@ -22,8 +22,6 @@ STEPS = 60
 class Stripes:
     """Softly striped pictures of any brightness and phase, by row number."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(self, count: int, seed: int = 0) -> None:
         self.image_ids: Sequence[str] = [str(row) for row in range(count)]
         rng = np.random.default_rng(seed)
@@ -186,8 +184,6 @@ def test_many_bands_are_measured_fewer_images_at_a_time() -> None:
     read: list[int] = []
 
     class Watched(Stripes):
-        suspects: frozenset[str] = frozenset()
-
         def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
             read.append(len(rows))
             return super().batch(rows)

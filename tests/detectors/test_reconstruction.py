@@ -46,8 +46,6 @@ Shapes = tuple[tuple[int, int, int], ...]
 class Patterns:
     """Layers that mix two fixed directions by a random amount per image, with a little noise."""
 
-    suspects: frozenset[str] = frozenset()
-
     def __init__(self, shapes: Shapes, count: int, seed: int = 0) -> None:
         self.image_ids: Sequence[str] = [str(row) for row in range(count)]
         fixed, rng = np.random.default_rng(99), np.random.default_rng(seed)

@@ -16,7 +16,17 @@ from llb_ray.engine.member import trained_on
 from llb_ray.engine.pipeline import Result
 from llb_ray.engine.runfolder import RunFolder
 from llb_ray.engine.scoring import read_scores
+from llb_ray.ensemble.rounds import kept_in_any
 from llb_ray.errors import AuditError, DataError
+
+
+@pytest.fixture(scope="module")
+def judged_twice(photos: Path, tiny_bank: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of memory banks in two rounds; tests that damage it work on a copy."""
+    config = with_overrides(tiny_bank, ["purify.rounds=2", "threshold.folds=2"])
+    out = tmp_path_factory.mktemp("judged_twice") / "run"
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=out, executor="serial")
+    return out
 
 
 def _rows(run: Path) -> dict[str, dict[str, object]]:
@@ -27,22 +37,31 @@ def _fresh(result: Result) -> list[str]:
     return [time.stage for time in result.times if not time.reused]
 
 
-def test_the_last_round_is_published_and_the_first_one_is_kept(finished_bank: Path) -> None:
-    first, last = RunFolder.open(finished_bank).made().rounds
-    assert read_table(last.file(files.PURIFIED)).to_pylist() == list(_rows(finished_bank).values())
-    assert all(str(row["reason"]).startswith("round 2: the held-out score") for row in _rows(finished_bank).values())
+def test_the_last_round_is_published_and_the_first_one_is_kept(judged_twice: Path) -> None:
+    first, last = RunFolder.open(judged_twice).made().rounds
+    assert read_table(last.file(files.PURIFIED)).to_pylist() == list(_rows(judged_twice).values())
+    assert all(str(row["reason"]).startswith("round 2: the held-out score") for row in _rows(judged_twice).values())
     reasons = read_table(first.file(files.PURIFIED))["reason"].to_pylist()
     assert all(reason.startswith("held_out mean of rank scores") for reason in reasons)
     assert any(
-        "decisions follow from the held-out scores of round 2" in passed for passed in llb_ray.audit(finished_bank)
+        "decisions follow from the held-out scores of round 2" in passed for passed in llb_ray.audit(judged_twice)
     )
 
 
-def test_words_change_the_images_that_they_are_about(finished_bank: Path, tmp_path: Path) -> None:
-    before = _rows(finished_bank)
+def test_the_threshold_comes_from_detectors_that_had_not_seen_the_image(judged_twice: Path) -> None:
+    made = RunFolder.open(judged_twice).made()
+    assert len(made.fold_scores) == 2
+    threshold = json.loads((judged_twice / "threshold.json").read_text())
+    # What the first round kept counts, although the second judged by these very scores.
+    kept = kept_in_any([read_table(decided.file(files.PURIFIED)) for decided in made.rounds])
+    assert threshold["num_held_out"] == len(kept)
+
+
+def test_words_change_the_images_that_they_are_about(judged_twice: Path, tmp_path: Path) -> None:
+    before = _rows(judged_twice)
     (kept, *_), (rejected, *_) = ([i for i in before if before[i]["decision"] == d] for d in ("kept", "rejected"))
     (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},reject\n{rejected},keep\n")
-    result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
+    result = llb_ray.repurify(judged_twice, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
     stages = ["overrides", "by-hand", "folds", "fold-scores", "final", "final-scores", "threshold", "evaluate"]
     assert _fresh(result) == stages
     after = _rows(tmp_path / "new")
@@ -57,8 +76,8 @@ def test_words_change_the_images_that_they_are_about(finished_bank: Path, tmp_pa
     assert llb_ray.audit(tmp_path / "new")
 
 
-def test_a_score_of_a_round_that_was_changed_is_found(finished_bank: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+def test_a_score_of_a_round_that_was_changed_is_found(judged_twice: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     index = json.loads((run / "run.json").read_text())
     index["artifacts"]["fold_scores"].reverse()
     (run / "run.json").write_text(json.dumps(index))
@@ -78,10 +97,10 @@ def test_a_score_of_a_round_that_was_changed_is_found(finished_bank: Path, tmp_p
     ],
 )
 def test_held_out_scores_that_are_left_out_are_missed(
-    role: str, shards: int, sentence: str, finished_bank: Path, tmp_path: Path
+    role: str, shards: int, sentence: str, judged_twice: Path, tmp_path: Path
 ) -> None:
     """Whoever leaves some out makes the threshold what they like."""
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     index = json.loads((run / "run.json").read_text())
     index["artifacts"][role] = index["artifacts"][role][:shards]
     if role == "round_scores":
@@ -93,8 +112,8 @@ def test_held_out_scores_that_are_left_out_are_missed(
         llb_ray.audit(run)
 
 
-def test_a_fold_that_was_fitted_with_other_settings_is_found(finished_bank: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+def test_a_fold_that_was_fitted_with_other_settings_is_found(judged_twice: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     index = json.loads((run / "run.json").read_text())
     index["artifacts"]["folds"].reverse()
     (run / "run.json").write_text(json.dumps(index))
@@ -102,17 +121,17 @@ def test_a_fold_that_was_fitted_with_other_settings_is_found(finished_bank: Path
         llb_ray.audit(run)
 
 
-def test_a_word_that_changes_nothing_leaves_the_threshold(finished_bank: Path, tmp_path: Path) -> None:
-    kept = next(image_id for image_id, row in _rows(finished_bank).items() if row["decision"] == "kept")
+def test_a_word_that_changes_nothing_leaves_the_threshold(judged_twice: Path, tmp_path: Path) -> None:
+    kept = next(image_id for image_id, row in _rows(judged_twice).items() if row["decision"] == "kept")
     (tmp_path / "overrides.csv").write_text(f"image_id,decision\n{kept},unsure\n")
-    result = llb_ray.repurify(finished_bank, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
-    assert result.threshold == json.loads((finished_bank / "threshold.json").read_text())
+    result = llb_ray.repurify(judged_twice, tmp_path / "overrides.csv", out=tmp_path / "new", executor="serial")
+    assert result.threshold == json.loads((judged_twice / "threshold.json").read_text())
     assert not {"folds", "fold-scores", "final", "final-scores"} & set(_fresh(result))
     assert llb_ray.audit(tmp_path / "new")
 
 
 def test_every_one_of_three_rounds_is_derived(photos: Path, tiny_bank: RunConfig, tmp_path: Path) -> None:
-    config = with_overrides(tiny_bank, ["purify.rounds=3", "purify.keep_ratio=0.75"])
+    config = with_overrides(tiny_bank, ["purify.rounds=3", "purify.keep_ratio=0.75", "threshold.folds=2"])
     llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
     made = RunFolder.open(tmp_path / "run").made()
     assert (len(made.rounds), len(made.round_scores)) == (3, 2)
@@ -129,7 +148,7 @@ def test_any_detector_can_judge_again(
     rounds: int, finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    config = with_overrides(tiny, [f"purify.rounds={rounds}"])
+    config = with_overrides(tiny, [f"purify.rounds={rounds}", "threshold.folds=2"])
     lines: list[str] = []
     result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial", tell=lines.append)
     again = ["folds", "fold-scores", "purify-again"]
@@ -140,8 +159,8 @@ def test_any_detector_can_judge_again(
     assert llb_ray.write_report(run).is_file()
 
 
-def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(finished_bank: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(judged_twice: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     made = RunFolder.open(run).made()
     scored = read_scores(made.fold_scores[:1])["image_id"].to_pylist()
     for fitted in made.folds:
@@ -154,8 +173,8 @@ def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(finished_ban
         llb_ray.audit(run)
 
 
-def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(finished_bank: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(judged_twice: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     path = RunFolder.open(run).made().folds[0].file(files.TRAINED_ON)
     table = read_table(path)
     path.unlink()
@@ -165,8 +184,8 @@ def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(finished_b
         llb_ray.audit(run)
 
 
-def test_a_threshold_that_the_record_does_not_know_is_found(finished_bank: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(finished_bank, tmp_path / "run"))
+def test_a_threshold_that_the_record_does_not_know_is_found(judged_twice: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
     index = json.loads((run / "run.json").read_text())
     index["artifacts"]["threshold"] = None
     (run / "run.json").write_text(json.dumps(index))

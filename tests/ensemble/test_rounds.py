@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llb_ray.config import PurifyConfig
+from llb_ray.config import PurifyConfig, parse
 from llb_ray.ensemble.dataset import PURIFIED, kept_ids
 from llb_ray.ensemble.held_out import HELD_OUT
 from llb_ray.ensemble.rounds import kept_in_any, num_changed, purified_again
@@ -52,12 +52,9 @@ def test_the_order_of_rows_means_nothing() -> None:
     assert purified_again(PurifyConfig(), 2, _before().take(order[::-1]), _held_out().take(order)).equals(expected)
 
 
-@pytest.mark.parametrize(("detector", "rounds", "judged"), [("memory_bank", None, 2), ("memory_bank", 1, 1)])
-def test_a_memory_bank_is_judged_twice_for_nothing(detector: str, rounds: int | None, judged: int) -> None:
-    """Its threshold needs the fits in any case."""
-    from llb_ray.config import parse
-
-    tree = {"detector": {"name": detector}, "purify": {"rounds": rounds}}
-    assert parse(tree).rounds == judged
-    assert parse({**tree, "detector": {"name": "autoencoder"}}).rounds == 1, "an autoencoder's folds cost"
-    assert parse({**tree, "purify": {"rounds": rounds, "filter": "none"}}).rounds == 1
+@pytest.mark.parametrize("detector", ["memory_bank", "autoencoder"])
+@pytest.mark.parametrize(("filter_", "judged"), [("llb", 3), ("random", 1), ("none", 1)])
+def test_images_are_judged_again_where_that_is_asked_for(detector: str, filter_: str, judged: int) -> None:
+    tree = {"detector": {"name": detector}, "purify": {"filter": filter_}}
+    assert parse(tree).rounds == 1
+    assert parse({**tree, "purify": {"filter": filter_, "rounds": 3}}).rounds == judged
