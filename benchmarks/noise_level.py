@@ -2,10 +2,10 @@
 
     python benchmarks/noise_level.py runs/certify_tile/scan runs/certify_juice/scan runs/certify_synthetic/scan
 
-Reads the `llb` jobs of scans that benchmarks/certify.py made with a memory bank and ``--set purify.rounds=2``.  Evidence
-is what the two rounds judge by: the members' held-out scores in robust z (round 1), and the scores of folds by detectors
-like the final one (round 2).  Every estimator sees the same numbers, no label, and is capped at one half.  Writes benchmarks/noise_level.md and
-the raw rows beside it.
+Reads the `llb` jobs of scans that benchmarks/certify.py made with a memory bank and ``--set purify.rounds=2``.
+Evidence is what the two rounds judge by: the members' held-out scores in robust z (round 1), and the scores of folds by
+detectors like the final one (round 2).  Every estimator sees the same numbers, no label, and is capped at one half.
+Writes benchmarks/noise_level.md and the raw rows beside it.
 """
 
 import argparse

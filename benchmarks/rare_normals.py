@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/rare_normals.py --out runs/rare_normals
 
-With `members.rescue` of density members an odd image that has a twin in another share is taken for rare.  Every filling is the rare one in
-its turn.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/rare_normals.md
-and the raw rows beside it.
+With `members.rescue` density members take an odd image that has a twin in another share for rare.  Every filling is the
+rare one in its turn.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes
+benchmarks/rare_normals.md and the raw rows beside it.
 """
 
 import argparse

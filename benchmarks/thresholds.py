@@ -5,7 +5,8 @@
 Asks for 1 % and 5 %, and counts the normal test images above the threshold, which no run looks at.  The default filter
 keeps what looks normal; counted as normal are then the bulk of the kept images, all kept ones, or all training images
 (`threshold.normals`).  Held-out scores come from where the default has them from: from the members, or from folds where
-few images are rejected.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes benchmarks/thresholds.md and the raw rows beside it.
+few images are rejected.  Data and weights are looked for under LLB_DATA (default ../shared/data).  Writes
+benchmarks/thresholds.md and the raw rows beside it.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
         step_s=step_s,
         score_s=seconds_per_image(detector, source, config.resources.batch_size) * scale,
         load_s=_timed(lambda: trial.unfitted(2).load_state(state)),
-        state=Linear.through((few, _state_bytes(small.state(), scale)), (many, _state_bytes(state, scale))),
+        state=Linear.through((few, state_bytes(small.state(), scale)), (many, state_bytes(state, scale))),
     )
 
 
@@ -54,7 +54,7 @@ def seconds_per_image(detector: Detector, source: CachedSource, batch_size: int)
     return (time.perf_counter() - started_s) / num_done / batch_size
 
 
-def _state_bytes(state: State, scale: float) -> float:
+def state_bytes(state: State, scale: float) -> float:
     """Bytes of a detector with `scale` times as many entries in its memory; what it knows of places stays as it is."""
     return sum(tensor.nbytes * (scale if name in ENTRIES else 1) for name, tensor in state.items())
 

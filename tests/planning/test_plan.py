@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,12 @@ def test_a_short_detector_differs_in_its_budget_alone() -> None:
     short, scale = shortened(bank, 7)
     assert (num_steps(bank, "final"), scale) == (0, 5.0)
     assert shortened(MemoryBankConfig(), 7) == (MemoryBankConfig(), 1.0)
+
+
+def test_a_larger_memory_knows_as_many_places() -> None:
+    """Of a detector's bytes only those of the memory's entries grow with `coreset_size`."""
+    state = {"memory_MD": torch.zeros(7, 4), "weight_M": torch.zeros(7), "place_precision_Ldd": torch.zeros(9, 4, 4)}
+    assert fitting.state_bytes(state, 3) == 4 * (3 * 7 * 5 + 9 * 4 * 4)
 
 
 def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
@@ -253,7 +260,7 @@ def test_a_calibration_measures_everything_and_leaves_nothing(
 def test_each_role_is_tried_out_with_its_own_detector(
     tiny_bank: RunConfig, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sub-models of a memory bank are densities, and the bank itself is robust."""
+    config = with_overrides(tiny_bank, ["members.detector=density"])
     built = set[tuple[str, DetectorConfig]]()
 
     def noted(config: DetectorConfig, role: Role, *rest: object) -> Detector:
@@ -261,8 +268,8 @@ def test_each_role_is_tried_out_with_its_own_detector(
         return build_detector(config, role, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fitting, "build_detector", noted)
-    planned(tiny_bank, manifest, tmp_path / "new", SerialExecutor(), 0.0, lambda line: None)
-    assert built == {(role, tiny_bank.detector_of(role)) for role in ("member", "final")}
+    planned(config, manifest, tmp_path / "new", SerialExecutor(), 0.0, lambda line: None)
+    assert built == {(role, config.detector_of(role)) for role in ("member", "final")}
     assert {config.name for _, config in built} == {"density", "memory_bank"}
 
 
