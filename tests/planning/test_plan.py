@@ -149,6 +149,7 @@ def test_further_fits_for_the_threshold_are_foretold_where_they_are_certain(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Two folds of 24 of 48 images; with members it depends on what is rejected, and a note says so."""
+    tiny = with_overrides(tiny, ["threshold.folds=2"])
     told = _foretold(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
     assert _seconds(told)["folds"] == pytest.approx(2 * (0.7 + 24 * 0.002 + 20 * 0.03))
     assert _seconds(told)["fold-scores"] == pytest.approx(2 * (0.2 + 24 * (0.001 + 0.004)))
@@ -209,9 +210,10 @@ def test_every_detector_takes_disk_by_the_rows_that_it_was_fitted_on(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Folds add two detectors of 24 images each, at 2 MB and 10 kB an image."""
+    settings = ["purify.filter=none", "threshold.folds=2"]
 
     def disk(setting: str) -> int:
-        told = _foretold(with_overrides(tiny, ["purify.filter=none", setting]), manifest, SERIAL, tmp_path)
+        told = _foretold(with_overrides(tiny, [*settings, setting]), manifest, SERIAL, tmp_path)
         return next(need.needed_bytes for need in told.needs if need.name == "disk")
 
     assert disk("threshold.method=folds") - disk("threshold.method=none") == 2 * (2_000_000 + 24 * 10_000)
