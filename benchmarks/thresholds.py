@@ -106,7 +106,6 @@ def achieved(result: Result, manifest: Manifest) -> Row:
     }
     return {
         "threshold": threshold["threshold"],
-        "estimate": threshold["estimate"],
         "had": statistics.mean(above[0]),
         "found": statistics.mean(above[1]),
         "at_most": threshold["rate_if_all_are_normal"],

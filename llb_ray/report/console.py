@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from llb_ray.ensemble.threshold import PARETO
-
 if TYPE_CHECKING:  # some of it imports torch
     from llb_ray.engine.cache import EncoderPasses
     from llb_ray.engine.clock import StageTime
     from llb_ray.engine.pipeline import Result
     from llb_ray.engine.status import Outcome, Status
 
+_FEW_ABOVE = 0.5  # of the rejected images, below which a threshold misses more anomalies than it finds
 _WORTH_A_ROW_S = 0.1
 _NORMALS = {"bulk": "the bulk of the kept", "kept": "the kept", "all": "all"}
 METRIC_NAMES = {  # metrics.json key -> what people call it
@@ -76,15 +75,16 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not threshold:
         return
     low, high = threshold["threshold_interval"]
-    within = f"at least {low:.4g}" if high is None else f"{low:.4g} to {high:.4g}"
-    yield "threshold", f"{threshold['threshold']:.4g} ({within})"
-    if threshold["estimate"] == PARETO:
-        yield "  estimated", f"{PARETO} tail: {threshold['num_held_out']} images are few"
+    yield "threshold", f"{threshold['threshold']:.4g} ({low:.4g} to {high:.4g})"
     rate, (low, high) = threshold["false_alarm_rate"], threshold["false_alarm_interval"]
     normals, count = threshold["normals"], threshold["num_standing_out"]
     yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {_NORMALS[normals]}"
     if normals != "all":
         yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
+    above, rejected = threshold["num_rejected_above"], threshold["num_rejected"]
+    if rejected:
+        few = "; warning: few, anomalies like these pass as normal" if above < _FEW_ABOVE * rejected else ""
+        yield "  rejected, above", f"{above} of {rejected}{few}"
     if normals == "kept" and count > rate * threshold["num_held_out"]:
         lower = threshold["threshold_if_bulk_is_normal"]
         kept = threshold.get("num_standing_out_kept", count)  # a file of an older version does not say

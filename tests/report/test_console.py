@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from llb_ray.engine.cache import EncoderPasses
@@ -52,9 +53,10 @@ THRESHOLD = {
     "threshold_interval": (1.125, 1.5),
     "false_alarm_rate": 0.01,
     "false_alarm_interval": (0.004, 0.019),
-    "estimate": "order statistic",
     "normals": "kept",
     "num_held_out": 36,
+    "num_rejected": 12,
+    "num_rejected_above": 9,
     "num_standing_out": 0,
     "num_standing_out_kept": 0,
     "threshold_if_bulk_is_normal": 1.0625,
@@ -74,7 +76,7 @@ def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
     assert rows["threshold"] == "1.25 (1.125 to 1.5)"
     assert rows["false alarms"] == "0.010 (0.004 to 0.019) of images like the kept"
     assert rows["at most"].startswith("about 0.125, if every")
-    assert "estimated" not in rows
+    assert rows["rejected, above"] == "9 of 12"
     assert "or rather" not in rows
 
 
@@ -86,10 +88,16 @@ def test_anomalies_that_may_have_been_kept_are_said_aloud() -> None:
     assert "or rather" not in rows
 
 
-def test_an_estimate_beyond_the_sample_is_said_aloud() -> None:
-    rows = _threshold(estimate="generalised Pareto", threshold_interval=(1.125, None), normals="all")
-    assert rows["threshold"] == "1.25 (at least 1.125)"
-    assert rows["estimated"] == "generalised Pareto tail: 36 images are few"
+@pytest.mark.parametrize(("above", "warns"), [(0, True), (5, True), (6, False), (12, False)])
+def test_a_threshold_that_misses_most_rejected_images_warns(above: int, warns: bool) -> None:
+    row = _threshold(num_rejected_above=above)["rejected, above"]
+    assert row.startswith(f"{above} of 12")
+    assert ("warning" in row) == warns
+
+
+def test_no_row_for_rejected_images_where_there_are_none() -> None:
+    rows = _threshold(num_rejected=0, num_rejected_above=0, normals="all")
+    assert "rejected, above" not in rows
     assert rows["false alarms"].endswith("like all")
     assert "at most" not in rows
 
