@@ -9,7 +9,7 @@ Shapes: N images, K members, M members used per image (K, or K - 1 where the ima
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
 
     The in-fold scores that ``members=held_out`` leaves out have no influence, not even on ranks.
     """
-    used_NK = ~matrix.in_fold_NK if config.members == "held_out" else np.ones_like(matrix.in_fold_NK)
+    used_NK = _used(config, matrix)
     score_NK = matrix.score_NK.copy()
     for column, member in enumerate(
         matrix.members
@@ -78,6 +78,11 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
         used_N = used_NK[:, column]
         score_NK[used_N, column] = _normalized(config.normalize, score_NK[used_N, column], member)
     return _combined(config, score_NK, used_NK)
+
+
+def _used(config: PurifyConfig, matrix: ScoreMatrix) -> npt.NDArray[np.bool_]:
+    """Which scores count [N, K]."""
+    return ~matrix.in_fold_NK if config.members == "held_out" else np.ones_like(matrix.in_fold_NK)
 
 
 def _combined(config: PurifyConfig, score_NK: Floats, used_NK: npt.NDArray[np.bool_]) -> Floats:
@@ -120,9 +125,13 @@ def _ranks(image_ids: Sequence[str], value_N: Floats) -> npt.NDArray[np.int64]:
 def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     """What ``keep_ratio=auto`` estimates the share of anomalies from, one number per image [N].
 
-    The mean of each member's scores in spreads of its own, whatever rule ranks the images: ranks have no tail.
+    The mean of each member's scores in spreads of its own, whatever rule ranks the images: ranks have no tail.  Scores
+    are taken as logarithms unless one is 0 or less, as distances have a longer tail upwards.
     Raises DataError where a member gives more than half of the images one score.
     """
+    held_NK = _used(config, matrix)
+    if (matrix.score_NK[held_NK] > 0).all():
+        matrix = replace(matrix, score_NK=np.log(matrix.score_NK, where=held_NK, out=matrix.score_NK.copy()))
     return aggregate(config.model_copy(update={"normalize": "robust_z", "aggregate": "mean"}), matrix)
 
 

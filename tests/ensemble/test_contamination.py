@@ -1,6 +1,7 @@
 """The estimated noise level: known answers, what must not matter, and what every keep ratio would cost."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -196,3 +197,15 @@ def test_auto_needs_scores_that_differ() -> None:
     flat = ScoreMatrix(matrix.image_ids, matrix.members, np.ones_like(matrix.score_NK), matrix.in_fold_NK)
     with pytest.raises(DataError, match="keep_ratio=auto"):
         anomaly_evidence(PurifyConfig(), flat)
+
+
+@pytest.mark.parametrize("power", [0.5, 2, 3])
+@pytest.mark.parametrize("in_fold", [0.0, 1e-9, 5.0])
+def test_a_power_of_distances_is_the_same_evidence(power: float, in_fold: float) -> None:
+    """Distances and their squares rank images alike, and say the same of how many are anomalous."""
+    score_NK = np.random.default_rng(0).lognormal(0, 0.3, (60, 3))
+    in_fold_NK = np.arange(60)[:, None] % 3 == np.arange(3)
+    score_NK[in_fold_NK] = in_fold
+    matrix = ScoreMatrix([f"{row:02d}" for row in range(60)], [0, 1, 2], score_NK, in_fold_NK)
+    changed = replace(matrix, score_NK=score_NK**power)
+    assert np.allclose(anomaly_evidence(PurifyConfig(), changed), anomaly_evidence(PurifyConfig(), matrix))
