@@ -103,9 +103,10 @@ def _document(rows: Sequence[Row]) -> str:
     return (
         f"# The default on ten real sets, {date.today()}\n\n{setting(command)}\n\n{len(rows)} runs of the default "
         "configuration; mean ± sd over seeds.  *left*: anomalous share of the kept images; *lost*: share of the normal "
-        "ones rejected; *estimate*: share taken for anomalous.\n\n## Summary\n\nPoints, mean over sets.  Image AUROC "
-        f"against {PATCHCORE}:\n\n{_summary(auroc, PATCHCORE)}\n\n"
-        f"AUPRO against {PATCHCORE}:\n\n{_summary(aupro, PATCHCORE)}\n\nImage AUROC against no filter, same final detector:\n\n{_summary(auroc, 'none')}\n\n"
+        "ones rejected; *estimate*: share taken for anomalous.  Gains are points, mean over sets.\n\n"
+        f"## Image AUROC against {PATCHCORE}\n\n{_summary(auroc, PATCHCORE)}\n\n"
+        f"## AUPRO against {PATCHCORE}\n\n{_summary(aupro, PATCHCORE)}\n\n"
+        f"## Image AUROC against no filter, same final detector\n\n{_summary(auroc, 'none')}\n\n"
         f"## Every cell\n\n{_cells(rows)}\n\nRaw rows: suite.parquet\n"
     )
 
