@@ -47,9 +47,8 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
     """
     from scipy import stats  # half a second, which those who only read a threshold are spared
 
-    score_N = score_N.astype(np.float64)
     in_logs = bool((score_N > 0).all())
-    value_N = np.log(score_N) if in_logs else score_N
+    value_N: Floats = (np.log(score_N) if in_logs else score_N).astype(np.float64)
     drawn_BN = stream(0, "threshold").choice(value_N, (_SAMPLES, len(value_N)))
     reach = float(stats.t.isf(rate, FREEDOM))
     (middle,), (spread,) = _body(value_N[None])
