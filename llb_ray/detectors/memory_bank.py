@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 
 from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors.base import (
@@ -36,7 +35,7 @@ from llb_ray.detectors.candidates import GATHER, Candidates
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.patches import patches, usable_spread
 from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.detectors.places import fit_places, place_distances, pool_places
+from llb_ray.detectors.places import fit_places, place_distances, pool_places, unpool_places
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
@@ -175,8 +174,7 @@ def _combine(map_BHW: torch.Tensor, patch_BDHW: torch.Tensor, state: Mapping[str
     if "place_mean_Ld" not in state:
         return map_BHW
     placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
-    placed_B1HW = functional.interpolate(placed_Bhw[:, None], map_BHW.shape[1:], mode="bilinear", align_corners=False)
-    return (map_BHW * placed_B1HW[:, 0]).sqrt()
+    return (map_BHW * unpool_places(placed_Bhw, *map_BHW.shape[1:])).sqrt()
 
 
 def nearest_distance(

@@ -29,11 +29,24 @@ _MOST_DIMS = 256  # wider patches are projected: 200 places take 52 MB
 
 def pool_places(patch_BDHW: torch.Tensor) -> torch.Tensor:
     """Patches averaged over squares of cells [B, D, h, w], so that there are about `PLACES` places or fewer."""
-    height, width = patch_BDHW.shape[-2:]
-    side = max(1, math.ceil(math.sqrt(height * width / PLACES)))
+    side = _side(*patch_BDHW.shape[-2:])
     if side == 1:
         return patch_BDHW
     return functional.avg_pool2d(patch_BDHW, side, ceil_mode=True, count_include_pad=False)
+
+
+def unpool_places(value_Bhw: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Values of the places of `pool_places` on the grid that was averaged [B, H, W], interpolated."""
+    side = _side(height, width)
+    # The last squares may reach beyond the grid: without them all would be squeezed towards the first.
+    reach = [side * count for count in value_Bhw.shape[-2:]]
+    whole_B1HW = functional.interpolate(value_Bhw[:, None], reach, mode="bilinear", align_corners=False)
+    return whole_B1HW[:, 0, :height, :width]
+
+
+def _side(height: int, width: int) -> int:
+    """Of the squares of cells that are one place."""
+    return max(1, math.ceil(math.sqrt(height * width / PLACES)))
 
 
 def fit_places(batches: Iterable[torch.Tensor], num_dims: int, seed: int) -> State:

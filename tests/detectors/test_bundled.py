@@ -37,7 +37,10 @@ def test_the_package_is_a_dependency_and_the_default() -> None:
 def test_every_tensor_of_the_file_is_in_the_network(name: str) -> None:
     if not _installed(name):
         pytest.skip(f"{bundled.PACKAGES[name].requirement} is not installed")
-    file, loaded = bundled.PACKAGES[name].load(), load_network(BackboneConfig(name=name), 64).state_dict()
+    file, loaded = (
+        bundled.load_package(bundled.PACKAGES[name]),
+        load_network(BackboneConfig(name=name), 64).state_dict(),
+    )
     renamed = bundled.rename_to_timm(file, load_network(BackboneConfig(name=name), 64))
     assert len(renamed) == len(file)
     assert set(renamed) - set(loaded) == {"classifier.weight", "classifier.bias"}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.places import SHRINKAGE, fit_places, place_distances, pool_places
+from llb_ray.detectors.places import SHRINKAGE, fit_places, place_distances, pool_places, unpool_places
 
 _RIDGE = 0.01
 
@@ -74,3 +74,12 @@ def test_many_images_do_not_wear_the_statistics_out() -> None:
     once, often = (fit_places((patches(500) for _ in range(times)), 5, 0) for times in (1, 40))
     test = patches(4, seed=99)
     assert torch.allclose(place_distances(test, once), place_distances(test, often), rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [7, 14, 15, 28, 32, 40, 47])
+def test_a_place_is_found_again_where_it_was(side: int) -> None:
+    """A grid that the squares do not fill is not squeezed."""
+    cell_HW = torch.arange(side, dtype=torch.float32).expand(1, 1, side, side)
+    found_BHW = unpool_places(pool_places(cell_HW)[:, 0], side, side)
+    assert found_BHW.shape == (1, side, side)
+    assert (found_BHW - cell_HW[0]).abs().max() <= 1.5

@@ -49,7 +49,11 @@ SETTINGS = [
     ("purify.filter=none", f"purify {FOLDS} final final-scores threshold evaluate"),
     ("purify.filter=random", f"purify {FOLDS} final final-scores threshold evaluate"),
     ("purify.filter=oracle", f"purify {FOLDS} final final-scores threshold evaluate"),
-    ("data.group_pattern=null", "manifest partition members member-scores scores purify final? threshold evaluate"),
+    # Without it the views of an object are near duplicates, which are named.
+    (
+        "data.group_pattern=null",
+        "manifest partition members member-scores scores purify final? threshold evaluate near-duplicates",
+    ),
     (r"data.group_pattern=obj(\d+)", "manifest partition purify threshold evaluate"),
 ]
 RESOURCES = ["resources.num_cpus=2", "resources.batch_size=5", "resources.max_restarts=0"]
