@@ -18,7 +18,7 @@ from llb_ray.cli import main
 from llb_ray.data.images import content_id
 from llb_ray.data.tables import read_table
 from llb_ray.errors import DataError
-from tests.support import artifact_of, rewrite, set_column
+from tests.support import artifact_of, republish, rewrite, set_column
 
 LAYOUTS = ["anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]
 
@@ -146,6 +146,7 @@ def renamed(finished: Path, tmp_path: Path) -> Callable[[str, str], Path]:
             for role, file in (("images", "images.arrow"), ("purified", "purified.arrow")):
                 rewrite(artifact_of(run, role), file, lambda table: set_column(table, column, [name] * table.num_rows))
             shutil.copy(artifact_of(run, "purified") / "purified.arrow", run / "purified" / "part-0.arrow")
+            republish(run, "purified/part-0.arrow")
         else:
             rewrite(artifact_of(run, "labels"), "labels.arrow", lambda table: _defects(table, name))
         return run
