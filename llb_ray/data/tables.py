@@ -1,5 +1,6 @@
 """Arrow files on disk: plain, uncompressed, memory-mappable, and the same bytes for the same table."""
 
+import ctypes
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from llb_ray.errors import DataError
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 DAMAGED = (pa.ArrowException, UnicodeDecodeError)  # what pyarrow raises for files that are none of its own
 Table = TypeVar("Table", pa.Table, pa.RecordBatch)
 
@@ -70,17 +72,20 @@ class MappedBatches:
     """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Python's mmap keeps a file descriptor for as long as it lives; Arrow's buffer outlives the file.
         try:
-            reader = pa.ipc.open_file(pa.py_buffer(self._map))
+            with pa.memory_map(str(path)) as file:
+                self._buffer = file.read_buffer()
+            reader = pa.ipc.open_file(self._buffer)
             self.batches = [checked(reader.get_batch(index)) for index in range(reader.num_record_batches)]
         except DAMAGED as error:
             raise _no_table(path, error) from error
 
     def forget(self) -> None:
         """Give all pages back; reading goes on, from the page cache or the disk."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        address, size = ctypes.c_void_p(self._buffer.address), ctypes.c_size_t(self._buffer.size)
+        if _LIBC.madvise(address, size, mmap.MADV_DONTNEED):
+            raise OSError(ctypes.get_errno(), "madvise")
 
 
 def joined(left: pa.Table, right: pa.Table) -> pa.Table:

@@ -1,5 +1,7 @@
 """Layers out of the cache and layers encoded anew are the same layers; copies, small disks and small GPUs."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -195,3 +197,36 @@ def test_the_free_disk_is_the_limit_unless_another_is_set(
     assert no_room(config.features, one, 90, 90, tmp_path) == ""
     assert "still to be cached take 0.0889 GiB" in no_room(config.features, one, 200, 91, tmp_path)
     assert no_room(config.features, one, 200, 10, tmp_path) == ""
+
+
+_MANY_SHARDS = """
+import resource, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+import pyarrow as pa
+import torch
+from llb_ray.data.tables import write_table
+from llb_ray.engine import files
+from llb_ray.engine.source import CachedSource
+
+folder, limit = Path(sys.argv[1]), 64
+layer = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((1, 2, 2), np.float16))
+ids = [f"{number}" for number in range(3 * limit)]
+for image_id in ids:
+    (folder / image_id).mkdir()
+    write_table(folder / image_id / files.LAYERS, pa.table({"image_id": [image_id], "layer": layer}))
+shards = [SimpleNamespace(settings={}, file=(folder / image_id).joinpath) for image_id in ids]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+source = CachedSource(shards, ids, torch.device("cpu"))
+for shard in source._mapped:
+    shard.forget()
+print(source.batch(np.arange(len(ids)))[0].sum().item())
+"""
+
+
+def test_a_cache_may_have_more_shards_than_files_may_be_open(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _MANY_SHARDS, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout) == 4 * 3 * 64
