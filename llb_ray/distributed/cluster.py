@@ -16,7 +16,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.distributed.local import keeping_sigterm, start_locally
+from llb_ray.distributed.local import keeping_sigterm, reason, start_locally
 from llb_ray.errors import ResourceError
 
 _PROBE_TIMEOUT_S = 5.0
@@ -53,6 +53,12 @@ def _join(address: str) -> None:
         _init(address=address)
     except (ConnectionError, ValueError) as error:
         raise _no_cluster(address) from error
+    except Exception as error:  # late, of another version, with another token: Ray has no class of error for these
+        ray.shutdown()
+        raise ResourceError(
+            f"Ray address {address!r} (--ray-address or RAY_ADDRESS): this process cannot join the cluster "
+            f"({reason(error)}); look at `ray status` there, or drop the address to use this machine only"
+        ) from error
 
 
 def _init(**options: Any) -> None:
@@ -144,8 +150,8 @@ def _answered(answer: "ray.ObjectRef[list[str]]", node: str) -> list[str]:
             "and its load, or remove it from the cluster"
         ) from error
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ResourceError(f"node {node}: cannot run this version of llb_ray ({reason}); install it there") from error
+        last = str(error).strip().splitlines()[-1]
+        raise ResourceError(f"node {node}: cannot run this version of llb_ray ({last}); install it there") from error
 
 
 def _unseen(proofs: Mapping[str, str]) -> list[str]:

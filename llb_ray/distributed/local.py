@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 import ray
 from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
-from ray.exceptions import RayError
 
 from llb_ray.errors import ResourceError
 
@@ -33,14 +32,18 @@ def start_locally(init: Callable[..., None]) -> None:
                 # A dashboard costs about 1 GB and is no use on a cluster that lives as long as one run.
                 init(address="local", include_dashboard=False)
             return
-        except (RayError, RuntimeError, OSError, ValueError, TimeoutError) as error:
+        except Exception as error:  # Ray raises no more than that where a node is not up in time
             ray.shutdown()
             if attempt == _ATTEMPTS:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ResourceError(
-                    f"Ray did not start on this machine, tried {_ATTEMPTS} times ({reason}); free memory and cores "
-                    "(`llb-ray doctor` looks at them), or take --executor serial"
+                    f"Ray did not start on this machine, tried {_ATTEMPTS} times ({reason(error)}); free memory and "
+                    "cores (`llb-ray doctor` looks at them), or take --executor serial"
                 ) from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of what Ray says, which may be a page or nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.exceptions import RaySystemError
 
+from llb_ray.distributed import cluster
 from llb_ray.distributed.local import start_locally
 from llb_ray.errors import ResourceError
 
@@ -83,14 +85,15 @@ def test_a_run_on_ray_listens_on_loopback_alone_and_ends_cleanly_by_sigterm(phot
     assert not [pid for pid in family if _alive(pid)]
 
 
+@pytest.mark.parametrize("kind", [RaySystemError, Exception, TimeoutError, ConnectionError])  # as Ray has them
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_ray_that_does_not_come_up_is_tried_once_more(failures: int) -> None:
+def test_a_ray_that_does_not_come_up_is_tried_once_more(failures: int, kind: type[Exception]) -> None:
     tried: list[str] = []
 
     def init(**options: object) -> None:
         tried.append(str(options["address"]))
         if len(tried) <= failures:
-            raise RaySystemError("The current node timed out during startup.\nmore")
+            raise kind("The current node timed out during startup.\nmore")
 
     if failures == 1:
         start_locally(init)
@@ -99,3 +102,20 @@ def test_a_ray_that_does_not_come_up_is_tried_once_more(failures: int) -> None:
             start_locally(init)
         assert "\n" not in str(refusal.value)
     assert tried == ["local", "local"]
+
+
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, TimeoutError])
+def test_a_cluster_that_cannot_be_joined_is_one_sentence(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**options: object) -> None:
+        raise kind("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ResourceError, match=r"cannot join the cluster \(The current node timed out during") as refusal,
+        cluster.connected("auto"),
+    ):
+        pass
+    assert "\n" not in str(refusal.value)
