@@ -15,7 +15,7 @@ from llb_ray.disk import write_atomic
 from llb_ray.names import cell
 from llb_ray.report.scan import failed_lines, print_table, say
 from llb_ray.scans.formats import as_markdown
-from llb_ray.scans.robustness import Interval, Robustness, mean_gap_closed, robustness
+from llb_ray.scans.robustness import Interval, Robustness, mean_gap_closed, not_compared, robustness
 
 _HEADER = ["category", "alpha", "filter", "seeds", "I-AUROC", "AUPRO", "gap closed", "harm", "residual contamination"]
 _HEADER += ["normals lost", "alpha-hat error", "seconds", "images/s"]
@@ -38,6 +38,7 @@ def show_robustness(console: Console, rows: pa.Table, out: Path) -> None:
         console,
         (f"{name} closes {100 * gap:.0f} % of the oracle gap on average over alpha > 0" for name, gap in gaps.items()),
     )
+    say(console, not_compared(made))
     say(console, failed_lines(rows))
     say(console, [f"curve    {out / 'robustness.png'}", f"table    {out / 'robustness.csv'}, robustness.md"])
 
@@ -99,7 +100,7 @@ def _percent(share: float | None) -> str:
 
 def _as_csv(made: Sequence[Robustness]) -> str:
     """Every figure in full, as shares of one; intervals as three columns."""
-    names = [spec.name for spec in fields(Robustness)]
+    names = [spec.name for spec in fields(Robustness) if spec.name != "seeds"]  # num_seeds says how many
     wide = {"i_auroc", "aupro", "gap_closed"}
     header = [
         column for name in names for column in ([name, f"{name}_low", f"{name}_high"] if name in wide else [name])

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from llb_ray.disk import write_atomic
 from llb_ray.scans import published
-from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
+from llb_ray.scans.formats import as_bullets, as_csv, as_latex, as_markdown, grid
 from llb_ray.scans.results import failures, job_of, protocol_of
-from llb_ray.scans.table import lines
+from llb_ray.scans.table import lines, notes
 
 _GAP, _NAME = 2, 16  # characters between two columns, and of a name before it is folded
 
@@ -22,13 +22,14 @@ def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool 
     header, body = grid(made)
     for name, text in (
         ("table.csv", as_csv(made)),
-        ("table.md", as_markdown(header, body) + _measured(rows)),
+        ("table.md", f"{as_markdown(header, body)}{_measured(rows)}{as_bullets(notes(rows))}"),
         ("table.tex", as_latex(header, body)),
     ):
         write_atomic(out / name, text.encode())
     print_table(console, "llb-ray scan (shares in percent; ± over seeds)", header, body, num_names=3)
     if with_published:
         print_table(console, published.SOURCE, published.HEADER, published.BODY, num_names=2)
+    say(console, notes(rows))
     say(console, failed_lines(rows))
     say(console, [f"results  {out / 'results.parquet'}", f"table    {out / 'table.csv'}, table.md, table.tex"])
 

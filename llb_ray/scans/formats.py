@@ -21,7 +21,8 @@ _MARKDOWN = re.compile(r"([\\|<>*_`\[\]])")
 def grid(made: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Header and cells as people read them; columns that say the same in every line are left out."""
     shown = columns(made)
-    several = len({line.num_categories for line in made if line.category == MEAN}) > 1
+    total = len({line.category for line in made if line.category != MEAN})
+    several = any(line.num_categories < total for line in made if line.category == MEAN)
     header = ["alpha", "filter", "category", *["categories"] * several, "seeds", *map(title, shown)]
     body = [
         [
@@ -51,9 +52,14 @@ def as_csv(made: Sequence[Line]) -> str:
     return file.getvalue()
 
 
+def as_bullets(notes: Sequence[str]) -> str:
+    """A Markdown list; what people named cannot break it."""
+    return "".join(f"- {_escaped(note)}\n" for note in notes)
+
+
 def as_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table; what people named cannot break it."""
-    rows = [header, ["---"] * len(header), *([_MARKDOWN.sub(r"\\\1", text) for text in row] for row in body)]
+    rows = [header, ["---"] * len(header), *(map(_escaped, row) for row in body)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -62,6 +68,10 @@ def as_latex(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *body)]
     rules = [rf"\begin{{tabular}}{{lll{'r' * (len(header) - 3)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
     return "\n".join([*rules, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def _latex(text: str) -> str:

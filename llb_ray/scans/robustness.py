@@ -8,13 +8,13 @@ noise.  Intervals are 95 % bootstrap intervals over seeds, which all filters of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.scans.comparable import Row
 from llb_ray.scans.results import DONE
 from llb_ray.scans.table import filter_place
 from llb_ray.seeding import stream
@@ -22,7 +22,7 @@ from llb_ray.seeding import stream
 LEAST_GAP = 0.005  # of AUROC between no filter and the oracle
 _RESAMPLES = 2000
 Interval = tuple[float, float, float]  # the figure itself, and the ends of its interval
-Row = dict[str, Any]
+Cell = tuple[str, float]  # category and alpha
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Robustness:
     estimate_error: float | None  # |estimated contamination - alpha|
     seconds: float
     images_per_second: float
+    seeds: frozenset[int]  # that have an I-AUROC
 
 
 def robustness(rows: pa.Table) -> list[Robustness]:
@@ -50,7 +51,7 @@ def robustness(rows: pa.Table) -> list[Robustness]:
     A gap is taken over the seeds that the filter, ``none`` and ``oracle`` all have.
     """
     done = [row for row in rows.filter(pc.equal(rows["status"], DONE)).to_pylist() if row["alpha"] is not None]
-    cells: dict[tuple[str, float], dict[str, dict[int, Row]]] = {}
+    cells: dict[Cell, dict[str, dict[int, Row]]] = {}
     for row in sorted(done, key=lambda row: (row["category"], row["alpha"])):
         cells.setdefault((row["category"], row["alpha"]), {}).setdefault(row["filter"], {})[row["seed"]] = row
     return [
@@ -61,9 +62,35 @@ def robustness(rows: pa.Table) -> list[Robustness]:
 
 
 def mean_gap_closed(made: Sequence[Robustness], name: str) -> float | None:
-    """The share of the gap that a filter closes, averaged over categories and alphas above 0; None if undefined."""
-    known = [line.gap_closed[0] for line in made if line.filter == name and line.alpha > 0 and line.gap_closed]
+    """The share of the gap that a filter closes, averaged over the cells of `compared`; None if there is none."""
+    cells = compared(made)
+    known = [line.gap_closed[0] for line in made if line.filter == name and _cell(line) in cells and line.gap_closed]
     return mean(known) if known else None
+
+
+def compared(made: Sequence[Robustness]) -> set[Cell]:
+    """The categories and alphas above 0 that have a gap and that every filter has with the same seeds."""
+    names = {line.filter for line in made}
+    return {cell for cell in _with_gap(made) if _is_whole([line for line in made if _cell(line) == cell], names)}
+
+
+def not_compared(made: Sequence[Robustness]) -> list[str]:
+    """One sentence if there are cells with a gap that no mean is over, because a filter or seed is missing there."""
+    lacking = sorted(_with_gap(made) - compared(made))
+    listed = ", ".join(f"{category} at alpha {alpha:g}" for category, alpha in lacking)
+    return [f"averages leave out {listed}, where not every filter and seed has a figure"] if lacking else []
+
+
+def _with_gap(made: Sequence[Robustness]) -> set[Cell]:
+    return {_cell(line) for line in made if line.alpha > 0 and line.gap_closed}
+
+
+def _is_whole(lines: Sequence[Robustness], names: set[str]) -> bool:
+    return {line.filter for line in lines} == names and len({line.seeds for line in lines}) == 1
+
+
+def _cell(line: Robustness) -> Cell:
+    return line.category, line.alpha
 
 
 def _line(category: str, alpha: float, name: str, by_filter: Mapping[str, Mapping[int, Row]]) -> Robustness:
@@ -83,6 +110,7 @@ def _line(category: str, alpha: float, name: str, by_filter: Mapping[str, Mappin
         estimate_error=_mean([abs(value - alpha) for value in _known(rows, "estimated_contamination")]),
         seconds=mean(row["seconds"] for row in rows),
         images_per_second=mean(row["images_per_second"] for row in rows),
+        seeds=frozenset(row["seed"] for row in rows if row["i_auroc"] is not None),
     )
 
 

@@ -1,18 +1,18 @@
 """The table of a paper: a line per category and one for their mean, for every noise level and filter.
 
 Shares are printed in percent, as the field prints them.  Over seeds: mean ± standard deviation (of the sample); the
-mean of all categories is taken for each seed first.  Failed jobs are in no figure, and a mean over fewer categories or
-seeds than its neighbours says so in its columns `categories` and `seeds`.
+mean of categories is taken for each seed first.  Failed jobs are in no figure, and all means of a noise level are over
+the same categories (`comparable`); `notes` says which are left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.scans.comparable import Row, comparable, left_out
 from llb_ray.scans.results import COSTS, DONE
 
 MEAN = "mean"
@@ -34,6 +34,7 @@ _PLAIN = {
     "gpu_seconds": "GPU-seconds",
     "images_per_second": "images/s",
 }
+_COLUMNS = (*_PERCENT, *COSTS)
 _FILTERS = {"none": 0, "random": 1, "llb": 3, "oracle": 4}  # rivals in between, by name
 
 
@@ -51,9 +52,12 @@ class Line:
 
 def lines(rows: pa.Table) -> list[Line]:
     """The lines for results (schema `results.ROWS`): by alpha and filter, their categories and at last their mean."""
-    done = rows.filter(pc.equal(rows["status"], DONE)).to_pylist()
-    blocks = sorted({_block(row) for row in done}, key=_place)
-    return [line for block in blocks for line in _block_lines(*block, [row for row in done if _block(row) == block])]
+    return [line for level in _levels(rows) for line in _level_lines(level)]
+
+
+def notes(rows: pa.Table) -> list[str]:
+    """One sentence for each noise level and set of columns whose means leave categories out."""
+    return [note for level in _levels(rows) for note in _notes(level)]
 
 
 def columns(made: Sequence[Line]) -> list[str]:
@@ -76,38 +80,52 @@ def cell(line: Line, column: str) -> str:
     return f"{middle} ± {spread}" if line.num_seeds > 1 else middle
 
 
-def _block(row: dict[str, Any]) -> tuple[float | None, str]:
-    return row["alpha"], row["filter"]
-
-
-def _place(block: tuple[float | None, str]) -> tuple[float, int, str]:
-    alpha, name = block
-    return -1.0 if alpha is None else alpha, *filter_place(name)
-
-
 def filter_place(name: str) -> tuple[int, str]:
     """Where a filter stands in a table: from no filter to the best that one may hope for."""
     return _FILTERS.get(name, 2), name
 
 
-def _block_lines(alpha: float | None, name: str, rows: Sequence[dict[str, Any]]) -> Iterator[Line]:
-    categories = list(dict.fromkeys(row["category"] for row in rows))
-    for category in categories:
-        yield _line(alpha, name, category, 1, [[row] for row in rows if row["category"] == category])
-    if len(categories) > 1:
-        seeds = dict.fromkeys(row["seed"] for row in rows)
-        by_seed = [[row for row in rows if row["seed"] == seed] for seed in seeds]
-        yield _line(alpha, name, MEAN, len(categories), by_seed)
+def _levels(rows: pa.Table) -> list[list[Row]]:
+    """The rows of the jobs that were done, by rising noise level; sets as they are come first."""
+    done = rows.filter(pc.equal(rows["status"], DONE)).to_pylist()
+    alphas = sorted({row["alpha"] for row in done}, key=lambda alpha: -1.0 if alpha is None else alpha)
+    return [[row for row in done if row["alpha"] == alpha] for alpha in alphas]
 
 
-def _line(
-    alpha: float | None, name: str, category: str, num_categories: int, by_seed: Sequence[Sequence[dict[str, Any]]]
-) -> Line:
-    figures = {column: _figure(column, by_seed) for column in (*_PERCENT, *COSTS)}
-    return Line(alpha, name, category, num_categories, len(by_seed), figures)
+def _level_lines(level: Sequence[Row]) -> Iterator[Line]:
+    for name in sorted({row["filter"] for row in level}, key=filter_place):
+        mine = [row for row in level if row["filter"] == name]
+        for category in dict.fromkeys(row["category"] for row in mine):
+            yield _line(category, [row for row in mine if row["category"] == category])
+        if len({row["category"] for row in level}) > 1 and comparable(level):
+            yield _mean_line(mine, level)
 
 
-def _figure(column: str, by_seed: Sequence[Sequence[dict[str, Any]]]) -> tuple[float, float] | None:
-    known = [[row[column] for row in rows if row[column] is not None] for rows in by_seed]
-    means = [mean(values) for values in known if values]
+def _line(category: str, rows: Sequence[Row]) -> Line:
+    figures = {column: _figure(column, rows) for column in _COLUMNS}
+    return Line(rows[0]["alpha"], rows[0]["filter"], category, 1, len(rows), figures)
+
+
+def _mean_line(rows: Sequence[Row], level: Sequence[Row]) -> Line:
+    over = {column: comparable(level, column) & comparable(level) for column in _COLUMNS}
+    figures = {column: _figure(column, [row for row in rows if row["category"] in over[column]]) for column in _COLUMNS}
+    seeds = {row["seed"] for row in rows}
+    return Line(rows[0]["alpha"], rows[0]["filter"], MEAN, len(comparable(level)), len(seeds), figures)
+
+
+def _figure(column: str, rows: Iterable[Row]) -> tuple[float, float] | None:
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        if row[column] is not None:
+            by_seed.setdefault(row["seed"], []).append(row[column])
+    means = [mean(values) for values in by_seed.values()]
     return (mean(means), stdev(means) if len(means) > 1 else 0.0) if means else None
+
+
+def _notes(level: Sequence[Row]) -> Iterator[str]:
+    alpha = level[0]["alpha"]
+    where = "the means" if alpha is None else f"alpha {alpha:g}: the means"
+    for names, categories in left_out(level, _COLUMNS):
+        listed = ", ".join(sorted(categories))
+        of = f" of {', '.join(map(title, names))}" if names else ""
+        yield f"{where}{of} leave out {listed}, for which not every filter and seed has a figure"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llb_ray.report.robustness import show_robustness
 from llb_ray.scans.results import ROWS
-from llb_ray.scans.robustness import Robustness, mean_gap_closed, robustness
+from llb_ray.scans.robustness import Robustness, mean_gap_closed, not_compared, robustness
 
 
 def row(alpha: float | None, name: str, seed: int, i_auroc: float | None, **more: Any) -> dict[str, Any]:
@@ -71,6 +71,26 @@ def test_gaps_are_taken_over_common_seeds_only() -> None:
     made = _made(*NOISY, row(0.2, "llb", 7, 0.1))
     assert _one(made, 0.2, "llb").gap_closed == pytest.approx((0.75, 0.75, 0.75))
     assert _one(made, 0.2, "llb").num_seeds == 3
+
+
+HARD = [
+    row(0.2, name, seed, figure, category=category)
+    for category, figures in (("cap", (0.7, 0.9, 0.9)), ("usb", (0.5, 0.5, 0.9)))
+    for name, figure in zip(("none", "llb", "oracle"), figures, strict=True)
+    for seed in (0, 1)
+]
+
+
+@pytest.mark.parametrize("lost", [("llb", 0), ("oracle", 1), ("none", 1)])
+def test_a_filter_whose_hard_job_failed_has_no_better_mean(lost: tuple[str, int]) -> None:
+    rivals = [{**line, "filter": "srr"} for line in HARD if line["filter"] == "llb"]
+    rows = [line for line in [*HARD, *rivals] if (line["category"], line["filter"], line["seed"]) != ("usb", *lost)]
+    made = _made(*rows)
+    assert mean_gap_closed(made, "llb") == mean_gap_closed(made, "srr") == pytest.approx(1)
+    assert not_compared(made) == ["averages leave out usb at alpha 0.2, where not every filter and seed has a figure"]
+    whole = _made(*HARD, *rivals)
+    assert mean_gap_closed(whole, "llb") == pytest.approx(0.5)
+    assert not_compared(whole) == []
 
 
 def test_the_estimates_error_is_absolute() -> None:

@@ -10,7 +10,7 @@ import pytest
 from llb_ray.scans import published
 from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
 from llb_ray.scans.results import ROWS
-from llb_ray.scans.table import MEAN, Line, lines
+from llb_ray.scans.table import MEAN, Line, lines, notes
 
 
 def row(category: str, alpha: float | None, name: str, seed: int, i_auroc: float | None, **more: Any) -> dict[str, Any]:
@@ -45,9 +45,39 @@ def test_a_line_is_the_mean_over_seeds_and_its_sample_deviation() -> None:
 
 
 def test_the_mean_of_categories_is_taken_for_each_seed_first() -> None:
-    line = _line(lines(table(*ROWS_OF_TWO_SEEDS)), 0.1, "llb", MEAN)
+    line = _line(lines(table(*ROWS_OF_TWO_SEEDS[:4])), 0.1, "llb", MEAN)
     assert line.figures["i_auroc"] == pytest.approx((0.86, 0.01 * 2**0.5))
     assert line.num_categories == 2
+
+
+HARD = [
+    row(c, 0.1, f, s, figure) for c, figure in (("cap", 0.9), ("usb", 0.5)) for f in ("llb", "none") for s in (0, 1)
+]
+
+
+@pytest.mark.parametrize("lost", [("llb", 0), ("llb", 1), ("none", 1)])
+def test_the_filter_whose_hard_job_failed_has_no_better_mean(lost: tuple[str, int]) -> None:
+    rows = table(*(row for row in HARD if (row["category"], row["filter"], row["seed"]) != ("usb", *lost)))
+    means = [line for line in lines(rows) if line.category == MEAN]
+    assert [line.figures["i_auroc"] for line in means] == [pytest.approx((0.9, 0))] * 2
+    assert [line.num_categories for line in means] == [1, 1]
+    assert notes(rows) == ["alpha 0.1: the means leave out usb, for which not every filter and seed has a figure"]
+    assert "categories" in grid(lines(rows))[0]
+
+
+def test_nothing_is_left_out_of_a_whole_scan_and_no_mean_is_over_nothing() -> None:
+    assert notes(table(*HARD)) == []
+    assert _line(lines(table(*HARD)), 0.1, "llb", MEAN).figures["i_auroc"] == pytest.approx((0.7, 0))
+    disjoint = table(row("cap", 0.1, "llb", 0, 0.9), row("usb", 0.1, "none", 0, 0.5))
+    assert [line.category for line in lines(disjoint)] == ["usb", "cap"]
+    assert len(notes(disjoint)) == 1
+
+
+def test_a_figure_that_one_filter_lacks_is_in_no_mean() -> None:
+    rows = table(*HARD[:-1], {**HARD[-1], "i_auroc": None})
+    assert [line.figures["i_auroc"] for line in lines(rows) if line.category == MEAN] == [pytest.approx((0.9, 0))] * 2
+    (note,) = notes(rows)
+    assert note.startswith("alpha 0.1: the means of I-AUROC leave out usb")
 
 
 def test_alphas_rise_and_filters_go_from_none_to_oracle_whatever_the_order_of_rows() -> None:
@@ -59,7 +89,7 @@ def test_alphas_rise_and_filters_go_from_none_to_oracle_whatever_the_order_of_ro
 
 def test_a_failed_job_is_in_no_figure() -> None:
     made = lines(table(*ROWS_OF_TWO_SEEDS))
-    assert [line.category for line in made if (line.alpha, line.filter) == (0.1, "none")] == ["cap"]
+    assert [line.category for line in made if (line.alpha, line.filter) == (0.1, "none")] == ["cap", MEAN]
 
 
 def test_a_column_nobody_has_is_left_out_and_a_gap_is_a_dash() -> None:
@@ -70,14 +100,6 @@ def test_a_column_nobody_has_is_left_out_and_a_gap_is_a_dash() -> None:
         ["0.1", "llb", "b", "1", "50.0", "-", "2.0"],
         ["0.1", "llb", "mean", "1", "50.0", "25.0", "2.0"],
     ]
-
-
-def test_means_over_different_numbers_of_categories_say_so() -> None:
-    header, body = grid(
-        lines(table(*(row(c, 0.1, "llb", 0, 0.5) for c in "abc"), *(row(c, 0.1, "none", 0, 0.5) for c in "ab")))
-    )
-    of_means = [line[header.index("categories")] for line in body if line[2] == MEAN]
-    assert of_means == ["2", "3"]
 
 
 def test_csv_holds_every_figure_in_full() -> None:
