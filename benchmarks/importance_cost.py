@@ -31,9 +31,9 @@ CPU = torch.device("cpu")
 BLOCK = 16
 LOSSES = {
     "plain": None,
-    "moments": ImportanceConfig(mode="moments"),
-    "moments, log": ImportanceConfig(mode="moments", log_scores=True),
-    "robust": ImportanceConfig(mode="robust"),
+    "moments": ImportanceConfig(mode="moments", buffer=4096),
+    "moments, log": ImportanceConfig(mode="moments", buffer=4096, log_scores=True),
+    "robust": ImportanceConfig(mode="robust", buffer=4096),
 }
 CASES = {
     "autoencoder, 64 px": (Autoencoder, AutoencoderConfig(image_size_px=64), ((3, 64, 64),), 320, 8),

@@ -43,6 +43,7 @@ def tune(
     from llb_ray.distributed.tuning import run_trials
     from llb_ray.search.outcome import conclude
     from llb_ray.search.plan import Search, judged_by
+    from llb_ray.search.record import refuse_another
 
     folder = local_folder("--out", out).absolute()
     labelled = None if validation is None else Path(validation)
@@ -50,5 +51,7 @@ def tune(
     plan = Search(
         config, space, judged, folder, objective, searcher, trials, early_stopping, workers_per_trial, max_concurrent
     )
+    if resume:
+        refuse_another(plan)
     with cluster.connected(ray_address):
         return conclude(plan, run_trials(plan, tell, resume))

@@ -54,14 +54,14 @@ class ImportanceConfig(Settings):
     mu: float | None = Field(None, description="mean of the target, in units of the score (fixed)")
     sigma: Annotated[float, Field(gt=0)] | None = Field(None, description="spread of the target (fixed)")
     mu_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the mean found (moments and robust)")
-    sigma_scale: Annotated[float, Field(gt=0)] = Field(1, description="times the spread found (moments and robust)")
+    sigma_scale: Annotated[float, Field(gt=0)] = Field(3, description="times the spread found (moments and robust)")
     log_scores: bool = Field(False, description="work on the logarithm of the scores; mu and sigma are then in logs")
     cap: Annotated[float, Field(gt=1)] = Field(10, description="largest weight before they are brought to mean one")
     eps: Annotated[float, Field(gt=0)] = Field(1e-6, description="least density of the scores that is divided by")
     buffer: PositiveInt = Field(
-        4096,
-        description="recent scores that density and target are taken from; in a fit of a few hundred steps most of "
-        "4096 are stale, and 256 with sigma_scale 3 gained more (benchmarks/long_tail_juice_bottle.md)",
+        256,
+        description="recent scores that density and target are taken from, at least a batch; in a fit of a few hundred "
+        "steps most of a larger number would be stale (benchmarks/long_tail_juice_bottle.md)",
     )
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="share of the steps, the first, with weight 1")
     members: bool = Field(False, description="weight the sub-models too, not the final detector alone")

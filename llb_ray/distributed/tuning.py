@@ -25,6 +25,7 @@ from llb_ray.engine.pipeline import run_stages
 from llb_ray.errors import ConfigError, LlbError
 from llb_ray.search.objective import OBJECTIVES, label_free_facts
 from llb_ray.search.plan import RUNGS, Search
+from llb_ray.search.record import record_search
 from llb_ray.search.space import Choice, Domain, Integer, LogUniform, Uniform, trial_config
 from llb_ray.search.trials import Trial
 
@@ -53,6 +54,7 @@ def _tuner(plan: Search, resume: bool) -> tune.Tuner:
         if not tune.Tuner.can_restore(folder):
             raise ConfigError(f"{plan.out}: no interrupted search to resume here; leave --resume out")
         return tune.Tuner.restore(folder, trainable=trainable, resume_errored=True)
+    record_search(plan)
     return tune.Tuner(
         trainable,
         param_space=_param_space(plan),

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.data.tables import read_table, write_table
@@ -23,13 +22,25 @@ def write_log(folder: Path, log: FitLog | None, image_ids: Sequence[str]) -> Non
 
 def fall_back_notices(name: str, fitted: Artifact) -> list[str]:
     """One sentence if the weights of some steps were worthless and the plain mean was taken."""
-    if files.IMPORTANCE not in fitted.files:
-        return []
-    fell_back = read_table(fitted.file(files.TRAINING_LOG))["fell_back"]
-    count = pc.sum(fell_back).as_py()
+    fell_back = _fell_back(fitted)
+    count = fell_back.count(True)
     if not count:
         return []
     return [
         f"{name}: {count} of {len(fell_back)} steps were not weighted, because too few images of the batch counted; "
         "widen importance.sigma or sigma_scale, or set importance.log_scores=true"
     ]
+
+
+def fall_back_share(fitted: Artifact) -> float | None:
+    """The share of such steps; None where the loss was not weighted."""
+    fell_back = _fell_back(fitted)
+    return fell_back.count(True) / len(fell_back) if fell_back else None
+
+
+def _fell_back(fitted: Artifact) -> list[bool]:
+    """By step; empty where the loss was not weighted."""
+    if files.IMPORTANCE not in fitted.files:
+        return []
+    by_step: list[bool] = read_table(fitted.file(files.TRAINING_LOG))["fell_back"].to_pylist()
+    return by_step

@@ -15,6 +15,7 @@ from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.engine.finished import FinishedRun
 from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.trainlog import fall_back_share
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.scores import ScoreMatrix, dense
 from llb_ray.errors import DataError
@@ -104,6 +105,17 @@ def val_auroc(run: Path) -> float:
     return float(area)
 
 
+def fell_back(run: Path) -> float:
+    """Share of the final detector's steps whose weights were worthless, so that the plain mean was taken.
+
+    Raises DataError for a run whose loss was not weighted.
+    """
+    share = fall_back_share(FinishedRun(RunFolder.open(run), None).made.final)
+    if share is None:
+        raise DataError(f"{run}: its final detector's loss was not weighted; set importance.mode")
+    return share
+
+
 OBJECTIVES: dict[str, Callable[[Path], float]] = {
     "canary": canary,
     "split_half": split_half,
@@ -113,9 +125,9 @@ OBJECTIVES: dict[str, Callable[[Path], float]] = {
 
 
 def label_free_facts(run: Path) -> dict[str, float]:
-    """What the objectives that need no label say, and `canary_recall`; without those that the run does not allow."""
+    """The objectives that need no label, `canary_recall` and `fell_back`; without those that the run does not allow."""
     found: dict[str, float] = {}
-    for measure in (canary, canary_recall, split_half, separation):
+    for measure in (canary, canary_recall, split_half, separation, fell_back):
         with contextlib.suppress(DataError):
             found[measure.__name__] = measure(run)
     return found

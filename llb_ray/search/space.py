@@ -8,11 +8,13 @@
     detector.final_steps: {int: [200, 800]}     # both ends included
 """
 
+import contextlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +24,11 @@ from pydantic import ValidationError
 
 from llb_ray.config import RunConfig, with_overrides
 from llb_ray.errors import ConfigError
+from llb_ray.seeding import stream
 
-_IDLE = ("data", "resources", "evaluation", "final")  # what a detector learns does not depend on them
+# Sections that no trial's objective depends on; a trial sets no threshold.
+_IDLE = ("data", "resources", "evaluation", "final", "threshold")
+_SAMPLES = 64  # combinations in which a setting may show an effect
 
 
 class Domain(Protocol):
@@ -123,7 +128,9 @@ def read_space(path: Path, base: RunConfig | None = None) -> Space:
     Raises ConfigError naming the file, the key and, for an unknown key, the nearest known one.
     """
     base = base or RunConfig()
-    return Space({key: _domain(path, key, given, base) for key, given in _read(path).items()})
+    space = Space({key: _domain(path, key, given, base) for key, given in _read(path).items()})
+    _refuse_idle(path, space, base)
+    return space
 
 
 def trial_config(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -146,13 +153,36 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _domain(path: Path, key: str, given: Any, base: RunConfig) -> Domain:
     if key.partition(".")[0] in _IDLE:
-        raise ConfigError(f"{path}: {key} does not change what a detector learns; search over something else")
+        raise ConfigError(f"{path}: {key} changes nothing that a trial is judged by; search over something else")
     domain: Domain = _choice(path, key, given) if isinstance(given, list) else _range(path, key, given)
     for value in domain.probes():
         if (key, value) == ("purify.filter", "oracle"):
             raise ConfigError(f"{path}: purify.filter = 'oracle' reads labels, which a search never does; drop it")
         _check(path, key, value, base)
     return domain if not isinstance(domain, Choice) else Choice(tuple(_spelt(key, v, base) for v in domain.values))
+
+
+def _refuse_idle(path: Path, space: Space, base: RunConfig) -> None:
+    """Raise ConfigError for a setting without effect in any combination: trials would differ in name only."""
+    configs = list(_sampled(space, base))
+    for key in space.domains:
+        notices = {
+            number: notice
+            for number, config in enumerate(configs)
+            for notice in config.notices()
+            if notice.startswith(f"{key} ")
+        }
+        # A default is not noticed, whether it has an effect or not.
+        usual = attrgetter(key)(RunConfig()) if notices else None
+        if notices and len(notices) == sum(attrgetter(key)(config) != usual for config in configs):
+            raise ConfigError(f"{path}: {min(notices.values())}; search over something else, or set what gives it one")
+
+
+def _sampled(space: Space, base: RunConfig) -> Iterator[RunConfig]:
+    rng = stream(0, "idle settings")
+    for _ in range(_SAMPLES):
+        with contextlib.suppress(ConfigError):  # a combination that is refused fails its own trial
+            yield trial_config(base, space.sample(rng))
 
 
 def _choice(path: Path, key: str, given: list[Any]) -> Choice:

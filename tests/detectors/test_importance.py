@@ -14,8 +14,9 @@ from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.errors import MemberError
 from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
 
-MOMENTS = ImportanceConfig(mode="moments", warmup=0)
-ROBUST = ImportanceConfig(mode="robust", warmup=0)
+PLAIN = {"warmup": 0, "sigma_scale": 1, "buffer": 4096}  # the target is the scores' own
+MOMENTS = ImportanceConfig.model_validate({"mode": "moments", **PLAIN})
+ROBUST = ImportanceConfig.model_validate({"mode": "robust", **PLAIN})
 
 
 def normal(count: int, mu: float = 0, sigma: float = 1, seed: int = 0) -> Numbers:
@@ -46,7 +47,7 @@ def test_the_density_of_scores_with_one_far_away_still_is() -> None:
     np.testing.assert_allclose(np.interp(at_B, *kernel_density(score_M)), expected, rtol=0.1, atol=0.1 * expected.max())
 
 
-@pytest.mark.parametrize("config", [MOMENTS, ROBUST, ImportanceConfig(mode="fixed", mu=5, sigma=0.5)])
+@pytest.mark.parametrize("config", [MOMENTS, ROBUST, ImportanceConfig(mode="fixed", mu=5, sigma=0.5, buffer=4096)])
 def test_scores_already_on_target_weigh_one(config: ImportanceConfig) -> None:
     past_M = normal(4096, 5, 0.5)
     weight_B = weights_after(config, past_M, normal(64, 5, 0.5, seed=1))
@@ -72,7 +73,7 @@ def test_with_logarithms_a_scale_of_the_mean_still_multiplies_the_score() -> Non
 
 
 def test_logarithms_are_taken_of_the_losses() -> None:
-    logs = ImportanceConfig(mode="moments", warmup=0, log_scores=True)
+    logs = MOMENTS.model_copy(update={"log_scores": True})
     past_M, loss_B = normal(1000), normal(16, seed=1)
     found_B = weights_after(logs, np.exp(past_M), np.exp(loss_B))
     np.testing.assert_allclose(found_B, weights_after(MOMENTS, past_M, loss_B), rtol=1e-4)
@@ -108,7 +109,7 @@ def test_a_score_far_beyond_all_recent_ones_weighs_nothing() -> None:
 
 
 def test_the_first_steps_are_not_weighted_but_are_remembered() -> None:
-    weights = ImportanceWeights(ImportanceConfig(mode="moments", warmup=0.25), 8, 16)
+    weights = ImportanceWeights(MOMENTS.model_copy(update={"warmup": 0.25}), 8, 16)
     seen = [weights.weigh(normal(16, 5, seed=step)) for step in range(4)]
     assert [bool((weight_B == 1).all()) for weight_B in seen] == [True, True, False, False]
     # Two unweighted steps and this one: the target was taken from all three.

@@ -3,7 +3,9 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,8 +16,10 @@ from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed import tuning
 from llb_ray.errors import ConfigError
 from llb_ray.search.plan import Search, judged_by
-from llb_ray.search.space import Choice, Integer, Space, Uniform
+from llb_ray.search.record import record_search, refuse_another
+from llb_ray.search.space import Choice, Integer, Space, Uniform, read_space, trial_config
 
+SPACES = Path(__file__).parents[2] / "configs" / "spaces"
 pytestmark = pytest.mark.ray
 GRID = Space({"members.count": Choice((2, 3)), "purify.keep_ratio": Choice((0.6, 0.8)), "purify.trim": Choice((0.25,))})
 
@@ -150,3 +154,69 @@ def test_there_is_nothing_to_resume(manifest: Manifest, tiny: RunConfig, tmp_pat
     plan = Search(tiny, GRID, manifest, tmp_path)
     with pytest.raises(ConfigError, match="no interrupted search to resume here"):
         tuning.run_trials(plan, print, resume=True)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_local")
+def test_the_mission_is_searched_end_to_end(many: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
+    base = with_overrides(tiny, ["detector.final_steps=20"])
+    space = read_space(SPACES / "mission.yaml", base)
+    trials = llb_ray.tune(base, many, space, out=tmp_path, searcher="random", trials=2)
+    assert trials["status"].to_pylist() == ["finished"] * 2, trials["reason"].to_pylist()
+    assert all(0 <= share <= 1 for share in trials["fell_back"].to_pylist())
+    best = load(tmp_path / "best.yaml")
+    assert best.importance.mode == "moments"
+    assert 0.7 <= best.purify.keep_ratio <= 1
+    for run in trials["run"].to_pylist():
+        assert (Path(run) / "importance.arrow").exists()
+        assert llb_ray.audit(run)
+
+
+@pytest.mark.parametrize(
+    "config", ["reconstruction_cnn.yaml", "autoencoder.yaml", "dinomaly.yaml"], ids=lambda name: name.split(".")[0]
+)
+def test_the_mission_names_partitions_keep_ratio_and_target(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(SPACES.parent)
+    space = read_space(SPACES / "mission.yaml", load(SPACES.parent / config))
+    assert {"members.count", "purify.keep_ratio", "importance.mu_scale", "importance.sigma_scale"} < set(space.domains)
+    draws = [
+        trial_config(load(SPACES.parent / config), space.sample(np.random.default_rng(seed))) for seed in range(20)
+    ]
+    assert not [notice for config in draws for notice in config.notices()]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"objective": "split_half"}, "objective was 'canary', is 'split_half'"),
+        ({"space": Space({"members.count": Choice((2, 4))})}, r"space.members.count was .*2, 3.* is .*2, 4"),
+        ({"searcher": "random", "trials": 3}, "searcher was 'grid', is 'random'"),
+        ({"early_stopping": True}, "early_stopping was 'False', is 'True'"),
+        ({"base": ["detector.final_steps=77"]}, "detector.final_steps was '.*', is '77'"),
+        ({"base": ["seed=9"]}, "seed was '0', is '9'"),
+    ],
+)
+def test_another_search_is_not_resumed_as_this_one(
+    other: dict[str, Any], says: str, manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    given = {"base": tiny, "space": Space({"members.count": Choice((2, 3))}), "manifest": manifest, "out": tmp_path}
+    record_search(Search(**given))
+    refuse_another(Search(**given, max_concurrent=2, workers_per_trial=2))
+    changed = other | ({"base": with_overrides(tiny, other["base"])} if "base" in other else {})
+    with pytest.raises(ConfigError, match=f"the search to resume had other settings: .*{says}") as refused:
+        refuse_another(Search(**{**given, **changed}))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_search_of_other_images_is_another(
+    manifest: Manifest, many: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    record_search(Search(tiny, GRID, manifest, tmp_path))
+    with pytest.raises(ConfigError, match="images was"):
+        refuse_another(Search(tiny, GRID, many, tmp_path))
+    (tmp_path / "search.json").write_text("[1")
+    with pytest.raises(ConfigError, match="search.json: damaged; leave --resume out"):
+        refuse_another(Search(tiny, GRID, manifest, tmp_path))
+    (tmp_path / "search.json").unlink()
+    with pytest.raises(ConfigError, match="no interrupted search to resume here"):
+        refuse_another(Search(tiny, GRID, manifest, tmp_path))

@@ -80,8 +80,12 @@ def test_a_bare_off_is_the_word(space_of) -> None:  # type: ignore[no-untyped-de
         ("members.count: {uniform: [2, 8]}", "members.count = .*integer"),
         ("detector.name: [nonsense]", "detector"),
         ("purify.filter: [llb, oracle]", "reads labels"),
-        ("data.max_pixels: [1000]", "does not change what a detector learns"),
-        ("resources.num_cpus: [1, 2]", "does not change what a detector learns"),
+        ("data.max_pixels: [1000]", "data.max_pixels changes nothing that a trial is judged by"),
+        ("resources.num_cpus: [1, 2]", "changes nothing that a trial is judged by"),
+        ("threshold.false_alarm_rate: {uniform: [0.01, 0.1]}", "changes nothing that a trial is judged by"),
+        ("threshold.method: [members, folds]", "changes nothing that a trial is judged by"),
+        ("importance.buffer: [128, 256]", "importance.buffer has no effect with mode off"),
+        ("importance.mode: [off, fixed]\nimportance.mu_scale: [1, 2]", "importance.mu_scale has no effect with mode"),
         ("- 1", "names no setting"),
         ("a: [", "not valid YAML"),
     ],
@@ -89,6 +93,11 @@ def test_a_bare_off_is_the_word(space_of) -> None:  # type: ignore[no-untyped-de
 def test_what_cannot_be_searched_is_refused_with_file_and_key(text: str, says: str, space_of) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=f"space.yaml: .*{says}"):
         space_of(text)
+
+
+def test_a_setting_with_an_effect_in_some_trials_is_searched(space_of) -> None:  # type: ignore[no-untyped-def]
+    space = space_of("importance.mode: [off, moments]\nimportance.buffer: [128, 512]\n")
+    assert len(space.grid()) == 4
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
