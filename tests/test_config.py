@@ -41,7 +41,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.name)
 def test_shipped_spaces_are_valid_and_told_from_configurations(path: Path) -> None:
-    assert read_space(path, load(SHIPPED / "demo.yaml")).grid()
+    assert read_space(path, load(SHIPPED / "demo.yaml")).domains
     with pytest.raises(ConfigError, match=r"in one piece; .* give the file to `llb-ray tune --space`"):
         load(path)
 

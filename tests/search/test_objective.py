@@ -12,6 +12,7 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
+from llb_ray.disk import file_digest, write_json
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.search.canary import with_canaries
 from llb_ray.search.objective import (
@@ -106,6 +107,9 @@ def test_separation_rises_with_a_gap_at_the_cut_and_not_with_the_cut(searched: P
         write_table(
             path, pa.table(matrix.set_column(column, matrix.schema.field("scores"), scores).to_pydict(), matrix.schema)
         )
+        index = json.loads((run / "run.json").read_text())
+        index["published"]["scores.arrow"] = file_digest(path)
+        write_json(run / "run.json", index)
         return separation(run)
 
     without_gap, with_gap = with_scores(noise), with_scores(noise + rejected[:, None])
