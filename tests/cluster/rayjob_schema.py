@@ -55,7 +55,7 @@ VOLUME = _fields(
 )
 POD_TEMPLATE = _fields(
     ("spec",),
-    metadata=METADATA,
+    metadata=_fields(labels=_map(TEXT), annotations=_map(TEXT)),  # pods get their names of their group
     spec=_fields(
         ("containers",),
         containers=_list(CONTAINER),
