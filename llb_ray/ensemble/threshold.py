@@ -43,6 +43,7 @@ class Threshold:
 def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
     """The threshold that a share `rate` of images like most of the held-out ones exceeds; at least two are needed.
 
+    It is the largest held-out score at most: what scores above all of them is called anomalous, however few they are.
     Scores are taken as logarithms unless one is 0 or less.
     """
     from scipy import stats  # half a second, which those who only read a threshold are spared
@@ -53,13 +54,13 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
     reach = float(stats.t.isf(rate, FREEDOM))
     (middle,), (spread,) = _body(value_N[None])
     middle_B, spread_B = _body(drawn_BN)
-    level = middle + reach * spread
+    level = min(middle + reach * spread, float(value_N.max()))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of a sample whose scores are mostly equal
         rate_B = np.nan_to_num(stats.t.sf((level - middle_B) / spread_B, FREEDOM))
     back = np.exp if in_logs else np.asarray
     return Threshold(
         value=float(back(level)),
-        interval=_pair(back(np.quantile(middle_B + reach * spread_B, _CONFIDENCE))),
+        interval=_pair(back(np.quantile(np.minimum(middle_B + reach * spread_B, drawn_BN.max(axis=1)), _CONFIDENCE))),
         false_alarm_rate=rate,
         rate_interval=_pair(np.quantile(rate_B, _CONFIDENCE)),
         num_held_out=len(score_N),

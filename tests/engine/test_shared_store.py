@@ -39,7 +39,8 @@ def test_runs_at_the_same_time_train_a_common_member_once(
     with ThreadPoolExecutor(4) as pool:
         runs = list(pool.map(trial, range(4)))
     # Three members, and a final detector for each of three keep ratios; 0.9 rejects too few to do without folds.
-    assert sorted(fitted) == [*["final"] * 3, "fold-000", "fold-001", "member-000", "member-001", "member-002"]
+    folds, members = [f"fold-{index:03d}" for index in range(5)], [f"member-{index:03d}" for index in range(3)]
+    assert sorted(fitted) == [*["final"] * 3, *folds, *members]
     for run in runs:
         assert llb_ray.audit(run)
         assert not (run / "artifacts").exists()

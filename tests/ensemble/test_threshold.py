@@ -40,11 +40,17 @@ def test_anomalies_among_the_held_out_do_not_hide_others(share: float, rate: flo
     assert found > 0.8
 
 
+@pytest.mark.parametrize("count", [2, 5, 20, 36])
+def test_what_scores_above_all_held_out_images_is_anomalous_however_few_they_are(count: int) -> None:
+    score_N = np.random.default_rng(0).lognormal(0, 2, count)
+    assert threshold_at(score_N, 0.01).value <= score_N.max()
+
+
 def test_one_absurd_score_moves_the_threshold_next_to_nothing() -> None:
     score_N = np.random.default_rng(0).lognormal(0, 0.2, 200)
-    before = threshold_at(score_N, 0.01).value
+    before = threshold_at(score_N, 0.05).value
     score_N[0] = 1e9
-    assert threshold_at(score_N, 0.01).value == pytest.approx(before, rel=0.03)
+    assert threshold_at(score_N, 0.05).value == pytest.approx(before, rel=0.03)
 
 
 @pytest.mark.parametrize(("count", "least"), [(480, 0.9), (60, 0.85)])
