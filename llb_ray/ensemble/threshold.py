@@ -4,8 +4,8 @@ Among the images that count as normal some may be anomalous, and those have the 
 read off the largest: it is where the tail of a Student distribution about the median of the log scores, as wide as
 their median absolute deviation, has the rate asked for.  With ten real sets, asked for 1 and 5 % with a tenth of
 anomalies in training, an order statistic finds .34 and .67 of the defects that the true rates would find, this .94 and
-1.01; on clean sets its false alarms are 3.4 and 7.4 % in the median, an order statistic's 2.3 and 4.4 % (leave-one-out scores, one
-seed, without the largest score as a limit).
+1.01; on clean sets its false alarms are 3.4 and 7.4 % in the median, an order statistic's 2.3 and 4.4 % (leave-one-out
+scores, one seed, without the largest score as a limit).
 
 Shapes: N held-out images, B bootstrap samples.
 """
