@@ -25,11 +25,11 @@ _CHUNK = 64  # images whose distances are held at once while fitting
 _BLOCK = 16  # images that are judged at once
 
 
-def references(num_rows: int, seed: int, most: int = MAX_REFERENCES) -> npt.NDArray[np.int64]:
+def references(num_rows: int, seed: int) -> npt.NDArray[np.int64]:
     """Which rows others are compared with, ascending: all, or so many drawn at random."""
-    if num_rows <= most:
+    if num_rows <= MAX_REFERENCES:
         return np.arange(num_rows)
-    return np.sort(stream(seed, "references").choice(num_rows, most, replace=False))
+    return np.sort(stream(seed, "references").choice(num_rows, MAX_REFERENCES, replace=False))
 
 
 def num_neighbours(num_references: int, share: float, copies: int = 1) -> int:
