@@ -24,7 +24,7 @@ from latency import row as timed
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
 from llb_ray.detectors.backbones import Backbone
-from llb_ray.scans.results import DONE
+from llb_ray.scans.job_results import DONE
 
 TRAINING = {  # objects: such that a fifth of anomalies leaves some for the test set
     "commutator": 120,

@@ -26,7 +26,7 @@ from harness import setting, spread
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
-from llb_ray.scans.results import DONE
+from llb_ray.scans.job_results import DONE
 from llb_ray.scans.robustness import Robustness, mean_gap_closed, robustness
 
 HERE = Path(__file__).parent

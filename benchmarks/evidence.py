@@ -24,11 +24,11 @@ from sklearn.metrics import roc_auc_score
 
 from llb_ray.config import DensityConfig, PurifyConfig
 from llb_ray.detectors.density import Density
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.source import CachedSource
+from llb_ray.engine.features.feature_access import CachedSource
+from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.purify import aggregate
-from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.ensemble.score_matrix import ScoreMatrix
 
 HERE = Path(__file__).parent
 NUM_MEMBERS, BATCH = 5, 32

@@ -36,7 +36,7 @@ from llb_ray.config import load
 from llb_ray.data.augment import augmented
 from llb_ray.data.contaminate import contaminated
 from llb_ray.data.tables import read_table
-from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.ensemble.purified_dataset import kept_ids
 
 NUM_TEST = 100
 TURNS: Sequence[tuple[Any, Any]] = [

@@ -17,11 +17,11 @@ from llb_ray import Manifest, RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
-from llb_ray.engine import files
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.scans.results import DONE, job_of
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.scans.job_results import DONE, job_of
 
 METRICS = {
     "i_auroc": "I-AUROC",
@@ -74,7 +74,7 @@ def llb_runs(
 
 def training_labels(run: FinishedRun) -> dict[str, int]:
     """What the training images are, by image_id: 0 normal, 1 anomalous."""
-    labels = read_table(run.made.labels.file(files.LABELS)).to_pylist()
+    labels = read_table(run.made.labels.file(filenames.LABELS)).to_pylist()
     return {row["image_id"]: row["label"] for row in labels if row["split"] == TRAIN}
 
 

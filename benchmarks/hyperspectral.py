@@ -32,9 +32,9 @@ from llb_ray.data.bands import read_bands
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.autoencoder import Autoencoder
 from llb_ray.detectors.base import Layers
-from llb_ray.engine.bands import read_scale
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.settings import fit_settings
+from llb_ray.engine.features.measured_bands import read_scale
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.stage_keys import fit_settings
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data")) / "hyperspectral"

@@ -21,7 +21,7 @@ from harness import Row, setting, wait_for_calm, write_rows
 
 import llb_ray
 from llb_ray.detectors.base import Layers
-from llb_ray.engine.photographs import layers_of
+from llb_ray.engine.features.encoding import layers_of
 
 HERE = Path(__file__).parent
 BATCH = 32

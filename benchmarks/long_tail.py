@@ -30,7 +30,7 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.rundir.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 ALPHA = 0.1  # share of anomalies in the training set of the joint case

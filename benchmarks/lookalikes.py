@@ -23,10 +23,10 @@ from harness import Row, llb_runs, setting, spread, training_labels, write_rows
 
 import llb_ray
 from llb_ray.artifacts import digest
-from llb_ray.engine.calibrate import standing_out_ids
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.ensemble.dataset import kept_ids
-from llb_ray.report.families import families_of
+from llb_ray.engine.evaluation.run_threshold import standing_out_ids
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.report.lookalike_groups import families_of
 
 HERE = Path(__file__).parent
 NOBODY, FAMILIES, IMAGES = "nobody", "a family at a time", "an image at a time"

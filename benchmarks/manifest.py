@@ -37,7 +37,7 @@ report(images=len(listing.table), seconds=time.perf_counter() - started, cpu_s=t
 """
 IDENTIFY = """
 from llb_ray.data.adapters import read_listing
-from llb_ray.data.identify import identified
+from llb_ray.data.listing_to_manifest import identified
 listing = read_listing("folder", root)
 started, busy = time.perf_counter(), time.process_time()
 manifest = identified(listing, 90_000_000)

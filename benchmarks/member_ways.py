@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from llb_ray.config import ReconstructionConfig, load
 from llb_ray.detectors.base import Layers, top_mean
-from llb_ray.detectors.descent import Descent, initialised, placed
-from llb_ray.detectors.peers import ALONE, Turn
+from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
+from llb_ray.detectors.train_step import Descent, initialised, placed
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCORED = 32  # images in a batch that is scored: the default of resources.batch_size

@@ -38,7 +38,7 @@ def whole(folder: Path, num_maps: int) -> Batch:
 
 def counted() -> Callable[[Path, int], Values]:
     """llb_ray, streaming."""
-    from llb_ray.metrics.counts import PixelCounts
+    from llb_ray.metrics.streaming_pixel import PixelCounts
 
     def measure(folder: Path, num_maps: int) -> Values:
         counts = PixelCounts()
@@ -52,7 +52,7 @@ def counted() -> Callable[[Path, int], Values]:
 
 def exact() -> Callable[[Path, int], Values]:
     """llb_ray, all pixels held and sorted: the value that the others are compared with."""
-    from llb_ray.metrics.pixel import pixel_metrics
+    from llb_ray.metrics.exact_pixel import pixel_metrics
 
     return lambda folder, num_maps: pixel_metrics(*whole(folder, num_maps), FPR_LIMIT)
 

@@ -21,11 +21,11 @@ from harness import Row, llb_runs, setting, write_rows
 from scipy import stats
 from sklearn.mixture import GaussianMixture
 
-from llb_ray.engine.scoring import read_scores
+from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.contamination import anomalous_share, bulk
-from llb_ray.ensemble.held_out import by_folds
+from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.purify import anomaly_evidence
-from llb_ray.ensemble.scores import dense
+from llb_ray.ensemble.score_matrix import dense
 
 Floats = npt.NDArray[np.float64]
 HERE = Path(__file__).parent

@@ -33,7 +33,7 @@ from llb_ray.config import load
 from llb_ray.data.contaminate import contaminated
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.errors import DataError
-from llb_ray.metrics.image import image_metrics
+from llb_ray.metrics.image_metrics import image_metrics
 from llb_ray.search.canary import with_canaries
 from llb_ray.search.objective import TRUSTED, canary, canary_recall, canary_scores, separation, split_half
 from llb_ray.search.space import trial_config

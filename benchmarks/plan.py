@@ -31,7 +31,7 @@ from purification_magnetic_tile import DATA, HERE, WEIGHTS
 import llb_ray
 from llb_ray.config import load
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
-from llb_ray.report.planning import forecast_json
+from llb_ray.report.plan_tables import forecast_json
 
 CASES = {
     "demo, serial": "serial",

@@ -28,7 +28,7 @@ from selenium.webdriver.remote.webdriver import WebDriver
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import parse
-from llb_ray.data.images import as_rgb, read_thumbnail
+from llb_ray.data.decoding import as_rgb, read_thumbnail
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.data.tables import read_table
 

@@ -32,9 +32,9 @@ from llb_ray.config import PurifyConfig, RunConfig, load, with_overrides
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.ensemble.dataset import purified_dataset
 from llb_ray.ensemble.partition import PARTITION
-from llb_ray.ensemble.scores import assemble
+from llb_ray.ensemble.purified_dataset import purified_dataset
+from llb_ray.ensemble.score_matrix import assemble
 
 HERE = Path(__file__).parent
 NUM_IMAGES, NUM_MEMBERS = 1_000_000, 16

@@ -23,7 +23,7 @@ from harness import Row, setting, spread
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
-from llb_ray.scans.results import DONE
+from llb_ray.scans.job_results import DONE
 
 # Training objects, and the alphas at which half of the anomalies are enough to mix them.
 ALL, TO_FIFTH, TO_TENTH = (0, 0.1, 0.2, 0.4), (0, 0.1, 0.2), (0, 0.1)

@@ -26,7 +26,7 @@ from llb_ray import Manifest, RunConfig
 from llb_ray.config import load, with_overrides
 from llb_ray.data.contaminate import contaminated
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine.pipeline import Result
+from llb_ray.engine.pipeline.pipeline import Result
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data"))

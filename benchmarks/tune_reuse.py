@@ -26,8 +26,8 @@ from llb_ray.artifacts import Store
 from llb_ray.config import load
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed.tuning import run_trials
-from llb_ray.search.outcome import num_trained
-from llb_ray.search.plan import Search, judged_by
+from llb_ray.search.search_plan import Search, judged_by
+from llb_ray.search.search_results import num_trained
 from llb_ray.search.space import Choice, Space
 from llb_ray.search.trials import best, trials_table
 

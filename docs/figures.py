@@ -24,7 +24,7 @@ from llb_ray.config import load, with_overrides
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.data.tables import read_table
 from llb_ray.ensemble.decision import KEPT
-from llb_ray.ensemble.scores import dense
+from llb_ray.ensemble.score_matrix import dense
 
 HERE = Path(__file__).parent
 STEPS = (10, 30, 100, 150, 300, 1000)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from llb_ray.config import load as load_config
     from llb_ray.data.listing import Listing
     from llb_ray.data.manifest import Manifest
-    from llb_ray.engine.inference import TrainedDetector as Detector
-    from llb_ray.engine.pipeline import Result
+    from llb_ray.engine.inference.trained_detector import TrainedDetector as Detector
+    from llb_ray.engine.pipeline.pipeline import Result
     from llb_ray.errors import LlbError
 
 __version__ = "0.1.0"
@@ -47,10 +47,10 @@ _HOMES = {
     "ContaminateConfig": ("llb_ray.config", "ContaminateConfig"),
     "DatasetOptions": ("llb_ray.config", "DatasetOptions"),
     "Listing": ("llb_ray.data.listing", "Listing"),
-    "Detector": ("llb_ray.engine.inference", "TrainedDetector"),
+    "Detector": ("llb_ray.engine.inference.trained_detector", "TrainedDetector"),
     "LlbError": ("llb_ray.errors", "LlbError"),
     "Manifest": ("llb_ray.data.manifest", "Manifest"),
-    "Result": ("llb_ray.engine.pipeline", "Result"),
+    "Result": ("llb_ray.engine.pipeline.pipeline", "Result"),
     "RunConfig": ("llb_ray.config", "RunConfig"),
     "ScanConfig": ("llb_ray.config", "ScanConfig"),
     "load_scan": ("llb_ray.config", "load_scan"),

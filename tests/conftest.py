@@ -144,7 +144,7 @@ def bank_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import safetensors.torch
     import torch
 
-    from llb_ray.detectors.backbones.library import timm
+    from llb_ray.detectors.backbones.timm_import import timm
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

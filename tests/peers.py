@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.detectors.peers import Peers
-from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.worker import PeerWorker, Spec
+from llb_ray.detectors.data_parallel import ProcessGroup
+from llb_ray.engine.execution.executor import SerialExecutor, Tell
+from llb_ray.engine.execution.protocols import PeerWorker, Spec
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
@@ -39,7 +39,7 @@ class Meeting:
 
 @dataclass(frozen=True)
 class ThreadPeers:
-    """One thread's view (the `Peers` protocol)."""
+    """One thread's view (the `ProcessGroup` protocol)."""
 
     meeting: Meeting
     rank: int
@@ -64,7 +64,7 @@ class ThreadPeers:
         return self.meeting.exchanged(self.rank, content)[0]
 
 
-def together(count: int, work: Callable[[Peers], T]) -> list[T]:
+def together(count: int, work: Callable[[ProcessGroup], T]) -> list[T]:
     """What `work` returns for each of `count` peers at work at once."""
     meeting = Meeting(count)
 
@@ -88,7 +88,7 @@ class ThreadExecutor(SerialExecutor):
         return 4
 
     def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
-        def work(peers: Peers) -> None:
+        def work(peers: ProcessGroup) -> None:
             working = worker(spec, peers)
             for step in worker.STEPS:
                 getattr(working, step)()

@@ -97,8 +97,8 @@ def test_what_cannot_be_listed_is_refused(
 def test_kinds_of_the_command_line_are_those_of_the_adapters() -> None:
     from typing import get_args
 
-    from llb_ray.cli.data import _KINDS
-    from llb_ray.config.dataset import Kind
+    from llb_ray.cli.data_commands import _KINDS
+    from llb_ray.config.dataset_options import Kind
     from llb_ray.data.adapters import _READERS
 
     assert tuple(_KINDS) == get_args(Kind) == tuple(_READERS)

@@ -18,7 +18,7 @@ import yaml
 from click.testing import CliRunner
 
 from llb_ray.cli import main
-from llb_ray.data.images import content_id
+from llb_ray.data.decoding import content_id
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -66,7 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import safetensors.torch
     import torch
 
-    from llb_ray.detectors.backbones.library import timm
+    from llb_ray.detectors.backbones.timm_import import timm
 
     with torch.random.fork_rng(devices=[]):
         state = timm.create_model("mobilenetv2_100", num_classes=0).state_dict()

@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 
 from llb_ray.artifacts import Store
 from llb_ray.config import ResourcesConfig
-from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.engine.worker import Place
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.errors import MemberError
 
 
-def place(folder: Path, **resources: Any) -> Place:
-    return Place(Store(folder / "store"), folder / "progress", ResourcesConfig(**resources))
+def place(folder: Path, **resources: Any) -> WorkerContext:
+    return WorkerContext(Store(folder / "store"), folder / "progress", ResourcesConfig(**resources))
 
 
 @dataclass(frozen=True)
 class CountingSpec:
     name: str
-    place: Place
+    place: WorkerContext
     folder: Path
     fails: str = ""
     ballast: bytes = b""  # what a spec of a hundred thousand images weighs
@@ -37,7 +37,7 @@ class Team:
 
     STEPS: ClassVar[tuple[str, ...]] = ("meet",)
 
-    def __init__(self, spec: CountingSpec, peers: Peers = ALONE) -> None:
+    def __init__(self, spec: CountingSpec, peers: ProcessGroup = ALONE) -> None:
         self._spec = spec
         self._peers = peers
 

@@ -1,7 +1,7 @@
 """The public functions, one per thing a person wants done; the command line is a thin doorway to them."""
 
-from llb_ray.api.before import doctor, init, outlook, plan
 from llb_ray.api.images import contaminate, manifest, read_folder, read_manifest, synth
+from llb_ray.api.planning import doctor, init, outlook, plan
 from llb_ray.api.results import audit, export, predict, report, status
 from llb_ray.api.running import make_executor, repurify, run
 from llb_ray.api.scanning import scan, scan_status, table

@@ -31,11 +31,11 @@ def manifest(
 ) -> "Listing":
     """The listing of a data set by its own layout and tables (`llb_ray.data.adapters`), saved as the file `out`.
 
-    What is wrong with its entries is written beside `out` as CSV (`llb_ray.data.problems.problems_file`).  Raises
-    BadEntries, a DataError with all these problems, unless `options.skip_bad`.
+    What is wrong with its entries is written beside `out` as CSV (`llb_ray.data.listing_problems.problems_file`).
+    Raises BadEntries, a DataError with all these problems, unless `options.skip_bad`.
     """
     from llb_ray.data.adapters import survey
-    from llb_ray.data.problems import problems_file, write_problems
+    from llb_ray.data.listing_problems import problems_file, write_problems
 
     found = survey(kind, root, options)
     skip_bad = options is not None and options.skip_bad
@@ -64,8 +64,8 @@ def read_manifest(
     manifest file decides.  `progress` is called with (done, total) files; `root` is where the images are now, if they
     have moved.
     """
-    from llb_ray.data.identify import identified
     from llb_ray.data.listing import Listing
+    from llb_ray.data.listing_to_manifest import identified
 
     settings = (config or RunConfig()).data
     settings.refuse_beside_manifest()

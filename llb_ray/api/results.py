@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Literal
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
-    from llb_ray.engine.audit import Passed
-    from llb_ray.engine.clock import StageTime
-    from llb_ray.engine.executor import Tell
-    from llb_ray.engine.predict import Prediction
-    from llb_ray.engine.status import Status
-    from llb_ray.exporting.dataset import ExportedSet, Layout
+    from llb_ray.engine.audit.audit import Passed
+    from llb_ray.engine.execution.executor import Tell
+    from llb_ray.engine.inference.predict import Prediction
+    from llb_ray.engine.inspection.run_status import Status
+    from llb_ray.engine.rundir.stage_timer import StageTime
+    from llb_ray.exporting.dataset_layouts import ExportedSet, Layout
     from llb_ray.exporting.onnx import OnnxModel
 
 
 def status(run: str | Path) -> "Status":
     """How far the run in `run`, a folder or a URI, is: its event log and heartbeats say; needs no Ray."""
-    from llb_ray.engine.status import read_status
+    from llb_ray.engine.inspection.run_status import read_status
 
     return read_status(located(run))
 
@@ -39,7 +39,7 @@ def audit(
     be signed with, `sign` one with a private key to sign it with once all checks passed.  `each` is called with every
     check as it passes.
     """
-    from llb_ray.engine.audit import audit_run
+    from llb_ray.engine.audit.audit import audit_run
 
     keys = [None if key is None else Path(key) for key in (sign, verify)]
     sentences = []
@@ -63,14 +63,14 @@ def report(
     are shown without a photograph.  `progress` is called with (done, total) pictures.  The run's event log has it as
     the stage ``report``, whose time `tell` receives as a line, and `times` as a last item.
     """
-    from llb_ray.engine.clock import Clock
-    from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.runfolder import RunFolder
-    from llb_ray.engine.status import REPORT_STAGE
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.inspection.run_status import REPORT_STAGE
+    from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.engine.rundir.stage_timer import StageTimer
     from llb_ray.report.html import write_report
 
     finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
-    with Clock(finished.folder, tell, [] if times is None else times).timed(REPORT_STAGE, reused=False):
+    with StageTimer(finished.folder, tell, [] if times is None else times).timed(REPORT_STAGE, reused=False):
         return write_report(finished, progress)
 
 
@@ -85,13 +85,13 @@ def predict(
 ) -> "Prediction":
     """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
 
-    `data` is a folder of images, a list of them (`llb_ray.data.inputs`) or one image.  Tables have a row per image with
-    its score, its decision at the run's threshold, and the share of held-out normal images that score lower;
+    `data` is a folder of images, a list of them (`llb_ray.data.predict_inputs`) or one image.  Tables have a row per
+    image with its score, its decision at the run's threshold, and the share of held-out normal images that score lower;
     `overlays` says which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory
     does not grow with the number of images.  `progress` is called with (done, total) files.
     """
-    from llb_ray.engine.predict import predict_images
-    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.inference.predict import predict_images
+    from llb_ray.engine.rundir.run_folder import RunFolder
     from llb_ray.report.heatmaps import Overlays
 
     to, folder = local_folder("--out", out), RunFolder.open(located(run))
@@ -114,14 +114,14 @@ def export(
     ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
     images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.
     """
-    from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.rundir.run_folder import RunFolder
 
     finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
     if format == "onnx":
         from llb_ray.exporting.onnx import export_onnx
 
         return export_onnx(finished, local_folder("--out", out))
-    from llb_ray.exporting.dataset import export_set
+    from llb_ray.exporting.dataset_layouts import export_set
 
     return export_set(finished, format, local_folder("--out", out), copy)

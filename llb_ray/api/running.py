@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.engine.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
-    from llb_ray.engine.pipeline import Result
+    from llb_ray.engine.pipeline.pipeline import Result
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
     Raises a `LlbError` with one sentence for whatever the user can mend, OSError for a disk, a mount or a network.
     """
-    from llb_ray.engine.pipeline import run_stages
+    from llb_ray.engine.pipeline.pipeline import run_stages
 
     where, shared = located(out), None if store is None else local_folder("store", store).absolute()
     if shared is not None and not isinstance(where, Path):
@@ -59,9 +59,9 @@ def repurify(
     another disk or URI.  `data` is where the images are now, if they have moved.  Raises DataError for a file that does
     not fit the run, before an executor is started; what it takes and does is otherwise as in `run`.
     """
-    from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.repurify import read_amendment, repurify_run
-    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.pipeline.repurify import read_amendment, repurify_run
+    from llb_ray.engine.rundir.run_folder import RunFolder
 
     base = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
     amendment = read_amendment(base, Path(overrides), by, located(out))
@@ -78,7 +78,7 @@ def make_executor(name: str, address: str | None = None) -> Executor:
     if name == "serial":
         return SerialExecutor()
     if name == "ray":
-        from llb_ray.distributed.executor import RayExecutor
+        from llb_ray.distributed.ray_executor import RayExecutor
 
         return RayExecutor(address)
     raise ConfigError(f"executor {name!r} is unknown; choose ray or serial")

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.engine.executor import Tell
+from llb_ray.engine.execution.executor import Tell
 from llb_ray.remote import local_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llb_ray.search.plan import Searcher
+    from llb_ray.search.search_plan import Searcher
     from llb_ray.search.space import Space
 
 
@@ -41,9 +41,9 @@ def tune(
     """
     from llb_ray.distributed import cluster
     from llb_ray.distributed.tuning import run_trials
-    from llb_ray.search.outcome import conclude
-    from llb_ray.search.plan import Search, judged_by
-    from llb_ray.search.record import refuse_another
+    from llb_ray.search.search_plan import Search, judged_by
+    from llb_ray.search.search_record import refuse_another
+    from llb_ray.search.search_results import conclude
 
     folder = local_folder("--out", out).absolute()
     labelled = None if validation is None else Path(validation)

@@ -5,7 +5,26 @@ anomaly but a file that is no readable image; 130 or 143 stopped by a signal.  N
 command needs it.
 """
 
-from llb_ray.cli import before, config, data, report, run, scan, tune, use  # each adds its commands to the group
+from llb_ray.cli import (
+    config_command,
+    data_commands,
+    detector_commands,
+    planning_commands,
+    report_commands,
+    run_commands,
+    scan_commands,
+    tune_command,
+)
 from llb_ray.cli.common import main
 
-__all__ = ["before", "config", "data", "main", "report", "run", "scan", "tune", "use"]
+__all__ = [
+    "config_command",
+    "data_commands",
+    "detector_commands",
+    "main",
+    "planning_commands",
+    "report_commands",
+    "run_commands",
+    "scan_commands",
+    "tune_command",
+]

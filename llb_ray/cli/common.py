@@ -19,8 +19,8 @@ from llb_ray.names import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from llb_ray.engine.pipeline import Result
-    from llb_ray.report.watching import Watch
+    from llb_ray.engine.pipeline.pipeline import Result
+    from llb_ray.report.progress_bars import Watch
 
 FOLDER = click.Path(path_type=Path)
 _BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts

@@ -4,9 +4,9 @@ Every setting has one home, and unknown keys are refused with their dotted path 
 Neither torch nor ray is imported here: reading a configuration is instant.
 """
 
-from llb_ray.config.contaminate import ContaminateConfig, TailConfig
-from llb_ray.config.dataset import DatasetConfig, DatasetOptions
-from llb_ray.config.detectors import (
+from llb_ray.config.contaminate_config import ContaminateConfig, TailConfig
+from llb_ray.config.dataset_options import DatasetConfig, DatasetOptions
+from llb_ray.config.detector_configs import (
     WEIGHTS_BY_NAME,
     AutoencoderConfig,
     BackboneConfig,
@@ -15,10 +15,10 @@ from llb_ray.config.detectors import (
     MemoryBankConfig,
     ReconstructionConfig,
 )
-from llb_ray.config.purify import FILTERS, Filter, MembersConfig, PurifyConfig
+from llb_ray.config.ensemble_sections import FILTERS, Filter, MembersConfig, PurifyConfig
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
-from llb_ray.config.run import RunConfig
-from llb_ray.config.scan import ScanConfig, ScanSettings
+from llb_ray.config.run_config import RunConfig
+from llb_ray.config.scan_config import ScanConfig, ScanSettings
 from llb_ray.config.sections import (
     Augmentation,
     DataConfig,

@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llb_ray.config.detectors import WEIGHTS_BY_NAME, DetectorConfig
-from llb_ray.config.run import RunConfig
-from llb_ray.config.scan import ScanConfig
+from llb_ray.config.detector_configs import WEIGHTS_BY_NAME, DetectorConfig
+from llb_ray.config.run_config import RunConfig
+from llb_ray.config.scan_config import ScanConfig
 from llb_ray.errors import ConfigError
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)

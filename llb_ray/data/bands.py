@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, SAMPLEFORMAT, TiffImageFile
 
-from llb_ray.data.images import lift_ceiling
-from llb_ray.data.unreadable import UnreadableImage, refusing
+from llb_ray.data.decoding import lift_ceiling
+from llb_ray.data.unreadable_files import UnreadableImage, refusing
 
 Values = NDArray[np.float32]
 

@@ -11,8 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice, takewhile
 from pathlib import Path, PurePath
 
-from llb_ray.data.images import num_mask_values
-from llb_ray.data.names import described_stem, is_clutter, is_notes, is_surely_a_mask, may_mean_masks, means_masks
+from llb_ray.data.decoding import num_mask_values
+from llb_ray.data.name_conventions import (
+    described_stem,
+    is_clutter,
+    is_notes,
+    is_surely_a_mask,
+    may_mean_masks,
+    means_masks,
+)
 
 MASKS, NOTES, OTHER = "masks", "notes in text formats", "depth or label maps"
 _LOOKED_INTO = 4  # files of each kind of name in a folder: it bounds what a listing decodes

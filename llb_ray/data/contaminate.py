@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from llb_ray.config import ContaminateConfig, DatasetConfig, parse_as
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.listing import Listing
+from llb_ray.data.long_tail import drawn_tail, tail_patterns, with_tail_labels
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest
-from llb_ray.data.objects import Drawn, Objects
-from llb_ray.data.tails import drawn_tail, tail_patterns, with_tail_labels
+from llb_ray.data.photographed_objects import Drawn, Objects
 from llb_ray.errors import ConfigError, DataError
 
 

@@ -1,6 +1,6 @@
 """A folder of images becomes a manifest: every file found is a row of it or a row of the quarantine.
 
-`llb_ray.data.walk` says which layouts are known and what of them is an input.
+`llb_ray.data.directory_tree` says which layouts are known and what of them is an input.
 """
 
 import logging
@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig
-from llb_ray.data.files import File, Progress, examined, first_problem, near_of, quarantined, without_copies
+from llb_ray.data.candidate_files import File, Progress, examined, first_problem, near_of, quarantined, without_copies
+from llb_ray.data.directory_tree import Found, listed
 from llb_ray.data.groups import Grouping
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_text, without_normal
-from llb_ray.data.walk import Found, listed
 from llb_ray.errors import DataError
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from llb_ray.data.tiff import meant, undecodable
-from llb_ray.data.unreadable import UnreadableImage, refusing
+from llb_ray.data.unreadable_files import UnreadableImage, refusing
 
 # What is wrong with a TIFF is said in the quarantine, or does not matter.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")

@@ -2,8 +2,8 @@
 
 - A plain folder: every file below it is an unlabelled training image.
 - A tree: ``train/<type>/*`` and ``test/<type>/*``, in any case.  A type whose name is known to mean normal (`good`,
-  `ok`, `normal`, `llb_ray.data.names`) is normal, and the others beside such a one are anomalous.  Where no name means
-  normal nobody is guessed at: the folder is refused.
+  `ok`, `normal`: `data.name_conventions`) is normal, and the others beside such a one are anomalous.  Where no name
+  means normal nothing is guessed: the folder is refused.
 """
 
 import os
@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
-from llb_ray.data.files import GOOD
+from llb_ray.data.candidate_files import GOOD
 from llb_ray.data.manifest import TEST, TRAIN, path_text
-from llb_ray.data.names import NORMAL_EXAMPLES, is_clutter, means_anomalous, means_masks, means_normal
+from llb_ray.data.name_conventions import NORMAL_EXAMPLES, is_clutter, means_anomalous, means_masks, means_normal
 from llb_ray.errors import DataError
 
 PathT = TypeVar("PathT", bound=PurePath)

@@ -1,9 +1,9 @@
 """The listing: which images a data set has, before anybody has read one of them.
 
 A manifest says who the images are (`llb_ray.data.manifest`), and for that every file has to be hashed and decoded.  A
-listing says where they are and what a data set's own tables know about them; `llb_ray.data.identify` makes a manifest
-of it.  As a file (`llb-ray manifest`, `llb-ray contaminate`) it is one Arrow IPC file that any tool can open; where the
-images lie and how the listing was made is JSON in the schema's metadata, under the key ``llb_ray``.
+listing says where they are and what a data set's own tables know about them; `llb_ray.data.listing_to_manifest` makes
+a manifest of it.  As a file (`llb-ray manifest`, `llb-ray contaminate`) it is one Arrow IPC file that any tool can
+open; where the images lie and how the listing was made is JSON in the schema's metadata, under the key ``llb_ray``.
 """
 
 import difflib

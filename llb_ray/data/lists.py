@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 
 from llb_ray.data.listing import LISTING
 from llb_ray.data.manifest import path_from_text, path_text
-from llb_ray.data.names import is_clutter
+from llb_ray.data.name_conventions import is_clutter
 from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.errors import DataError
 

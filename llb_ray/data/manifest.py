@@ -52,7 +52,7 @@ NEAR = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("near_id", pa.string(), nullable=False),  # the image that it is a near duplicate of
-        pa.field("distance", pa.float64(), nullable=False),  # of their signatures (`llb_ray.data.near`)
+        pa.field("distance", pa.float64(), nullable=False),  # of their signatures (`llb_ray.data.near_duplicates`)
     ]
 )
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from llb_ray.data.candidate_files import File
 from llb_ray.data.companions import MASKS as OF_MASKS
 from llb_ray.data.companions import describing
-from llb_ray.data.files import File
 from llb_ray.data.formats import is_image
 from llb_ray.data.layout import MASKS, split_folders, subfolders
 from llb_ray.data.manifest import TEST, path_text
-from llb_ray.data.names import described_stem, is_clutter, means_masks
+from llb_ray.data.name_conventions import described_stem, is_clutter, means_masks
 
 _SUFFIXES = ".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg"  # of several, the first; others by content
 _NAMED = 3

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
-from llb_ray.data.unreadable import SAVE_AS, UnreadableImage
+from llb_ray.data.unreadable_files import SAVE_AS, UnreadableImage
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _FORMAT = 256, 257, 258, 259, 262, 277, 339
 _NEW_SUBFILE, _SUBFILE, _SUB_IFDS, _ORIENTATION = 254, 255, 330, 274

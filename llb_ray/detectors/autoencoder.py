@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from llb_ray.config import AutoencoderConfig
 from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
-from llb_ray.detectors.descent import cosine_share
-from llb_ray.detectors.peers import Turn
-from llb_ray.detectors.training import GradientDetector, moments
+from llb_ray.detectors.data_parallel import Turn
+from llb_ray.detectors.gradient_detector import GradientDetector, moments
+from llb_ray.detectors.train_step import cosine_share
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 LAST_RATE_SHARE = 0.05  # of the learning rate, reached along a cosine: the last steps settle, they do not wander

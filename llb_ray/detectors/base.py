@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llb_ray.detectors.peers import ALONE, Peers
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 
 Layers = tuple[torch.Tensor, ...]  # one BCHW tensor per layer, float32, on the detector's device
 State = dict[str, torch.Tensor]
@@ -110,7 +110,7 @@ class Detector(Protocol):
         seed: int,
         report: Report = silent,
         checkpoints: Checkpoints | None = None,
-        peers: Peers = ALONE,
+        peers: ProcessGroup = ALONE,
     ) -> Self:
         """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count),
         whichever of the checkpoints it goes on from.

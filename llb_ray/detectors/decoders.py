@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.peers import Turn
+from llb_ray.detectors.data_parallel import Turn
 from llb_ray.errors import ConfigError
 
 Shape = tuple[int, int, int]  # channels, height and width of a layer

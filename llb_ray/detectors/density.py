@@ -18,7 +18,8 @@ from torch import nn
 
 from llb_ray.config import DensityConfig
 from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
-from llb_ray.detectors.neighbours import (
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
     by_place,
@@ -29,7 +30,6 @@ from llb_ray.detectors.neighbours import (
     references,
 )
 from llb_ray.detectors.patches import placed_patches, usable_spread
-from llb_ray.detectors.peers import ALONE, Peers
 from llb_ray.errors import DataError
 
 TOP_SHARE = 0.05  # of a map's cells, averaged to the image score; 2 and 15 % separate magnetic tiles as well
@@ -51,7 +51,7 @@ class Density:
         seed: int,
         report: Report = silent,
         checkpoints: Checkpoints | None = None,
-        peers: Peers = ALONE,
+        peers: ProcessGroup = ALONE,
     ) -> Self:
         """Itself, fitted in one pass over the source, or part of it; raises DataError for a single image."""
         assert peers is ALONE, "RunConfig.final_workers has one worker fit it"

@@ -31,11 +31,11 @@ from llb_ray.detectors.base import (
     silent,
     top_mean,
 )
-from llb_ray.detectors.candidates import GATHER, Candidates
 from llb_ray.detectors.coreset import k_center, random_subset
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.detectors.patch_selection import GATHER, Candidates
 from llb_ray.detectors.patches import patches, usable_spread
-from llb_ray.detectors.peers import ALONE, Peers
-from llb_ray.detectors.places import fit_places, place_distances, pool_places, unpool_places
+from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
@@ -67,7 +67,7 @@ class MemoryBank:
         seed: int,
         report: Report = silent,
         checkpoints: Checkpoints | None = None,
-        peers: Peers = ALONE,
+        peers: ProcessGroup = ALONE,
     ) -> Self:
         """Itself, fitted; `checkpoints` are left alone, there is little to resume.
 

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 
 from llb_ray.config import ReconstructionConfig
 from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
+from llb_ray.detectors.data_parallel import Turn
 from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
-from llb_ray.detectors.descent import cosine_share
-from llb_ray.detectors.peers import Turn
-from llb_ray.detectors.training import GradientDetector, moments
+from llb_ray.detectors.gradient_detector import GradientDetector, moments
+from llb_ray.detectors.train_step import cosine_share
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
 RATE_BATCH = 16  # the learning rate is per 16 images (LLBNAD)

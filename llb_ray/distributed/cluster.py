@@ -16,7 +16,7 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.distributed.local import keeping_sigterm, reason, start_locally
+from llb_ray.distributed.local_ray import keeping_sigterm, reason, start_locally
 from llb_ray.errors import ResourceError
 
 _PROBE_TIMEOUT_S = 5.0

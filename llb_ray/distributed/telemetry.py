@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, through Ray: what `llb_ray.engine.status` reads from the folders of the runs at work.
+"""Metrics for Prometheus, through Ray: what `engine.inspection` reads from the folders of running runs.
 
 Ray puts ``ray_`` before every name and ``_total`` after a counter's: ``llb_images`` is scraped as
 ``ray_llb_images_total``.  Set in the driver, from files, so that no worker needs to know of it; a step that begins
@@ -14,9 +14,9 @@ from typing import Self
 
 from ray.util.metrics import Counter, Gauge
 
-from llb_ray.engine.heartbeat import Beat
-from llb_ray.engine.status import Status, read_status
-from llb_ray.engine.worker import Place
+from llb_ray.engine.execution.heartbeat import Beat
+from llb_ray.engine.execution.protocols import WorkerContext
+from llb_ray.engine.inspection.run_status import Status, read_status
 from llb_ray.errors import LlbError
 
 _LOOK_S = 5.0  # Ray exports every ten seconds
@@ -69,7 +69,7 @@ class Telemetry:
         self._stop.set()
         self._thread.join()
 
-    def watch(self, place: Place) -> None:
+    def watch(self, place: WorkerContext) -> None:
         """Take the run that `place` belongs to into account from now on."""
         self._runs.setdefault(place.run, _Watched(place.category))
 

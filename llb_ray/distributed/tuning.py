@@ -19,13 +19,13 @@ from ray.tune.search import BasicVariantGenerator
 
 from llb_ray.config import DensityConfig, MemoryBankConfig, RunConfig
 from llb_ray.distributed import cluster
-from llb_ray.distributed.executor import RayExecutor
-from llb_ray.engine.executor import Executor, SerialExecutor, Tell
-from llb_ray.engine.pipeline import run_stages
+from llb_ray.distributed.ray_executor import RayExecutor
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.pipeline.pipeline import run_stages
 from llb_ray.errors import ConfigError, LlbError
 from llb_ray.search.objective import OBJECTIVES, label_free_facts
-from llb_ray.search.plan import RUNGS, Search
-from llb_ray.search.record import record_search
+from llb_ray.search.search_plan import RUNGS, Search
+from llb_ray.search.search_record import record_search
 from llb_ray.search.space import Choice, Domain, Integer, LogUniform, Uniform, trial_config
 from llb_ray.search.trials import Trial
 

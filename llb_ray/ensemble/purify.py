@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from scipy import stats
 
 from llb_ray.config import PurifyConfig
-from llb_ray.ensemble import rivals
+from llb_ray.ensemble import baseline_filters
 from llb_ray.ensemble.contamination import anomalous_share
 from llb_ray.ensemble.decision import KEPT, REJECTED
-from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 from llb_ray.seeding import stream
 
@@ -60,7 +60,7 @@ def purify(config: PurifyConfig, evidence: Evidence) -> pa.Table:
         return _purify_random(config, evidence)
     if config.filter == "oracle":
         return _purify_oracle(evidence)
-    if config.filter in rivals.RULES:
+    if config.filter in baseline_filters.RULES:
         return _purify_by_rule(config.filter, _checked(evidence))
     return _table(sorted(evidence.image_ids), lambda image_id: (KEPT, f"filter {config.filter} keeps every image"))
 
@@ -165,7 +165,7 @@ def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
 
 
 def _purify_by_rule(name: str, matrix: ScoreMatrix) -> pa.Table:
-    value_N, most = rivals.RULES[name](matrix.score_NK)
+    value_N, most = baseline_filters.RULES[name](matrix.score_NK)
     if value_N.min() > most:
         raise DataError(f"purify: filter {name} rejects all {len(value_N)} images; choose another filter")
     decisions = [KEPT if value <= most else REJECTED for value in value_N]

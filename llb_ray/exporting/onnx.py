@@ -21,9 +21,9 @@ from torch import nn
 
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.build import weights_origin
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.inference import TrainedDetector, Verdicts
+from llb_ray.detectors.factory import weights_origin
+from llb_ray.engine.inference.trained_detector import TrainedDetector, Verdicts
+from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 
 OUTPUTS = ("score", "anomalous", "map")

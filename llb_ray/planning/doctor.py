@@ -15,7 +15,7 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 
 from llb_ray.config import AutoencoderConfig, BackboneConfig, DetectorConfig, RunConfig
-from llb_ray.detectors.packages import LICENSE, PACKAGES
+from llb_ray.detectors.weight_packages import LICENSE, PACKAGES
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
     abandoned_by_ray,
@@ -29,7 +29,7 @@ from llb_ray.planning.machine import (
 from llb_ray.remote import Remote
 
 if TYPE_CHECKING:
-    from llb_ray.engine.executor import Executor
+    from llb_ray.engine.execution.executor import Executor
 
 State = Literal["ok", "warn", "fail"]
 _GIB = 2**30
@@ -107,7 +107,7 @@ def _devices(config: RunConfig, elsewhere: bool) -> Check:
     if not config.resources.num_gpus:
         idle = (f"{found}, which this configuration leaves idle", "set resources.num_gpus=1")
         return Check("devices", "warn", *idle) if cards else Check("devices", "ok", found)
-    from llb_ray.engine.worker import device_for
+    from llb_ray.engine.execution.protocols import device_for
 
     try:
         device_for(config.resources)
@@ -125,8 +125,8 @@ def _weights(detector: DetectorConfig) -> Check:
     if detector.backbone == BackboneConfig():
         return _default_weights(detector.backbone.name)
     from llb_ray.detectors.backbones import hub_cache
-    from llb_ray.detectors.build import weights_origin
-    from llb_ray.engine.cache import trial
+    from llb_ray.detectors.factory import weights_origin
+    from llb_ray.engine.features.cache_budget import trial
 
     name, weights = detector.backbone.name, detector.backbone.weights
     try:

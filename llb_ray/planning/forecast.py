@@ -12,14 +12,14 @@ import numpy as np
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.detectors.build import Role, fit_reads, num_steps
-from llb_ray.engine.cache import no_room
-from llb_ray.engine.features import num_shards
-from llb_ray.ensemble.held_out import LEAST_REJECTED
+from llb_ray.detectors.factory import Role, fit_reads, num_steps
+from llb_ray.engine.features.cache_budget import no_room
+from llb_ray.engine.features.featurizer import num_shards
+from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
+from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.machine import existing
-from llb_ray.planning.measured import Measured
-from llb_ray.planning.needs import Need, needs
-from llb_ray.planning.situation import Cluster, Situation, Size
+from llb_ray.planning.requirements import Need, needs
+from llb_ray.planning.workload import Cluster, Size, Workload
 
 _TABLE_S = 5e-5  # of the driver per image: tables are built, sorted, hashed and written
 
@@ -59,12 +59,12 @@ class Forecast:
         return [need.refusal for need in self.needs if need.refusal]
 
 
-def forecast(config: RunConfig, manifest: Manifest, measured: Measured, cluster: Cluster, out: Path) -> Forecast:
+def forecast(config: RunConfig, manifest: Manifest, measured: CostModel, cluster: Cluster, out: Path) -> Forecast:
     """What a run of `config` over `manifest` in `out` will take on the cluster."""
     size = Size.of(config, manifest)
     stand_in = [np.empty(round(measured.layer_bytes), np.uint8)]  # of one image's layers: as large, and nothing else
     uncached = no_room(config.features, stand_in, size.cached_images, size.cached_images, existing(out))
-    at = Situation(config, size, measured, cluster, cached=not uncached)
+    at = Workload(config, size, measured, cluster, cached=not uncached)
     work = _Work(at)
     return Forecast(
         stages=list(work.stages()),
@@ -91,7 +91,7 @@ def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
 class _Work:
     """The stages of a run, one after the other."""
 
-    at: Situation
+    at: Workload
 
     def stages(self) -> Iterator[StageForecast]:
         if self.at.cluster.connect_s:

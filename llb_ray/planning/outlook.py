@@ -17,13 +17,13 @@ from platformdirs import user_cache_path
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.detectors.build import Role
+from llb_ray.detectors.factory import Role
 from llb_ray.disk import write_json
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.executor import Executor, SerialExecutor
+from llb_ray.engine.execution.executor import Executor, SerialExecutor
+from llb_ray.engine.rundir.stage_timer import StageTime
+from llb_ray.planning.cost_model import Cost, CostModel, Linear
 from llb_ray.planning.forecast import forecast
-from llb_ray.planning.measured import Cost, Linear, Measured
-from llb_ray.planning.situation import Cluster, Size
+from llb_ray.planning.workload import Cluster, Size
 
 _TRUST_S = 2.0  # of the forecast: what stages took counts more, the longer they took
 _CORRECTION = (0.1, 20.0)  # at least and at most
@@ -96,16 +96,16 @@ def outlook(config: RunConfig, manifest: Manifest, executor: Executor, out: Path
     return Outlook([*(one for one in expected if one.stage not in _UNFORESEEN), report])
 
 
-def remember(config: RunConfig, measured: Measured) -> None:
+def remember(config: RunConfig, measured: CostModel) -> None:
     """Keep what a calibration found, for the runs of the same detectors on this machine."""
     with contextlib.suppress(OSError):  # an outlook does without
         _file(config).parent.mkdir(parents=True, exist_ok=True)
         write_json(_file(config), asdict(measured))
 
 
-def _remembered(config: RunConfig) -> Measured | None:
+def _remembered(config: RunConfig) -> CostModel | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # none yet, or of another version
-        return Measured.of_json(json.loads(_file(config).read_text()))
+        return CostModel.of_json(json.loads(_file(config).read_text()))
     return None
 
 
@@ -125,10 +125,10 @@ def _taken(ahead: list[Expected], stage: str) -> Expected | None:
     return None
 
 
-def _usual(config: RunConfig, size: Size) -> Measured:
+def _usual(config: RunConfig, size: Size) -> CostModel:
     """The costs of a slow core."""
     area = (config.detector.image_size_px / _PX) ** 2
-    return Measured(
+    return CostModel(
         encode=Linear(1.0, area * (_PIXELS_S if config.detector.name == "autoencoder" else _ENCODE_S)),
         costs={role: _cost(config, role, area) for role in size.fit_rows},
         reading=Linear(0.3, 0.001),

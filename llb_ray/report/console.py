@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # some of it imports torch
-    from llb_ray.engine.cache import EncoderPasses
-    from llb_ray.engine.clock import StageTime
-    from llb_ray.engine.pipeline import Result
-    from llb_ray.engine.status import Outcome, Status
+    from llb_ray.engine.features.cache_budget import EncoderPasses
+    from llb_ray.engine.inspection.run_status import Outcome, Status
+    from llb_ray.engine.pipeline.pipeline import Result
+    from llb_ray.engine.rundir.stage_timer import StageTime
 
 _FEW_ABOVE = 0.5  # of the rejected images, below which a threshold misses more anomalies than it finds
 _WORTH_A_ROW_S = 0.1

@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine.calibrate import standing_out_ids
-from llb_ray.engine.finished import FinishedRun
+from llb_ray.engine.evaluation.run_threshold import standing_out_ids
+from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
-from llb_ray.report.families import families_of
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
-from llb_ray.report.pictures import Pictures
-from llb_ray.report.places import Place
+from llb_ray.report.lookalike_groups import families_of
+from llb_ray.report.member_agreement import Votes
 from llb_ray.report.reasons import Round, cut_between, reasons
-from llb_ray.report.votes import Votes
+from llb_ray.report.thumbnails import Pictures
+from llb_ray.report.unusual_places import Place
 
 MOST = 6000
 PER_CHUNK = 240  # pictures in a part of the page that is read when it is needed
@@ -114,7 +114,11 @@ def _columns(rows: pa.Table, standing_out: Collection[str]) -> dict[str, Any]:
 
 
 def _why(
-    rounds: Sequence[Round], rows: pa.Table, places: Sequence[Place], votes: Votes | None, said: Mapping[str, Any]
+    rounds: Sequence[Round],
+    rows: pa.Table,
+    places: Sequence[Place],
+    votes: Votes | None,
+    said: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Why each row was kept or rejected: sentences, what each round decided, and where the image is most unusual."""
     image_ids = rows["image_id"].to_pylist()

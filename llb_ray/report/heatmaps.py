@@ -15,21 +15,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from llb_ray.config import DataConfig, RunConfig
+from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands
-from llb_ray.data.files import File
-from llb_ray.data.images import read_rgb
+from llb_ray.data.candidate_files import File
+from llb_ray.data.decoding import read_rgb
 from llb_ray.data.levels import Levels
-from llb_ray.data.scale import BandScale
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import upsample
-from llb_ray.engine import files
-from llb_ray.engine.bands import read_scale
-from llb_ray.engine.inference import ANOMALOUS
-from llb_ray.engine.levels import read_levels
-from llb_ray.engine.predict import COLOUR_SCALE, OVERLAYS, Judged
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.engine import filenames
+from llb_ray.engine.features.measured_bands import read_scale
+from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.predict import COLOUR_SCALE, OVERLAYS, Judged
+from llb_ray.engine.inference.trained_detector import ANOMALOUS
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.purified_dataset import kept_ids
 
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
 _MAX_SIDE_PX = 1024
@@ -73,7 +73,7 @@ def kept_maps(folder: RunFolder) -> Floats:
     """The final detector's maps of images that the run kept, a few hundred at most, as `smooth` gives them."""
     made, config = folder.made(), folder.config()
     # Ids are hashes, so the first few hundred are a random sample.
-    kept = kept_ids(read_table(made.purified.file(files.PURIFIED)))[:_SCALE_IMAGES]
+    kept = kept_ids(read_table(made.purified.file(filenames.PURIFIED)))[:_SCALE_IMAGES]
     scores = read_scores(made.final_scores)
     rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
     return smooth(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), config)

@@ -18,16 +18,16 @@ from markupsafe import Markup
 
 from llb_ray.data.manifest import TEST
 from llb_ray.data.tables import joined, read_table
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import REPORT
-from llb_ray.engine.status import REPORT_STAGE
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.inspection.run_status import REPORT_STAGE
+from llb_ray.engine.rundir.run_folder import REPORT
+from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.report.charts import Chart, Floats, Line, curves, histogram
-from llb_ray.report.facts import Facts, facts_of, threshold_of, what_if
 from llb_ray.report.gallery import Gallery, cut_of, gallery
-from llb_ray.report.training import training_charts
-from llb_ray.report.votes import Votes, agreements
+from llb_ray.report.loss_curves import training_charts
+from llb_ray.report.member_agreement import Votes, agreements
+from llb_ray.report.summary import Facts, facts_of, threshold_of, what_if
 
 
 def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
-from llb_ray.report.places import Place
-from llb_ray.report.votes import Votes
+from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.report.member_agreement import Votes
+from llb_ray.report.unusual_places import Place
 
 _NUMBERS = {"rank": "rank", "robust_z": "robust z-score", "none": "score"}
 
@@ -75,7 +75,11 @@ def cut_between(table: pa.Table) -> float | None:
 
 
 def reasons(
-    rounds: Sequence[Round], rows: pa.Table, places: Sequence[Place], votes: Votes | None, by_hand: Mapping[str, Any]
+    rounds: Sequence[Round],
+    rows: pa.Table,
+    places: Sequence[Place],
+    votes: Votes | None,
+    by_hand: Mapping[str, Any],
 ) -> list[str]:
     """Why each of these images (schema `PURIFIED`) was kept or rejected, a sentence a line.
 

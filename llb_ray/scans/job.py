@@ -8,12 +8,12 @@ from typing import Any
 
 from llb_ray.artifacts import Store, digest
 from llb_ray.disk import LOCAL, write_atomic
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.pipeline import Result, run_stages
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.pipeline.pipeline import Result, run_stages
 from llb_ray.errors import LlbError
-from llb_ray.scans.material import Material, drawn
-from llb_ray.scans.plan import Job, Scan
-from llb_ray.scans.results import DONE, METRICS, Row, failed_row, identity, write_row
+from llb_ray.scans.datasets import Material, drawn
+from llb_ray.scans.job_results import DONE, METRICS, Row, failed_row, identity, write_row
+from llb_ray.scans.scan_plan import Job, Scan
 
 
 def key(scan: Scan, job: Job, material: Material) -> str:

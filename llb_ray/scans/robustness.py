@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.scans.benchmark_table import filter_place
 from llb_ray.scans.comparable import Row
-from llb_ray.scans.results import DONE
-from llb_ray.scans.table import filter_place
+from llb_ray.scans.job_results import DONE
 from llb_ray.seeding import stream
 
 LEAST_GAP = 0.005  # of AUROC between no filter and the oracle

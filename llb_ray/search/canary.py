@@ -16,15 +16,15 @@ from PIL import Image
 
 from llb_ray.artifacts import Recipe, Store, digest
 from llb_ray.config import RunConfig
-from llb_ray.data.images import content_id, read_rgb
+from llb_ray.data.decoding import content_id, read_rgb
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest, path_from_text, path_text
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.data.unreadable import UnreadableImage
-from llb_ray.engine.levels import measured_levels
-from llb_ray.engine.outfolder import refuse_inside
+from llb_ray.data.unreadable_files import UnreadableImage
+from llb_ray.engine.features.measured_levels import measured_levels
+from llb_ray.engine.rundir.output_guard import refuse_inside
 from llb_ray.errors import ConfigError, DataError
-from llb_ray.search.planted import KINDS, planted
+from llb_ray.search.synthetic_defects import KINDS, planted
 from llb_ray.seeding import stream
 
 RECORD = "canaries.arrow"  # beside the pictures

@@ -13,11 +13,11 @@ from scipy import stats
 
 from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.data.tables import read_table
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.trainlog import fall_back_share
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.fit_log import fall_back_share
 from llb_ray.ensemble.decision import KEPT
-from llb_ray.ensemble.scores import ScoreMatrix, dense
+from llb_ray.ensemble.score_matrix import ScoreMatrix, dense
 from llb_ray.errors import DataError
 from llb_ray.search.canary import RECORD
 from llb_ray.seeding import stream

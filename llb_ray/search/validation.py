@@ -8,7 +8,7 @@ import pyarrow as pa
 from llb_ray.config import DataConfig, RunConfig
 from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import MANIFEST, TEST, Manifest, path_from_text, path_text
-from llb_ray.data.names import means_normal
+from llb_ray.data.name_conventions import means_normal
 from llb_ray.errors import DataError
 from llb_ray.search.canary import without_test
 

@@ -46,7 +46,7 @@ def install() -> None:
     """Report progress, and every artifact that was built, to the journal as well."""
     from llb_ray.artifacts import Recipe, Store
     from llb_ray.detectors.base import NO_FIGURES, Report
-    from llb_ray.engine.heartbeat import Heartbeat
+    from llb_ray.engine.execution.heartbeat import Heartbeat
 
     folder, slow_s = Path(os.environ[FOLDER]), float(os.environ[SLOW_S])
     report, build = Heartbeat.report, Store._built

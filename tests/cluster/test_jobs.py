@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import llb_ray
-from llb_ray.engine.status import Status
+from llb_ray.engine.inspection.run_status import Status
 from tests.cluster.head import ROOT, Head, running_head
 from tests.cluster.test_files import metric_names
 

@@ -20,8 +20,8 @@ from llb_ray.config import DetectorConfig, ImportanceConfig, parse
 from llb_ray.config.reading import _DETECTORS
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Report, Scores, State
-from llb_ray.detectors.build import build_detector, build_encoder, encoder_fingerprint, learner_settings
-from llb_ray.engine.photographs import layers_of, stored_layers
+from llb_ray.detectors.factory import build_detector, build_encoder, encoder_fingerprint, learner_settings
+from llb_ray.engine.features.encoding import layers_of, stored_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

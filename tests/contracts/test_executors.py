@@ -16,8 +16,8 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.api import make_executor
 from llb_ray.config import with_overrides
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.heartbeat import read_beats
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.execution.heartbeat import read_beats
 from llb_ray.errors import MemberError, ResourceError
 from tests.support import final_files
 from tests.workers import Counting, CountingSpec, place

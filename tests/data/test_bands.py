@@ -16,7 +16,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.config import parse
 from llb_ray.data.bands import Values, read_bands, resized
-from llb_ray.data.unreadable import UnreadableImage
+from llb_ray.data.unreadable_files import UnreadableImage
 
 LIMIT = 1_000_000
 BANDS = 5

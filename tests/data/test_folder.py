@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from llb_ray.config import DataConfig
+from llb_ray.data.decoding import content_id
 from llb_ray.data.folder import read_folder
-from llb_ray.data.images import content_id
 from llb_ray.data.manifest import Manifest, path_from_text
 from llb_ray.errors import ConfigError, DataError
 

@@ -9,10 +9,10 @@ import pytest
 
 from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
+from llb_ray.data.decoding import content_id
 from llb_ray.data.folder import read_folder
-from llb_ray.data.identify import identified
-from llb_ray.data.images import content_id
 from llb_ray.data.listing import LISTING, Listing
+from llb_ray.data.listing_to_manifest import identified
 from llb_ray.errors import DataError
 from tests.support import photo
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llb_ray.data.images import content_id, read_mask, read_rgb, read_thumbnail
-from llb_ray.data.unreadable import UnreadableImage
+from llb_ray.data.decoding import content_id, read_mask, read_rgb, read_thumbnail
+from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.errors import DataError
 
 LIMIT = 1_000_000

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from llb_ray.data.inputs import Inputs
+from llb_ray.data.predict_inputs import Inputs
 from llb_ray.errors import DataError
 
 NAMES = ["b.png", "a/2.png", "/abs/c d.png"]

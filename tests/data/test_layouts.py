@@ -13,7 +13,7 @@ from PIL import Image
 from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.folder import read_folder
-from llb_ray.data.inputs import Inputs
+from llb_ray.data.predict_inputs import Inputs
 from llb_ray.errors import DataError
 
 Save = Callable[[Path, str], None]

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from llb_ray.data.images import may_be_deep, read_deep, read_rgb, read_thumbnail
+from llb_ray.data.decoding import may_be_deep, read_deep, read_rgb, read_thumbnail
 from llb_ray.data.levels import Levels, Range, table_of
 from tests.tiffs import Page, write_tiff
 

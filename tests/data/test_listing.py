@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb_ray.data.listing import LISTING, Listing
-from llb_ray.data.problems import BadEntries, Problem
+from llb_ray.data.listing_problems import BadEntries, Problem
 from llb_ray.errors import DataError
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from llb_ray.config import DatasetOptions
 from llb_ray.data.adapters import read_listing
-from llb_ray.data.inputs import Inputs
 from llb_ray.data.lists import is_list, read_list
+from llb_ray.data.predict_inputs import Inputs
 from llb_ray.errors import DataError
 from tests.support import photo
 

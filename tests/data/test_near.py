@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from llb_ray.config import DataConfig
 from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import Manifest
-from llb_ray.data.near import named_near, near_duplicates, near_sentences, signature
+from llb_ray.data.near_duplicates import named_near, near_duplicates, near_sentences, signature
 
 Change = Callable[[Image.Image, Path], None]
 

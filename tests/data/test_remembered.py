@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llb_ray.config import DataConfig
-from llb_ray.data import files, remembered
+from llb_ray.data import candidate_files, decode_cache
 from llb_ray.data.folder import read_folder
 from tests.support import photo
 
@@ -17,7 +17,7 @@ from tests.support import photo
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of this test alone, for which no file is too young."""
     monkeypatch.setenv("LLB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remembered, "_SETTLED_S", -1e9)
+    monkeypatch.setattr(decode_cache, "_SETTLED_S", -1e9)
     return tmp_path / "cache" / "images-3.sqlite"
 
 
@@ -30,8 +30,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(path.name)
         return read_rgb(path, size_px, max_pixels)
 
-    read_rgb = files.read_rgb
-    monkeypatch.setattr(files, "read_rgb", spied)
+    read_rgb = candidate_files.read_rgb
+    monkeypatch.setattr(candidate_files, "read_rgb", spied)
     return seen
 
 
@@ -80,7 +80,7 @@ def test_a_lower_limit_is_asked_anew(cache: Path, tmp_path: Path) -> None:
 def test_a_young_file_is_not_remembered(
     cache: Path, decoded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "_SETTLED_S", 1e6)
+    monkeypatch.setattr(decode_cache, "_SETTLED_S", 1e6)
     root = _photos(tmp_path / "r")
     read_folder(root, DataConfig())
     decoded.clear()

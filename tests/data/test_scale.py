@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llb_ray.data.augment import augmented
-from llb_ray.data.scale import SCALE, BandScale, some_pixels
+from llb_ray.data.band_scale import SCALE, BandScale, some_pixels
 
 RNG = np.random.default_rng(0)
 

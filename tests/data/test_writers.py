@@ -8,9 +8,9 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 import pytest
 
-from llb_ray.data import writers
+from llb_ray.data import streaming_writers
+from llb_ray.data.streaming_writers import Rows, Shards
 from llb_ray.data.tables import read_table
-from llb_ray.data.writers import Rows, Shards
 
 SCHEMA = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("n", pa.int64(), nullable=False)])
 
@@ -24,7 +24,7 @@ def _rows(start: int) -> list[tuple[str, int]]:
 def test_rows_come_out_as_they_went_in(
     name: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writers, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(streaming_writers, "_ROWS_AT_ONCE", at_once)
     with Rows(tmp_path / name, SCHEMA) as rows:
         for start in range(0, 10, 2):
             rows.add(_rows(start))

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from llb_ray.config import BackboneConfig
-from llb_ray.detectors.backbones import Backbone, fingerprint, library
+from llb_ray.detectors.backbones import Backbone, fingerprint, timm_import
 from llb_ray.detectors.backbones.folding import fold_batch_norms
-from llb_ray.detectors.backbones.library import declare_missing_torchvision_ops
 from llb_ray.detectors.backbones.network import load_network
+from llb_ray.detectors.backbones.timm_import import declare_missing_torchvision_ops
 from llb_ray.errors import ConfigError, WeightsError
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def images(count: int = 3, size_px: int = 64) -> torch.Tensor:
 def trained(name: str = CNN, **options: Any) -> dict[str, torch.Tensor]:
     """Weights unlike those of `random`."""
     torch.manual_seed(7)
-    return library.timm.create_model(name, **options).state_dict()
+    return timm_import.timm.create_model(name, **options).state_dict()
 
 
 @pytest.fixture
@@ -339,6 +339,6 @@ def test_the_fingerprint_follows_layers_and_size() -> None:
 
 
 def test_only_this_module_imports_timm() -> None:
-    package = Path(library.__file__).parents[2]
+    package = Path(timm_import.__file__).parents[2]
     users = [path.name for path in package.rglob("*.py") if "import timm" in path.read_text()]
     assert users == ["library.py"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llb_ray.detectors.descent import cosine_share
+from llb_ray.detectors.train_step import cosine_share
 
 
 def test_the_learning_rate_warms_up_and_ends_low() -> None:

@@ -8,9 +8,9 @@ from scipy.stats import gaussian_kde
 
 from llb_ray.config import AutoencoderConfig, ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
-from llb_ray.detectors.descent import Descent
+from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.importance import ImportanceWeights, Numbers, Ratio, kernel_density, settled, target
-from llb_ray.detectors.peers import ALONE, Turn
+from llb_ray.detectors.train_step import Descent
 from llb_ray.errors import MemberError
 from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.lookalikes import Usual, families, oddness, placed, usual
+from llb_ray.detectors.anomaly_clustering import Usual, families, oddness, placed, usual
 
 DIM, SIDE = 8, 4
 

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from llb_ray.config import MemoryBankConfig
-from llb_ray.detectors import candidates, memory_bank
+from llb_ray.detectors import memory_bank, patch_selection
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.detectors.base import Layers
 from llb_ray.detectors.memory_bank import MemoryBank, nearest_distance
@@ -112,8 +112,8 @@ def test_a_state_taken_and_loaded_scores_the_same() -> None:
 
 def test_the_memory_is_bounded_and_every_image_gives_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    sample = candidates._sample
-    monkeypatch.setattr(candidates, "_sample", lambda *given: taken.append(given[1]) or sample(*given))
+    sample = patch_selection._sample
+    monkeypatch.setattr(patch_selection, "_sample", lambda *given: taken.append(given[1]) or sample(*given))
     detector = bank(candidates=100, coreset_size=30)
     assert sum(taken) == 100
     assert set(taken) == {8, 9}

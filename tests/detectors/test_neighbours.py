@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.neighbours import (
+from llb_ray.detectors.local_outlier_factor import (
     MAX_REFERENCES,
     SCREENING,
     apart,

@@ -9,8 +9,8 @@ import torch
 
 from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.base import Detector
-from llb_ray.detectors.build import build_detector
-from llb_ray.detectors.peers import ALONE, Peers, Turn
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup, Turn
+from llb_ray.detectors.factory import build_detector
 from llb_ray.errors import MemberError
 from tests.contracts.test_detectors import CPU, IMPORTANCE, Copied, Notebook, _bytes_of, _config, _scores, _stripes
 from tests.peers import Meeting, ThreadPeers, together
@@ -28,12 +28,12 @@ CASES: list[tuple[str, Mapping[str, Any]]] = [
 
 def _fitting(
     name: str, changes: Mapping[str, Any], importance: ImportanceConfig | None = None, notebook: Notebook | None = None
-) -> Callable[[Peers], Detector]:
+) -> Callable[[ProcessGroup], Detector]:
     """A fit as each of its peers does it."""
     config = _config(name, **changes)
     source = Copied(name, _stripes(12))
 
-    def fit(peers: Peers) -> Detector:
+    def fit(peers: ProcessGroup) -> Detector:
         detector = build_detector(config, "member", CPU, importance)
         return detector.fit(source, 3, checkpoints=notebook, peers=peers)
 
@@ -60,7 +60,7 @@ def test_three_workers_fit_what_one_fits(name: str, changes: Mapping[str, Any], 
 def test_an_image_meets_the_same_noise_whoever_it_is_dealt_to() -> None:
     value = torch.zeros(7, 5, 3).transpose(1, 2)
 
-    def drawn(peers: Peers) -> torch.Tensor:
+    def drawn(peers: ProcessGroup) -> torch.Tensor:
         turn = Turn(peers, 7, torch.Generator().manual_seed(5))
         return turn.kept(value[turn.rows], 0.6)
 
@@ -72,7 +72,7 @@ def test_an_image_meets_the_same_noise_whoever_it_is_dealt_to() -> None:
 def test_losses_that_are_not_finite_end_every_worker_alike() -> None:
     fit = _fitting("autoencoder", {"learning_rate": 1e12})
 
-    def refused(peers: Peers) -> str:
+    def refused(peers: ProcessGroup) -> str:
         with pytest.raises(MemberError, match=r"lower detector\.learning_rate") as caught:
             fit(peers)
         return str(caught.value)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.places import SHRINKAGE, fit_places, place_distances, pool_places, unpool_places
+from llb_ray.detectors.place_gaussians import SHRINKAGE, fit_places, place_distances, pool_places, unpool_places
 
 _RIDGE = 0.01
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from llb_ray.config import ReconstructionConfig, load, parse
 from llb_ray.detectors.base import Detector, Layers
+from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.decoders import AttentionDecoder, PyramidDecoder
-from llb_ray.detectors.peers import ALONE, Turn
 from llb_ray.detectors.reconstruction import Network, Reconstruction, _mined
 from llb_ray.errors import ConfigError, MemberError
 

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RaySystemError
 
 from llb_ray.distributed import cluster
-from llb_ray.distributed.local import start_locally
+from llb_ray.distributed.local_ray import start_locally
 from llb_ray.errors import ResourceError
 
 _LISTENS, _PATIENCE_S = "0A", 120

@@ -15,7 +15,7 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.api import make_executor
 from llb_ray.config import load, with_overrides
-from llb_ray.engine.heartbeat import read_beats
+from llb_ray.engine.execution.heartbeat import read_beats
 from llb_ray.errors import MemberError, ResourceError
 from tests.engine.test_together import scores_of
 from tests.support import final_files, synced

@@ -15,8 +15,8 @@ from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed import tuning
 from llb_ray.errors import ConfigError
-from llb_ray.search.plan import Search, judged_by
-from llb_ray.search.record import record_search, refuse_another
+from llb_ray.search.search_plan import Search, judged_by
+from llb_ray.search.search_record import record_search, refuse_another
 from llb_ray.search.space import Choice, Integer, Space, Uniform, read_space, trial_config
 
 SPACES = Path(__file__).parents[2] / "configs" / "spaces"

@@ -19,7 +19,7 @@ from llb_ray.artifacts import RECORD, Recipe, digest
 from llb_ray.cli import main
 from llb_ray.config import load, with_overrides
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine.runfolder import settings_digest
+from llb_ray.engine.rundir.run_folder import settings_digest
 from llb_ray.errors import AuditError
 from tests.support import artifact_of, republish, reseal, set_column
 
@@ -293,10 +293,10 @@ def _rewritten(path: Path, change: Change) -> None:
 
 def _measured_again(run: Path) -> None:
     """metrics.json and image_scores.arrow as an honest run would have them, of what now lies there."""
-    from llb_ray.engine.evaluate import image_scores, measured
-    from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.runfolder import RunFolder
-    from llb_ray.engine.scoring import read_scores
+    from llb_ray.engine.evaluation.evaluate import image_scores, measured
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.engine.workers.scorer import read_scores
 
     finished = FinishedRun(RunFolder.open(run), None)
     scores = read_scores(finished.made.final_scores)
@@ -343,9 +343,9 @@ def _forged_scores(run: Path) -> None:
 
 
 def _thresholded_again(run: Path) -> None:
-    from llb_ray.engine.calibrate import calibrated
-    from llb_ray.engine.finished import FinishedRun
-    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.evaluation.run_threshold import calibrated
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.rundir.run_folder import RunFolder
 
     finished = FinishedRun(RunFolder.open(run), None)
     made = finished.made

@@ -16,14 +16,14 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.artifacts import RECORD
 from llb_ray.config import load, parse, with_overrides
+from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands
-from llb_ray.data.scale import BandScale
 from llb_ray.data.tables import read_table
-from llb_ray.engine import bands as bands_module
-from llb_ray.engine.bands import scale_recipe, write_scale
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.features.featurizer import measured_bands as bands_module
+from llb_ray.engine.features.measured_bands import scale_recipe, write_scale
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, ConfigError, DataError
-from llb_ray.search.plan import judged_by
+from llb_ray.search.search_plan import judged_by
 from tests.support import final_files
 
 BANDS = 6

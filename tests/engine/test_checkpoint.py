@@ -7,8 +7,8 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.detectors import training
-from llb_ray.engine.checkpoint import FileCheckpoints
+from llb_ray.detectors import gradient_detector
+from llb_ray.engine.execution.checkpoint import FileCheckpoints
 from tests.support import final_files
 
 
@@ -19,15 +19,15 @@ class Killed(BaseException):
 def _die_at(monkeypatch: pytest.MonkeyPatch, last: int) -> list[int]:
     """From the next fit on, die before step `last`; the steps that were done."""
     done: list[int] = []
-    step = training.Descent.step
+    step = gradient_detector.Descent.step
 
-    def counted(self: training.Descent, *given: object) -> None:  # type: ignore[type-arg]
+    def counted(self: gradient_detector.Descent, *given: object) -> None:  # type: ignore[type-arg]
         if len(done) == last:
             raise Killed
         done.append(self.num_done)
         step(self, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training.Descent, "step", counted)
+    monkeypatch.setattr(gradient_detector.Descent, "step", counted)
     return done
 
 

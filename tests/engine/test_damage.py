@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from llb_ray import RunConfig, api
 from llb_ray.artifacts import RECORD
 from llb_ray.cli import main
-from llb_ray.engine.checkpoint import FileCheckpoints
+from llb_ray.engine.execution.checkpoint import FileCheckpoints
 from llb_ray.errors import ArtifactError, LlbError
 from tests.support import final_files
 

@@ -11,11 +11,11 @@ from llb_ray.artifacts import Artifact, Recipe, Store
 from llb_ray.config import PurifyConfig, RunConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine import files
-from llb_ray.engine.decisions import Decisions, kept_all_notices
+from llb_ray.engine import filenames
+from llb_ray.engine.pipeline.decision_stages import Decisions, kept_all_notices
 from llb_ray.ensemble.contamination import KEEP_ALL
-from llb_ray.ensemble.dataset import kept_ids
-from llb_ray.ensemble.scores import SCORES
+from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import DataError
 
 COUNT = 20
@@ -28,7 +28,7 @@ def _decisions(store: Store, keep_ratio: float | str) -> Decisions:
 
 
 def _scores(store: Store, stage: str, table: pa.Table) -> Artifact:
-    return store.make(Recipe(stage, {}, {}), lambda folder: write_table(folder / files.SCORES, table))
+    return store.make(Recipe(stage, {}, {}), lambda folder: write_table(folder / filenames.SCORES, table))
 
 
 def _purify(store: Store, keep_ratio: float | str, num_tied: int) -> Artifact:
@@ -57,8 +57,8 @@ STAGES = pytest.mark.parametrize(
 @pytest.mark.parametrize("keep_ratio", [0.5, 1.0])
 def test_tied_scores_do_where_the_keep_ratio_is_given(stage, num_tied, keep_ratio, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     made = stage(Store(tmp_path), keep_ratio, num_tied)
-    assert len(kept_ids(read_table(made.file(files.PURIFIED)))) == keep_ratio * COUNT
-    assert files.CONTAMINATION not in made.files
+    assert len(kept_ids(read_table(made.file(filenames.PURIFIED)))) == keep_ratio * COUNT
+    assert filenames.CONTAMINATION not in made.files
 
 
 @STAGES

@@ -11,12 +11,12 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.levels import Levels
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.levels import have_16_bits, levels_recipe, measured_levels, read_levels
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, measured_levels, read_levels
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, DataError
 from llb_ray.exporting.onnx import _properties
-from llb_ray.report.pictures import Pictures
+from llb_ray.report.thumbnails import Pictures
 from llb_ray.search.canary import with_canaries
 
 
@@ -106,7 +106,7 @@ def test_images_that_changed_are_refused(deep: Path, tmp_path: Path) -> None:
 
 
 def test_levels_of_other_images_fail_the_audit(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llb_ray.engine.audit.levels_recipe", lambda ids: levels_recipe(ids[1:]))
+    monkeypatch.setattr("llb_ray.engine.audit.audit.levels_recipe", lambda ids: levels_recipe(ids[1:]))
     with pytest.raises(AuditError, match="not the black and white point of the manifest's training images"):
         llb_ray.audit(run)
 

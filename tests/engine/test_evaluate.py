@@ -17,11 +17,11 @@ from llb_ray import RunConfig
 from llb_ray.config import EvaluationConfig
 from llb_ray.data.manifest import LABELS
 from llb_ray.detectors.base import upsample
-from llb_ray.engine.evaluate import Metrics, detection_metrics, protocol, purification_metrics
-from llb_ray.engine.truth import Truth
+from llb_ray.engine.evaluation.evaluate import Metrics, detection_metrics, protocol, purification_metrics
+from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.errors import DataError
-from llb_ray.metrics.image import image_metrics
-from llb_ray.metrics.pixel import pixel_metrics
+from llb_ray.metrics.exact_pixel import pixel_metrics
+from llb_ray.metrics.image_metrics import image_metrics
 
 SIZE = 32
 PLAIN = EvaluationConfig(sigma_px=0)
@@ -88,9 +88,9 @@ class Sheet:
         self.maps.append((self._rng.normal(size=(SIZE, SIZE)) + hot).astype(np.float32))
 
     @property
-    def truth(self) -> Truth:
+    def truth(self) -> GroundTruth:
         schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
-        return Truth(pa.Table.from_pylist(self._rows, schema), self.root, 10**6)
+        return GroundTruth(pa.Table.from_pylist(self._rows, schema), self.root, 10**6)
 
     def metrics(self, config: EvaluationConfig = PLAIN) -> Metrics:
         """With the rows in another order than the labels'."""
@@ -229,9 +229,9 @@ def test_the_digest_of_the_masks_follows_their_content_and_not_their_name(sheet:
     with pytest.raises(DataError, match=r"i0\.png: the mask cannot be read .*; put it back$"):
         sheet.truth.masks_digest()
     renamed = sheet.truth.table.set_column(4, LABELS.field("mask_path"), pa.array(["other.png"]))
-    assert Truth(renamed, sheet.root, 10**6).masks_digest() == first
+    assert GroundTruth(renamed, sheet.root, 10**6).masks_digest() == first
     Image.fromarray(_square(4)).save(sheet.root / "other.png")
-    assert Truth(renamed, sheet.root, 10**6).masks_digest() != first
+    assert GroundTruth(renamed, sheet.root, 10**6).masks_digest() != first
 
 
 def test_a_mask_that_is_no_image_is_one_sentence(sheet: Sheet) -> None:

@@ -15,11 +15,11 @@ from llb_ray import RunConfig
 from llb_ray.cli import main
 from llb_ray.config import parse, with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.detectors import training
-from llb_ray.detectors.training import GradientDetector
+from llb_ray.detectors import gradient_detector
+from llb_ray.detectors.gradient_detector import GradientDetector
 from llb_ray.disk import naming
-from llb_ray.engine.executor import taken_up_again
-from llb_ray.engine.heartbeat import Beat, Heartbeat, read_beat
+from llb_ray.engine.execution.executor import taken_up_again
+from llb_ray.engine.execution.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 from tests.support import final_files
 from tests.workers import place
@@ -134,7 +134,7 @@ def _diverges_in(number: int) -> Callable[..., Any]:
 
 @pytest.fixture
 def second_diverges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.GradientDetector, "fit", _diverges_in(1))
+    monkeypatch.setattr(gradient_detector.GradientDetector, "fit", _diverges_in(1))
 
 
 def test_a_failing_member_ends_the_run_and_is_named_with_its_share(
@@ -150,7 +150,7 @@ def test_a_partial_ensemble_is_asked_for_told_audited_and_completed_by_the_next_
     config, out, said = with_overrides(tiny, ["members.min_members=2"]), tmp_path / "run", list[str]()
     manifest = llb_ray.read_folder(photos, tiny)
     with monkeypatch.context() as patched:
-        patched.setattr(training.GradientDetector, "fit", _diverges_in(1))
+        patched.setattr(gradient_detector.GradientDetector, "fit", _diverges_in(1))
         result = llb_ray.run(config, manifest, out=out, executor="serial", tell=said.append)
     reason = "member-001 (its share: 16 images): the loss at step 4 is nan; lower detector.learning_rate"
     assert f"note: going on with 2 of 3 members; missing is {reason}" in said
@@ -192,7 +192,7 @@ def test_out_of_memory_is_a_sentence_with_the_member(
     def fit(*given: Any) -> None:
         raise MemoryError("cannot allocate 8 GiB\nsecond line")
 
-    monkeypatch.setattr(training.GradientDetector, "fit", fit)
+    monkeypatch.setattr(gradient_detector.GradientDetector, "fit", fit)
     with pytest.raises(ResourceError, match=r"^member-000 \(.*\): out of memory \(cannot allocate 8 GiB\); lower"):
         llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=tmp_path, executor="serial")
 

@@ -17,18 +17,19 @@ import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.artifacts import Artifact, Store, digest
 from llb_ray.config import ResourcesConfig
-from llb_ray.data.images import read_rgb
+from llb_ray.data.decoding import read_rgb
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.tables import read_batches, read_table
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.build import build_encoder, encoder_fingerprint
-from llb_ray.engine import crew, files
-from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.features import Featurizer, FeaturizerSpec, shards_of
-from llb_ray.engine.member import Member
-from llb_ray.engine.photographs import ImageRef, Photographs
-from llb_ray.engine.source import CachedSource
-from llb_ray.engine.worker import Place, Worker
+from llb_ray.detectors.factory import build_encoder, encoder_fingerprint
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.executor import SerialExecutor, Tell
+from llb_ray.engine.execution.protocols import Worker, WorkerContext
+from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef
+from llb_ray.engine.features.feature_access import CachedSource
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
+from llb_ray.engine.pipeline.pipeline import parallel_stages
+from llb_ray.engine.workers.fitter import Member
 from llb_ray.errors import DataError, LlbError, WeightsError
 
 CPU = torch.device("cpu")
@@ -62,9 +63,9 @@ def _refs(manifest: Manifest) -> list[ImageRef]:
 def _spec(config: RunConfig, manifest: Manifest, folder: Path) -> FeaturizerSpec:
     """One featurizer for all shards."""
     fingerprint = encoder_fingerprint(config.detector)
-    photographs = Photographs(manifest.root, config.data.max_pixels, config.detector, fingerprint)
+    photographs = FeatureExtractor(manifest.root, config.data.max_pixels, config.detector, fingerprint)
     shards = shards_of(_refs(manifest), digest(dict(fingerprint)), SHARD)
-    place = Place(Store(folder / "artifacts"), folder / "progress", config.resources)
+    place = WorkerContext(Store(folder / "artifacts"), folder / "progress", config.resources)
     return FeaturizerSpec("featurizer", place, photographs, tuple(shards))
 
 
@@ -85,7 +86,7 @@ def _encoded(spec: FeaturizerSpec, image_ids: Sequence[str]) -> Layers:
 def test_every_image_is_in_exactly_one_shard(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
     spec = _spec(tiny, manifest, tmp_path)
     Featurizer(spec).encode()
-    batches = [batch for artifact in _artifacts(spec) for batch in read_batches(artifact.path / files.LAYERS)]
+    batches = [batch for artifact in _artifacts(spec) for batch in read_batches(artifact.path / filenames.LAYERS)]
     stored = [image_id for batch in batches for image_id in batch.column("image_id").to_pylist()]
     assert stored == manifest.table["image_id"].to_pylist()
 
@@ -126,7 +127,7 @@ def test_features_are_stored_as_float16_and_read_as_float32(
     spec = _spec(tiny_bank, manifest, tmp_path)
     Featurizer(spec).encode()
     artifacts = _artifacts(spec)
-    schema = next(read_batches(artifacts[0].path / files.LAYERS)).schema
+    schema = next(read_batches(artifacts[0].path / filenames.LAYERS)).schema
     assert [schema.field(f"layer_{index}").type.value_type for index in (0, 1)] == [pa.float16()] * 2
     image_ids = manifest.table["image_id"].to_pylist()[::-9]
     found = CachedSource(artifacts, image_ids, CPU).batch(np.arange(len(image_ids)))
@@ -139,7 +140,7 @@ def test_features_are_stored_as_float16_and_read_as_float32(
 def test_pixels_are_stored_as_bytes(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
     spec = _spec(tiny, manifest, tmp_path)
     Featurizer(spec).encode()
-    schema = next(read_batches(_artifacts(spec)[0].path / files.LAYERS)).schema
+    schema = next(read_batches(_artifacts(spec)[0].path / filenames.LAYERS)).schema
     assert schema.field("layer_0").type.value_type == pa.uint8()
 
 
@@ -161,7 +162,7 @@ def test_nothing_missing_builds_no_encoder(
 ) -> None:
     spec = _spec(tiny, manifest, tmp_path)
     Featurizer(spec).encode()
-    monkeypatch.setattr("llb_ray.engine.photographs.build_encoder", lambda *given: pytest.fail("it was built"))
+    monkeypatch.setattr("llb_ray.engine.features.encoding.build_encoder", lambda *given: pytest.fail("it was built"))
     Featurizer(spec).encode()
 
 
@@ -169,7 +170,7 @@ def test_nothing_missing_builds_no_encoder(
 def test_several_workers_share_the_shards_and_drop_none(
     room: int, tiny: RunConfig, manifest: Manifest, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "shards_of", partial(shards_of, shard_images=SHARD))
+    monkeypatch.setattr(parallel_stages, "shards_of", partial(shards_of, shard_images=SHARD))
     executor = Wide(room)
     llb_ray.run(tiny, manifest, out=tmp_path, executor=executor)
     assert len(executor.given) == 3, "features, the members' scores, the final detector's"

@@ -12,7 +12,7 @@ from PIL import Image
 
 import llb_ray
 from llb_ray.data.tables import read_table
-from llb_ray.engine.inference import TrainedDetector
+from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.errors import ArtifactError, DataError
 
 

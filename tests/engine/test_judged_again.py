@@ -11,12 +11,12 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine import files
-from llb_ray.engine.member import trained_on
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.rounds import kept_in_any
+from llb_ray.engine import filenames
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.fitter import trained_on
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.refinement import kept_in_any
 from llb_ray.errors import AuditError, DataError
 
 
@@ -39,9 +39,9 @@ def _fresh(result: Result) -> list[str]:
 
 def test_the_last_round_is_published_and_the_first_one_is_kept(judged_twice: Path) -> None:
     first, last = RunFolder.open(judged_twice).made().rounds
-    assert read_table(last.file(files.PURIFIED)).to_pylist() == list(_rows(judged_twice).values())
+    assert read_table(last.file(filenames.PURIFIED)).to_pylist() == list(_rows(judged_twice).values())
     assert all(str(row["reason"]).startswith("round 2: the held-out score") for row in _rows(judged_twice).values())
-    reasons = read_table(first.file(files.PURIFIED))["reason"].to_pylist()
+    reasons = read_table(first.file(filenames.PURIFIED))["reason"].to_pylist()
     assert all(reason.startswith("held_out mean of rank scores") for reason in reasons)
     assert any(
         "decisions follow from the held-out scores of round 2" in passed for passed in llb_ray.audit(judged_twice)
@@ -53,7 +53,7 @@ def test_the_threshold_comes_from_detectors_that_had_not_seen_the_image(judged_t
     assert len(made.fold_scores) == 2
     threshold = json.loads((judged_twice / "threshold.json").read_text())
     # What the first round kept counts, although the second judged by these very scores.
-    kept = kept_in_any([read_table(decided.file(files.PURIFIED)) for decided in made.rounds])
+    kept = kept_in_any([read_table(decided.file(filenames.PURIFIED)) for decided in made.rounds])
     assert threshold["num_held_out"] == len(kept)
 
 
@@ -67,7 +67,7 @@ def test_words_change_the_images_that_they_are_about(judged_twice: Path, tmp_pat
     after = _rows(tmp_path / "new")
     assert {image_id for image_id in before if before[image_id] != after[image_id]} == {kept, rejected}
     made = RunFolder.open(tmp_path / "new").made()
-    held_out = read_table(made.threshold.file(files.HELD_OUT))  # type: ignore[union-attr]
+    held_out = read_table(made.threshold.file(filenames.HELD_OUT))  # type: ignore[union-attr]
     assert rejected in held_out["image_id"].to_pylist()
     assert kept not in held_out["image_id"].to_pylist()
     learnt = [trained_on(fitted) for fitted in made.folds[2:]]
@@ -164,7 +164,7 @@ def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(judged_twice
     made = RunFolder.open(run).made()
     scored = read_scores(made.fold_scores[:1])["image_id"].to_pylist()
     for fitted in made.folds:
-        path = fitted.file(files.TRAINED_ON)
+        path = fitted.file(filenames.TRAINED_ON)
         table = read_table(path)
         path.unlink()
         ids = [scored[0], *table["image_id"].to_pylist()[1:]]
@@ -175,7 +175,7 @@ def test_a_held_out_score_by_a_detector_that_saw_the_image_is_found(judged_twice
 
 def test_a_fold_that_learnt_from_other_images_than_were_kept_is_found(judged_twice: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(judged_twice, tmp_path / "run"))
-    path = RunFolder.open(run).made().folds[0].file(files.TRAINED_ON)
+    path = RunFolder.open(run).made().folds[0].file(filenames.TRAINED_ON)
     table = read_table(path)
     path.unlink()
     first, *others = table["image_id"].to_pylist()

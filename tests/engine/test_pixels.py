@@ -19,13 +19,14 @@ from llb_ray.artifacts import Artifact, Recipe, Store
 from llb_ray.config import EvaluationConfig, with_overrides
 from llb_ray.data.manifest import LABELS
 from llb_ray.data.tables import write_batches
-from llb_ray.engine import evaluate, files, pixels
-from llb_ray.engine.evaluate import detection_metrics, shards_to_count
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.heartbeat import read_beats
-from llb_ray.engine.pixels import Evaluator, EvaluatorSpec, Grid, Pixels, PixelShard
-from llb_ray.engine.scoring import read_scores
-from llb_ray.engine.truth import KnownImage, Truth
+from llb_ray.engine import filenames
+from llb_ray.engine.evaluation import evaluate, pixel_counter
+from llb_ray.engine.evaluation.evaluate import detection_metrics, shards_to_count
+from llb_ray.engine.evaluation.ground_truth import GroundTruth, KnownImage
+from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Grid, Pixels, PixelShard
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.execution.heartbeat import read_beats
+from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.errors import DataError
 from tests.support import final_files
 from tests.workers import place
@@ -41,7 +42,7 @@ Rows = npt.NDArray[np.int64]
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test set is a large one, and four of its images are a shard."""
     monkeypatch.setattr(evaluate, "EXACT_PIXELS", 0)
-    monkeypatch.setattr(pixels, "SHARD_PIXELS", 4 * SIZE**2)
+    monkeypatch.setattr(pixel_counter, "SHARD_PIXELS", 4 * SIZE**2)
 
 
 @pytest.fixture(params=["serial", "ray"])
@@ -51,7 +52,7 @@ def executor(request: pytest.FixtureRequest, ray_local: None) -> Iterator[Execut
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Truth:
+def truth(tmp_path: Path) -> GroundTruth:
     """Of twenty images a third is normal, three are training images, one is unlabelled, and one mask is empty."""
     (tmp_path / "masks").mkdir()
     rows = []
@@ -68,7 +69,7 @@ def truth(tmp_path: Path) -> Truth:
         known = {"label": label, "defect_type": kind, "mask_path": path, "group": "g"}
         rows.append({"image_id": f"i{number:02d}", "split": split, **known})
     schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
-    return Truth(pa.Table.from_pylist(rows, schema), tmp_path, 10**6)
+    return GroundTruth(pa.Table.from_pylist(rows, schema), tmp_path, 10**6)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def scored(tmp_path: Path) -> list[Artifact]:
 
         def build(folder: Path, rows: Rows = rows) -> None:
             parts = np.split(rows, range(3, len(rows), 3))
-            write_batches(folder / files.SCORES, (_batch(part, map_NHW[part]) for part in parts))
+            write_batches(folder / filenames.SCORES, (_batch(part, map_NHW[part]) for part in parts))
 
         shards.append(store.make(Recipe("score", {"index": index}), build))
     return shards
@@ -106,7 +107,7 @@ def _count(shards: list[PixelShard], executor: Executor, folder: Path, workers: 
 
 
 def test_every_executor_counts_what_the_driver_finds(
-    executor: Executor, many: None, truth: Truth, scored: list[Artifact], tmp_path: Path
+    executor: Executor, many: None, truth: GroundTruth, scored: list[Artifact], tmp_path: Path
 ) -> None:
     shards = shards_to_count(scored, truth, GRID)
     assert [len(shard.known) for shard in shards] == [5, 5, 6]  # whole score shards, four images at least
@@ -135,7 +136,7 @@ def _same_by_type(counted: dict[str, Any], exact: dict[str, Any]) -> None:
 
 
 def test_no_more_maps_and_masks_are_held_than_a_batch(
-    many: None, truth: Truth, scored: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many: None, truth: GroundTruth, scored: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[int] = []
     pixels_of = Grid.pixels
@@ -145,14 +146,14 @@ def test_no_more_maps_and_masks_are_held_than_a_batch(
         return pixels_of(grid, known, map_NHW)
 
     monkeypatch.setattr(Grid, "pixels", watched)
-    monkeypatch.setattr(pixels, "_BATCH_PIXELS", 2 * SIZE**2)
+    monkeypatch.setattr(pixel_counter, "_BATCH_PIXELS", 2 * SIZE**2)
     with make_executor("serial") as executor:
         _count(shards_to_count(scored, truth, GRID), executor, tmp_path)
     assert (max(held), sum(held)) == (2, 16)
 
 
 def test_a_shard_that_is_counted_is_not_counted_again_and_a_mask_that_is_edited_is(
-    many: None, truth: Truth, scored: list[Artifact], tmp_path: Path
+    many: None, truth: GroundTruth, scored: list[Artifact], tmp_path: Path
 ) -> None:
     shards = shards_to_count(scored, truth, GRID)
     with make_executor("serial") as executor:
@@ -164,7 +165,7 @@ def test_a_shard_that_is_counted_is_not_counted_again_and_a_mask_that_is_edited_
     assert len(after) == 3
     mask = next(image.mask for image in shards[0].known.values() if image.mask)
     Image.fromarray(np.full((SIZE, SIZE), 255, np.uint8)).save(mask)
-    edited = shards_to_count(scored, Truth(truth.table, truth.root, truth.max_pixels), GRID)
+    edited = shards_to_count(scored, GroundTruth(truth.table, truth.root, truth.max_pixels), GRID)
     assert [new.recipe == old.recipe for new, old in zip(edited, shards, strict=True)] == [False, True, True]
 
 
@@ -173,7 +174,7 @@ def _records(folder: Path) -> dict[Path, int]:
 
 
 def test_an_unreadable_mask_is_one_sentence_from_any_worker(
-    executor: Executor, many: None, truth: Truth, scored: list[Artifact], tmp_path: Path
+    executor: Executor, many: None, truth: GroundTruth, scored: list[Artifact], tmp_path: Path
 ) -> None:
     (tmp_path / "masks" / "8.png").write_bytes(b"scribble")
     with pytest.raises(DataError, match=r"8\.png: not a usable mask .*; replace or delete it$"):
@@ -181,7 +182,7 @@ def test_an_unreadable_mask_is_one_sentence_from_any_worker(
 
 
 def test_a_small_set_or_one_without_masks_is_left_to_the_driver(
-    truth: Truth, scored: list[Artifact], monkeypatch: pytest.MonkeyPatch
+    truth: GroundTruth, scored: list[Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shards_to_count(scored, truth, GRID) == []
     monkeypatch.setattr(evaluate, "EXACT_PIXELS", 16 * SIZE**2)
@@ -189,7 +190,7 @@ def test_a_small_set_or_one_without_masks_is_left_to_the_driver(
     monkeypatch.setattr(evaluate, "EXACT_PIXELS", 16 * SIZE**2 - 1)
     assert len(shards_to_count(scored, truth, GRID)) == 1
     bare = truth.table.drop(["mask_path"]).append_column("mask_path", pa.nulls(IMAGES, pa.string()))
-    assert shards_to_count(scored, Truth(bare, truth.root, truth.max_pixels), GRID) == []
+    assert shards_to_count(scored, GroundTruth(bare, truth.root, truth.max_pixels), GRID) == []
 
 
 @pytest.mark.ray

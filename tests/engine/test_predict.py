@@ -15,7 +15,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.cli import main
 from llb_ray.data.tables import read_table
-from llb_ray.engine.predict import Prediction
+from llb_ray.engine.inference.predict import Prediction
 from llb_ray.errors import DataError
 
 
@@ -211,7 +211,7 @@ def test_an_interrupted_prediction_goes_on_with_the_next_image(
 def test_what_is_recorded_is_not_judged_again_unless_it_changed(
     finished: Path, photos: Path, noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llb_ray.engine.inference import TrainedDetector
+    from llb_ray.engine.inference.trained_detector import TrainedDetector
 
     data = Path(shutil.copytree(photos / "train", tmp_path / "data"))
     judge, batches = TrainedDetector.judge, list[int]()

@@ -12,9 +12,9 @@ import pytest
 import llb_ray
 from llb_ray.config import parse
 from llb_ray.disk import write_json
-from llb_ray.engine import heartbeat
-from llb_ray.engine.heartbeat import Beat, State
-from llb_ray.engine.progress import Pace, Progress, read_progress
+from llb_ray.engine.execution import heartbeat
+from llb_ray.engine.execution.heartbeat import Beat, State
+from llb_ray.engine.inspection.run_progress import Pace, Progress, read_progress
 
 
 def _log(run: Path, *events: tuple[str, float, dict[str, Any]]) -> None:

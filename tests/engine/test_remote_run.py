@@ -15,12 +15,12 @@ from llb_ray import RunConfig
 from llb_ray.artifacts import Store
 from llb_ray.cli import main
 from llb_ray.config import with_overrides
-from llb_ray.detectors import training
-from llb_ray.engine import member
-from llb_ray.engine.executor import Executor, SerialExecutor, Tell
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.scoring import ScorerSpec
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.detectors import gradient_detector
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.execution.protocols import Spec, Worker
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.workers import fitter
+from llb_ray.engine.workers.scorer import ScorerSpec
 from llb_ray.errors import ArtifactError, AuditError, ConfigError, LlbError, MemberError
 from llb_ray.remote import Remote
 from tests.support import final_files, overwrite, synced
@@ -112,23 +112,23 @@ def test_an_interrupted_run_goes_on_on_another_machine(
 ) -> None:
     config = with_overrides(tiny, ["resources.checkpoint_s=0"])
     steps: list[int] = []
-    step = training.Descent.step
+    step = gradient_detector.Descent.step
 
-    def dies_at_last(self: training.Descent, *given: object) -> None:  # type: ignore[type-arg]
+    def dies_at_last(self: gradient_detector.Descent, *given: object) -> None:  # type: ignore[type-arg]
         if len(steps) == 3 * 12 + 5:
             raise Killed
         steps.append(self.num_done)
         step(self, *given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.Descent, "step", dies_at_last)
+        patched.setattr(gradient_detector.Descent, "step", dies_at_last)
         with pytest.raises(Killed):
             _run(config, photos, bucket)
     with pytest.raises(ArtifactError, match=r"^s3://bucket-[^?]*: no finished run here"):
         llb_ray.audit(bucket)
     assert llb_ray.status(bucket).stage == "final"
     _elsewhere(monkeypatch, tmp_path)
-    monkeypatch.setattr(training.Descent, "step", dies_at_last)
+    monkeypatch.setattr(gradient_detector.Descent, "step", dies_at_last)
     steps[:] = []
     said: list[str] = []
     manifest = llb_ray.read_folder(photos, config)
@@ -233,15 +233,15 @@ def test_a_second_driver_of_this_machine_is_refused(
     bucket: str, photos: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals = []
-    write = member.Member._write
+    write = fitter.Member._write
 
-    def intruded(self: member.Member, *given: Any, **more: Any) -> None:
+    def intruded(self: fitter.Member, *given: Any, **more: Any) -> None:
         with pytest.raises(ArtifactError) as refused:
             _run(tiny, photos, bucket)
         refusals.append(str(refused.value))
         write(self, *given, **more)
 
-    monkeypatch.setattr(member.Member, "_write", intruded)
+    monkeypatch.setattr(fitter.Member, "_write", intruded)
     _run(tiny, photos, bucket)
     shown = bucket.partition("?")[0]
     assert set(refusals) == {f"{shown}: another run is at work here; wait for it or choose another --out"}

@@ -16,9 +16,9 @@ from llb_ray.cli import main
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import file_digest
-from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.engine.execution.executor import SerialExecutor, Tell
+from llb_ray.engine.execution.protocols import Spec, Worker
+from llb_ray.engine.pipeline.pipeline import Result
 from llb_ray.errors import ArtifactError, AuditError, DataError, LlbError, MemberError
 from tests.support import final_files
 
@@ -104,7 +104,7 @@ def test_an_interrupted_one_is_resumed(finished: Path, tmp_path: Path, monkeypat
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("llb_ray.engine.stages.Stages.final_scores", lost)
+        patch.setattr("llb_ray.engine.pipeline.stages.Stages.final_scores", lost)
         with pytest.raises(OSError, match="Input/output"):
             _again(finished, words, tmp_path / "new")
     assert _fresh(_again(finished, words, tmp_path / "new")) == {"final-scores", "threshold", "evaluate"}

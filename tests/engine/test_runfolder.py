@@ -16,11 +16,11 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.disk import write_atomic
-from llb_ray.engine import runfolder
-from llb_ray.engine.executor import SerialExecutor, Tell
-from llb_ray.engine.made import Made
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.worker import Spec, Worker
+from llb_ray.engine.execution.executor import SerialExecutor, Tell
+from llb_ray.engine.execution.protocols import Spec, Worker
+from llb_ray.engine.rundir import run_folder
+from llb_ray.engine.rundir.run_artifacts import RunArtifacts
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError, AuditError, LlbError, MemberError
 from tests.support import final_files
 
@@ -28,7 +28,7 @@ BUSY = "another run is at work here; wait for it or choose another --out$"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.engine.rundir.run_folder import RunFolder
 with RunFolder.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -100,7 +100,7 @@ def test_a_failed_run_frees_the_lock_while_its_error_is_still_at_hand(
         raise MemberError("had enough")
 
     with monkeypatch.context() as patched:
-        patched.setattr("llb_ray.engine.member.build_detector", fail)
+        patched.setattr("llb_ray.engine.workers.fitter.build_detector", fail)
         with pytest.raises(MemberError) as kept:
             _again(tiny, photos, tmp_path)
     assert not (tmp_path / "run.json").exists()
@@ -120,7 +120,7 @@ def test_a_run_that_died_while_publishing_is_not_finished_and_the_next_mends_it(
         write_atomic(path, data, durable)
 
     with monkeypatch.context() as patched:
-        patched.setattr(runfolder, "write_atomic", broken)
+        patched.setattr(run_folder, "write_atomic", broken)
         with pytest.raises(OSError, match="No space left"):
             _again(with_overrides(tiny, ["purify.keep_ratio=0.5"]), photos, run)
     assert not (run / "run.json").exists()
@@ -185,7 +185,7 @@ def test_an_index_names_the_very_artifacts_it_was_made_of(run: Path) -> None:
     assert len(made.members) == 3
     assert made.matrix is not None
     assert len(list(made.artifacts())) == 14
-    assert Made.of_index(made.index(folder.store), folder.store) == made
+    assert RunArtifacts.of_index(made.index(folder.store), folder.store) == made
     assert made.index(folder.store) == folder.index()["artifacts"]
 
 
@@ -194,7 +194,7 @@ def test_an_index_without_members_comes_back_too(photos: Path, tiny: RunConfig, 
     folder = RunFolder.open(tmp_path)
     made = folder.made()
     assert (made.partition, made.matrix, made.members) == (None, None, [])
-    assert Made.of_index(made.index(folder.store), folder.store) == made
+    assert RunArtifacts.of_index(made.index(folder.store), folder.store) == made
 
 
 def test_a_finished_run_may_be_moved(run: Path, tmp_path: Path, photos: Path, tiny: RunConfig) -> None:

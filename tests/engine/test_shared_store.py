@@ -10,7 +10,7 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.detectors.base import Report
-from llb_ray.engine import member
+from llb_ray.engine.workers import fitter
 from tests.support import final_files
 
 
@@ -22,13 +22,13 @@ def test_runs_at_the_same_time_train_a_common_member_once(
     photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []
-    write = member.Member._write
+    write = fitter.Member._write
 
-    def counted(self: member.Member, folder: Path, report: Report) -> None:
+    def counted(self: fitter.Member, folder: Path, report: Report) -> None:
         fitted.append(self._spec.name)
         write(self, folder, report)
 
-    monkeypatch.setattr(member.Member, "_write", counted)
+    monkeypatch.setattr(fitter.Member, "_write", counted)
     manifest = llb_ray.read_folder(photos, tiny)
 
     def trial(number: int) -> Path:
@@ -63,9 +63,9 @@ def test_runs_of_one_store_go_different_ways(
     """Two that went the same way would wait for each other at every member."""
     config = with_overrides(tiny, ["members.count=6", "detector.member_steps=1", "detector.final_steps=1"])
     manifest, began = llb_ray.read_folder(photos, config), list[str]()
-    write = member.Member._write
+    write = fitter.Member._write
 
-    def noted(self: member.Member, folder: Path, report: Report) -> None:
+    def noted(self: fitter.Member, folder: Path, report: Report) -> None:
         began.append(self._spec.name)
         write(self, folder, report)
 
@@ -75,7 +75,7 @@ def test_runs_of_one_store_go_different_ways(
         llb_ray.run(config, manifest, out=tmp_path / out, executor="serial", store=shared)
         return began[:6]
 
-    monkeypatch.setattr(member.Member, "_write", noted)
+    monkeypatch.setattr(fitter.Member, "_write", noted)
     alone = members_of("alone", None)
     ways = [members_of(out, f"store of {out}") for out in ("one", "another", "a third")]
     assert alone == sorted(alone)

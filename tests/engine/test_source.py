@@ -16,13 +16,13 @@ from llb_ray.artifacts import Store, digest
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.build import build_detector, encoder_fingerprint, fit_reads
-from llb_ray.engine import photographs as photographs_module
-from llb_ray.engine.cache import no_room
-from llb_ray.engine.features import Featurizer, FeaturizerSpec, shards_of
-from llb_ray.engine.photographs import Encoding, ImageRef, Photographs
-from llb_ray.engine.source import Access, Cached, CachedSource, Streamed
-from llb_ray.engine.worker import Place
+from llb_ray.detectors.factory import build_detector, encoder_fingerprint, fit_reads
+from llb_ray.engine.execution.protocols import WorkerContext
+from llb_ray.engine.features.cache_budget import no_room
+from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef
+from llb_ray.engine.features.feature_access import CachedFeatures, CachedSource, FeatureAccess, StreamedFeatures
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
+from llb_ray.engine.features.featurizer import encoding as photographs_module
 from llb_ray.errors import ResourceError
 from tests.support import final_files
 
@@ -41,13 +41,13 @@ def manifest(photos: Path, config: RunConfig) -> Manifest:
 
 
 @pytest.fixture
-def place(config: RunConfig, tmp_path: Path) -> Place:
-    return Place(Store(tmp_path / "artifacts"), tmp_path / "progress", config.resources)
+def place(config: RunConfig, tmp_path: Path) -> WorkerContext:
+    return WorkerContext(Store(tmp_path / "artifacts"), tmp_path / "progress", config.resources)
 
 
 @pytest.fixture
-def photographs(config: RunConfig, manifest: Manifest) -> Photographs:
-    return Photographs(manifest.root, 10**8, config.detector, encoder_fingerprint(config.detector))
+def photographs(config: RunConfig, manifest: Manifest) -> FeatureExtractor:
+    return FeatureExtractor(manifest.root, 10**8, config.detector, encoder_fingerprint(config.detector))
 
 
 @pytest.fixture
@@ -56,19 +56,21 @@ def images(manifest: Manifest) -> list[ImageRef]:
 
 
 @pytest.fixture
-def accesses(photographs: Photographs, images: list[ImageRef], place: Place) -> list[Access]:
+def accesses(photographs: FeatureExtractor, images: list[ImageRef], place: WorkerContext) -> list[FeatureAccess]:
     """The cache, made, and the way around it."""
     copies = [[replace(image, augment=kind) for image in images] for kind in (None, *AUGMENT)]
     shards = [shard for one in copies for shard in shards_of(one, digest(dict(photographs.encoder)), 20)]
     Featurizer(FeaturizerSpec("all", place, photographs, tuple(shards))).encode()
-    return [Cached(tuple(shard.recipe for shard in shards)), Streamed(photographs, tuple(images))]
+    return [CachedFeatures(tuple(shard.recipe for shard in shards)), StreamedFeatures(photographs, tuple(images))]
 
 
 def _all(layers: Iterator[tuple[object, Layers]]) -> list[np.ndarray]:
     return [np.concatenate(parts) for parts in zip(*(batch for _, batch in layers), strict=True)]
 
 
-def test_streamed_layers_are_the_cached_ones(accesses: list[Access], images: list[ImageRef], place: Place) -> None:
+def test_streamed_layers_are_the_cached_ones(
+    accesses: list[FeatureAccess], images: list[ImageRef], place: WorkerContext
+) -> None:
     chosen = [image.image_id for image in images[::-3]]
     cached, streamed = (access.source(chosen, place, AUGMENT) for access in accesses)
     assert len(cached) == len(streamed) == 3 * len(chosen)
@@ -84,7 +86,7 @@ def test_streamed_layers_are_the_cached_ones(accesses: list[Access], images: lis
 
 
 def test_copies_follow_the_plain_images_in_the_same_order(
-    accesses: list[Access], images: list[ImageRef], place: Place, config: RunConfig
+    accesses: list[FeatureAccess], images: list[ImageRef], place: WorkerContext, config: RunConfig
 ) -> None:
     if config.detector.name != "autoencoder":
         pytest.skip("pixels show a flip; what a network makes of one is its own affair")
@@ -134,7 +136,11 @@ def test_the_passes_of_a_run_are_counted(config: RunConfig, manifest: Manifest, 
 
 
 def test_the_reads_of_a_fit_are_what_it_reads(
-    accesses: list[Access], config: RunConfig, images: list[ImageRef], place: Place, monkeypatch: pytest.MonkeyPatch
+    accesses: list[FeatureAccess],
+    config: RunConfig,
+    images: list[ImageRef],
+    place: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reads = 0
     batch = CachedSource.batch
@@ -163,10 +169,14 @@ def test_augmented_copies_multiply_the_cache_and_change_the_fit(
 
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_a_batch_that_does_not_fit_the_gpu_is_halved(
-    most: int, photographs: Photographs, images: list[ImageRef], place: Place, monkeypatch: pytest.MonkeyPatch
+    most: int,
+    photographs: FeatureExtractor,
+    images: list[ImageRef],
+    place: WorkerContext,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     encode = photographs_module.stored_layers
-    expected = Encoding(photographs, place.resources).layers(images[:13])
+    expected = EncoderSpec(photographs, place.resources).layers(images[:13])
 
     def small(encoder: object, image_BHW3: np.ndarray) -> object:
         if len(image_BHW3) > most:
@@ -174,19 +184,19 @@ def test_a_batch_that_does_not_fit_the_gpu_is_halved(
         return encode(encoder, image_BHW3)  # type: ignore[arg-type]
 
     monkeypatch.setattr(photographs_module, "stored_layers", small)
-    for found, wanted in zip(Encoding(photographs, place.resources).layers(images[:13]), expected, strict=True):
+    for found, wanted in zip(EncoderSpec(photographs, place.resources).layers(images[:13]), expected, strict=True):
         assert np.allclose(found, wanted, rtol=2e-3, atol=1e-3)
 
 
 def test_a_gpu_too_small_for_one_image_is_refused(
-    photographs: Photographs, images: list[ImageRef], place: Place, monkeypatch: pytest.MonkeyPatch
+    photographs: FeatureExtractor, images: list[ImageRef], place: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(photographs_module, "stored_layers", full)
     with pytest.raises(ResourceError, match="does not hold the encoder and one image of 32 px; lower"):
-        Encoding(photographs, place.resources).layers(images[:2])
+        EncoderSpec(photographs, place.resources).layers(images[:2])
 
 
 def test_the_free_disk_is_the_limit_unless_another_is_set(
@@ -208,7 +218,7 @@ import pyarrow as pa
 import torch
 from llb_ray.data.tables import write_table
 from llb_ray.engine import files
-from llb_ray.engine.source import CachedSource
+from llb_ray.engine.features.feature_access import CachedSource
 
 folder, limit = Path(sys.argv[1]), 64
 layer = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((1, 2, 2), np.float16))

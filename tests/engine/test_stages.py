@@ -18,11 +18,11 @@ from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Detector, Layers, Scores
-from llb_ray.engine import evaluate
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.scoring import map_batch, score_batch
+from llb_ray.engine.evaluation import evaluate
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.scorer import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
 

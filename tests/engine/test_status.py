@@ -11,8 +11,8 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.engine.heartbeat import Beat, Heartbeat
-from llb_ray.engine.status import read_status
+from llb_ray.engine.execution.heartbeat import Beat, Heartbeat
+from llb_ray.engine.inspection.run_status import read_status
 from llb_ray.errors import ArtifactError, MemberError
 from tests.support import write_beat, write_events
 from tests.workers import place

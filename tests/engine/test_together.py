@@ -12,11 +12,11 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.detectors import training
-from llb_ray.detectors.peers import Turn
-from llb_ray.engine.executor import Executor
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.runfolder import RunFolder
+from llb_ray.detectors import gradient_detector
+from llb_ray.detectors.data_parallel import Turn
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ResourceError
 from tests.peers import ThreadExecutor
 
@@ -76,16 +76,16 @@ def test_what_three_workers_began_one_goes_on_with(
 ) -> None:
     done: list[int] = []
     deadly = {12}
-    step = training.Descent.step
+    step = gradient_detector.Descent.step
 
-    def dies_once(self: training.Descent, loss_B: torch.Tensor, turn: Turn, *given: float) -> None:  # type: ignore[type-arg]
+    def dies_once(self: gradient_detector.Descent, loss_B: torch.Tensor, turn: Turn, *given: float) -> None:  # type: ignore[type-arg]
         # The leading one: if another died first, the leader might not come to the checkpoint of the step before.
         if self.num_done in deadly and turn.peers.leads:
             raise Killed
         step(self, loss_B, turn, *given)
         done.append(self.num_done)
 
-    monkeypatch.setattr(training.Descent, "step", dies_once)
+    monkeypatch.setattr(gradient_detector.Descent, "step", dies_once)
     often = with_overrides(tiny, ["resources.checkpoint_s=0"])
     with pytest.raises((Killed, threading.BrokenBarrierError)):
         _run(with_overrides(often, THREE), photos, without_final, ThreadExecutor())

@@ -11,9 +11,9 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.engine.pipeline import Result
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.stages import fit_settings
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.pipeline.stages import fit_settings
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, ConfigError
 from tests.support import final_files
 

@@ -12,7 +12,7 @@ from llb_ray.config import PurifyConfig
 from llb_ray.ensemble.contamination import WHAT_IF, Bulk, anomalous_share, bulk, contamination, what_if
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.purify import Evidence, anomaly_evidence, purify
-from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 
 Clean = Callable[[np.random.Generator, int], np.ndarray]  # a generator and a count to scores

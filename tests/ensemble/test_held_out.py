@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llb_ray.ensemble.held_out import HELD_OUT, by_folds, by_members, of_bulk
-from llb_ray.ensemble.scores import SCORES
+from llb_ray.ensemble.held_out_scores import HELD_OUT, by_folds, by_members, of_bulk
+from llb_ray.ensemble.score_matrix import SCORES
 
 COUNT, KEPT = 300, 240
 IDS = [f"{number:04d}" for number in range(COUNT)]

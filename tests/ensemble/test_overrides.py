@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
-from llb_ray.ensemble.dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.overrides import OVERRIDES, by_hand, laid_over, read_overrides
-from llb_ray.ensemble.scores import SCORES
+from llb_ray.ensemble.purified_dataset import kept_ids, purified_dataset
+from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import DataError
 
 IDS = [f"{number:032x}" for number in range(8)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from llb_ray.config import PurifyConfig
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.purify import Evidence, aggregate, num_kept, purify
-from llb_ray.ensemble.scores import ScoreMatrix
+from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 
 RULES = ["mean", "median", "min", "max", "max_var", "trimmed_mean"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llb_ray.ensemble.rivals import memory_ensemble, otsu, srr
+from llb_ray.ensemble.baseline_filters import memory_ensemble, otsu, srr
 
 LOW = np.arange(40) / 10  # 0 to 3.9
 

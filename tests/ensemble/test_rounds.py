@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from llb_ray.config import PurifyConfig, parse
-from llb_ray.ensemble.dataset import PURIFIED, kept_ids
-from llb_ray.ensemble.held_out import HELD_OUT
-from llb_ray.ensemble.rounds import kept_in_any, num_changed, purified_again
+from llb_ray.ensemble.held_out_scores import HELD_OUT
+from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
+from llb_ray.ensemble.refinement import kept_in_any, num_changed, purified_again
 
 COUNT = 40
 IDS = [f"{number:04d}" for number in range(COUNT)]

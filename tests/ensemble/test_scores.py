@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from llb_ray.ensemble.partition import PARTITION
-from llb_ray.ensemble.scores import SCORES, assemble, dense
+from llb_ray.ensemble.score_matrix import SCORES, assemble, dense
 from llb_ray.errors import DataError
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import llb_ray
 from llb_ray import RunConfig, api
 from llb_ray.cli import main
-from llb_ray.data.images import content_id
+from llb_ray.data.decoding import content_id
 from llb_ray.data.tables import read_table
 from llb_ray.errors import DataError
 from tests.support import artifact_of, republish, rewrite, set_column

@@ -10,7 +10,7 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import load, parse
-from llb_ray.data.images import read_rgb
+from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ArtifactError, ConfigError, MemberError
 from llb_ray.exporting import onnx as exporting
 

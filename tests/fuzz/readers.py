@@ -27,7 +27,7 @@ def _mapped(path: Path) -> Any:
 
 
 def _index(path: Path) -> Any:
-    from llb_ray.engine.runfolder import RunFolder
+    from llb_ray.engine.rundir.run_folder import RunFolder
 
     folder = RunFolder.open(path.parent)
     return [folder.config(), [made.content for made in folder.made().artifacts()]]
@@ -40,14 +40,14 @@ def _record(path: Path) -> Any:
 
 
 def _status(path: Path) -> Any:
-    from llb_ray.engine.runfolder import RunFolder
-    from llb_ray.engine.status import died_in, read_status
+    from llb_ray.engine.inspection.run_status import died_in, read_status
+    from llb_ray.engine.rundir.run_folder import RunFolder
 
     return died_in(RunFolder.at(path.parent)), read_status(path.parent)
 
 
 def _beat(path: Path) -> Any:
-    from llb_ray.engine.status import read_status
+    from llb_ray.engine.inspection.run_status import read_status
 
     return read_status(path.parent.parent).workers()
 
@@ -67,7 +67,7 @@ def _overrides(path: Path) -> Any:
 
 
 def _inputs(path: Path) -> Any:
-    from llb_ray.data.inputs import Inputs
+    from llb_ray.data.predict_inputs import Inputs
 
     return [file.path for file in Inputs.of(path).read()]
 
@@ -79,13 +79,13 @@ def _bands(path: Path) -> Any:
 
 
 def _photograph(path: Path) -> Any:
-    from llb_ray.data.images import read_rgb
+    from llb_ray.data.decoding import read_rgb
 
     return read_rgb(path, 16, 10_000).sum()
 
 
 def _checkpoint(path: Path) -> Any:
-    from llb_ray.engine.checkpoint import FileCheckpoints
+    from llb_ray.engine.execution.checkpoint import FileCheckpoints
 
     return FileCheckpoints(path, 0).load()
 
@@ -98,7 +98,7 @@ def _columns(path: Path) -> Any:
 
 
 def _results(path: Path) -> Any:
-    from llb_ray.scans.results import read_results
+    from llb_ray.scans.job_results import read_results
 
     return read_results(path.parent).to_pylist()
 
@@ -124,7 +124,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def read(kind: str, path: str, content: bytes) -> str:
     """What came of reading the file with this content: ``read``, or ``refused``; raises what nobody foresaw."""
-    from llb_ray.data.images import UnreadableImage
+    from llb_ray.data.decoding import UnreadableImage
     from llb_ray.errors import LlbError
 
     Path(path).unlink(missing_ok=True)  # the old bytes may be mapped

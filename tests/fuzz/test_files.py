@@ -43,8 +43,8 @@ def reader() -> Iterator[ProcessPoolExecutor]:
 def seeds(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Path]]:
     """A sound file of every kind, by name, and what reads it."""
     from llb_ray.data.adapters import survey
-    from llb_ray.engine.checkpoint import FileCheckpoints
-    from llb_ray.scans.results import ROWS
+    from llb_ray.engine.execution.checkpoint import FileCheckpoints
+    from llb_ray.scans.job_results import ROWS
 
     root = tmp_path_factory.mktemp("seeds")
     run = Path(shutil.copytree(finished, root / "run"))

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from llb_ray.metrics import counts
-from llb_ray.metrics.counts import MAX_BINS, REGION, SCHEMA, PixelCounts, order_keys, region_units
-from llb_ray.metrics.pixel import pixel_metrics, region_weights
+from llb_ray.metrics import streaming_pixel
+from llb_ray.metrics.exact_pixel import pixel_metrics, region_weights
+from llb_ray.metrics.streaming_pixel import MAX_BINS, REGION, SCHEMA, PixelCounts, order_keys, region_units
 from tests.pixels import UNDEFINED, brute_force_aupro, cases, limits, one_square, scikit_f1_max
 
-coarse = patch.object(counts, "MAX_BINS", 2**9)  # so that tens of pixels share a bin
+coarse = patch.object(streaming_pixel, "MAX_BINS", 2**9)  # so that tens of pixels share a bin
 any_float = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -92,7 +92,7 @@ def test_the_bound_of_auroc_is_half_the_pairs_in_a_bin():
     """Sixteen bins would do; with as many as pages each bin is a page, such as all scores from 1 up to 1 + 1/128."""
     map_NHW = np.array([[[1, 1.001, 1.002, 1.5, 3]]], np.float32)
     mask_NHW = np.array([[[True, False, False, True, False]]])
-    with patch.object(counts, "MAX_BINS", 3):
+    with patch.object(streaming_pixel, "MAX_BINS", 3):
         found = counted(map_NHW, mask_NHW)
         assert found.shift == 16
         assert found.error_bounds()["p_auroc"] == pytest.approx(2 * 1 / (2 * 3 * 2))
@@ -123,7 +123,7 @@ def test_smooth_maps_of_any_magnitude_are_within_a_ten_thousandth(scale):
 def test_any_split_merged_in_any_order_is_the_same_to_the_last_bit(case, random, fine):
     map_NHW, mask_NHW = np.exp(case[0] / 1e5).astype(np.float32) - 10, case[1]
     home_N = [random.randrange(3) for _ in map_NHW]
-    with patch.object(counts, "MAX_BINS", MAX_BINS if fine else 2**9):
+    with patch.object(streaming_pixel, "MAX_BINS", MAX_BINS if fine else 2**9):
         whole = counted(map_NHW, mask_NHW)
         parts = [PixelCounts() for _ in range(3)]
         for image in random.sample(range(len(map_NHW)), len(map_NHW)):
@@ -137,7 +137,7 @@ def test_any_split_merged_in_any_order_is_the_same_to_the_last_bit(case, random,
 @pytest.mark.parametrize("pixels", [1, 64 * 64 * 5])
 def test_a_batch_too_large_to_be_counted_at_once_is_cut(pixels):
     at_once = counted(*smooth_case()).to_table()
-    with patch.object(counts, "_CHUNK_PIXELS", pixels):
+    with patch.object(streaming_pixel, "_CHUNK_PIXELS", pixels):
         assert counted(*smooth_case()).to_table().equals(at_once)
 
 

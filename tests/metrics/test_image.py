@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.metrics.image import f1_max, image_metrics, object_metrics
+from llb_ray.metrics.image_metrics import f1_max, image_metrics, object_metrics
 
 UNDEFINED = {"i_auroc": None, "i_ap": None, "i_f1_max": None}
 # Few distinct scores, so that most examples hold ties within and across the classes.

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from llb_ray.metrics.pixel import pixel_metrics, region_weights
+from llb_ray.metrics.exact_pixel import pixel_metrics, region_weights
 from tests.pixels import UNDEFINED, brute_force_aupro, cases, limits, one_square, scikit_f1_max
 
 

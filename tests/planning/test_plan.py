@@ -16,19 +16,19 @@ from llb_ray import Manifest, RunConfig
 from llb_ray.cli import main
 from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
 from llb_ray.detectors.base import Detector
-from llb_ray.detectors.build import Role, build_detector, num_steps, shortened
-from llb_ray.engine.evaluate import EXACT_PIXELS
-from llb_ray.engine.executor import SerialExecutor
+from llb_ray.detectors.factory import Role, build_detector, num_steps, shortened
+from llb_ray.engine.evaluation.evaluate import EXACT_PIXELS
+from llb_ray.engine.execution.executor import SerialExecutor
 from llb_ray.errors import DataError, ResourceError
-from llb_ray.planning import fitting, needs, situation
-from llb_ray.planning.calibration import sampled
-from llb_ray.planning.drive import planned
+from llb_ray.planning import fit_timing, requirements, workload
+from llb_ray.planning.benchmark_runner import planned
+from llb_ray.planning.cost_model import Cost, CostModel, Linear
 from llb_ray.planning.forecast import Forecast, forecast
-from llb_ray.planning.measured import Cost, Linear, Measured
-from llb_ray.planning.situation import Cluster, Size
+from llb_ray.planning.timing_worker import sampled
+from llb_ray.planning.workload import Cluster, Size
 
 GIB = 2**30
-MEASURED = Measured(
+MEASURED = CostModel(
     encode=Linear(1.0, 0.01),
     costs={
         "member": Cost(Linear(0.5, 0.001), step_s=0.02, score_s=0.002, load_s=0.1, state=Linear(2e6, 0)),
@@ -115,7 +115,7 @@ def test_a_short_detector_differs_in_its_budget_alone() -> None:
 def test_a_larger_memory_knows_as_many_places() -> None:
     """Of a detector's bytes only those of the memory's entries grow with `coreset_size`."""
     state = {"memory_MD": torch.zeros(7, 4), "weight_M": torch.zeros(7), "place_precision_Ldd": torch.zeros(9, 4, 4)}
-    assert fitting.state_bytes(state, 3) == 4 * (3 * 7 * 5 + 9 * 4 * 4)
+    assert fit_timing.state_bytes(state, 3) == 4 * (3 * 7 * 5 + 9 * 4 * 4)
 
 
 def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_what_cannot_fit_is_one_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(needs, what, free)
-    monkeypatch.setattr(needs, "num_cores", lambda: 2)
+    monkeypatch.setattr(requirements, what, free)
+    monkeypatch.setattr(requirements, "num_cores", lambda: 2)
     # What the calibration holds itself counts as free.
     (refusal,) = _foretold(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
     assert re.match(sentence, refusal)
@@ -225,7 +225,7 @@ def test_pixels_beyond_those_of_exact_metrics_take_no_more_memory(
     """A million labelled test images are counted by workers, not held."""
 
     def memory(labelled: int) -> int:
-        monkeypatch.setattr(situation, "num_labelled", lambda manifest: labelled)
+        monkeypatch.setattr(workload, "num_labelled", lambda manifest: labelled)
         facts = {"resident_bytes": GIB // 2}
         return next(need for need in _foretold(tiny, manifest, SERIAL, tmp_path, **facts).needs).needed_bytes
 
@@ -269,7 +269,7 @@ def test_each_role_is_tried_out_with_its_own_detector(
         built.add((role, config))
         return build_detector(config, role, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fitting, "build_detector", noted)
+    monkeypatch.setattr(fit_timing, "build_detector", noted)
     planned(config, manifest, tmp_path / "new", SerialExecutor(), 0.0, lambda line: None)
     assert built == {(role, config.detector_of(role)) for role in ("member", "final")}
     assert {config.name for _, config in built} == {"density", "memory_bank"}
@@ -305,7 +305,7 @@ def test_lack_of_memory_while_trying_is_one_sentence(
     def none(*_: object) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr("llb_ray.planning.calibration._measured", none)
+    monkeypatch.setattr("llb_ray.planning.timing_worker._measured", none)
     with pytest.raises(ResourceError, match=r"out of memory while trying out one worker \(no more\); lower"):
         llb_ray.plan(tiny, manifest, out=tmp_path, executor="serial")
 
@@ -325,7 +325,7 @@ def test_the_command_says_it_all_and_programs_get_one_object(config: Path, photo
 def test_the_command_refuses_what_cannot_fit(
     config: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "free_disk_bytes", lambda path: 1)
+    monkeypatch.setattr(requirements, "free_disk_bytes", lambda path: 1)
     result = _llb("--config", config, "--data", photos, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert result.stderr.startswith("llb-ray: disk: a run needs")

@@ -15,9 +15,9 @@ import llb_ray
 from llb_ray.cli import main
 from llb_ray.config import load, parse
 from llb_ray.errors import ConfigError, DataError, WeightsError
-from llb_ray.planning import suggest
-from llb_ray.planning.names import by_number, by_view, num_groups
-from llb_ray.planning.suggest import Surroundings, suggestion
+from llb_ray.planning import config_template
+from llb_ray.planning.config_template import Surroundings, suggestion
+from llb_ray.planning.filename_groups import by_number, by_view, num_groups
 
 
 def _init(*arguments: str | Path) -> Result:
@@ -121,7 +121,7 @@ def test_choices_follow_from_data_and_machine(
 ) -> None:
     manifest = llb_ray.read_folder(photos)
     here = Surroundings(photos, 500, 500, 200, None, None, 4, 0, 16 * 2**30)
-    monkeypatch.setattr(suggest.Surroundings, "of", lambda manifest: replace(here, **facts))
+    monkeypatch.setattr(config_template.Surroundings, "of", lambda manifest: replace(here, **facts))
     tree = yaml.safe_load(suggestion(manifest, None, None))
     assert tree[key[0]][key[1]] == value
     parse(tree)

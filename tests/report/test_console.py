@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from llb_ray.engine.cache import EncoderPasses
-from llb_ray.engine.clock import StageTime
-from llb_ray.engine.pipeline import Result
+from llb_ray.engine.features.cache_budget import EncoderPasses
+from llb_ray.engine.pipeline.pipeline import Result
+from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.report.console import show_result
 
 METRICS = {"contamination": 0.25, "residual_contamination": 0.125, "i_auroc": 0.98765, "aupro": None, "num_test": 24}

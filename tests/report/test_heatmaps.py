@@ -10,9 +10,9 @@ from PIL import Image
 
 import llb_ray
 from llb_ray.data.tables import read_table
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.scoring import read_scores
-from llb_ray.ensemble.dataset import kept_ids
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.report.heatmaps import Scale, overlay, smooth
 
 SCALE = Scale(low=1.0, high=5.0)

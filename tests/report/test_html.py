@@ -20,12 +20,12 @@ from llb_ray import RunConfig
 from llb_ray.cli import main
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.engine.scoring import read_scores
-from llb_ray.report import gallery, pictures
-from llb_ray.report.families import families_of
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.report import gallery, thumbnails
 from llb_ray.report.heatmaps import Scale, smooth
+from llb_ray.report.lookalike_groups import families_of
 from tests.support import final_files, republish
 
 
@@ -127,10 +127,10 @@ def test_pictures_come_in_parts_and_the_furthest_are_left_out(run: Path, monkeyp
 def test_thumbnails_shrink_to_the_budget() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     sample = [Image.fromarray(noise) for _ in range(3)]
-    assert pictures._side([image.copy() for image in sample], 10) == 320
-    assert pictures._side([image.copy() for image in sample], 2000) == 144
-    assert pictures._side([image.copy() for image in sample], 10**6) == 80
-    assert pictures._side([], 10) == 320
+    assert thumbnails._side([image.copy() for image in sample], 10) == 320
+    assert thumbnails._side([image.copy() for image in sample], 2000) == 144
+    assert thumbnails._side([image.copy() for image in sample], 10**6) == 80
+    assert thumbnails._side([], 10) == 320
 
 
 @pytest.mark.parametrize("name", ["none", "random", "oracle"])

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.cli import main
-from llb_ray.report.objects import status_object, trials_object
+from llb_ray.report.json_output import status_object, trials_object
 from llb_ray.search.trials import Trial, trials_table
 from tests.support import write_beat, write_events
 

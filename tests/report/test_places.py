@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from llb_ray.report.places import Floats, Range
 from llb_ray.report.reasons import where
+from llb_ray.report.unusual_places import Floats, Range
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llb_ray.engine.status import read_status
-from llb_ray.report.status import duration, show_status
+from llb_ray.engine.inspection.run_status import read_status
+from llb_ray.report.status_lines import duration, show_status
 from tests.support import write_beat, write_events
 
 STARTED = {"event": "run started", "config": {"members": {"count": 4}}}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llb_ray.report.trials import show_trials
+from llb_ray.report.trial_table import show_trials
 from llb_ray.search.trials import Trial, trials_table
 
 FEW = {"members.count": 3}

@@ -8,9 +8,9 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.engine.finished import FinishedRun
-from llb_ray.engine.runfolder import RunFolder
-from llb_ray.report.votes import Votes, agreements
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.report.member_agreement import Votes, agreements
 
 
 def _votes(run: Path) -> tuple[FinishedRun, Votes]:

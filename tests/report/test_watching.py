@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from llb_ray.disk import write_json
-from llb_ray.engine.heartbeat import Beat
+from llb_ray.engine.execution.heartbeat import Beat
 from llb_ray.planning.outlook import Expected, Outlook
-from llb_ray.report import watching as module
-from llb_ray.report.watching import Watch, bars, watching
+from llb_ray.report import progress_bars as module
+from llb_ray.report.progress_bars import Watch, bars, watching
 
 OUTLOOK = Outlook([Expected("features", 100.0, 1000), Expected("final", 60.0)])
 

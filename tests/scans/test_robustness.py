@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from llb_ray.report.robustness import show_robustness
-from llb_ray.scans.results import ROWS
+from llb_ray.report.robustness_table import show_robustness
+from llb_ray.scans.job_results import ROWS
 from llb_ray.scans.robustness import Robustness, mean_gap_closed, not_compared, robustness
 
 

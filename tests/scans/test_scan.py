@@ -18,8 +18,8 @@ import llb_ray
 from llb_ray.config import ScanConfig, load_scan
 from llb_ray.data.tables import read_table
 from llb_ray.errors import ArtifactError, ConfigError, DataError
-from llb_ray.scans.results import COSTS, RESULTS, failures, protocol_of
-from llb_ray.scans.status import is_scan, read_scan_status
+from llb_ray.scans.job_results import COSTS, RESULTS, failures, protocol_of
+from llb_ray.scans.scan_status import is_scan, read_scan_status
 
 NUM_JOBS = 3 * 2 * 2
 

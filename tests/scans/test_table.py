@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llb_ray.scans import published
-from llb_ray.scans.formats import as_csv, as_latex, as_markdown, grid
-from llb_ray.scans.results import ROWS
-from llb_ray.scans.table import MEAN, Line, lines, notes
+from llb_ray.scans import published_results
+from llb_ray.scans.benchmark_table import MEAN, Line, lines, notes
+from llb_ray.scans.job_results import ROWS
+from llb_ray.scans.table_export import as_csv, as_latex, as_markdown, grid
 
 
 def row(category: str, alpha: float | None, name: str, seed: int, i_auroc: float | None, **more: Any) -> dict[str, Any]:
@@ -120,6 +120,6 @@ def test_names_break_neither_markdown_nor_latex() -> None:
 
 
 def test_published_rows_say_that_they_are() -> None:
-    assert "published, not measured here" in published.SOURCE
-    assert ["0.2", "SoftPatch", "90.5", "92.9"] in published.BODY
-    assert len(published.BODY) == 4 * 5
+    assert "published, not measured here" in published_results.SOURCE
+    assert ["0.2", "SoftPatch", "90.5", "92.9"] in published_results.BODY
+    assert len(published_results.BODY) == 4 * 5

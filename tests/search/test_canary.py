@@ -12,13 +12,13 @@ from PIL import Image
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.data.images import read_rgb
+from llb_ray.data.decoding import read_rgb
 from llb_ray.data.manifest import TEST, TRAIN, path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.search.canary import RECORD, with_canaries
 from llb_ray.search.objective import canary
-from llb_ray.search.planted import KINDS, planted
+from llb_ray.search.synthetic_defects import KINDS, planted
 from llb_ray.seeding import stream
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from llb_ray.config import RunConfig, load
 from llb_ray.errors import ConfigError
-from llb_ray.search.plot import plot_trials
+from llb_ray.search.search_plot import plot_trials
 from llb_ray.search.trials import (
     Trial,
     best,

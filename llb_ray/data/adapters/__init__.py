@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DatasetConfig, DatasetOptions, parse_as
-from llb_ray.data.adapters import arrays, folders, real_iad, table, visa
-from llb_ray.data.adapters.checks import Fault, missing_or_unfit, repeated
+from llb_ray.data.adapters import arrays, folders, image_list, real_iad, visa
 from llb_ray.data.adapters.columns import joined_by_path
 from llb_ray.data.adapters.entries import Draft
+from llb_ray.data.adapters.listing_checks import Fault, missing_or_unfit, repeated
 from llb_ray.data.listing import Listing
+from llb_ray.data.listing_problems import BadEntries, Problem
 from llb_ray.data.manifest import without_normal
-from llb_ray.data.problems import BadEntries, Problem
 from llb_ray.errors import DataError
 
 _READERS: dict[str, Callable[[DatasetConfig], Draft]] = {
@@ -31,7 +31,7 @@ _READERS: dict[str, Callable[[DatasetConfig], Draft]] = {
     "mvtec": folders.read_trees,
     "visa": visa.read,
     "real_iad": real_iad.read,
-    "table": table.read,
+    "table": image_list.read,
     "arrays": arrays.read,
 }
 

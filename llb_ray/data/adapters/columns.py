@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from llb_ray.config import DatasetConfig
-from llb_ray.data.adapters.sources import Source
-from llb_ray.data.adapters.table import read_columns
+from llb_ray.data.adapters.image_list import read_columns
+from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.listing import Listing
 from llb_ray.errors import DataError
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from llb_ray.data.listing import LISTING, nearest
+from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import TEST, TRAIN, path_text
-from llb_ray.data.problems import Problem
 from llb_ray.errors import DataError
 
 ORIGIN = pa.schema([pa.field("source", pa.string()), pa.field("number", pa.int64())])

@@ -1,15 +1,15 @@
-"""A plain folder, an MVTec-style tree, or a folder of such trees, one per category; see `llb_ray.data.walk`."""
+"""A plain folder, an MVTec-style tree, or a folder of such trees, one per category (`data.directory_tree`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
+from llb_ray.data.directory_tree import Found, plain_files, require_folder, tree_files
 from llb_ray.data.groups import Grouping
 from llb_ray.data.layout import is_tree_on_disk, subfolders
+from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import path_text
-from llb_ray.data.problems import Problem
-from llb_ray.data.walk import Found, plain_files, require_folder, tree_files
 from llb_ray.errors import DataError
 
 

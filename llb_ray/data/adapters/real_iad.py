@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
-from llb_ray.data.adapters.sources import Source
+from llb_ray.data.adapters.table_files import Source
+from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import TEST, TRAIN, path_text
-from llb_ray.data.problems import Problem
 from llb_ray.errors import DataError
 
 _LISTS, _SINGLE, _FUIAD = "realiad_jsons", "realiad_jsons_sv", "realiad_jsons_fuiad_"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
-from llb_ray.data.adapters.sources import Source
+from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.groups import Grouping
-from llb_ray.data.problems import Problem
+from llb_ray.data.listing_problems import Problem
 from llb_ray.errors import DataError
 
 _OFFICIAL = Path("split_csv", "1cls.csv")

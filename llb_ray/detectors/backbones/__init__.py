@@ -6,8 +6,8 @@ trained ones 0.82).
 """
 
 from llb_ray.detectors.backbones.backbone import Backbone, fingerprint
-from llb_ray.detectors.backbones.library import is_known
 from llb_ray.detectors.backbones.network import layers_of
-from llb_ray.detectors.backbones.published import hub_cache, weights_origin
+from llb_ray.detectors.backbones.timm_import import is_known
+from llb_ray.detectors.backbones.weight_sources import hub_cache, weights_origin
 
 __all__ = ["Backbone", "fingerprint", "hub_cache", "is_known", "layers_of", "weights_origin"]

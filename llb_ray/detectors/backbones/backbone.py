@@ -8,9 +8,9 @@ from torch import nn
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.backbones.folding import fold_batch_norms
-from llb_ray.detectors.backbones.library import Network, timm
 from llb_ray.detectors.backbones.network import layers_of, load_network, size_refused
-from llb_ray.detectors.backbones.published import weights_file
+from llb_ray.detectors.backbones.timm_import import Network, timm
+from llb_ray.detectors.backbones.weight_sources import weights_file
 from llb_ray.detectors.base import Layers
 from llb_ray.disk import file_digest
 from llb_ray.errors import ConfigError

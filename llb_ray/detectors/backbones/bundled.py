@@ -4,9 +4,9 @@ import re
 
 import torch
 
-from llb_ray.detectors.backbones.library import Network, check_name
+from llb_ray.detectors.backbones.timm_import import Network, check_name
 from llb_ray.detectors.base import State
-from llb_ray.detectors.packages import PACKAGES, REMEDY, SETTING, WeightsPackage
+from llb_ray.detectors.weight_packages import PACKAGES, REMEDY, SETTING, WeightsPackage
 from llb_ray.errors import ConfigError
 
 

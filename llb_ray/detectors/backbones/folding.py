@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from llb_ray.detectors.backbones.library import Network
+from llb_ray.detectors.backbones.timm_import import Network
 
 _TOLERANCE = 1e-3  # of a layer's largest value; rounding stays a hundred times below
 

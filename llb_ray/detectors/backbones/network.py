@@ -7,11 +7,11 @@ import torch
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.backbones.bundled import load_package, rename_to_timm, weights_package
-from llb_ray.detectors.backbones.library import Network, check_name, timm
-from llb_ray.detectors.backbones.published import weights_file
+from llb_ray.detectors.backbones.timm_import import Network, check_name, timm
+from llb_ray.detectors.backbones.weight_sources import weights_file
 from llb_ray.detectors.base import State
-from llb_ray.detectors.packages import SETTING
-from llb_ray.detectors.weights import differences, read_weights, without_head
+from llb_ray.detectors.weight_files import differences, read_weights, without_head
+from llb_ray.detectors.weight_packages import SETTING
 from llb_ray.errors import ConfigError, WeightsError
 from llb_ray.seeding import seed_for
 

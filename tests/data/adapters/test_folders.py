@@ -10,7 +10,7 @@ import pytest
 from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.folder import read_folder
-from llb_ray.data.problems import BadEntries
+from llb_ray.data.listing_problems import BadEntries
 from llb_ray.errors import ConfigError, DataError
 from tests.support import photo, shared
 

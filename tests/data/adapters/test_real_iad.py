@@ -10,7 +10,7 @@ import pytest
 from llb_ray.config import DatasetOptions
 from llb_ray.data.adapters import read_listing, survey
 from llb_ray.data.listing import Listing
-from llb_ray.data.problems import BadEntries
+from llb_ray.data.listing_problems import BadEntries
 from llb_ray.errors import DataError
 from tests.support import photo, shared
 

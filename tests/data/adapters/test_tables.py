@@ -12,8 +12,8 @@ from PIL import Image
 
 from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
-from llb_ray.data.identify import identified
-from llb_ray.data.problems import BadEntries
+from llb_ray.data.listing_problems import BadEntries
+from llb_ray.data.listing_to_manifest import identified
 from llb_ray.errors import ConfigError, DataError
 from tests.support import photo, shared
 

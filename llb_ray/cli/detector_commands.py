@@ -1,0 +1,80 @@
+"""What a finished run is good for."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals
+
+_ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option(
+    "--data",
+    type=FOLDER,
+    required=True,
+    help="A folder of images, a list of paths (.txt, .csv, .tsv, .parquet), or an image.",
+)
+@click.option("--out", required=True, help="The folder where scores and overlays go.")
+@click.option(
+    "--overlays",
+    type=click.Choice(["all", "anomalous", "none"]),
+    default="all",
+    show_default=True,
+    help="Which photographs are drawn with their heatmap.",
+)
+@click.option("--maps", is_flag=True, help="Keep the anomaly maps, in Arrow files of a thousand.")
+@click.option(
+    "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
+)
+@no_verify_option
+def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choices: Any) -> None:
+    """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
+
+    \b
+    llb-ray predict runs/photos --data new_photos --out predictions
+    llb-ray predict runs/photos --data photo.jpg --out predictions
+    llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.report.progress_bars import watching
+
+        with watching(console) as watch:
+            prediction = api.predict(run_folder, data, out=out, progress=watch.counting("predict"), **choices)
+        console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
+    if fail_on_anomaly and prediction.num_anomalous:
+        sys.exit(_ANOMALY_FOUND)
+    if fail_on_anomaly and prediction.num_quarantined:  # an image that nobody could judge passes no check
+        sys.exit(_NOT_JUDGED)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["onnx", "anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]),
+    required=True,
+    help="The detector as ONNX, or the purified images in a layout.",
+)
+@click.option("--out", required=True, help="The .onnx file; or the new folder of the images.")
+@click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
+@click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
+@no_verify_option
+def export(run_folder: str, format_: Any, out: str, data: Path | None, copy: bool) -> None:
+    """Write a run's final detector, or its purified images, for other tools.
+
+    \b
+    llb-ray export runs/photos --format onnx --out model.onnx
+    llb-ray export runs/photos --format anomalib-csv --out purified
+    """
+    with refusals() as console:
+        from llb_ray import api
+
+        exported = api.export(run_folder, format_, out=out, data=data, copy=copy)
+        console.print(exported.sentence(), soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,184 @@
+"""A run's configuration as a whole: what its sections say together."""
+
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from llb_ray.config.base import Settings
+from llb_ray.config.detector_configs import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
+from llb_ray.config.sections import (
+    DataConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    FinalConfig,
+    ImportanceConfig,
+    ResourcesConfig,
+    ThresholdConfig,
+)
+
+_STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
+_MEMORY_SHARE = 0.1  # of the candidate patches, in each of the memories that memory_ensemble averages
+
+
+class RunConfig(Settings):
+    """Everything a run depends on besides the images."""
+
+    seed: int = Field(0, ge=0, strict=True)
+    data: DataConfig = DataConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    detector: DetectorConfig = MemoryBankConfig()
+    members: MembersConfig = MembersConfig()
+    purify: PurifyConfig = PurifyConfig()
+    importance: ImportanceConfig = ImportanceConfig()
+    final: FinalConfig = FinalConfig()
+    threshold: ThresholdConfig = ThresholdConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_detector(cls, tree: Any) -> Any:
+        """`detector.coreset_size=500` alone means the default detector, which a tagged union cannot say by itself."""
+        detector = tree.get("detector") if isinstance(tree, dict) else None
+        if isinstance(detector, dict) and "name" not in detector:
+            return {**tree, "detector": {"name": MemoryBankConfig().name, **detector}}
+        return tree
+
+    @model_validator(mode="after")
+    def _rule_has_enough_members(self) -> "RunConfig":
+        # With no more than the fewest members, the rule must still be defined.
+        rule, used = self.purify, self.fewest_members - (self.purify.members == "held_out")
+        if rule.aggregate == "trimmed_mean" and int(rule.trim * used) < 1:
+            raise ValueError(
+                f"purify.trim={rule.trim:g} of {used} scores per image cuts none; raise it or members.count"
+            )
+        if rule.aggregate == "max_var" and (used < 2 or rule.normalize == "robust_z"):
+            raise ValueError("purify.aggregate=max_var needs two scores per image, none negative: not with robust_z")
+        return self
+
+    @model_validator(mode="after")
+    def _weighted_loss_has_a_loss(self) -> "RunConfig":
+        mode, buffer = self.importance.mode, self.importance.buffer
+        if mode == "off":
+            return self
+        if isinstance(self.detector, _STEPLESS):
+            raise ValueError(
+                f"importance.mode={mode} weights a training loss, and detector {self.detector.name} has none; "
+                "choose importance.mode=off or a detector that is trained by gradients"
+            )
+        if buffer < self.detector.batch_size:
+            raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _detector_takes_bands(self) -> "RunConfig":
+        if self.data.bands is not None and not isinstance(self.detector, AutoencoderConfig):
+            raise ValueError(
+                f"data.bands={self.data.bands}: the backbone of detector {self.detector.name} knows RGB photographs "
+                "alone; choose detector.name=autoencoder, or leave data.bands out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_worker_has_something_to_do(self) -> "RunConfig":
+        count = self.final_workers
+        if count > 1 and not isinstance(self.detector, _STEPLESS) and count > self.detector.batch_size:
+            raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {count} at least")
+        if count > 1 and 0 < self.resources.num_gpus < 1:
+            # NCCL refuses two processes on one GPU.
+            raise ValueError(f"final.num_workers={count} need a GPU each; set resources.num_gpus to 1, or to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _screening_has_a_backbone(self) -> "RunConfig":
+        if self.members.detector == "density" and isinstance(self.detector, AutoencoderConfig):
+            raise ValueError(
+                "members.detector=density looks at a backbone's features, and detector autoencoder has none; "
+                "choose members.detector=same or another detector"
+            )
+        return self
+
+    @property
+    def screens_by_density(self) -> bool:
+        """Whether the sub-models look for outlying patches, whatever the final detector does."""
+        return self.members.detector == "density"
+
+    @property
+    def num_members(self) -> int:
+        """How many sub-models there are."""
+        return self.purify.num_members(self.members.count)
+
+    @property
+    def fewest_members(self) -> int:
+        """How many of them must come through."""
+        return self.num_members if self.members.min_members is None else self.members.min_members
+
+    @model_validator(mode="after")
+    def _rivals_have_what_they_need(self) -> "RunConfig":
+        name = self.purify.filter
+        if name in ("softpatch", "memory_ensemble") and not isinstance(self.detector, MemoryBankConfig):
+            raise ValueError(
+                f"purify.filter={name} is about a memory of patches, and detector {self.detector.name} has none; "
+                "choose detector.name=memory_bank or another filter"
+            )
+        return self
+
+    def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
+        """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
+        detector = self.detector
+        if role == "member" and self.purify.filter == "memory_ensemble":
+            assert isinstance(detector, MemoryBankConfig), "_rivals_have_what_they_need"
+            size = round(_MEMORY_SHARE * detector.candidates)
+            return detector.model_copy(update={"memory": "plain", "coreset": "random", "coreset_size": size})
+        if role == "member" and self.screens_by_density:
+            assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
+            shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
+            return DensityConfig.model_validate({**shared, "rescue": self.members.rescue})
+        if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
+            memory = "softpatch" if role == "final" and self.purify.filter == "softpatch" else "placed"
+            return detector.model_copy(update={"memory": memory})
+        return detector
+
+    @property
+    def rounds(self) -> int:
+        """How often every image is judged, at most."""
+        return self.purify.rounds if self.purify.filter == "llb" else 1
+
+    @property
+    def why_folds(self) -> str:
+        """Why a threshold needs folds although it was to come from members, whatever is rejected; empty: it may not."""
+        if self.threshold.method != "members":
+            return ""
+        if self.rounds > 1:
+            return "images are judged by folds"
+        return "" if self.purify.reads_scores else "there are no members"
+
+    def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
+        """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
+        return None if isinstance(self.detector_of(role), _STEPLESS) else self.importance.for_role(role)
+
+    @property
+    def final_workers(self) -> int:
+        """How many workers train the final detector: one that takes no steps is fitted by one."""
+        return 1 if isinstance(self.detector, _STEPLESS) else self.final.num_workers
+
+    def notices(self) -> list[str]:
+        """One sentence for each setting that has no effect here; a run says them aloud."""
+        idle = [*self.purify.notices(), *self.importance.notices(), *self.threshold.notices()]
+        if not self.members.rescue and not self.screens_by_density:
+            idle.append("members.rescue has no effect: the sub-models are not density members")
+        if self.threshold.method == "none" and self.rounds == 1 and self.threshold.folds != ThresholdConfig().folds:
+            idle.append("threshold.folds has no effect with threshold.method none: one round takes no folds")
+        if self.final_workers != self.final.num_workers:
+            idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
+        if self.importance.for_role("member") and not self.purify.reads_scores:
+            idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
+        elif self.importance.for_role("member") and self.importance_of("member") is None:
+            idle.append("importance.members has no effect: density members have no loss; set members.detector=same")
+        return idle
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, complete; `load` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,94 @@
+"""The patches that a memory's coreset is chosen from, and which of contaminated images' are left out.
+
+Shapes: N rows (images, then copies of all of them), L cells, P candidates, D patch dimensions.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llb_ray.detectors.base import Report, Source, row_batches
+from llb_ray.detectors.local_outlier_factor import mutual_factors
+from llb_ray.seeding import stream
+
+Read = Callable[[npt.NDArray[np.int64]], torch.Tensor]  # rows to their patches [B, D, H, W]
+SOFTPATCH_NEIGHBOURS, SOFTPATCH_LEFT_OUT = 6, 0.15  # as published
+_SPARE = 1.5  # times the candidates: patches that are looked at for the good ones among them
+_BATCH = 32  # rows read at once
+
+
+class Candidates(NamedTuple):
+    """Patches, and what distances to each are multiplied by."""
+
+    patch_PD: torch.Tensor
+    weight_P: torch.Tensor | None = None
+
+
+def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+    """At most so many patches, the same number from each row (give or take one)."""
+    quota_N = _quotas(len(source), wanted, seed)
+    chosen = []
+    for rows in row_batches(len(source), _BATCH):
+        for row, patch_DHW in zip(rows, read(rows), strict=True):
+            copy, image = divmod(int(row), len(source.image_ids))
+            chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
+        report(int(rows[-1]) + 1, len(source), "images")
+    return Candidates(torch.cat(chosen))
+
+
+def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+    """At most so many patches with their outlier factors for weights, without the worst 15 % (arXiv 2403.14233)."""
+    patch_NLD = _at_common_cells(read, source, wanted, seed, report)
+    factor_NL = mutual_factors(patch_NLD, len(source.image_ids), SOFTPATCH_NEIGHBOURS)
+    # Sorted: torch's own quantile takes no more than 16 million values.
+    threshold = factor_NL.flatten().sort().values[math.ceil((1 - SOFTPATCH_LEFT_OUT) * factor_NL.numel()) - 1]
+    return _drawn(patch_NLD, factor_NL <= threshold, factor_NL.exp(), wanted, seed)
+
+
+GATHER: Mapping[Literal["plain", "placed", "softpatch"], Callable[[Read, Source, int, int, Report], Candidates]] = {
+    "plain": every,
+    "placed": every,
+    "softpatch": softpatch,
+}
+
+
+def _drawn(
+    patch_NLD: torch.Tensor, good_NL: torch.Tensor, weight_NL: torch.Tensor | None, wanted: int, seed: int
+) -> Candidates:
+    """As many of the good ones as are wanted, drawn at random."""
+    drawn = stream(seed, "dense").permutation(int(good_NL.sum()))[:wanted]
+    row_P = torch.from_numpy(drawn).sort().values.to(patch_NLD.device)
+    return Candidates(patch_NLD[good_NL][row_P], None if weight_NL is None else weight_NL[good_NL][row_P])
+
+
+def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report: Report) -> torch.Tensor:
+    """Every row's patches [N, L, D] at the same L cells, drawn at random: `_SPARE` times what is wanted."""
+    num_cells = math.ceil(_SPARE * wanted / len(source))
+    cell_L: torch.Tensor | None = None
+    parts = []
+    for rows in row_batches(len(source), _BATCH):
+        patch_BQD = read(rows).flatten(2).transpose(1, 2)
+        if cell_L is None:
+            drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:num_cells])
+            cell_L = torch.from_numpy(drawn).to(patch_BQD.device)
+        parts.append(patch_BQD[:, cell_L])
+        report(int(rows[-1]) + 1, len(source), "images")
+    return torch.cat(parts)
+
+
+def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
+    """How many patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
+    quota_N = np.full(num_images, candidates // num_images)
+    quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
+    return quota_N
+
+
+def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
+    """`quota` patches [quota, D] of one image, or all where there are fewer; each copy of it gives other cells."""
+    patch_QD = patch_DHW.flatten(1).T
+    rows = np.roll(stream(seed, "candidates", image_id).permutation(len(patch_QD)), -copy * quota)[:quota]
+    return patch_QD[torch.from_numpy(rows).to(patch_QD.device)]

@@ -1,0 +1,70 @@
+"""Telling what died: of nodes Ray knows it, of processes the heartbeats that they and their successors leave."""
+
+import time
+from collections.abc import Sequence
+
+from llb_ray.distributed import cluster
+from llb_ray.engine.execution.executor import Tell, taken_up_again
+from llb_ray.engine.execution.heartbeat import Beat, read_beat
+from llb_ray.engine.execution.protocols import Spec
+from llb_ray.errors import ResourceError
+
+LOOK_S = 1.0
+_PATIENCE_S = 60.0
+
+
+class Watch:
+    """Says in one line each what died and what was taken up again, and, now and then, that a long wait is none."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._nodes = cluster.nodes()
+        self._told: set[tuple[str, str, int]] = set()  # worker, step, start
+        self._heard_s = self._looked_s = time.monotonic()
+
+    def look(self, specs: Sequence[Spec]) -> None:
+        """Tell what is new of the workers in flight and the nodes they may be on, once a second at most."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+        self._look_at_nodes(specs[0])
+        for spec in specs:
+            beat = read_beat(spec.place, spec.name)
+            if beat is not None and beat.first:  # else it has yet to say where it goes on
+                self._look_at(beat)
+        if now_s - self._heard_s > _PATIENCE_S:
+            names = sorted(spec.name for spec in specs)
+            self._say(f"still at work or waiting for a place: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+
+    def done(self, spec: Spec) -> None:
+        """Tell that a worker is through all its steps, and what has not been told of it."""
+        beat = read_beat(spec.place, spec.name)
+        if beat is not None:
+            self._look_at(beat)
+        self._say(f"{spec.name} done")
+
+    def _look_at(self, beat: Beat) -> None:
+        if (beat.name, beat.step, beat.starts) not in self._told:
+            self._told.add((beat.name, beat.step, beat.starts))
+            for line in taken_up_again(beat):
+                self._say(line)
+
+    def _look_at_nodes(self, spec: Spec) -> None:
+        alive = cluster.nodes()
+        for gone in self._nodes.keys() - alive.keys():
+            self._say(
+                f"node {self._nodes[gone]} is gone; what ran there starts again where there is room: {_room(spec)}"
+            )
+        self._nodes = alive
+
+    def _say(self, line: str) -> None:
+        self._heard_s = time.monotonic()
+        self._tell(line)
+
+
+def _room(spec: Spec) -> str:
+    try:
+        return f"{cluster.slots(spec.place.resources)} at once"
+    except ResourceError:
+        return "nowhere, until a node joins that can hold a worker"

@@ -1,0 +1,83 @@
+"""The jobs of a scan on a Ray cluster, as tasks: Ray's own scheduler deals GPUs to jobs, or to their members.
+
+Where there are more jobs than places, a job holds one place and does its members one after the other in it: nothing is
+started for a member alone, and no GPU waits.  Where there are fewer, a job's members go to places of their own.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from llb_ray.data.manifest import path_from_text
+from llb_ray.distributed import cluster
+from llb_ray.distributed.death_reason import why
+from llb_ray.distributed.ray_executor import RayExecutor
+from llb_ray.engine.execution.executor import Executor, SerialExecutor
+from llb_ray.scans.datasets import Material
+from llb_ray.scans.job import run_job
+from llb_ray.scans.job_results import Row, failed_row, write_row
+from llb_ray.scans.runner import Ended, Todo
+from llb_ray.scans.scan_plan import Job, Scan
+
+
+def on_cluster(scan: Scan, todo: Todo) -> tuple[int, Ended]:
+    """How many jobs are at work at once, and each with its row as it ends; call inside `cluster.connected`.
+
+    Raises ResourceError where not even one worker fits, or a node does not see the images or the scan's folder.
+    """
+    asked = scan.config.resources
+    places = cluster.slots(asked)
+    spread = len(todo) < places or scan.config.final_workers > 1
+    proof = scan.progress / ".proof"
+    proof.parent.mkdir(exist_ok=True)
+    proof.touch()
+    cluster.refuse_unshared({scan.progress: proof} | _an_image(todo))
+    proof.unlink()
+    task = ray.remote(_do).options(
+        num_cpus=0 if spread else asked.num_cpus,
+        num_gpus=0 if spread else asked.num_gpus,
+        max_retries=asked.max_restarts,  # of a process that died; an error is a row
+    )
+    return min(places, len(todo)), _ended(scan, todo, task, spread, places)
+
+
+def _do(scan: Scan, job: Job, material: Material, spread: bool) -> Row:
+    """The job, in a process of the cluster."""
+    executor: Executor = RayExecutor() if spread else SerialExecutor()
+    with executor:
+        return run_job(scan, job, material, executor)
+
+
+def _ended(scan: Scan, todo: Todo, task: Any, spread: bool, places: int) -> Ended:
+    """Jobs as they end; never more of them submitted than there are places, so that a stop leaves nothing queued."""
+    materials = {material.category: ray.put(material) for _, material in todo}
+    waiting = (job for job, _ in todo)
+    in_flight: dict[Any, Job] = {}
+    while True:
+        for job in islice(waiting, places - len(in_flight)):
+            in_flight[task.remote(scan, job, materials[job.category], spread)] = job
+        if not in_flight:
+            return
+        (reference, *_), _ = ray.wait(list(in_flight), num_returns=1)
+        job = in_flight.pop(reference)
+        yield job, _row(scan, job, reference)
+
+
+def _row(scan: Scan, job: Job, reference: Any) -> Row:
+    try:
+        row: Row = ray.get(reference)
+    except RayError as error:  # its process died: everything else is in the row
+        row = failed_row(scan, job, f"its process died ({why(error)})")
+        write_row(scan, job, row)
+    return row
+
+
+def _an_image(todo: Todo) -> dict[Path, Path]:
+    """The folder of the images, and one of them that is there."""
+    listings = (listing for _, material in todo for listing in material.given.values())
+    root = next(listings).root
+    paths = (root / path_from_text(path) for _, material in todo for path in material.paths())
+    return {root: next((path for path in paths if path.exists()), root)}

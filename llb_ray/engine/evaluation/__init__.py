@@ -1,0 +1,1 @@
+"""Metrics of a run against labels and masks, and its threshold."""

@@ -1,0 +1,1 @@
+"""Workers and how they are run: protocols, the serial executor, heartbeats, checkpoints."""

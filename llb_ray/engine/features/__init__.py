@@ -1,0 +1,1 @@
+"""One encoder pass per image, cached or on the fly."""

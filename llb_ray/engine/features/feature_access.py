@@ -1,0 +1,137 @@
+"""How workers come by the layers of images: out of the cache, or, where that does not fit the disk, encoded anew."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from llb_ray.artifacts import Artifact, Recipe
+from llb_ray.config import Augmentation
+from llb_ray.data.tables import MappedBatches
+from llb_ray.detectors.base import Layers, Source, row_batches
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.protocols import WorkerContext, device_for
+from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
+
+_HELD_BYTES = 8 * 2**20  # of mapped shards; the kernel maps several times that around what is read
+Rows = npt.NDArray[np.int64]
+
+
+class OrderedSource(Source, Protocol):
+    """A `Source` that can also be read from front to back."""
+
+    def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[Sequence[str], Layers]]:
+        """The ids and layers of the rows from `start` up to `stop`, at most `size` at a time."""
+
+
+class FeatureAccess(Protocol):
+    """Where the layers of a run's images are to be had; picklable, and opened by the worker that reads them."""
+
+    def source(
+        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+    ) -> OrderedSource:
+        """The layers of these images, on the worker's device; augmented copies follow the plain images."""
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Layers in the shards made by `recipes`; knows no path, so that no folder's name can help a detector."""
+
+    recipes: tuple[Recipe, ...]
+
+    def source(
+        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+    ) -> "CachedSource":
+        artifacts = [place.store.get(recipe) for recipe in self.recipes]
+        return CachedSource(artifacts, image_ids, device_for(place.resources), augment)
+
+
+@dataclass(frozen=True)
+class StreamedFeatures:
+    """Layers encoded whenever they are read."""
+
+    photographs: FeatureExtractor
+    images: tuple[ImageRef, ...]
+
+    def source(
+        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+    ) -> "StreamedSource":
+        by_id = {image.image_id: image for image in self.images}
+        chosen = [by_id[image_id] for image_id in image_ids]
+        copies = [replace(image, augment=kind) for kind in augment for image in chosen]
+        return StreamedSource(chosen + copies, image_ids, EncoderSpec(self.photographs, place.resources))
+
+
+class CachedSource:
+    """The layers of some images, read from memory-mapped shards."""
+
+    def __init__(
+        self,
+        artifacts: Sequence[Artifact],
+        image_ids: Sequence[str],
+        device: torch.device,
+        augment: Sequence[Augmentation] = (),
+    ) -> None:
+        self.image_ids = image_ids
+        self._device = device
+        self._held_bytes = 0
+        self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
+        where: dict[tuple[Augmentation | None, str], tuple[int, int]] = {}
+        self._mapped = [MappedBatches(artifact.file(filenames.LAYERS)) for artifact in artifacts]
+        for artifact, mapped in zip(artifacts, self._mapped, strict=True):
+            kind = artifact.settings.get("augment")
+            for batch in mapped.batches:
+                for row, image_id in enumerate(batch.column("image_id").to_pylist()):
+                    where[kind, image_id] = (len(self._layers), row)
+                self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])
+        self._where = [where[kind, image_id] for kind in (None, *augment) for image_id in image_ids]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def batch(self, rows: Rows) -> Layers:
+        """Layers of the images at `rows`, float32, in that order, on the device."""
+        places = [self._where[row] for row in rows]
+        gathered = [
+            np.stack([self._layers[batch][layer][row] for batch, row in places])
+            for layer in range(len(self._layers[0]))
+        ]
+        self._let_go(sum(layer.nbytes for layer in gathered))
+        return layers_of(gathered, self._device)
+
+    def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[Sequence[str], Layers]]:
+        """The ids and layers of the rows from `start` up to `stop`, at most `size` at a time."""
+        for rows in (start + rows for rows in row_batches(stop - start, size)):
+            yield [self.image_ids[row] for row in rows], self.batch(rows)
+
+    def _let_go(self, num_bytes: int) -> None:
+        """Keep what this process seems to hold of the shards below `_HELD_BYTES`, and a batch."""
+        self._held_bytes += num_bytes
+        if self._held_bytes > _HELD_BYTES:
+            for mapped in self._mapped:
+                mapped.forget()
+            self._held_bytes = 0
+
+
+class StreamedSource:
+    """The layers of some images, encoded at every reading, rounded as the cache would round them."""
+
+    def __init__(self, images: Sequence[ImageRef], image_ids: Sequence[str], encoding: EncoderSpec) -> None:
+        self.image_ids = image_ids
+        self._images = images
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, rows: Rows) -> Layers:
+        """Layers of the images at `rows`, float32, in that order, on the device."""
+        return layers_of(self._encoding.layers([self._images[row] for row in rows]), self._encoding.device)
+
+    def batches(self, start: int, stop: int, size: int) -> Iterator[tuple[Sequence[str], Layers]]:
+        """The ids and layers of the rows from `start` up to `stop`, at most `size` at a time."""
+        for images, stored in self._encoding.batches(self._images[start:stop], size):
+            yield [image.image_id for image in images], layers_of(stored, self._encoding.device)

@@ -1,0 +1,1 @@
+"""A run's final detector on new images."""

@@ -1,0 +1,103 @@
+"""How far a prediction got: what was said of each batch, so that an interrupted one goes on with the next image.
+
+Batches are what float noise depends on, so they stay what they were; a file that changed since has its batch judged
+again.  A record that a power cut or a disk has damaged counts as missing.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llb_ray.artifacts import digest
+from llb_ray.data.candidate_files import File
+from llb_ray.data.tables import checked
+from llb_ray.disk import sealed, unsealed, write_atomic
+from llb_ray.engine.inference.trained_detector import Floats
+
+UNFINISHED = ".unfinished"  # in the folder of the prediction; gone when that is finished
+_ASKED = "asked"
+_FACTS = b"llb_ray"
+_SCORED = [("image_id", pa.string()), ("score", pa.float32())]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was said of a batch: its files with their ids or problems, and scores and maps of those with an id."""
+
+    files: Sequence[File]
+    score_N: Floats
+    map_NHW: Floats  # [N, 0, 0] where maps are not kept
+
+
+class Journal:
+    """The records of one prediction."""
+
+    def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
+        """What was recorded in `out` stays if it is an answer to the same question, and else goes."""
+        self._folder = out / UNFINISHED
+        question = digest(dict(asked)).encode()
+        if self._read(_ASKED) != question:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            write_atomic(self._folder / _ASKED, sealed(question))
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was recorded yet."""
+        return not (self._folder / _name(0)).exists()
+
+    def find(self, number: int, files: Sequence[File]) -> Recorded | None:
+        """What was said of the batch of this number, if it was of these files; None where nobody knows."""
+        content = self._read(_name(number))
+        if content is None:
+            return None
+        table = checked(pa.ipc.open_file(pa.BufferReader(content)).read_all())
+        facts = json.loads(table.schema.metadata[_FACTS])
+        if facts["paths"] != [file.path for file in files]:
+            return None
+        ids = iter(table["image_id"].to_pylist())
+        known = [_known(file, problem, ids) for file, problem in zip(files, facts["problems"], strict=True)]
+        height, width = facts["shape"] or (0, 0)
+        flat = table["map"].combine_chunks().flatten().to_numpy() if facts["shape"] else np.zeros(0, np.float32)
+        return Recorded(known, table["score"].to_numpy(), flat.reshape(table.num_rows, height, width))
+
+    def add(self, number: int, said: Recorded) -> None:
+        """Record a batch."""
+        shape = list(said.map_NHW.shape[1:]) if said.map_NHW.size else None
+        paths, problems = [file.path for file in said.files], [file.problem for file in said.files]
+        facts = json.dumps({"paths": paths, "problems": problems, "shape": shape})
+        ids = [file.image_id for file in said.files if file.problem is None]
+        columns = [pa.array(ids, pa.string()), pa.array(said.score_N, pa.float32())]
+        fields = [pa.field(name, kind) for name, kind in _SCORED]
+        if shape:
+            flat = pa.array(said.map_NHW.astype(np.float32).ravel())
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, shape[0] * shape[1]))
+            fields.append(pa.field("map", columns[-1].type))
+        sink = pa.BufferOutputStream()
+        table = pa.table(columns, schema=pa.schema(fields, {_FACTS: facts.encode()}))
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        write_atomic(self._folder / _name(number), sealed(sink.getvalue().to_pybytes()))
+
+    def drop(self) -> None:
+        """The prediction is finished."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return unsealed((self._folder / name).read_bytes())
+        except OSError:
+            return None
+
+
+def _known(file: File, problem: str | None, ids: Iterator[str]) -> File:
+    return replace(file, problem=problem) if problem is not None else replace(file, image_id=next(ids))
+
+
+def _name(number: int) -> str:
+    return f"{number:08d}"

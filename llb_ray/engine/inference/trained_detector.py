@@ -1,0 +1,205 @@
+"""A run's final detector, ready for new images: what `llb_ray.Detector` is.
+
+Shapes: N images, H x W cells of the detector's map.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.data.decoding import as_rgb
+from llb_ray.data.tables import read_table
+from llb_ray.data.unreadable_files import UnreadableImage
+from llb_ray.detectors.base import Detector
+from llb_ray.detectors.factory import encoder_fingerprint
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.protocols import owned_threads
+from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, layers_of
+from llb_ray.engine.features.measured_bands import read_scale
+from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.fitter import load_detector
+from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
+from llb_ray.remote import located
+
+NORMAL, ANOMALOUS = "normal", "anomalous"
+_STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Picture = str | PathLike[str] | Image.Image | Pixels
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A run's threshold, and the scores it comes from: of normal images by detectors that had not seen them."""
+
+    threshold: float
+    held_out_N: Floats  # ascending
+
+    @classmethod
+    def of(cls, made: Artifact) -> "Calibration":
+        """What a `threshold` artifact holds."""
+        threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
+        return cls(threshold, np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy()))
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a detector makes of N images, in their order."""
+
+    score_N: Floats  # rising with abnormality
+    map_NHW: Floats  # at the detector's own resolution
+    calibration: Calibration
+
+    def __len__(self) -> int:
+        return len(self.score_N)
+
+    @property
+    def decisions(self) -> list[str]:
+        """``anomalous`` where the score is above the run's threshold, else ``normal``."""
+        return [ANOMALOUS if score > self.calibration.threshold else NORMAL for score in self.score_N.tolist()]
+
+    @property
+    def quantile_N(self) -> npt.NDArray[np.float64]:
+        """Share of the run's held-out normal images that score lower."""
+        held_out_N = self.calibration.held_out_N
+        share_N: npt.NDArray[np.float64] = np.searchsorted(held_out_N, self.score_N) / len(held_out_N)
+        return share_N
+
+
+class TrainedDetector:
+    """The final detector of a run, with its encoder and its threshold; `load` it, then `predict`.
+
+    >>> detector = llb_ray.Detector.load("runs/photos")                      # doctest: +SKIP
+    >>> detector.predict("new/1.png").decisions                              # doctest: +SKIP
+    ['normal']
+    >>> detector.predict(["new/1.png", "new/2.png"]).decisions               # doctest: +SKIP
+    ['normal', 'anomalous']
+    """
+
+    def __init__(
+        self, config: RunConfig, photographs: FeatureExtractor, detector: Detector, calibration: Calibration
+    ) -> None:
+        self.config = config
+        self.photographs = photographs
+        self.encoding = EncoderSpec(photographs, config.resources)
+        self.calibration = calibration
+        self.detector = detector
+
+    @classmethod
+    def load(cls, run: str | Path) -> "TrainedDetector":
+        """The final detector of a finished run, a folder or a URI, on the kind of device that the run was made on.
+
+        Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
+        are gone or changed, ResourceError if it was made on a GPU and there is none here.
+        """
+        return cls.of(RunFolder.open(located(run)))
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> "TrainedDetector":
+        """`load`, of a run that is open already."""
+        config, made = folder.config(), folder.made()
+        fingerprint, root = encoder_fingerprint(config.detector), folder.index()["data_root"]
+        scales = read_scale(made.bands), read_levels(made.levels)
+        photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
+        if photographs.key != made.final.inputs["encoder"]:
+            raise WeightsError(
+                f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
+                "put the same file and versions back, or run again"
+            )
+        if made.threshold is None:
+            raise ArtifactError(
+                f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
+                "run (or scan) again with threshold.method=members, which reuses all that is finished"
+            )
+        detector = load_detector(config.detector_of("final"), made.final, config.resources)
+        return cls(config, photographs, detector, Calibration.of(made.threshold))
+
+    def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
+        """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
+
+        A single image is one verdict; an array [N, H, W, 3] is N images.  They may have any size, and are resized as a
+        run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  Raises DataError
+        for an image that cannot be read, and where there is none.
+        """
+        chunks = batched(_each(images), self.config.resources.batch_size)
+        verdicts = [self.judge(np.stack(read)) for read in self.encoding.ahead(self._pixels, chunks)]
+        if not verdicts:
+            raise DataError("no image to predict; give at least one")
+        score_N, map_NHW = (np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW"))
+        return Verdicts(score_N, map_NHW, self.calibration)
+
+    def judge(self, image_NHWC: Pixels) -> Verdicts:
+        """The verdicts on images of the detector's own size; raises MemberError for a score that is not finite."""
+        with owned_threads(self.config.resources):
+            # Through the cache's number format, so that an image gets the score that a run gives it, within float
+            # noise.
+            stored = self.encoding.encode(image_NHWC)
+            scores = self.detector.score(layers_of(stored, self.encoding.device))
+        if not np.isfinite(scores.score_N).all():
+            raise MemberError(
+                "the final detector gave a score that is not finite; run again with a lower learning rate"
+            )
+        return Verdicts(scores.score_N, scores.map_NHW, self.calibration)
+
+    def _pixels(self, picture: Picture) -> Pixels:
+        size_px = self.config.detector.image_size_px
+        try:
+            if isinstance(picture, str | PathLike):
+                return self.photographs.pixels(Path(picture))
+            if self.config.data.bands is not None:
+                raise DataError("images of several bands are predicted from their files; give their paths")
+            if isinstance(picture, Image.Image):
+                return as_rgb(picture, size_px, self.photographs.levels)
+            return as_rgb(Image.fromarray(_checked(picture)), size_px)
+        except UnreadableImage as error:
+            where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
+            raise DataError(f"{where}: {error}; leave it out") from error
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Consecutive items, `size` at a time, the last fewer; no more are taken than are asked for."""
+    left = iter(items)
+    while chunk := list(islice(left, size)):
+        yield chunk
+
+
+def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """The images one by one; a single image, whatever form it has, is not iterated over."""
+    if isinstance(images, torch.Tensor):
+        _checked(images)  # refused as one, not row by row
+    if isinstance(images, str | bytes | PathLike | Image.Image) or not isinstance(images, Iterable):
+        return [images]
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":  # an array of paths is a list of them
+        return images if images.ndim == _STACK_DIMENSIONS else [images]
+    return images
+
+
+def _checked(image: object) -> Pixels:
+    """The image; raises DataError unless it is an array of a photograph."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) and image.ndim > 1:
+        return image
+    raise DataError(
+        f"an image given to predict is {_described(image)}; give a path, a PIL image, or a uint8 array "
+        "[height, width, 3] or [height, width]"
+    )
+
+
+def _described(value: object) -> str:
+    """The type of `value`, of an array or tensor also its elements' type and its shape."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
+        return f"of type {type(value).__name__}"
+    return f"of type {type(value).__name__}, {dtype} [{', '.join(map(str, shape))}]"

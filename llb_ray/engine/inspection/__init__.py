@@ -1,0 +1,1 @@
+"""Finished and running runs, read from their folders."""

@@ -1,0 +1,140 @@
+"""A finished run, read lazily: the tables that people open, and the artifacts that they came from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.config import RunConfig, load
+from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, refuse_leaving
+from llb_ray.data.tables import joined, read_table
+from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.ground_truth import GroundTruth
+from llb_ray.engine.rundir.run_artifacts import RunArtifacts
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.stage_keys import oracle_labels
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.held_out_scores import by_folds
+from llb_ray.ensemble.overrides import OVERRIDES
+from llb_ray.ensemble.partition import PARTITION, shares
+from llb_ray.ensemble.purified_dataset import PURIFIED, purified_dataset
+from llb_ray.ensemble.refinement import purified_again
+from llb_ray.ensemble.score_matrix import SCORES
+from llb_ray.errors import AuditError
+
+_LABELS = pa.schema([IMAGES.field("image_id"), IMAGES.field("split"), *LABELS])
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run; `data` is where its images are now, if they have moved.  Raises AuditError for an odd table."""
+
+    folder: RunFolder
+    data: Path | None
+    checks: bool = True  # whether what people open must be what was published; the audit says more of what is not
+
+    def file(self, name: str) -> Path:
+        """A file that people open; raises ArtifactError if it is not what was published."""
+        return self.folder.published(name) if self.checks else self.folder.file(name)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return self.folder.config() if self.checks else load(self.folder.file("config.yaml"))
+
+    @cached_property
+    def made(self) -> RunArtifacts:
+        return self.folder.made(self.checks)
+
+    @cached_property
+    def root(self) -> Path:
+        return self.data or self.folder.index()["data_root"]
+
+    @cached_property
+    def images(self) -> pa.Table:
+        return _read(self.made.images.file(filenames.IMAGES), IMAGES)
+
+    @cached_property
+    def pool(self) -> pa.Table | None:
+        """The images that the run shares its features with; None where it has features of its own."""
+        return None if self.made.pool is None else _read(self.made.pool.file(filenames.IMAGES), IMAGES)
+
+    @cached_property
+    def train(self) -> pa.Table:
+        return self.images.filter(pc.equal(self.images["split"], TRAIN))
+
+    @cached_property
+    def quarantine(self) -> pa.Table:
+        return _read(self.file("quarantine.arrow"), QUARANTINE)
+
+    @cached_property
+    def owned(self) -> list[list[str]]:
+        return [] if self.made.partition is None else shares(self.partition)
+
+    @cached_property
+    def partition(self) -> pa.Table:
+        assert self.made.partition is not None, "asked for only where there are members"
+        return _read(self.made.partition.file(filenames.PARTITION), PARTITION)
+
+    @cached_property
+    def matrix(self) -> pa.Table | None:
+        return None if self.made.matrix is None else _read(self.file("scores.arrow"), SCORES)
+
+    @cached_property
+    def purified(self) -> pa.Table:
+        return _read(self.file("purified/part-0.arrow"), PURIFIED)
+
+    @cached_property
+    def decided(self) -> list[pa.Table]:
+        """What the filter decided, round by round (schema `PURIFIED`)."""
+        return [_read(made.file(filenames.PURIFIED), PURIFIED) for made in self.made.rounds]
+
+    @cached_property
+    def derived(self) -> list[pa.Table]:
+        """What it decides on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
+        rule, known = self.config.purify, oracle_labels(self.config.purify, self.made.labels)
+        first = purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
+        held_out = [by_folds(read_scores(scores)) for scores in self.made.round_scores]
+        return [first, *(purified_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
+
+    @cached_property
+    def overrides(self) -> pa.Table | None:
+        """What people decided by hand; None where nobody did."""
+        return None if self.made.overrides is None else _read(self.file("overrides.arrow"), OVERRIDES)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What the run was given, labels and all."""
+        return Manifest.of(self.root, joined(self.images, self.labels), self.quarantine)
+
+    @cached_property
+    def labels(self) -> pa.Table:
+        """What is known of the images; read by what looks at labels, and by nothing else."""
+        return _read(self.made.labels.file(filenames.LABELS), _LABELS)
+
+    @cached_property
+    def truth(self) -> GroundTruth:
+        """Labels, objects and masks of the images."""
+        groups = self.images.select(["image_id", "group"])
+        return GroundTruth(joined(self.labels, groups), self.root, self.config.data.max_pixels)
+
+    @cached_property
+    def weighted(self) -> list[str] | None:
+        """The images that have an importance weight; None where the loss is a plain mean."""
+        if filenames.IMPORTANCE not in self.made.final.files:
+            return None
+        path = self.file("importance.arrow")
+        try:
+            image_ids: list[str] = read_table(path)["image_id"].to_pylist()
+        except pa.ArrowInvalid as error:
+            raise AuditError(f"{path}: not an Arrow file any more ({error}); run the same command again") from error
+        return image_ids
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    table = read_table(path)
+    if not table.schema.equals(schema):
+        raise AuditError(f"{path}: its columns are {table.column_names}, expected {schema.names}")
+    refuse_leaving(path, table)
+    return table

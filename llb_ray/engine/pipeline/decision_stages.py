@@ -1,0 +1,162 @@
+"""The stages that decide about images: by the members, by people, again by folds, and from which score on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llb_ray.artifacts import Artifact, Recipe, digest
+from llb_ray.config import PurifyConfig, RunConfig, ThresholdConfig
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.disk import write_json
+from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.run_threshold import calibrated
+from llb_ray.engine.stage_keys import oracle_labels, purify_settings
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.contamination import KEEP_ALL, contamination, what_if
+from llb_ray.ensemble.held_out_scores import by_folds
+from llb_ray.ensemble.overrides import by_hand
+from llb_ray.ensemble.purified_dataset import purified_dataset
+from llb_ray.ensemble.purify import anomaly_evidence
+from llb_ray.ensemble.refinement import purified_again
+from llb_ray.ensemble.score_matrix import dense
+
+Floats = npt.NDArray[np.float64]
+Make = Callable[[Recipe, Callable[[Path], None]], Artifact]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The stages of one run that decide; `make` makes an artifact, or finds it."""
+
+    config: RunConfig
+    train_images: pa.Table  # without labels
+    make: Make
+
+    def overrides(self, said: pa.Table) -> Artifact:
+        """What people decided by hand (schema `overrides.OVERRIDES`)."""
+        recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
+        return self.make(recipe, lambda folder: write_table(folder / filenames.OVERRIDES, said))
+
+    def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
+        """Every training image's decision by the filter's first look, the only one of all filters but llb."""
+
+        def build(folder: Path) -> None:
+            scores = None if matrix is None else read_table(matrix.file(filenames.SCORES))
+            known = oracle_labels(self.config.purify, labels)
+            table = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
+            write_table(folder / filenames.PURIFIED, table)
+            if scores is not None and self._estimates:
+                _write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
+
+        return self.make(purify_recipe(self.config, images, labels, matrix), build)
+
+    def purify_again(self, number: int, before: Artifact, folds: Sequence[Artifact]) -> Artifact:
+        """Every training image's decision in round `number`, from the scores of detectors that had not seen it."""
+
+        def build(folder: Path) -> None:
+            held_out = by_folds(read_scores(folds))
+            table = purified_again(self.config.purify, number, read_table(before.file(filenames.PURIFIED)), held_out)
+            write_table(folder / filenames.PURIFIED, table)
+            if self._estimates:
+                _write_estimate(folder, held_out["score"].to_numpy())
+
+        return self.make(again_recipe(self.config, number, before, folds), build)
+
+    def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:
+        """What the filter decided, with people's words laid over it."""
+
+        def build(folder: Path) -> None:
+            said = read_table(overrides.file(filenames.OVERRIDES))
+            write_table(folder / filenames.PURIFIED, by_hand(read_table(decided.file(filenames.PURIFIED)), said))
+
+        return self.make(by_hand_recipe(decided, overrides), build)
+
+    def threshold(
+        self,
+        rounds: Sequence[Artifact],
+        purified: Artifact,
+        overrides: Artifact | None,
+        matrix: Artifact | None,
+        folds: Sequence[Artifact],
+        final_scores: Sequence[Artifact],
+    ) -> Artifact | None:
+        """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
+        or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
+        config = self.config.threshold
+        if config.method == "none":
+            return None
+
+        def build(folder: Path) -> None:
+            held_out, facts = calibrated(config, rounds, purified, overrides, matrix, folds, final_scores)
+            write_table(folder / filenames.HELD_OUT, held_out)
+            write_json(folder / filenames.THRESHOLD, facts)
+
+        recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores)
+        return self.make(recipe, build)
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether the share of anomalies is to be estimated: a number that was given needs no scores that differ."""
+        return self.config.purify.keep_ratio == "auto"
+
+
+def _write_estimate(folder: Path, evidence_N: Floats) -> None:
+    """How many anomalies there seem to be, and what every keep ratio would cost."""
+    said, table = estimated(evidence_N)
+    write_json(folder / filenames.CONTAMINATION, said)
+    write_table(folder / filenames.WHAT_IF, table)
+
+
+def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
+    """The contents of contamination.json and what_if.arrow, by the evidence against N images."""
+    found = contamination(evidence_N)
+    return {"share": found.share, "low": found.low, "high": found.high}, what_if(evidence_N, found)
+
+
+def kept_all_notices(config: PurifyConfig, estimate: Mapping[str, float]) -> list[str]:
+    """One sentence if the filter was to estimate how many images are anomalous (contents of contamination.json) and
+    found none."""
+    chosen = config.filter in ("llb", "random") and estimate.get("share") == 0
+    return [KEEP_ALL] if chosen else []
+
+
+def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:
+    """What the first decisions depend on."""
+    inputs = {"images": images.content} | ({} if matrix is None else {"scores": matrix.content})
+    inputs |= {"labels": labels.content} if config.purify.filter == "oracle" else {}
+    return Recipe("purify", purify_settings(config), inputs)
+
+
+def again_recipe(config: RunConfig, number: int, before: Artifact, folds: Sequence[Artifact]) -> Recipe:
+    """What the decisions of round `number` depend on."""
+    inputs = {"before": before.content} | _numbered("folds", folds)
+    return Recipe("purify-again", purify_settings(config, number), inputs)
+
+
+def by_hand_recipe(decided: Artifact, overrides: Artifact) -> Recipe:
+    """What decisions depend on that people have made."""
+    return Recipe("by-hand", {}, {"decided": decided.content, "overrides": overrides.content})
+
+
+def threshold_recipe(
+    config: ThresholdConfig,
+    rounds: Sequence[Artifact],
+    purified: Artifact,
+    overrides: Artifact | None,
+    matrix: Artifact | None,
+    folds: Sequence[Artifact],
+    final_scores: Sequence[Artifact],
+) -> Recipe:
+    """What the threshold depends on; on the matrix only where there are no folds."""
+    inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
+    inputs |= {} if overrides is None else {"overrides": overrides.content}
+    inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
+    return Recipe("threshold", {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}, inputs)
+
+
+def _numbered(role: str, artifacts: Sequence[Artifact]) -> dict[str, str]:
+    return {f"{role}-{index:03d}": artifact.content for index, artifact in enumerate(artifacts)}

@@ -1,0 +1,76 @@
+"""Who does the work: what is still to be made is dealt to workers, and the time that they are at it is counted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from llb_ray.artifacts import Store
+from llb_ray.config import ResourcesConfig
+from llb_ray.engine.evaluation.pixel_counter import PixelShard
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.execution.heartbeat import read_beat
+from llb_ray.engine.execution.protocols import Spec, Worker
+from llb_ray.engine.features.featurizer import Shard
+from llb_ray.engine.rundir.stage_timer import StageTimer
+from llb_ray.engine.workers.fitter import MemberSpec
+from llb_ray.engine.workers.scorer import ScoreShard
+from llb_ray.errors import LlbError
+from llb_ray.seeding import stream
+
+Part = TypeVar("Part", Shard, MemberSpec, ScoreShard, PixelShard)  # what has a recipe
+
+
+@dataclass
+class Dispatcher:
+    """Has the executor run a run's workers."""
+
+    executor: Executor
+    timer: StageTimer
+    worker_s: float = 0.0  # that workers were at work, all of them together
+    gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
+
+    @property
+    def store(self) -> Store:
+        return self.timer.folder.store
+
+    def unmade(self, parts: Sequence[Part]) -> list[Part]:
+        """The parts that no finished artifact is there for.
+
+        In an order of the run's own if it shares its store: a run waits for what another is making, so two that went
+        the same way would take every step together, at the speed of one.
+        """
+        unmade, folder = [part for part in parts if self.timer.sound(part.recipe) is None], self.timer.folder
+        if folder.shared_store is None:
+            return unmade
+        return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]
+
+    def deal(
+        self,
+        worker: type[Worker],
+        shards: Sequence[Any],
+        spec: Callable[[int, tuple[Any, ...]], Spec],
+        resources: ResourcesConfig,
+    ) -> None:
+        """Deal the shards to as many workers with these resources as can be at work at once."""
+        slots = min(self.executor.slots(resources), len(shards))
+        self.each(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)])
+
+    def each(self, worker: type[Worker], specs: Sequence[Spec], may_fail: int = 0) -> Mapping[str, LlbError]:
+        """Have a worker do each of these; those that failed, `may_fail` at most, by name."""
+        failed = self.executor.run(worker, specs, self.timer.tell, may_fail)
+        self._count(specs)
+        return failed
+
+    def together(self, worker: type[Worker], specs: Sequence[Spec], num_workers: int) -> None:
+        """Have so many workers do these, one after the other, as one."""
+        for spec in specs:
+            self.executor.run_together(worker, spec, num_workers, self.timer.tell)
+        self._count(specs, num_workers)
+
+    def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
+        """Add what these workers were at work, from their first beat to their last."""
+        for spec in specs:
+            beat = read_beat(spec.place, spec.name)
+            seconds = num_workers * (beat.time_s - beat.since_s) if beat else 0.0
+            self.worker_s += seconds
+            self.gpu_s += seconds * spec.place.resources.num_gpus

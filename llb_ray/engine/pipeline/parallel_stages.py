@@ -1,0 +1,243 @@
+"""The stages that workers do: features, fits and scores, each cut into as many workers as there is room for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from llb_ray.artifacts import Artifact, Store
+from llb_ray.config import RunConfig
+from llb_ray.data.band_scale import BandScale
+from llb_ray.data.levels import Levels
+from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.detectors.factory import encoder_fingerprint, fit_reads, refuse_unsuitable
+from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Grid, PixelShard
+from llb_ray.engine.execution.protocols import WorkerContext
+from llb_ray.engine.features.cache_budget import EncoderPasses, Features, no_room, trial
+from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef, Stored, layers_of
+from llb_ray.engine.features.feature_access import CachedFeatures, FeatureAccess, StreamedFeatures
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shards_of
+from llb_ray.engine.pipeline.dispatcher import Dispatcher
+from llb_ray.engine.rundir.stage_timer import StageTimer
+from llb_ray.engine.workers.fit_log import fall_back_notices
+from llb_ray.engine.workers.fitter import Member, MemberSpec
+from llb_ray.engine.workers.scorer import Scorer, ScorerSpec, ScoreShard, score_shard
+from llb_ray.errors import LlbError
+
+
+@dataclass
+class ParallelStages:
+    """Plans a run's workers, has those work that still have something to do, and counts what that saves."""
+
+    config: RunConfig
+    manifest: Manifest
+    dispatcher: Dispatcher
+    pool: pa.Table | None = None  # a superset of the images (schema `IMAGES`): runs that draw from it share its layers
+    passes: EncoderPasses = field(default_factory=EncoderPasses)
+    missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
+
+    def features(self, scale: BandScale | None, levels: Levels | None) -> Features:
+        """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
+
+        `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any.
+        """
+        photographs = self._photographs(scale, levels)
+        plain = shards_of(self._images, photographs.key)
+        shards = [*plain, *self._augmented_shards(photographs.key)]
+        missing = self.dispatcher.unmade(shards)
+        with self._clock.timed("features", reused=not missing):
+            if missing:
+                one = self._trial(photographs.num_channels)
+                problem = no_room(
+                    self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
+                )
+                if problem:
+                    self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
+                    return Features(plain, [], StreamedFeatures(photographs, self._images))
+                self.dispatcher.deal(
+                    Featurizer, missing, partial(self._featurizer, photographs=photographs), self.config.resources
+                )
+        cached = [self._store.get(shard.recipe) for shard in shards]
+        self.passes.done += _num_images(missing)
+        self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
+        return Features(plain, cached, CachedFeatures(tuple(shard.recipe for shard in shards)))
+
+    def member(
+        self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
+    ) -> MemberSpec:
+        """What is to be fitted on these images, with the settings of `settings.fit_settings`."""
+        return MemberSpec(
+            name=name,
+            place=self._place,
+            detector=self.config.detector_of(settings["role"]),
+            importance=self.config.importance_of(settings["role"]),
+            settings=settings,
+            access=features.access,
+            encoder_digest=features.encoder,
+            fit_ids=tuple(image_ids),
+        )
+
+    def fit(
+        self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0, num_workers: int = 1
+    ) -> dict[str, Artifact]:
+        """The fitted detector of each, by name, but of those that failed, `may_fail` at most; every one the work of
+        `num_workers`."""
+        todo = self.dispatcher.unmade(specs)
+        with self._clock.timed(stage, reused=not todo):
+            failed = self._fit(todo, may_fail, num_workers) if todo else {}
+        self._go_on_without(failed, len(specs))
+        specs = [spec for spec in specs if spec.name not in failed]
+        todo = [spec for spec in todo if spec.name not in failed]
+        self.passes.recomputing += sum(map(_reads, specs))
+        self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, StreamedFeatures))
+        fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
+        for notice in (notice for name, made in fitted.items() for notice in fall_back_notices(name, made)):
+            self._clock.tell(f"note: {notice}")
+        return fitted
+
+    def score(
+        self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
+    ) -> list[Artifact]:
+        """What all these detectors think of the chosen images, in shards."""
+        shards = [score_shard(ids, features.encoder, fitted, keeps_maps) for ids in _dealt(chosen, features)]
+        missing = self.dispatcher.unmade(shards)
+        with self._clock.timed(stage, reused=not missing):
+            if missing:
+                spec = partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
+                self.dispatcher.deal(Scorer, missing, spec, self.config.resources)
+        self.passes.recomputing += len(fitted) * len(chosen)
+        self.passes.done += sum(
+            len(shard.image_ids) for shard in missing if isinstance(features.access, StreamedFeatures)
+        )
+        return [self._store.get(shard.recipe) for shard in shards]
+
+    def count_pixels(self, shards: Sequence[PixelShard], grid: Grid) -> list[Artifact]:
+        """How the maps of the test images compare with their masks, counted in shards, on the CPU."""
+        missing = self.dispatcher.unmade(shards)
+        with self._clock.timed("pixels", reused=not missing):
+            if missing:
+                resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
+                spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
+                self.dispatcher.deal(Evaluator, missing, spec, resources)
+        return [self._store.get(shard.recipe) for shard in shards]
+
+    def score_apart(
+        self, stage: str, asked: Mapping[str, tuple[Artifact, Sequence[str]]], features: Features
+    ) -> list[Artifact]:
+        """What each of these detectors, by name, thinks of images of its own, in shards."""
+        shards = {
+            name: [
+                score_shard(ids, features.encoder, {name: fitted}, keeps_maps=False) for ids in _dealt(chosen, features)
+            ]
+            for name, (fitted, chosen) in asked.items()
+        }
+        todo = {name: missing for name in asked if (missing := self.dispatcher.unmade(shards[name]))}
+        with self._clock.timed(stage, reused=not todo):
+            fitted = {name: {name: asked[name][0]} for name in todo}
+            specs = [
+                self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps=False)
+                for slot, (name, missing) in enumerate(todo.items())
+            ]
+            self.dispatcher.each(Scorer, specs)
+        self.passes.recomputing += sum(len(chosen) for _, chosen in asked.values())
+        if isinstance(features.access, StreamedFeatures):
+            self.passes.done += sum(len(shard.image_ids) for missing in todo.values() for shard in missing)
+        return [self._store.get(shard.recipe) for name in asked for shard in shards[name]]
+
+    def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> Mapping[str, LlbError]:
+        if num_workers == 1:
+            return self.dispatcher.each(Member, todo, may_fail)
+        self.dispatcher.together(Member, todo, num_workers)
+        return {}
+
+    def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
+        for name, error in failed.items():
+            self.lose(name, str(error))
+            self._clock.tell(
+                f"note: going on with {num_specs - len(failed)} of {num_specs} members; missing is {error}"
+            )
+
+    def lose(self, name: str, reason: str) -> None:
+        """Note for whoever asks that the run does without this member."""
+        self.missing[name] = reason
+        self._clock.folder.log("member missing", name=name, reason=reason)
+
+    def _trial(self, num_channels: int) -> Stored:
+        """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
+        one = trial(self.config.detector, num_channels)
+        for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
+            self._clock.tell(f"note: {notice}")
+        return one
+
+    def _featurizer(self, slot: int, shards: tuple[Shard, ...], photographs: FeatureExtractor) -> FeaturizerSpec:
+        return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, photographs, shards)
+
+    def _scorer(
+        self,
+        slot: int,
+        shards: tuple[ScoreShard, ...],
+        fitted: Mapping[str, Artifact],
+        access: FeatureAccess,
+        keeps_maps: bool,
+    ) -> ScorerSpec:
+        name = f"scorer-{slot:03d}"
+        role = next(iter(fitted.values())).settings["role"]  # all of one kind
+        detector = self.config.detector_of(role)
+        return ScorerSpec(name, self._place, detector, fitted, access, shards, keeps_maps)
+
+    @cached_property
+    def _images(self) -> tuple[ImageRef, ...]:
+        table = self.manifest.table if self.pool is None else self.pool
+        return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
+
+    def _augmented_shards(self, encoder: str) -> Iterator[Shard]:
+        """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
+        ids = self.manifest.image_ids(TRAIN) if self.pool is None else self.pool["image_id"].to_pylist()
+        maybe_trained_on = set(ids)
+        for kind in self.config.features.augment:
+            copies = [replace(image, augment=kind) for image in self._images if image.image_id in maybe_trained_on]
+            yield from shards_of(copies, encoder)
+
+    def _photographs(self, scale: BandScale | None, levels: Levels | None) -> FeatureExtractor:
+        detector = self.config.detector
+        max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
+        return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels)
+
+    @property
+    def _clock(self) -> StageTimer:
+        return self.dispatcher.timer
+
+    @property
+    def _store(self) -> Store:
+        return self.dispatcher.store
+
+    @property
+    def _place(self) -> WorkerContext:
+        category = self.manifest.table["category"][0].as_py()  # a run is one category
+        store = replace(self._store, verifies=False)  # what workers are given, the driver has compared
+        return WorkerContext(store, self._clock.folder.progress, self.config.resources, category)
+
+
+def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: WorkerContext, grid: Grid) -> EvaluatorSpec:
+    return EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, shards)
+
+
+def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
+    """The chosen images, shard by shard of the features, so that a scorer reads few of those."""
+    wanted = set(chosen)
+    owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
+    return (image_ids for image_ids in owned if image_ids)
+
+
+def _num_images(shards: Sequence[Shard]) -> int:
+    return sum(len(shard.images) for shard in shards)
+
+
+def _reads(spec: MemberSpec) -> int:
+    """Images that a fit reads, with repetitions."""
+    num_rows = len(spec.fit_ids) * (1 + len(spec.augment))
+    return fit_reads(spec.detector, spec.role, num_rows, len(spec.fit_ids) if spec.importance else 0)

@@ -1,0 +1,273 @@
+"""The whole method, top to bottom."""
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llb_ray.artifacts import Artifact, Store
+from llb_ray.config import RunConfig
+from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
+from llb_ray.data.near_duplicates import near_sentences
+from llb_ray.data.tables import read_table
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
+from llb_ray.engine.features.cache_budget import EncoderPasses, Features
+from llb_ray.engine.inspection.run_status import died_in
+from llb_ray.engine.pipeline.decision_stages import kept_all_notices
+from llb_ray.engine.pipeline.dispatcher import Dispatcher
+from llb_ray.engine.pipeline.parallel_stages import ParallelStages
+from llb_ray.engine.pipeline.stages import Folds, Stages
+from llb_ray.engine.rundir.output_guard import refuse_inside
+from llb_ray.engine.rundir.run_artifacts import RunArtifacts
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.rundir.stage_timer import StageTime, StageTimer
+from llb_ray.engine.workers.fitter import member_name
+from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.refinement import num_changed
+from llb_ray.errors import DataError, LlbError
+from llb_ray.remote import Remote
+
+_NAMED_ASIDE = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; the same facts lie in the run's folder."""
+
+    path: Path
+    where: str  # the folder, or the URI that it is a working copy of
+    num_input: int  # training files found: kept + rejected + quarantined
+    num_kept: int
+    num_rejected: int
+    num_quarantined: int
+    metrics: dict[str, Any]  # empty but for the protocol where nothing is labelled
+    times: list[StageTime]
+    passes: EncoderPasses
+    worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
+    gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
+    missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
+    threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `calibrate.calibrated`
+    contamination: dict[str, float] = field(default_factory=dict)  # estimated share, low and high, if it was
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """A finished run's artifacts, and what people want decided otherwise (schema `overrides.OVERRIDES`)."""
+
+    made: RunArtifacts
+    overrides: pa.Table
+
+    @property
+    def lost(self) -> list[int]:
+        """The members that the run did without: they are not tried again, for the scores are to stay what they were."""
+        return [number for number, fitted in enumerate(self.made.members) if fitted is None]
+
+    def put_into(self, store: Store) -> None:
+        """Have all artifacts in `store` too, so that nothing which stays the same is made again."""
+        for artifact in self.made.artifacts():
+            store.adopt(artifact)
+
+
+def run_stages(
+    config: RunConfig,
+    manifest: Manifest,
+    out: Path | Remote,
+    executor: Executor,
+    tell: Tell,
+    store: Path | None = None,
+    pool: pa.Table | None = None,
+    amendment: Amendment | None = None,
+) -> Result:
+    """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
+
+    Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
+    one `store` reuse each other's, even while they are at work.  Runs that draw their images from one `pool`, a
+    superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what is in them.
+    With an `amendment`, all that a finished run of the same configuration and images is made of is there from the
+    start, and decisions by hand are laid over the filter's.
+    Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
+    lost by it.
+    """
+    _refuse(manifest, out)
+    if config.final_workers > 1:
+        refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
+    with RunFolder.locked(out, store) as folder:
+        for line in [
+            *_last_words(folder),
+            *_put_aside(manifest),
+            *_near(manifest),
+            *(f"note: {notice}" for notice in config.notices()),
+        ]:
+            tell(line)
+        folder.log("run started", config=config.model_dump(mode="json"))
+        timer = StageTimer(folder, tell)
+        lost = amendment.lost if amendment else ()
+        stages = Stages(
+            config, manifest, ParallelStages(config, manifest, Dispatcher(executor, timer), pool), timer, lost
+        )
+        try:
+            if amendment is not None:
+                amendment.put_into(folder.store)
+            with folder.proofs() as proofs:
+                executor.refuse_unshared(proofs | _an_image(manifest))
+            made = _in_order(stages, amendment.overrides if amendment else None)
+        except (LlbError, OSError) as error:
+            with contextlib.suppress(OSError):  # of the same full disk, lost mount or network
+                folder.log("run failed", error=str(error))
+            raise
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or a scheduler's SIGTERM: the command line makes it an exit
+            with contextlib.suppress(OSError):
+                folder.log("run stopped")
+            raise
+        folder.publish(config, manifest.root, made)
+        folder.log("run finished")
+        return _result(stages, made)
+
+
+def _refuse(manifest: Manifest, out: Path | Remote) -> None:
+    """Raise what would otherwise come up after hours, or spoil the next run."""
+    if not manifest.image_ids(TRAIN):
+        raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
+    if isinstance(out, Path):
+        refuse_inside(manifest.root, out)
+
+
+def _an_image(manifest: Manifest) -> dict[Path, Path]:
+    """The folder of the images, and one of them."""
+    return {manifest.root: manifest.root / path_from_text(manifest.table["path"][0].as_py())}
+
+
+def _last_words(folder: RunFolder) -> Iterator[str]:
+    stage = died_in(folder)
+    if stage:
+        yield f"the last run here died in stage {stage}, unannounced; going on from what it had finished"
+
+
+def _put_aside(manifest: Manifest) -> Iterator[str]:
+    """The first files that were put aside, and why; all of them are in quarantine.arrow."""
+    rows = manifest.quarantine.slice(0, _NAMED_ASIDE).to_pylist()
+    yield from (f"quarantined {row['path']}: {row['reason']}" for row in rows)
+    if manifest.quarantine.num_rows > len(rows):
+        yield f"... and {manifest.quarantine.num_rows - len(rows)} more: quarantine.arrow names them all"
+
+
+def _near(manifest: Manifest) -> Iterator[str]:
+    """What the near duplicates mean for training and for the metrics; near_duplicates.arrow names them all."""
+    yield from (f"note: {sentence}; near_duplicates.arrow names all" for sentence in near_sentences(manifest))
+
+
+def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
+    images, pool, labels = stages.images(), stages.pool(), stages.labels()
+    # First what is quick, so that a folder with too few images is refused before the long stages.
+    partitioned = stages.partition() if stages.config.purify.reads_scores else None
+    scaled = stages.bands()
+    levelled = stages.levels()
+    features = stages.features(scaled, levelled)
+    members = stages.members(partitioned, features) if partitioned else {}
+    scored = stages.member_scores(members, features) if partitioned else []
+    by_number = [members.get(member_name(number)) for number in range(stages.config.num_members)]
+    numbers = [number for number, fitted in enumerate(by_number) if fitted]
+    matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
+    overrides = None if said is None else stages.decisions.overrides(said)
+    rounds, judged = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
+    purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
+    apart = _apart(stages, rounds, judged, overrides, features)  # before the final fit: they may lack images
+    final = stages.final(purified, overrides, features)
+    final_scores = stages.final_scores(final, features)
+    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores)
+    counted = stages.pixel_counts(images, labels, final_scores)
+    evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
+    return RunArtifacts(
+        images=images,
+        labels=labels,
+        features=features.cached,
+        rounds=rounds,
+        purified=purified,
+        final=final,
+        final_scores=final_scores,
+        threshold=threshold,
+        evaluated=evaluated,
+        partition=partitioned,
+        members=by_number if partitioned else [],
+        member_scores=scored,
+        matrix=matrix,
+        bands=scaled,
+        levels=levelled,
+        near=stages.near(),
+        folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
+        round_scores=[folds.scores for folds in judged],
+        fold_scores=apart.scores,
+        overrides=overrides,
+        pixel_counts=counted,
+        pool=pool,
+    )
+
+
+def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[Artifact], list[Folds]]:
+    """What the filter decides, round by round, and what each round but the first judged by.
+
+    People's words come after it, so that they change the images that they are about and no others.
+    """
+    rounds: list[Artifact] = [first]
+    judged: list[Folds] = []
+    for number in range(2, stages.config.rounds + 1):
+        stages.say_folds(f"round {number} judges every image again, by")
+        judged.append(stages.folds(rounds[-1], None, features))
+        rounds.append(stages.decisions.purify_again(number, rounds[-1], judged[-1].scores))
+        out, back = num_changed(*(read_table(made.file(filenames.PURIFIED)) for made in rounds[-2:]))
+        stages.timer.tell(f"round {number}: {out} more images rejected, {back} readmitted")
+        if not out and not back:
+            break
+    for notice in kept_all_notices(stages.config.purify, _estimate(rounds[-1])):
+        stages.timer.tell(f"note: {notice}")
+    return rounds, judged
+
+
+def _apart(
+    stages: Stages, rounds: list[Artifact], judged: list[Folds], overrides: Artifact | None, features: Features
+) -> Folds:
+    """The folds that the threshold comes from; none where the members say it, or nobody asks.
+
+    They are those of the last round.  Where people decided too they know their words, so that an image which is given
+    back is judged by a detector that knows others of its kind.
+    """
+    if judged and overrides is None and stages.config.threshold.method != "none":
+        return judged[-1]
+    before = rounds[-2] if judged else rounds[-1]
+    return stages.folds(before, overrides, features) if stages.needs_folds(before, overrides) else Folds([], [])
+
+
+def _result(stages: Stages, made: RunArtifacts) -> Result:
+    decisions = Counter(read_table(made.purified.file(filenames.PURIFIED))["decision"].to_pylist())
+    num_quarantined = stages.manifest.quarantine["split"].to_pylist().count(TRAIN)
+    metrics = json.loads((made.evaluated.file(filenames.METRICS)).read_text())
+    return Result(
+        path=stages.timer.folder.path,
+        where=stages.timer.folder.where,
+        num_input=len(stages.manifest.image_ids(TRAIN)) + num_quarantined,
+        num_kept=decisions[KEPT],
+        num_rejected=decisions[REJECTED],
+        num_quarantined=num_quarantined,
+        metrics=metrics,
+        times=stages.timer.times,
+        passes=stages.parallel.passes,
+        worker_s=stages.parallel.dispatcher.worker_s,
+        gpu_s=stages.parallel.dispatcher.gpu_s,
+        missing=stages.parallel.missing,
+        threshold=json.loads(made.threshold.file(filenames.THRESHOLD).read_text()) if made.threshold else {},
+        contamination=_estimate(made.rounds[-1]),
+    )
+
+
+def _estimate(decided: Artifact) -> dict[str, float]:
+    """What the share of anomalies was estimated as; empty where it was given."""
+    if filenames.CONTAMINATION not in decided.files:
+        return {}
+    said: dict[str, float] = json.loads(decided.file(filenames.CONTAMINATION).read_text())
+    return said

@@ -1,0 +1,52 @@
+"""The images that the final detector is fitted on, and the folds of them that further fits leave out."""
+
+from collections.abc import Collection
+
+import pyarrow as pa
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.data.tables import read_table
+from llb_ray.engine import filenames
+from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
+from llb_ray.ensemble.overrides import by_hand
+from llb_ray.ensemble.partition import partition, shares
+from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.errors import DataError
+from llb_ray.seeding import seed_for
+
+LEAST_KEPT = 2  # one image has no other to be compared with
+
+
+def given_ids(purified: Artifact, overrides: Artifact | None) -> list[str]:
+    """The ids of the images that the final detector is trained on: what is kept once decisions by hand are applied."""
+    decided = read_table(purified.file(filenames.PURIFIED))
+    if overrides is not None:
+        decided = by_hand(decided, read_table(overrides.file(filenames.OVERRIDES)))
+    return kept_ids(decided)
+
+
+def without_fold(image_ids: Collection[str], fold: Collection[str]) -> list[str]:
+    """What is left of the images once a fold is taken out, sorted; raises DataError where that is too little."""
+    left = sorted(set(image_ids) - set(fold))
+    if len(left) < LEAST_KEPT:
+        raise DataError(
+            f"kept images, {len(image_ids)}: too few to leave out a fold of them; keep "
+            "more (purify.keep_ratio, or by hand), or set threshold.method=none and purify.rounds=1"
+        )
+    return left
+
+
+def why_folds(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> str:
+    """Why the members cannot say what a threshold of theirs needs; empty: they can."""
+    if config.why_folds:
+        return config.why_folds
+    rejected = len(read_table(purified.file(filenames.PURIFIED))) - len(given_ids(purified, overrides))
+    return f"only {rejected} images were rejected" if rejected < LEAST_REJECTED else ""
+
+
+def fold_ids(config: RunConfig, train_images: pa.Table) -> dict[str, list[str]]:
+    """The training images of each fold, by the name of the detector that is fitted without it; no group is split."""
+    ids, groups = (train_images[name].to_pylist() for name in ("image_id", "group"))
+    dealt = partition(ids, groups, config.threshold.folds, seed_for(config.seed, "folds"))
+    return {f"fold-{index:03d}": fold for index, fold in enumerate(shares(dealt))}

@@ -1,0 +1,1 @@
+"""A run's folder: names, events, timings, and which artifacts it consists of."""

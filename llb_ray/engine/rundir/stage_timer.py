@@ -1,0 +1,62 @@
+"""How long each stage took, told and written down."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llb_ray.artifacts import Artifact, Recipe
+from llb_ray.engine.rundir.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from llb_ray.engine.execution.executor import Tell
+
+_WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
+
+
+@dataclass
+class StageTime:
+    """How long a stage took in this process, and whether it was found finished."""
+
+    stage: str
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class StageTimer:
+    """Times the stages of one run."""
+
+    folder: RunFolder
+    tell: "Tell"
+    times: list[StageTime] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def timed(self, stage: str, reused: bool) -> Iterator[None]:
+        """The block is the stage called `stage`; `reused` where all of it was found finished."""
+        self.folder.log("stage started", stage=stage, reused=reused)
+        started_s = time.perf_counter()
+        yield
+        seconds = round(time.perf_counter() - started_s, 3)  # the same here, in the log and in what is printed
+        self.times.append(StageTime(stage, seconds, reused))
+        self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
+        if reused or seconds >= _WORTH_TELLING_S:
+            self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")
+
+    def sound(self, recipe: Recipe) -> Artifact | None:
+        """The finished artifact; a damaged one is told of and removed, and counts as missing."""
+
+        def tell(line: str) -> None:
+            self.tell(line)
+            self.folder.log("artifact removed", reason=line)
+
+        return self.folder.store.sound(recipe, tell)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: ``9.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,152 @@
+"""One detector in training: a sub-model on its share, or the final detector on what was kept.
+
+The two are the same thing here; they differ in the share and in the budget (`role`).  Either may be fitted by several
+workers together: the leading one writes the artifact, and the others fit along with it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save
+
+from llb_ray.artifacts import Artifact, Recipe, digest
+from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig
+from llb_ray.data.tables import read_table, write_table
+from llb_ray.detectors.base import Detector, Report, silent
+from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.detectors.factory import Role, build_detector
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.checkpoint import FileCheckpoints
+from llb_ray.engine.execution.heartbeat import Heartbeat
+from llb_ray.engine.execution.protocols import WorkerContext, device_for, owned_threads
+from llb_ray.engine.features.feature_access import FeatureAccess, OrderedSource
+from llb_ray.engine.workers.fit_log import write_log
+from llb_ray.errors import LlbError, ResourceError
+
+
+def member_name(number: int) -> str:
+    """``member-003``."""
+    return f"member-{number:03d}"
+
+
+_FIT, _DONE = b"fit", b"done"  # what the leading worker says to the others
+
+
+@dataclass(frozen=True)
+class MemberSpec:
+    """Everything a fit needs to know."""
+
+    name: str
+    place: WorkerContext
+    detector: DetectorConfig
+    importance: ImportanceConfig | None  # None: the loss is a plain mean
+    settings: Mapping[str, Any]  # role, seed, and the learner's own
+    access: FeatureAccess
+    encoder_digest: str
+    fit_ids: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """``member-003 (its share: 20 images)``; partition.arrow lists a share by the member's number."""
+        images = "its share" if self.role == "member" else "the kept set"
+        return f"{self.name} ({images}: {len(self.fit_ids)} images)"
+
+    @property
+    def role(self) -> Role:
+        role: Role = self.settings["role"]
+        return role
+
+    @property
+    def augment(self) -> tuple[Augmentation, ...]:
+        return tuple(self.settings.get("augment", ()))
+
+    @property
+    def recipe(self) -> Recipe:
+        return fit_recipe(self.settings, self.encoder_digest, self.fit_ids)
+
+
+def fit_recipe(settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str]) -> Recipe:
+    """What a fitted detector depends on."""
+    return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))})
+
+
+class Member:
+    """Fits a detector on its share, alone or with peers."""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("fit",)
+
+    def __init__(self, spec: MemberSpec, peers: ProcessGroup = ALONE) -> None:
+        self._spec = spec
+        self._peers = peers
+        self._store = spec.place.store
+        self._heartbeat = Heartbeat(spec.place, spec.name)
+        interval_s = spec.place.resources.checkpoint_s
+        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, interval_s, peers)
+
+    def __repr__(self) -> str:
+        return f"Member({self._spec.name}, {len(self._spec.fit_ids)} images)"
+
+    def fit(self) -> None:
+        """The fitted detector and the ids it was given are an artifact afterwards; an error names this member."""
+        with owned_threads(self._spec.place.resources), _named(self._spec.title):
+            if self._peers.leads:
+                self._lead(self._heartbeat.report("fit"))
+            else:
+                self._follow()
+
+    def _lead(self, report: Report) -> None:
+        self._store.make(self._spec.recipe, partial(self._write, report=report))
+        self._checkpoints.drop()
+        self._peers.told(_DONE)
+
+    def _follow(self) -> None:
+        """Fit along, unless the leading worker finds the artifact there: the store lets in one builder."""
+        while self._peers.told(b"") == _FIT:
+            self._fitted(silent)
+
+    def _write(self, folder: Path, report: Report) -> None:
+        self._peers.told(_FIT)
+        detector, source = self._fitted(report)
+        # Not `save_file`: of a full disk it raises an error of its own.
+        (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
+        write_table(folder / filenames.TRAINED_ON, pa.table({"image_id": source.image_ids}))
+        write_log(folder, detector.log(), source.image_ids)
+
+    def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
+        spec, device = self._spec, device_for(self._spec.place.resources)
+        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
+        detector = build_detector(spec.detector, spec.role, device, spec.importance)
+        detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
+        return detector, source
+
+
+@contextlib.contextmanager
+def _named(title: str) -> Iterator[None]:
+    """Inside, an error that the user can mend is raised with `title` before its words, and lack of memory is one."""
+    try:
+        yield
+    except LlbError as error:
+        raise type(error)(f"{title}: {error}") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"{title}: out of memory ({reason}); lower detector.image_size_px, or give it a larger machine"
+        ) from error
+
+
+def load_detector(config: DetectorConfig, fitted: Artifact, resources: ResourcesConfig) -> Detector:
+    """The detector a `fit` artifact holds, ready to score."""
+    detector = build_detector(config, fitted.settings["role"], device_for(resources))
+    return detector.load_state(load_file(fitted.file(filenames.DETECTOR)))
+
+
+def trained_on(fitted: Artifact) -> list[str]:
+    """The ids of the images that a `fit` artifact's detector was trained on."""
+    image_ids: list[str] = read_table(fitted.file(filenames.TRAINED_ON))["image_id"].to_pylist()
+    return image_ids

@@ -1,0 +1,140 @@
+"""Detectors at work: every one of them scores every image, and an image's layers are read once for all of them.
+
+Work is cut by images and not by detectors, so scoring resumes by shard, spreads over all GPUs however many members
+there are, and costs one pass over the images even where features are encoded anew (`source.Streamed`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from llb_ray.artifacts import Artifact, Recipe, digest
+from llb_ray.config import DetectorConfig
+from llb_ray.data.tables import read_table, write_batches
+from llb_ray.detectors.base import Detector, Layers, Report, Scores
+from llb_ray.engine import filenames
+from llb_ray.engine.execution.heartbeat import Heartbeat
+from llb_ray.engine.execution.protocols import WorkerContext, owned_threads
+from llb_ray.engine.features.feature_access import FeatureAccess, OrderedSource
+from llb_ray.engine.workers.fitter import load_detector
+from llb_ray.errors import MemberError
+
+
+@dataclass(frozen=True)
+class ScoreShard:
+    """Some images, and the artifact that holds what every detector thinks of them."""
+
+    image_ids: tuple[str, ...]
+    recipe: Recipe
+
+
+def score_shard(
+    image_ids: Sequence[str], encoder_digest: str, fitted: Mapping[str, Artifact], keeps_maps: bool
+) -> ScoreShard:
+    """The shard of these images, scored by the detectors in `fitted`, by name."""
+    inputs = {"encoder": encoder_digest, "images": digest(list(image_ids))}
+    inputs |= {name: artifact.content for name, artifact in fitted.items()}
+    return ScoreShard(tuple(image_ids), Recipe("score", {"maps": keeps_maps}, inputs))
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """One worker's part of the scoring."""
+
+    name: str
+    place: WorkerContext
+    detector: DetectorConfig
+    fitted: Mapping[str, Artifact]  # by the detector's name, in the order of their scores
+    access: FeatureAccess
+    shards: tuple[ScoreShard, ...]
+    keeps_maps: bool  # of the only detector there is then
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+
+class Scorer:
+    """Scores some shards of images with all detectors."""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("score",)
+
+    def __init__(self, spec: ScorerSpec) -> None:
+        self._spec = spec
+        self._store = spec.place.store
+        self._heartbeat = Heartbeat(spec.place, spec.name)
+
+    def __repr__(self) -> str:
+        return f"Scorer({self._spec.name}, {len(self._spec.fitted)} detectors)"
+
+    def score(self) -> None:
+        """Every shard of this worker is a finished artifact afterwards; scores that are not finite are refused."""
+        todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
+        if not todo:
+            return
+        report = self._heartbeat.report("score")
+        report(0, sum(len(shard.image_ids) for shard in todo), "images")
+        with owned_threads(self._spec.place.resources):
+            detectors = {name: self._load(fitted) for name, fitted in self._spec.fitted.items()}
+            source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)
+            done = 0
+            for shard in todo:
+                rows = self._rows(detectors, source, done, done + len(shard.image_ids), report)
+                self._store.make(shard.recipe, partial(_write, rows=rows))
+                done += len(shard.image_ids)
+                report(done, len(source), "images")
+
+    def _load(self, fitted: Artifact) -> Detector:
+        return load_detector(self._spec.detector, fitted, self._spec.place.resources)
+
+    def _rows(
+        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int, report: Report
+    ) -> Iterator[pa.RecordBatch]:
+        done = start
+        for image_ids, layers in source.batches(start, stop, self._spec.place.resources.batch_size):
+            if self._spec.keeps_maps:
+                ((name, detector),) = detectors.items()
+                yield map_batch(name, detector, image_ids, layers)
+            else:
+                yield score_batch(detectors, image_ids, layers)
+            done += len(image_ids)
+            report(done, len(source), "images")
+
+
+def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
+    """What all detectors think of a batch: image_id and scores, one per detector, in their order."""
+    columns = [_finite(name, detector.score(layers), image_ids).score_N for name, detector in detectors.items()]
+    offsets = np.arange(len(image_ids) + 1, dtype=np.int32) * len(detectors)
+    scores = pa.ListArray.from_arrays(offsets, np.stack(columns, axis=1).ravel())
+    return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "scores": scores})
+
+
+def map_batch(name: str, detector: Detector, image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
+    """What one detector thinks of a batch, and where: image_id, score and map."""
+    scores = _finite(name, detector.score(layers), image_ids)
+    maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(scores.map_NHW))
+    return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "score": pa.array(scores.score_N), "map": maps})
+
+
+def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
+    bad = np.flatnonzero(~np.isfinite(scores.score_N))
+    if len(bad):
+        raise MemberError(
+            f"{name} gave image {image_ids[bad[0]]} the score {scores.score_N[bad[0]]}; lower the learning rate or "
+            "take that image out of the folder"
+        )
+    return scores
+
+
+def read_scores(shards: Sequence[Artifact]) -> pa.Table:
+    """image_id and scores (members), or image_id, score and map (final detector), memory-mapped."""
+    return pa.concat_tables([read_table(artifact.file(filenames.SCORES)) for artifact in shards])
+
+
+def _write(folder: Path, rows: Iterator[pa.RecordBatch]) -> None:
+    write_batches(folder / filenames.SCORES, rows)

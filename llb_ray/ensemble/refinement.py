@@ -1,0 +1,44 @@
+"""Further rounds: every image is judged again, by detectors like the final one that had not seen it.
+
+Sub-models that are trained on a contaminated share each are the first judges, not the best ones: they are small, know a
+fifth of the images, and what they miss stays in.  So detectors of the final kind are fitted on what the round before
+kept, each without a fold of the images, and score the fold that they did not see, rejected images included: these can
+come back.  The method's authors screen once (arXiv 2508.07441); screening and training by turns is SRR's idea (arXiv
+2106.06115).
+
+Shapes: N training images.
+"""
+
+import pyarrow as pa
+
+from llb_ray.config import PurifyConfig
+from llb_ray.data.tables import joined
+from llb_ray.ensemble.contamination import anomalous_share
+from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
+from llb_ray.ensemble.purify import cut
+
+
+def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out: pa.Table) -> pa.Table:
+    """What round `number` decides of every training image (schema `PURIFIED`, in image_id order).
+
+    `before` is an earlier round's table, of which the images and the members' scores are taken and no decision;
+    `held_out` has a score of every image (schema `held_out.HELD_OUT`).  With ``keep_ratio=auto`` it keeps what does not
+    stand out of these.
+    """
+    held_out = held_out.sort_by("image_id")
+    score_N = held_out["score"].to_numpy()
+    share = 1 - anomalous_share(score_N) if config.keep_ratio == "auto" else config.keep_ratio
+    decided = cut(held_out["image_id"].to_pylist(), score_N, share, f"round {number}: the held-out score")
+    rows = joined(before.sort_by("image_id").drop_columns(decided.column_names[1:]), decided)
+    return rows.select(PURIFIED.names).cast(PURIFIED)
+
+
+def kept_in_any(rounds: list[pa.Table]) -> list[str]:
+    """The images that at least one round kept, in image_id order."""
+    return sorted({image_id for decided in rounds for image_id in kept_ids(decided)})
+
+
+def num_changed(before: pa.Table, after: pa.Table) -> tuple[int, int]:
+    """How many images a round rejected that the one before had kept, and how many it kept that were rejected."""
+    kept = [set(kept_ids(decided)) for decided in (before, after)]
+    return len(kept[0] - kept[1]), len(kept[1] - kept[0])
