@@ -85,6 +85,13 @@ def test_a_run_on_ray_listens_on_loopback_alone_and_ends_cleanly_by_sigterm(phot
     assert not [pid for pid in family if _alive(pid)]
 
 
+@pytest.fixture
+def no_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray stays up: a start that fails here must not end the Ray that the whole test session shares."""
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+
+
+@pytest.mark.usefixtures("no_shutdown")
 @pytest.mark.parametrize("kind", [RaySystemError, Exception, TimeoutError, ConnectionError])  # as Ray has them
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_ray_that_does_not_come_up_is_tried_once_more(failures: int, kind: type[Exception]) -> None:
@@ -104,6 +111,7 @@ def test_a_ray_that_does_not_come_up_is_tried_once_more(failures: int, kind: typ
     assert tried == ["local", "local"]
 
 
+@pytest.mark.usefixtures("no_shutdown")
 @pytest.mark.parametrize("kind", [Exception, RuntimeError, TimeoutError])
 def test_a_cluster_that_cannot_be_joined_is_one_sentence(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands
 from llb_ray.data.tables import read_table
-from llb_ray.engine.features.featurizer import measured_bands as bands_module
+from llb_ray.engine.features import measured_bands as bands_module
 from llb_ray.engine.features.measured_bands import scale_recipe, write_scale
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, ConfigError, DataError

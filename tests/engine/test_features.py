@@ -28,7 +28,7 @@ from llb_ray.engine.execution.protocols import Worker, WorkerContext
 from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef
 from llb_ray.engine.features.feature_access import CachedSource
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
-from llb_ray.engine.pipeline.pipeline import parallel_stages
+from llb_ray.engine.pipeline import parallel_stages
 from llb_ray.engine.workers.fitter import Member
 from llb_ray.errors import DataError, LlbError, WeightsError
 

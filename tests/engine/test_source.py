@@ -18,11 +18,11 @@ from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Layers
 from llb_ray.detectors.factory import build_detector, encoder_fingerprint, fit_reads
 from llb_ray.engine.execution.protocols import WorkerContext
+from llb_ray.engine.features import encoding as photographs_module
 from llb_ray.engine.features.cache_budget import no_room
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef
 from llb_ray.engine.features.feature_access import CachedFeatures, CachedSource, FeatureAccess, StreamedFeatures
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
-from llb_ray.engine.features.featurizer import encoding as photographs_module
 from llb_ray.errors import ResourceError
 from tests.support import final_files
 
@@ -217,7 +217,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from llb_ray.data.tables import write_table
-from llb_ray.engine import files
+from llb_ray.engine import filenames
 from llb_ray.engine.features.feature_access import CachedSource
 
 folder, limit = Path(sys.argv[1]), 64
@@ -225,7 +225,7 @@ layer = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((1, 2, 2), np.float1
 ids = [f"{number}" for number in range(3 * limit)]
 for image_id in ids:
     (folder / image_id).mkdir()
-    write_table(folder / image_id / files.LAYERS, pa.table({"image_id": [image_id], "layer": layer}))
+    write_table(folder / image_id / filenames.LAYERS, pa.table({"image_id": [image_id], "layer": layer}))
 shards = [SimpleNamespace(settings={}, file=(folder / image_id).joinpath) for image_id in ids]
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 source = CachedSource(shards, ids, torch.device("cpu"))
