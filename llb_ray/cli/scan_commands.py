@@ -92,10 +92,10 @@ def certify(
     """
     with refusals() as console:
         from llb_ray import config
-        from llb_ray.config import FILTERS
+        from llb_ray.extensions import FILTERS
         from llb_ray.report.robustness_table import show_robustness
 
-        usual = {"alphas": [0, 0.1, 0.2, 0.4], "seeds": [0, 1, 2, 3, 4], "filters": FILTERS}
+        usual = {"alphas": [0, 0.1, 0.2, 0.4], "seeds": [0, 1, 2, 3, 4], "filters": FILTERS.names()}
         settings = config.load_scan(config_path, [*overrides, *_scanned(chosen)], usual)
         _scan(console, show_robustness, settings, out, executor, ray_address)
 

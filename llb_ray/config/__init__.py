@@ -15,7 +15,8 @@ from llb_ray.config.detector_configs import (
     MemoryBankConfig,
     ReconstructionConfig,
 )
-from llb_ray.config.ensemble_sections import FILTERS, Filter, MembersConfig, PurifyConfig
+from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
+from llb_ray.config.filter_traits import FilterTraits, filter_traits
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run_config import RunConfig
 from llb_ray.config.scan_config import ScanConfig, ScanSettings
@@ -31,7 +32,6 @@ from llb_ray.config.sections import (
 )
 
 __all__ = [
-    "FILTERS",
     "WEIGHTS_BY_NAME",
     "Augmentation",
     "AutoencoderConfig",
@@ -44,7 +44,7 @@ __all__ = [
     "DetectorConfig",
     "EvaluationConfig",
     "FeaturesConfig",
-    "Filter",
+    "FilterTraits",
     "FinalConfig",
     "ImportanceConfig",
     "MembersConfig",
@@ -57,6 +57,7 @@ __all__ = [
     "ScanSettings",
     "TailConfig",
     "ThresholdConfig",
+    "filter_traits",
     "known_keys",
     "load",
     "load_scan",

@@ -1,10 +1,12 @@
 """Settings of the ensemble and of what is made of its scores."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from llb_ray.config.base import Settings, Share
+from llb_ray.config.filter_traits import FilterTraits
+from llb_ray.extensions import FILTERS
 
 
 class MembersConfig(Settings):
@@ -37,15 +39,23 @@ class MembersConfig(Settings):
 _KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
 # Told apart before they are checked, so that an error speaks of the one that was meant.
 KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
-Filter = Literal["llb", "none", "random", "oracle", "softpatch", "memory_ensemble", "srr"]
-FILTERS: tuple[Filter, ...] = get_args(Filter)
+_SETTINGS = ("aggregate", "members", "normalize", "rounds", "trim", "keep_ratio", "memories")  # of filters
 Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
+
+
+def _known(name: str) -> str:
+    if problem := FILTERS.problem(name):
+        raise ValueError(problem)
+    return name
+
+
+FilterName = Annotated[str, AfterValidator(_known)]
 
 
 class PurifyConfig(Settings):
     """Which images the final detector is trained on."""
 
-    filter: Filter = Field(
+    filter: FilterName = Field(
         "llb",
         description="controls: none keeps all, random drops blindly, oracle reads labels; rivals: softpatch (doubts "
         "patches of a memory bank), memory_ensemble and srr (reject images by rules of their own)",
@@ -68,26 +78,14 @@ class PurifyConfig(Settings):
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")
 
     @property
-    def reads_scores(self) -> bool:
-        """Whether sub-models are needed."""
-        scored = self.filter in ("llb", "memory_ensemble", "srr")
-        return scored or (self.filter == "random" and self.keep_ratio == "auto")
-
-    def num_members(self, count: int) -> int:
-        """How many sub-models there are, where `count` are asked for."""
-        return self.memories if self.filter == "memory_ensemble" else count
+    def rule(self) -> FilterTraits:
+        """The filter with these settings; raises ConfigError for a broken one of another package."""
+        return FILTERS.load(self.filter, FilterTraits)(self)
 
     def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
-        idle: list[str] = []
-        if self.filter != "llb":
-            idle += ["aggregate", "members", "normalize", "rounds", "trim"]
-        elif self.aggregate != "trimmed_mean":
-            idle += ["trim"]
-        if self.filter not in ("llb", "random"):
-            idle += ["keep_ratio"]
-        if self.filter != "memory_ensemble":
-            idle += ["memories"]
+        """One sentence for each setting that has no effect here, for a run to say."""
+        in_use = self.rule.settings_in_use
+        idle = [name for name in _SETTINGS if name not in in_use]
         changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
         return [
             f"purify.{name} has no effect with filter {self.filter}, aggregate {self.aggregate}" for name in changed

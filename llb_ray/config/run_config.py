@@ -19,7 +19,6 @@ from llb_ray.config.sections import (
 )
 
 _STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
-_MEMORY_SHARE = 0.1  # of the candidate patches, in each of the memories that memory_ensemble averages
 
 
 class RunConfig(Settings):
@@ -108,7 +107,7 @@ class RunConfig(Settings):
     @property
     def num_members(self) -> int:
         """How many sub-models there are."""
-        return self.purify.num_members(self.members.count)
+        return self.purify.rule.num_members(self.members.count)
 
     @property
     def fewest_members(self) -> int:
@@ -116,35 +115,31 @@ class RunConfig(Settings):
         return self.num_members if self.members.min_members is None else self.members.min_members
 
     @model_validator(mode="after")
-    def _rivals_have_what_they_need(self) -> "RunConfig":
-        name = self.purify.filter
-        if name in ("softpatch", "memory_ensemble") and not isinstance(self.detector, MemoryBankConfig):
+    def _filter_has_what_it_needs(self) -> "RunConfig":
+        if self.purify.rule.needs_memory and not isinstance(self.detector, MemoryBankConfig):
             raise ValueError(
-                f"purify.filter={name} is about a memory of patches, and detector {self.detector.name} has none; "
-                "choose detector.name=memory_bank or another filter"
+                f"purify.filter={self.purify.filter} is about a memory of patches, and detector {self.detector.name} "
+                "has none; choose detector.name=memory_bank or another filter"
             )
         return self
 
     def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
         """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
-        detector = self.detector
-        if role == "member" and self.purify.filter == "memory_ensemble":
-            assert isinstance(detector, MemoryBankConfig), "_rivals_have_what_they_need"
-            size = round(_MEMORY_SHARE * detector.candidates)
-            return detector.model_copy(update={"memory": "plain", "coreset": "random", "coreset_size": size})
+        detector, rule = self.detector, self.purify.rule
+        if role == "member" and (chosen := rule.member_detector(detector)):
+            return chosen
         if role == "member" and self.screens_by_density:
             assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
             shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
             return DensityConfig.model_validate({**shared, "rescue": self.members.rescue})
         if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
-            memory = "softpatch" if role == "final" and self.purify.filter == "softpatch" else "placed"
-            return detector.model_copy(update={"memory": memory})
+            return detector.model_copy(update={"memory": rule.final_memory if role == "final" else "placed"})
         return detector
 
     @property
     def rounds(self) -> int:
         """How often every image is judged, at most."""
-        return self.purify.rounds if self.purify.filter == "llb" else 1
+        return self.purify.rule.rounds
 
     @property
     def why_folds(self) -> str:
@@ -153,7 +148,7 @@ class RunConfig(Settings):
             return ""
         if self.rounds > 1:
             return "images are judged by folds"
-        return "" if self.purify.reads_scores else "there are no members"
+        return "" if self.purify.rule.reads_scores else "there are no members"
 
     def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
         """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
@@ -173,7 +168,7 @@ class RunConfig(Settings):
             idle.append("threshold.folds has no effect with threshold.method none: one round takes no folds")
         if self.final_workers != self.final.num_workers:
             idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
-        if self.importance.for_role("member") and not self.purify.reads_scores:
+        if self.importance.for_role("member") and not self.purify.rule.reads_scores:
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
         elif self.importance.for_role("member") and self.importance_of("member") is None:
             idle.append("importance.members has no effect: density members have no loss; set members.detector=same")

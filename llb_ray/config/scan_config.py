@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.dataset_options import DatasetConfig
-from llb_ray.config.ensemble_sections import Filter
+from llb_ray.config.ensemble_sections import FilterName
 from llb_ray.config.run_config import RunConfig
 from llb_ray.config.sections import ThresholdConfig
 
@@ -25,7 +25,7 @@ class ScanSettings(Settings):
     num_objects: PositiveInt | None = Field(
         None, description="training objects at every alpha; default: as many as the largest alpha leaves possible"
     )
-    filters: tuple[Filter, ...] = ("none", "llb")
+    filters: tuple[FilterName, ...] = ("none", "llb")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
 
     @field_validator("alphas", "filters", "seeds")
@@ -46,7 +46,7 @@ class ScanConfig(RunConfig):
     # Its table has no column that a threshold would fill, and folds are two thirds of a reconstruction's cost.
     threshold: ThresholdConfig = ThresholdConfig(method="none")
 
-    def of_job(self, filter_name: Filter, seed: int) -> RunConfig:
+    def of_job(self, filter_name: str, seed: int) -> RunConfig:
         """The configuration of the runs with this filter and seed."""
         tree = self.model_dump(mode="json", exclude={"scan"}, exclude_unset=True)
         purify = {**tree.get("purify", {}), "filter": filter_name}

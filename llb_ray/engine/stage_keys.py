@@ -7,7 +7,7 @@ from llb_ray.config import PurifyConfig, RunConfig
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.factory import Role, learner_settings
 from llb_ray.engine import filenames
-from llb_ray.ensemble.purify import Labels
+from llb_ray.ensemble.filters.base import Labels
 from llb_ray.seeding import seed_for
 
 
@@ -32,9 +32,9 @@ def purify_settings(config: RunConfig, number: int = 1) -> dict[str, Any]:
     return settings if number == 1 else {"round": number, "keep_ratio": settings["keep_ratio"]}
 
 
-def oracle_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:
-    """The labels, for the oracle filter; None for every other."""
-    if config.filter != "oracle":
+def filter_labels(config: PurifyConfig, labels: Artifact) -> Labels | None:
+    """The labels for a filter that reads them, the oracle; None for every other."""
+    if not config.rule.reads_labels:
         return None
     table = read_table(labels.file(filenames.LABELS))
     return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from llb_ray.config import Filter
 from llb_ray.errors import DataError
 from llb_ray.seeding import stream
 
@@ -55,10 +54,3 @@ def shares(table: pa.Table) -> list[list[str]]:
     for image_id, member in zip(table["image_id"].to_pylist(), table["member"].to_pylist(), strict=True):
         owned[member].append(image_id)
     return [sorted(owned[member]) for member in sorted(owned)]
-
-
-def training_sets(filter_name: Filter, owned: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """What member 0, 1, ... is trained on: its share, or with memory_ensemble, which draws patches, all images."""
-    if filter_name != "memory_ensemble":
-        return list(owned)
-    return [sorted(image_id for share in owned for image_id in share)] * len(owned)

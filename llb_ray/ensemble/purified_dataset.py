@@ -1,5 +1,7 @@
 """The purified dataset: what a run delivers, one row per training image, rejected ones included."""
 
+from typing import NamedTuple
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -7,7 +9,7 @@ from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
 from llb_ray.ensemble.decision import KEPT
-from llb_ray.ensemble.purify import DECISIONS, Evidence, Labels, purify
+from llb_ray.ensemble.filters.base import DECISIONS, Evidence, Floats, Labels, filter_of
 from llb_ray.ensemble.score_matrix import dense
 
 PURIFIED = pa.schema(
@@ -19,19 +21,27 @@ PURIFIED = pa.schema(
 )
 
 
+class Purified(NamedTuple):
+    """Images, decision, reason and every member's score, and what the share of anomalies is estimated from."""
+
+    table: pa.Table  # schema `PURIFIED`, in image_id order
+    anomaly_N: Floats | None  # see `Decided`
+
+
 def purified_dataset(
     config: PurifyConfig, seed: int, images: pa.Table, scores: pa.Table | None, labels: Labels | None = None
-) -> pa.Table:
-    """Images, decision, reason and every member's score (schema `PURIFIED`, in image_id order).
+) -> Purified:
+    """The decision of the configured filter about every training image.
 
-    `images` holds the training images (schema `IMAGES`).  `scores` is the score matrix (schema `scores.SCORES`), in any
-    row order, or None for the filters that look at no score.  `labels` are for the oracle filter and no other.
+    `images` holds the training images (schema `IMAGES`).  `scores` is the score matrix (schema `score_matrix.SCORES`),
+    in any row order, or None for a filter that reads no scores; `labels` are None for one that reads no labels.
     """
     image_ids = images["image_id"].to_pylist()
     matrix = None if scores is None else dense(scores)
-    decisions = purify(config, Evidence(image_ids, seed, matrix, labels))
-    rows = joined(images.sort_by("image_id"), decisions)
-    return pa.table([*rows.columns, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
+    decided = filter_of(config).decide(Evidence(image_ids, seed, matrix, labels))
+    rows = joined(images.sort_by("image_id"), decided.table)
+    table = pa.table([*rows.columns, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
+    return Purified(table, decided.anomaly_N)
 
 
 def kept_ids(purified: pa.Table) -> list[str]:

@@ -8,61 +8,21 @@ Everything here works by image_id: shuffling the rows of the score table or rena
 Shapes: N images, K members, M members used per image (K, or K - 1 where the image is in the share of one of them).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
 
 from llb_ray.config import PurifyConfig
-from llb_ray.ensemble import baseline_filters
-from llb_ray.ensemble.contamination import anomalous_share
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.filters.base import DECISIONS
 from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
-from llb_ray.seeding import stream
 
-DECISIONS = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("aggregate", pa.float64()),  # null where the filter looks at no score
-        pa.field("rank", pa.int64()),  # 1 = most normal; ties are broken by image_id
-        pa.field("decision", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-    ]
-)
 Floats = npt.NDArray[np.float64]
-Labels = Mapping[str, int | None]  # by image_id: 0 normal, 1 anomalous, None unknown
-Decide = Callable[[str], tuple[str, str]]  # image_id -> (decision, reason)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a filter may look at; `labels` is given to the oracle only."""
-
-    image_ids: Sequence[str]
-    seed: int
-    matrix: ScoreMatrix | None = None
-    labels: Labels | None = None
-
-
-def purify(config: PurifyConfig, evidence: Evidence) -> pa.Table:
-    """Every image's decision and its reason (schema `DECISIONS`, in image_id order).
-
-    Raises DataError when the evidence that the filter needs is missing or the rule is undefined on it.
-    """
-    if config.filter == "llb":
-        return _purify_llb(config, evidence)
-    if config.filter == "random":
-        return _purify_random(config, evidence)
-    if config.filter == "oracle":
-        return _purify_oracle(evidence)
-    if config.filter in baseline_filters.RULES:
-        return _purify_by_rule(config.filter, _checked(evidence))
-    return _table(sorted(evidence.image_ids), lambda image_id: (KEPT, f"filter {config.filter} keeps every image"))
 
 
 def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
@@ -72,9 +32,8 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     """
     used_NK = _used(config, matrix)
     score_NK = matrix.score_NK.copy()
-    for column, member in enumerate(
-        matrix.members
-    ):  # one at a time: a million images' columns fit, copies of all do not
+    for column, member in enumerate(matrix.members):
+        # One at a time: a million images' columns fit, copies of all do not.
         used_N = used_NK[:, column]
         score_NK[used_N, column] = _normalized(config.normalize, score_NK[used_N, column], member)
     return _combined(config, score_NK, used_NK)
@@ -98,12 +57,6 @@ def _combined(config: PurifyConfig, score_NK: Floats, used_NK: npt.NDArray[np.bo
 def num_kept(keep_ratio: float, num_images: int) -> int:
     """floor(t N), at least 1; rounded first, so that 0.29 of 100 is 29 in spite of binary fractions."""
     return max(1, int(np.floor(round(keep_ratio * num_images, 9))))
-
-
-def _purify_llb(config: PurifyConfig, evidence: Evidence) -> pa.Table:
-    matrix = _checked(evidence)
-    rule = f"{config.members} {config.aggregate} of {config.normalize} scores"
-    return cut(matrix.image_ids, aggregate(config, matrix), _keep_ratio(config, matrix), rule)
 
 
 def cut(image_ids: Sequence[str], value_N: Floats, keep_ratio: float, rule: str) -> pa.Table:
@@ -135,16 +88,31 @@ def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     return aggregate(config.model_copy(update={"normalize": "robust_z", "aggregate": "mean"}), matrix)
 
 
-def _keep_ratio(config: PurifyConfig, matrix: ScoreMatrix) -> float:
-    if config.keep_ratio == "auto":
-        return 1 - anomalous_share(anomaly_evidence(config, matrix))
-    return config.keep_ratio
+def evidence_if_estimated(config: PurifyConfig, matrix: ScoreMatrix) -> Floats | None:
+    """`anomaly_evidence` where the share of anomalies is to be estimated: a number that is given needs none."""
+    return anomaly_evidence(config, matrix) if config.keep_ratio == "auto" else None
 
 
-def _checked(evidence: Evidence) -> ScoreMatrix:
-    if evidence.matrix is None or set(evidence.matrix.image_ids) != set(evidence.image_ids):
-        raise DataError("purify: the score matrix and the training images are not the same set; run the members again")
-    return evidence.matrix
+def chosen_ratio(config: PurifyConfig, anomaly_N: Floats | None) -> float:
+    """The share of images to keep: as given, or with ``keep_ratio=auto`` what the evidence against N images leaves."""
+    if config.keep_ratio != "auto":
+        return config.keep_ratio
+    from llb_ray.ensemble.contamination import anomalous_share  # scipy, as in `_normalized`
+
+    assert anomaly_N is not None, "it is estimated from scores"
+    return 1 - anomalous_share(anomaly_N)
+
+
+def limit(image_ids: Sequence[str], value_N: Floats, most: float, name: str) -> pa.Table:
+    """The decisions (schema `DECISIONS`) that keep the images with values [N] up to `most`, by the filter of this name.
+
+    Raises DataError if it is none.
+    """
+    if value_N.min() > most:
+        raise DataError(f"purify: filter {name} rejects all {len(value_N)} images; choose another filter")
+    decisions = [KEPT if value <= most else REJECTED for value in value_N]
+    reasons = [f"{name}: {value:.4g}, and up to {most:.4g} is kept" for value in value_N]
+    return pa.table([image_ids, value_N, _ranks(image_ids, value_N), decisions, reasons], schema=DECISIONS)
 
 
 def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -154,46 +122,10 @@ def _places(image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
     return place_N
 
 
-def _purify_random(config: PurifyConfig, evidence: Evidence) -> pa.Table:
-    image_ids = sorted(evidence.image_ids)
-    share = _keep_ratio(config, _checked(evidence)) if config.keep_ratio == "auto" else config.keep_ratio
-    keep = num_kept(share, len(image_ids))
-    drawn = stream(evidence.seed, "purify", "random").permutation(len(image_ids))[:keep]
-    kept = {image_ids[row] for row in drawn}
-    reason = f"filter random keeps {keep} of {len(image_ids)}"
-    return _table(image_ids, lambda image_id: (KEPT if image_id in kept else REJECTED, reason))
-
-
-def _purify_by_rule(name: str, matrix: ScoreMatrix) -> pa.Table:
-    value_N, most = baseline_filters.RULES[name](matrix.score_NK)
-    if value_N.min() > most:
-        raise DataError(f"purify: filter {name} rejects all {len(value_N)} images; choose another filter")
-    decisions = [KEPT if value <= most else REJECTED for value in value_N]
-    reasons = [f"{name}: {value:.4g}, and up to {most:.4g} is kept" for value in value_N]
-    ranks = _ranks(matrix.image_ids, value_N)
-    return pa.table([matrix.image_ids, value_N, ranks, decisions, reasons], schema=DECISIONS)
-
-
-def _purify_oracle(evidence: Evidence) -> pa.Table:
-    labels = evidence.labels or {}
-    unknown = [image_id for image_id in evidence.image_ids if labels.get(image_id) is None]
-    if unknown:
-        raise DataError(
-            f"purify.filter=oracle reads labels, and {len(unknown)} of {len(evidence.image_ids)} training images "
-            "have none; lay the folder out as train/good, train/<defect> or choose another filter"
-        )
-    decision = {0: (KEPT, "oracle: labelled normal"), 1: (REJECTED, "oracle: labelled anomalous")}
-    return _table(sorted(evidence.image_ids), lambda image_id: decision[labels[image_id] or 0])
-
-
-def _table(image_ids: Sequence[str], decide: Decide) -> pa.Table:
-    rows = [decide(image_id) for image_id in image_ids]
-    nothing = [None] * len(image_ids)
-    return pa.table([image_ids, nothing, nothing, *zip(*rows, strict=True)], schema=DECISIONS)
-
-
 def _normalized(how: str, score_N: Floats, member: int) -> Floats:
     """One member's scores of the images it is asked about, on a scale of their own."""
+    from scipy import stats  # half a second, which those who only read a configuration are spared
+
     if how == "rank":
         ranks: Floats = stats.rankdata(score_N) / len(score_N)
         return ranks
@@ -210,6 +142,8 @@ def _normalized(how: str, score_N: Floats, member: int) -> Floats:
 
 
 def _combine(config: PurifyConfig, score_NM: Floats) -> Floats:
+    from scipy import stats
+
     rule = config.aggregate
     if rule == "trimmed_mean":
         trimmed: Floats = stats.trim_mean(score_NM, config.trim, axis=1)

@@ -37,15 +37,14 @@ class Size:
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
-        rejects = config.purify.filter in ("llb", "random")
-        share = ratio if rejects and ratio != "auto" else 1.0  # at most
+        share = ratio if config.purify.rule.uses_keep_ratio and ratio != "auto" else 1.0  # at most
         for_threshold = config.threshold.method == "folds" or bool(config.why_folds)
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),
             num_labelled=num_labelled(manifest),
             num_copies=1 + len(config.features.augment),
-            num_members=config.num_members if config.purify.reads_scores else 0,
+            num_members=config.num_members if config.purify.rule.reads_scores else 0,
             share=share,
             num_folds=config.threshold.folds,
             fold_sets=max(config.rounds - 1, for_threshold),

@@ -13,11 +13,10 @@ import pyarrow.compute as pc
 
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.report.member_agreement import Votes
 from llb_ray.report.unusual_places import Place
-
-_NUMBERS = {"rank": "rank", "robust_z": "robust z-score", "none": "score"}
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,10 @@ class Round:
 
     @classmethod
     def _of(cls, run: FinishedRun, number: int, table: pa.Table) -> "Round":
-        rule = run.config.purify
         name, what = "held-out score", "its score by a detector that had not seen it"
         if number == 1:
-            name = f"{rule.aggregate.replace('_', ' ')} {_NUMBERS[rule.normalize]}" if rule.filter == "llb" else "score"
-            what = f"its {name} over the members" if rule.filter == "llb" else "its score"
+            rule = filter_of(run.config.purify)
+            name, what = rule.value_name, f"its {rule.value_name}{rule.value_source}"
         rows = table.select(["image_id", "aggregate", "rank", "decision", "reason"]).to_pylist()
         return cls(number, name, what, cut_between(table), len(kept_ids(table)), {row["image_id"]: row for row in rows})
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from llb_ray.config import filter_traits
 from llb_ray.disk import write_atomic
 from llb_ray.names import cell
 from llb_ray.report.scan_tables import failed_lines, print_table, say
@@ -32,7 +33,7 @@ def show_robustness(console: Console, rows: pa.Table, out: Path) -> None:
     write_atomic(out / "robustness.md", as_markdown(_HEADER, body).encode())
     plot_robustness(made, out / "robustness.png")
     print_table(console, "llb-ray certify (AUROC and shares in percent, 95 % intervals over seeds)", _HEADER, body, 3)
-    names = [name for name in dict.fromkeys(line.filter for line in made) if name not in ("none", "oracle")]
+    names = [name for name in dict.fromkeys(line.filter for line in made) if filter_traits(name).bound is None]
     gaps = {name: gap for name in names if (gap := mean_gap_closed(made, name)) is not None}
     say(
         console,

@@ -23,6 +23,7 @@ from llb_ray.engine.pipeline.decision_stages import kept_all_notices
 from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.engine.workers.fit_log import fall_back_notices
 from llb_ray.ensemble.decision import KEPT
+from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.refinement import num_changed
 from llb_ray.report.console import METRIC_NAMES
@@ -125,19 +126,10 @@ def _rule(run: FinishedRun) -> str:
 
 
 def _rounds(run: FinishedRun) -> Iterator[str]:
-    rule, config = run.config.purify, run.config
-    first, several = len(kept_ids(run.derived[0])), len(run.derived) > 1
-    if rule.filter != "llb":
-        yield f"Filter {rule.filter} kept {first:,}."
-        return
-    asked = "that did not train on it" if rule.members == "held_out" else "in all"
-    kind = config.detector_of("member").name.replace("_", " ")
-    scores = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}[rule.normalize]
-    yield (
-        f"{'Round 1' if several else 'Filter llb'} kept the {first:,} most normal, by the "
-        f"{rule.aggregate.replace('_', ' ')} of the {scores} that an image has with the members {asked} "
-        f"({config.members.count} members, {kind})."
-    )
+    rule, several = filter_of(run.config.purify), len(run.derived) > 1
+    members = f"{run.config.members.count} members, {run.config.detector_of('member').name.replace('_', ' ')}"
+    name = "Round 1" if several else f"Filter {run.config.purify.filter}"
+    yield f"{name} {rule.summary(len(kept_ids(run.derived[0])), members)}."
     for number, (before, after) in enumerate(pairwise(run.derived), 2):
         out, back = num_changed(before, after)
         yield (

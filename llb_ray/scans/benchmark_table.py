@@ -12,6 +12,7 @@ from statistics import mean, stdev
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.config import filter_traits
 from llb_ray.scans.comparable import Row, comparable, left_out
 from llb_ray.scans.job_results import COSTS, DONE
 
@@ -35,7 +36,6 @@ _PLAIN = {
     "images_per_second": "images/s",
 }
 _COLUMNS = (*_PERCENT, *COSTS)
-_FILTERS = {"none": 0, "random": 1, "llb": 3, "oracle": 4}  # rivals in between, by name
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def cell(line: Line, column: str) -> str:
 
 def filter_place(name: str) -> tuple[int, str]:
     """Where a filter stands in a table: from no filter to the best that one may hope for."""
-    return _FILTERS.get(name, 2), name
+    return filter_traits(name).place, name
 
 
 def _levels(rows: pa.Table) -> list[list[Row]]:

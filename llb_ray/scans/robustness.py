@@ -8,12 +8,14 @@ noise.  Intervals are 95 % bootstrap intervals over seeds, which all filters of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.config import filter_traits
 from llb_ray.scans.benchmark_table import filter_place
 from llb_ray.scans.comparable import Row
 from llb_ray.scans.job_results import DONE
@@ -103,8 +105,8 @@ def _line(category: str, alpha: float, name: str, by_filter: Mapping[str, Mappin
         num_seeds=len(rows),
         i_auroc=_interval(_known(rows, "i_auroc")),
         aupro=_interval(_known(rows, "aupro")),
-        gap_closed=_gap_closed(mine, by_filter.get("none", {}), by_filter.get("oracle", {})),
-        harm=_harm(mine, by_filter.get("none", {})),
+        gap_closed=_gap_closed(mine, _bound(by_filter, "lower"), _bound(by_filter, "upper")),
+        harm=_harm(mine, _bound(by_filter, "lower")),
         residual_contamination=_mean(_known(rows, "residual_contamination")),
         normals_lost=_mean(_known(rows, "normals_lost")),
         estimate_error=_mean([abs(value - alpha) for value in _known(rows, "estimated_contamination")]),
@@ -112,6 +114,11 @@ def _line(category: str, alpha: float, name: str, by_filter: Mapping[str, Mappin
         images_per_second=mean(row["images_per_second"] for row in rows),
         seeds=frozenset(row["seed"] for row in rows if row["i_auroc"] is not None),
     )
+
+
+def _bound(by_filter: Mapping[str, Mapping[int, Row]], which: Literal["lower", "upper"]) -> Mapping[int, Row]:
+    """The rows, by seed, of no filter at all, or of the one that knows the labels."""
+    return next((rows for name, rows in by_filter.items() if filter_traits(name).bound == which), {})
 
 
 def _gap_closed(mine: Mapping[int, Row], none: Mapping[int, Row], oracle: Mapping[int, Row]) -> Interval | None:

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from llb_ray.artifacts import digest
-from llb_ray.config import Filter, ScanConfig
+from llb_ray.config import ScanConfig
 from llb_ray.errors import ConfigError
 
 CONFIG = "scan.yaml"  # in the folder of a scan
@@ -21,7 +21,7 @@ class Job:
 
     category: str
     alpha: float | None
-    filter: Filter
+    filter: str
     seed: int
 
     @property

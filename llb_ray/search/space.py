@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from llb_ray.config import RunConfig, with_overrides
+from llb_ray.config import RunConfig, filter_traits, with_overrides
 from llb_ray.errors import ConfigError
 from llb_ray.seeding import stream
 
@@ -156,9 +156,9 @@ def _domain(path: Path, key: str, given: Any, base: RunConfig) -> Domain:
         raise ConfigError(f"{path}: {key} changes nothing that a trial is judged by; search over something else")
     domain: Domain = _choice(path, key, given) if isinstance(given, list) else _range(path, key, given)
     for value in domain.probes():
-        if (key, value) == ("purify.filter", "oracle"):
-            raise ConfigError(f"{path}: purify.filter = 'oracle' reads labels, which a search never does; drop it")
         _check(path, key, value, base)
+        if key == "purify.filter" and filter_traits(value).reads_labels:
+            raise ConfigError(f"{path}: purify.filter = {value!r} reads labels, which a search never does; drop it")
     return domain if not isinstance(domain, Choice) else Choice(tuple(_spelt(key, v, base) for v in domain.values))
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from llb_ray.config import PurifyConfig
 from llb_ray.ensemble.contamination import WHAT_IF, Bulk, anomalous_share, bulk, contamination, what_if
 from llb_ray.ensemble.decision import KEPT
-from llb_ray.ensemble.purify import Evidence, anomaly_evidence, purify
+from llb_ray.ensemble.filters.base import Evidence, filter_of
+from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 
@@ -175,7 +176,7 @@ def _matrix(seed: int = 0) -> ScoreMatrix:
 
 
 def _kept(matrix: ScoreMatrix) -> set[str]:
-    table = purify(PurifyConfig(keep_ratio="auto"), Evidence(matrix.image_ids, 0, matrix))
+    table = filter_of(PurifyConfig(keep_ratio="auto")).decide(Evidence(matrix.image_ids, 0, matrix)).table
     return {row["image_id"] for row in table.to_pylist() if row["decision"] == KEPT}
 
 

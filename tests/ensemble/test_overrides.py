@@ -24,7 +24,7 @@ def _purified() -> pa.Table:
     """Eight images, the last two rejected."""
     images = pa.table([IDS, PATHS, ["c"] * 8, IDS, ["train"] * 8], schema=IMAGES)
     scores = pa.table([IDS, [0, 1] * 4, [[float(n), float(n)] for n in range(8)]], schema=SCORES)
-    return purified_dataset(PurifyConfig(keep_ratio=0.75), 0, images, scores)
+    return purified_dataset(PurifyConfig(keep_ratio=0.75), 0, images, scores).table
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from llb_ray.config import PurifyConfig
 from llb_ray.ensemble.decision import KEPT, REJECTED
-from llb_ray.ensemble.purify import Evidence, aggregate, num_kept, purify
+from llb_ray.ensemble.filters.base import Evidence, filter_of
+from llb_ray.ensemble.purify import aggregate, num_kept
 from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 
@@ -24,7 +25,7 @@ def _matrix(num_images: int = 24, num_members: int = 4, seed: int = 0) -> ScoreM
 
 
 def _kept(config: PurifyConfig, matrix: ScoreMatrix) -> set[str]:
-    table = purify(config, Evidence(matrix.image_ids, 0, matrix))
+    table = filter_of(config).decide(Evidence(matrix.image_ids, 0, matrix)).table
     return {row["image_id"] for row in table.to_pylist() if row["decision"] == KEPT}
 
 
@@ -136,7 +137,7 @@ def test_ties_are_broken_by_image_id() -> None:
 
 def test_every_decision_has_a_rank_and_a_reason() -> None:
     matrix = _matrix()
-    table = purify(PurifyConfig(keep_ratio=0.75), Evidence(matrix.image_ids, 0, matrix))
+    table = filter_of(PurifyConfig(keep_ratio=0.75)).decide(Evidence(matrix.image_ids, 0, matrix)).table
     assert sorted(table["rank"].to_pylist()) == list(range(1, 25))
     assert table["decision"].to_pylist().count(REJECTED) == 6
     assert all("the 18 most normal of 24 are kept" in reason for reason in table["reason"].to_pylist())
@@ -145,7 +146,7 @@ def test_every_decision_has_a_rank_and_a_reason() -> None:
 def test_the_matrix_must_be_of_the_same_images() -> None:
     matrix = _matrix()
     with pytest.raises(DataError, match="not the same set"):
-        purify(PurifyConfig(), Evidence([*matrix.image_ids, "new"], 0, matrix))
+        filter_of(PurifyConfig()).decide(Evidence([*matrix.image_ids, "new"], 0, matrix))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -167,18 +168,18 @@ def test_images_of_a_lost_member_are_judged_by_all_the_others(rule: str, members
 
 def test_controls() -> None:
     ids = [f"{number:02d}" for number in range(20)]
-    everything = purify(PurifyConfig(filter="none"), Evidence(ids, 0))
+    everything = filter_of(PurifyConfig(filter="none")).decide(Evidence(ids, 0)).table
     assert set(everything["decision"].to_pylist()) == {KEPT}
     labels = {image_id: int(number < 4) for number, image_id in enumerate(ids)}
-    oracle = purify(PurifyConfig(filter="oracle"), Evidence(ids, 0, labels=labels))
+    oracle = filter_of(PurifyConfig(filter="oracle")).decide(Evidence(ids, 0, labels=labels)).table
     assert [row["decision"] for row in oracle.to_pylist()] == [REJECTED] * 4 + [KEPT] * 16
     blind = PurifyConfig(filter="random", keep_ratio=0.75)
-    drawn = purify(blind, Evidence(ids, 0))
+    drawn = filter_of(blind).decide(Evidence(ids, 0)).table
     assert drawn["decision"].to_pylist().count(KEPT) == 15
-    assert drawn.equals(purify(blind, Evidence(ids[::-1], 0)))
-    assert not drawn.equals(purify(blind, Evidence(ids, 1)))
+    assert drawn.equals(filter_of(blind).decide(Evidence(ids[::-1], 0)).table)
+    assert not drawn.equals(filter_of(blind).decide(Evidence(ids, 1)).table)
 
 
 def test_the_oracle_needs_labels() -> None:
     with pytest.raises(DataError, match="1 of 2 training images have none"):
-        purify(PurifyConfig(filter="oracle"), Evidence(["a", "b"], 0, labels={"a": 0, "b": None}))
+        filter_of(PurifyConfig(filter="oracle")).decide(Evidence(["a", "b"], 0, labels={"a": 0, "b": None}))

@@ -20,7 +20,6 @@ from llb_ray.engine.pipeline.training_set import given_ids, why_folds, without_f
 from llb_ray.engine.workers.fitter import member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.overrides import UNSURE, by_hand
-from llb_ray.ensemble.partition import training_sets
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.score_matrix import assemble, dense
 from llb_ray.errors import AuditError
@@ -44,7 +43,7 @@ def shares_disjoint(run: FinishedRun) -> str:
 def trained_on_shares(run: FinishedRun) -> str:
     """Every member was given its share and nothing else, and no more members are missing than may be."""
     members, fewest = run.made.by_number(), run.config.fewest_members if run.owned else 0
-    given = training_sets(run.config.purify.filter, run.owned)
+    given = run.config.purify.rule.training_sets(run.owned)
     for member, fitted in members.items():
         same_ids(f"member {member}'s training images", trained_on(fitted), "its share", given[member])
     missing = [member_name(member) for member in range(len(run.owned)) if member not in members]

@@ -17,8 +17,6 @@ from llb_ray.engine.pipeline.decision_stages import estimated
 from llb_ray.engine.rundir.run_folder import REPORT, published, settings_digest
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds
-from llb_ray.ensemble.purify import anomaly_evidence
-from llb_ray.ensemble.score_matrix import dense
 from llb_ray.errors import AuditError
 
 _CLOSE = 1e-6  # relative: the same sums on another processor
@@ -60,8 +58,9 @@ def estimate_follows(run: FinishedRun) -> str:
     if run.made.round_scores:
         evidence_N = by_folds(read_scores(run.made.round_scores[-1]))["score"].to_numpy()
     else:
-        assert run.matrix is not None, "nothing is estimated without scores"
-        evidence_N = anomaly_evidence(run.config.purify, dense(run.matrix))
+        evidence_N = run.first_round.anomaly_N
+    if evidence_N is None:
+        raise AuditError(f"{run.made.rounds[-1].where}: has an estimate, and the filter gives nothing to estimate from")
     (expected, costs), where = estimated(evidence_N), run.folder.where
     for name, derived, found in _different(expected, _json(run, "contamination.json"), ""):
         raise AuditError(f"{where}/contamination.json: {name} is {found!r}, but the scores give {derived!r}")

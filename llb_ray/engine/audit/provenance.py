@@ -18,7 +18,6 @@ from llb_ray.engine.pipeline.training_set import given_ids
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import fit_recipe, member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores, score_shard
-from llb_ray.ensemble.partition import training_sets
 from llb_ray.errors import AuditError
 
 _SHARD = re.compile(r"^(folds|final|scores|pixels)-[0-9]+$")
@@ -67,7 +66,7 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
 
 def _fitted(run: FinishedRun) -> Iterator[RunArtifacts]:
     made, config = run.made, run.config
-    shares = training_sets(config.purify.filter, run.owned)
+    shares = config.purify.rule.training_sets(run.owned)
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
         yield member_name(number), fitted, fit_recipe(settings, _encoder(run), shares[number])

@@ -14,12 +14,12 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.engine.stage_keys import oracle_labels
+from llb_ray.engine.stage_keys import filter_labels
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.overrides import OVERRIDES
 from llb_ray.ensemble.partition import PARTITION, shares
-from llb_ray.ensemble.purified_dataset import PURIFIED, purified_dataset
+from llb_ray.ensemble.purified_dataset import PURIFIED, Purified, purified_dataset
 from llb_ray.ensemble.refinement import purified_again
 from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import AuditError
@@ -91,10 +91,15 @@ class FinishedRun:
         return [_read(made.file(filenames.PURIFIED), PURIFIED) for made in self.made.rounds]
 
     @cached_property
+    def first_round(self) -> Purified:
+        """What the filter decides on the score matrix, and what the share of anomalies is estimated from."""
+        known = filter_labels(self.config.purify, self.made.labels)
+        return purified_dataset(self.config.purify, self.config.seed, self.train, self.matrix, known)
+
+    @cached_property
     def derived(self) -> list[pa.Table]:
         """What it decides on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
-        rule, known = self.config.purify, oracle_labels(self.config.purify, self.made.labels)
-        first = purified_dataset(rule, self.config.seed, self.train, self.matrix, known)
+        rule, first = self.config.purify, self.first_round.table
         held_out = [by_folds(read_scores(scores)) for scores in self.made.round_scores]
         return [first, *(purified_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
 

@@ -14,15 +14,13 @@ from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.run_threshold import calibrated
-from llb_ray.engine.stage_keys import oracle_labels, purify_settings
+from llb_ray.engine.stage_keys import filter_labels, purify_settings
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.contamination import KEEP_ALL, contamination, what_if
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.purified_dataset import purified_dataset
-from llb_ray.ensemble.purify import anomaly_evidence
 from llb_ray.ensemble.refinement import purified_again
-from llb_ray.ensemble.score_matrix import dense
 
 Floats = npt.NDArray[np.float64]
 Make = Callable[[Recipe, Callable[[Path], None]], Artifact]
@@ -46,11 +44,11 @@ class Decisions:
 
         def build(folder: Path) -> None:
             scores = None if matrix is None else read_table(matrix.file(filenames.SCORES))
-            known = oracle_labels(self.config.purify, labels)
-            table = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
-            write_table(folder / filenames.PURIFIED, table)
-            if scores is not None and self._estimates:
-                _write_estimate(folder, anomaly_evidence(self.config.purify, dense(scores)))
+            known = filter_labels(self.config.purify, labels)
+            purified = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
+            write_table(folder / filenames.PURIFIED, purified.table)
+            if purified.anomaly_N is not None:
+                _write_estimate(folder, purified.anomaly_N)
 
         return self.make(purify_recipe(self.config, images, labels, matrix), build)
 
@@ -61,7 +59,7 @@ class Decisions:
             held_out = by_folds(read_scores(folds))
             table = purified_again(self.config.purify, number, read_table(before.file(filenames.PURIFIED)), held_out)
             write_table(folder / filenames.PURIFIED, table)
-            if self._estimates:
+            if self.config.purify.keep_ratio == "auto":  # a number that was given needs no scores that differ
                 _write_estimate(folder, held_out["score"].to_numpy())
 
         return self.make(again_recipe(self.config, number, before, folds), build)
@@ -98,11 +96,6 @@ class Decisions:
         recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores)
         return self.make(recipe, build)
 
-    @property
-    def _estimates(self) -> bool:
-        """Whether the share of anomalies is to be estimated: a number that was given needs no scores that differ."""
-        return self.config.purify.keep_ratio == "auto"
-
 
 def _write_estimate(folder: Path, evidence_N: Floats) -> None:
     """How many anomalies there seem to be, and what every keep ratio would cost."""
@@ -120,14 +113,14 @@ def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
 def kept_all_notices(config: PurifyConfig, estimate: Mapping[str, float]) -> list[str]:
     """One sentence if the filter was to estimate how many images are anomalous (contents of contamination.json) and
     found none."""
-    chosen = config.filter in ("llb", "random") and estimate.get("share") == 0
+    chosen = config.rule.uses_keep_ratio and estimate.get("share") == 0
     return [KEEP_ALL] if chosen else []
 
 
 def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:
     """What the first decisions depend on."""
     inputs = {"images": images.content} | ({} if matrix is None else {"scores": matrix.content})
-    inputs |= {"labels": labels.content} if config.purify.filter == "oracle" else {}
+    inputs |= {"labels": labels.content} if config.purify.rule.reads_labels else {}
     return Recipe("purify", purify_settings(config), inputs)
 
 

@@ -165,7 +165,7 @@ def _near(manifest: Manifest) -> Iterator[str]:
 def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     images, pool, labels = stages.images(), stages.pool(), stages.labels()
     # First what is quick, so that a folder with too few images is refused before the long stages.
-    partitioned = stages.partition() if stages.config.purify.reads_scores else None
+    partitioned = stages.partition() if stages.config.purify.rule.reads_scores else None
     scaled = stages.bands()
     levelled = stages.levels()
     features = stages.features(scaled, levelled)

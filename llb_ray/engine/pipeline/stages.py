@@ -33,7 +33,7 @@ from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.ensemble.partition import partition, shares, training_sets
+from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.score_matrix import assemble
 
 FINAL = "final"  # the name of the final detector
@@ -129,7 +129,7 @@ class Stages:
         owned = shares(read_table(partitioned.file(filenames.PARTITION)))
         specs = [
             self.parallel.member(member_name(index), fit_settings(self.config, "member", index), share, features)
-            for index, share in enumerate(training_sets(self.config.purify.filter, owned))
+            for index, share in enumerate(self.config.purify.rule.training_sets(owned))
             if index not in self.lost
         ]
         return self.parallel.fit("members", specs, may_fail=len(specs) - self.config.fewest_members)
