@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         status,
         synth,
         table,
+        threshold,
         tune,
     )
     from llb_ray.api import (
@@ -72,6 +73,7 @@ _HOMES = {
     "status": ("llb_ray.api", "status"),
     "synth": ("llb_ray.api", "synth"),
     "table": ("llb_ray.api", "table"),
+    "threshold": ("llb_ray.api", "threshold"),
     "tune": ("llb_ray.api", "tune"),
     "write_report": ("llb_ray.api", "report"),  # `llb_ray.report` is the package
 }
@@ -104,6 +106,7 @@ __all__ = [
     "status",
     "synth",
     "table",
+    "threshold",
     "tune",
     "write_report",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llb_ray.remote import local_folder, located
 
@@ -81,12 +81,15 @@ def predict(
     out: str | Path,
     overlays: Literal["all", "anomalous", "none"] = "all",
     maps: bool = False,
+    threshold: float | None = None,
+    false_alarm_rate: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "Prediction":
     """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
 
     `data` is a folder of images, a list of them (`llb_ray.data.predict_inputs`) or one image.  Tables have a row per
-    image with its score, its decision at the run's threshold, and the share of held-out normal images that score lower;
+    image with its score, its decision at the run's threshold (or at `threshold`, or at the threshold that the run's
+    held-out scores give for `false_alarm_rate`), and the share of held-out normal images that score lower;
     `overlays` says which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory
     does not grow with the number of images.  `progress` is called with (done, total) files.
     """
@@ -97,7 +100,20 @@ def predict(
     to, folder = local_folder("--out", out), RunFolder.open(located(run))
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
     each = draw if overlays != "none" else lambda judged: None
-    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps, drawn=overlays)
+    decided = {"threshold": threshold, "false_alarm_rate": false_alarm_rate}
+    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps, drawn=overlays, **decided)
+
+
+def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:
+    """The facts of the threshold (docs/file-formats.md) that `run`, a folder or a URI, has for this rate from now on.
+
+    It comes from the held-out scores that the run keeps, so nothing is trained; the run's configuration has the new
+    rate, and its report and signature are removed.  Raises ArtifactError for a run without a threshold, ConfigError for
+    a rate outside (0, 0.5].
+    """
+    from llb_ray.engine.pipeline.recalibrate import set_false_alarm_rate
+
+    return set_false_alarm_rate(located(run), false_alarm_rate)
 
 
 def export(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals
+from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals, report_option
 
 _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 
@@ -28,6 +28,13 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
     help="Which photographs are drawn with their heatmap.",
 )
 @click.option("--maps", is_flag=True, help="Keep the anomaly maps, in Arrow files of a thousand.")
+@click.option("--threshold", type=float, metavar="X", help="Call images that score above X anomalous, for once.")
+@click.option(
+    "--false-alarm-rate",
+    type=float,
+    metavar="R",
+    help="Use the threshold that a share R of images like the kept ones exceeds, for once.",
+)
 @click.option(
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
 )
@@ -39,6 +46,7 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
     llb-ray predict runs/photos --data new_photos --out predictions
     llb-ray predict runs/photos --data photo.jpg --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
+    llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001
     """
     with refusals() as console:
         from llb_ray import api
@@ -51,6 +59,33 @@ def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choi
         sys.exit(_ANOMALY_FOUND)
     if fail_on_anomaly and prediction.num_quarantined:  # an image that nobody could judge passes no check
         sys.exit(_NOT_JUDGED)
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option(
+    "--false-alarm-rate", type=float, required=True, metavar="R", help="Share of images like the kept ones above it."
+)
+@click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved, for the report.")
+@report_option
+@no_verify_option
+def threshold(run_folder: str, false_alarm_rate: float, data: Path | None, no_report: bool) -> None:
+    """Give a finished run the threshold for another false-alarm rate, from its stored scores; nothing is trained.
+
+    \b
+    llb-ray threshold runs/photos --false-alarm-rate 0.001
+    """
+    with refusals() as console:
+        from llb_ray import api
+        from llb_ray.report.console import show_report, show_threshold
+        from llb_ray.report.progress_bars import watching
+
+        facts = api.threshold(run_folder, false_alarm_rate=false_alarm_rate)
+        show_threshold(console, facts)
+        if not no_report:
+            with watching(console) as watch:
+                page = api.report(run_folder, data=data, progress=watch.counting("report"))
+            show_report(console, page, run_folder)
 
 
 @main.command()

@@ -2,7 +2,9 @@
 
 Input ``image``: uint8 [B, H, W, 3], RGB, of the detector's size.  Resizing is left to the caller, because no runtime
 resizes as Pillow does (bicubic with antialias, aspect not kept), and another way shifts scores; the file's metadata
-says the size and the way.  Outputs: ``score`` float32 [B], ``anomalous`` bool [B], ``map`` float32 [B, h, w].
+says the size and the way.  Input ``threshold``, float32 [1], is optional; its default is the run's.
+
+Outputs: ``score`` float32 [B], ``anomalous`` bool [B], ``map`` float32 [B, h, w].
 
 The file is refused unless onnxruntime gives, for images of the run, what torch gives.
 """
@@ -26,7 +28,7 @@ from llb_ray.engine.inference.trained_detector import TrainedDetector, Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 
-OUTPUTS = ("score", "anomalous", "map")
+OUTPUTS, THRESHOLD = ("score", "anomalous", "map"), "threshold"
 TOLERANCE = 1e-3  # of the largest value in the maps; float noise stays a hundred times below
 _COMPARED = 16  # images
 _FRESH = "in a new Python process, after `pip install 'llb-ray[onnx]'`"
@@ -52,20 +54,19 @@ class OnnxModel:
 
 
 class Graph(nn.Module):
-    """Encoder, the cache's rounding, detector and threshold as one module."""
+    """Encoder, the cache's rounding, detector and decision as one module."""
 
     def __init__(self, trained: TrainedDetector) -> None:
         super().__init__()
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
-        self._threshold = trained.calibration.threshold
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
         # As the detector was trained: on what the cache holds.
         cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]
         score_B, map_BHW = self.scorer(*cached)
-        return score_B, score_B > self._threshold, map_BHW
+        return score_B, score_B > threshold, map_BHW
 
 
 def export_onnx(run: FinishedRun, path: Path) -> OnnxModel:
@@ -107,24 +108,32 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
         warnings.simplefilter("ignore")  # of torch and onnxscript about each other
         program = torch.onnx.export(
             Graph(trained).cpu().eval(),
-            (torch.from_numpy(example_BHW3),),
+            (torch.from_numpy(example_BHW3), torch.from_numpy(_rounded(trained.calibration.threshold))),
             dynamo=True,
-            input_names=["image"],
+            input_names=["image", THRESHOLD],
             output_names=list(OUTPUTS),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=({0: torch.export.Dim("batch")}, {}),
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
+    # An input with an initial value of its name is optional.
+    model.graph.initializer.append(onnx.numpy_helper.from_array(_rounded(trained.calibration.threshold), THRESHOLD))
     onnx.helper.set_model_props(model, _properties(trained))
     path.write_bytes(model.SerializeToString())
+
+
+def _rounded(threshold: float) -> npt.NDArray[np.float32]:
+    """The largest float32 that is not above it, [1]: a float32 score is above both or neither."""
+    rounded = np.float32(threshold)
+    return np.array([rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))])
 
 
 def _properties(trained: TrainedDetector) -> dict[str, str]:
     size_px, levels = trained.config.detector.image_size_px, trained.photographs.levels
     deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
-        "llb_ray.threshold": repr(trained.calibration.threshold),
+        "llb_ray.threshold": repr(trained.calibration.threshold),  # unless the input `threshold` is another
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
         "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB{deep}",
         "llb_ray.resize": f"to {size_px} x {size_px} px, bicubic with antialias (Pillow), aspect ratio not kept",

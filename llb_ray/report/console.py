@@ -38,6 +38,11 @@ def show_result(console: Console, result: "Result") -> None:
     _show_table(console, result.where, chain(*found, _encoder_rows(result.passes), _time_rows(result.times)))
 
 
+def show_threshold(console: Console, threshold: dict[str, Any]) -> None:
+    """The threshold that a run has now, by its facts (threshold.json)."""
+    console.print(_table("llb-ray threshold", _threshold_rows(threshold)))
+
+
 def show_report(console: Console, page: Path, where: str) -> None:
     """Where the report is; of a run at a URI, also the copy on this machine, which a browser can open."""
     copy = f", here {page}" if not Path(where).is_absolute() else ""
@@ -51,13 +56,17 @@ def show_outcome(console: Console, status: "Status", outcome: "Outcome") -> None
 
 
 def _show_table(console: Console, where: str, rows: Iterable[tuple[str, str]]) -> None:
-    table = Table(title="llb-ray run", title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in rows:
-        table.add_row(name, value)
-    console.print(table)
+    console.print(_table("llb-ray run", rows))
     # Not in the table: a path that is folded or cut cannot be copied.
     console.print(f"purified dataset  {where}/purified", soft_wrap=True, highlight=False, markup=False)
     console.print(f"all files         {where}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
 
 
 def _image_rows(result: "Result | Outcome") -> Iterator[tuple[str, str]]:

@@ -90,3 +90,21 @@ def test_what_cannot_be_is_refused(finished: Path, tmp_path: Path) -> None:
         llb_ray.export(finished, "onnx", out=tmp_path / "model.pt")
     with pytest.raises(ArtifactError, match="no finished run here"):
         llb_ray.export(tmp_path, "onnx", out=tmp_path / "model.onnx")
+
+
+def test_the_threshold_is_an_input_that_may_be_left_out(model: Path, run: Path, photos: Path) -> None:
+    image_BHW3 = _bytes(photos)
+    session = onnxruntime.InferenceSession(str(model))
+    (name,) = [value.name for value in session.get_overridable_initializers()]
+    assert name == "threshold"
+    score_B, _, _ = session.run(None, {"image": image_BHW3})
+    for threshold in (-np.inf, float(np.median(score_B)), np.inf):
+        (anomalous_B,) = session.run(["anomalous"], {"image": image_BHW3, name: np.array([threshold], np.float32)})
+        assert anomalous_B.tolist() == (score_B > threshold).tolist()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 1.0, -0.7, 3e-9])
+def test_rounding_a_threshold_changes_no_decision(threshold: float) -> None:
+    (rounded,) = exporting._rounded(threshold)
+    near = [np.float32(threshold), *(np.nextafter(np.float32(threshold), np.float32(way)) for way in (-9, 9))]
+    assert [bool(score > rounded) for score in near] == [float(score) > threshold for score in near]

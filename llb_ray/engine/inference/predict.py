@@ -100,9 +100,12 @@ def predict_images(
     progress: Callable[[int, int], None],
     keep_maps: bool = False,
     drawn: str = "",
+    threshold: float | None = None,
+    false_alarm_rate: float | None = None,
 ) -> Prediction:
     """Score the image `data`, every file below the folder `data`, or that the list `data` names, into `out`.
 
+    Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`).
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
     called with every batch, `progress` with (done, total) files.  The same call after an interruption, for which
     `drawn` says what `each` does, goes on with the first batch that is not recorded; bytes are the same as without
@@ -111,7 +114,7 @@ def predict_images(
     if data.is_dir():
         refuse_inside(data, out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
-    inputs, detector = Inputs.of(data), TrainedDetector.of(folder)
+    inputs, detector = Inputs.of(data), TrainedDetector.of(folder, threshold, false_alarm_rate)
     journal = Journal(out, _asked(folder, detector, data, keep_maps, drawn))
     _clear(out, journal.is_new)
     with contextlib.ExitStack() as stack:
@@ -126,8 +129,8 @@ def predict_images(
             journal.drop()
             raise DataError(_nothing_scored(data, inputs.num_files, tables.first_problem))
     journal.drop()
-    threshold = detector.calibration.threshold
-    return Prediction(out, tables.num_scored, tables.num_anomalous, tables.num_quarantined, threshold)
+    counts = tables.num_scored, tables.num_anomalous, tables.num_quarantined
+    return Prediction(out, *counts, detector.calibration.threshold)
 
 
 def _nothing_scored(data: Path, num_files: int, first: str) -> str:
@@ -143,9 +146,10 @@ def _nothing_scored(data: Path, num_files: int, first: str) -> str:
 def _asked(folder: RunFolder, detector: TrainedDetector, data: Path, keep_maps: bool, drawn: str) -> dict[str, Any]:
     """What the bytes of a prediction depend on, besides the files themselves."""
     made = folder.made()
-    threshold = made.threshold.content if made.threshold else ""
+    held_out = made.threshold.content if made.threshold else ""
     batch_size = detector.config.resources.batch_size
-    run = {"final": made.final.content, "threshold": threshold, "encoder": detector.photographs.key}
+    run = {"final": made.final.content, "held_out": held_out, "encoder": detector.photographs.key}
+    run |= {"threshold": repr(detector.calibration.threshold)}
     return run | {"data": path_text(os.path.abspath(data)), "maps": keep_maps, "drawn": drawn, "batch": batch_size}
 
 

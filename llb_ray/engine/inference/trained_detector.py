@@ -4,8 +4,9 @@ Shapes: N images, H x W cells of the detector's map.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import RunConfig
+from llb_ray.config import RunConfig, ThresholdConfig, parse_as
 from llb_ray.data.decoding import as_rgb
 from llb_ray.data.tables import read_table
 from llb_ray.data.unreadable_files import UnreadableImage
@@ -30,7 +31,8 @@ from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
-from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
+from llb_ray.ensemble.threshold import threshold_at
+from llb_ray.errors import ArtifactError, ConfigError, DataError, MemberError, WeightsError
 from llb_ray.remote import located
 
 NORMAL, ANOMALOUS = "normal", "anomalous"
@@ -53,6 +55,22 @@ class Calibration:
         """What a `threshold` artifact holds."""
         threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
         return cls(threshold, np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy()))
+
+    def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
+        """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
+
+        Raises ConfigError for both at once, a threshold that is not finite, and a rate outside (0, 0.5].
+        """
+        if threshold is None and false_alarm_rate is None:
+            return self
+        if false_alarm_rate is None:
+            threshold = _finite(threshold)
+        elif threshold is None:
+            asked = parse_as(ThresholdConfig, {"false_alarm_rate": false_alarm_rate}, "the threshold")
+            threshold = threshold_at(self.held_out_N, asked.false_alarm_rate).value
+        else:
+            raise ConfigError("a threshold and a false-alarm rate: each decides by itself; give one of the two")
+        return replace(self, threshold=threshold)
 
 
 @dataclass(frozen=True)
@@ -99,16 +117,22 @@ class TrainedDetector:
         self.detector = detector
 
     @classmethod
-    def load(cls, run: str | Path) -> "TrainedDetector":
+    def load(
+        cls, run: str | Path, *, threshold: float | None = None, false_alarm_rate: float | None = None
+    ) -> "TrainedDetector":
         """The final detector of a finished run, a folder or a URI, on the kind of device that the run was made on.
 
+        Images are called anomalous above the run's threshold, or above this `threshold`, or above the one for this
+        `false_alarm_rate`, from the run's held-out scores.
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        return cls.of(RunFolder.open(located(run)))
+        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate)
 
     @classmethod
-    def of(cls, folder: RunFolder) -> "TrainedDetector":
+    def of(
+        cls, folder: RunFolder, threshold: float | None = None, false_alarm_rate: float | None = None
+    ) -> "TrainedDetector":
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
         fingerprint, root = encoder_fingerprint(config.detector), folder.index()["data_root"]
@@ -125,7 +149,7 @@ class TrainedDetector:
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
-        return cls(config, photographs, detector, Calibration.of(made.threshold))
+        return cls(config, photographs, detector, Calibration.of(made.threshold).moved(threshold, false_alarm_rate))
 
     def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
         """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
@@ -174,6 +198,12 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     left = iter(items)
     while chunk := list(islice(left, size)):
         yield chunk
+
+
+def _finite(threshold: float | None) -> float:
+    if threshold is None or not math.isfinite(threshold):
+        raise ConfigError(f"the threshold {threshold} is no score; give a finite number")
+    return float(threshold)
 
 
 def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:

@@ -56,7 +56,7 @@ from llb_ray.remote import Remote
 
 EVENTS = "events.jsonl"
 _ARTIFACTS = "artifacts"
-REPORT_WRITTEN = "report written"  # an event
+REPORT_WRITTEN, THRESHOLD_SET = "report written", "threshold set"  # events
 SIGNATURE = "signature.json"
 _WORKING = (_ARTIFACTS, "progress", filenames.CHECKPOINTS)
 _INDEX = "run.json"
@@ -247,10 +247,11 @@ class RunFolder:
         return parse_events(content.decode(errors="replace"))
 
     def report_digest(self) -> str | None:
-        """The sha256 of the report that was written last since the run was started last; None where there is none."""
+        """The sha256 of the report that was written last since the run was started, or given a threshold, last; None
+        where there is none."""
         digest: str | None = None
         for event in self.events():
-            if event["event"] in (REPORT_WRITTEN, "run started"):
+            if event["event"] in (REPORT_WRITTEN, THRESHOLD_SET, "run started"):
                 digest = event.get("sha256")
         return digest
 
@@ -267,6 +268,7 @@ class RunFolder:
         """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
         from llb_ray.detectors.factory import weights_origin  # torch, which those who only read a run are spared
 
+        weights = weights_origin(config.detector)  # first: it may refuse, and a run that is finished stays so
         self._remove(_INDEX)
         self._remove(REPORT)  # of what was here before
         self._remove(SIGNATURE)
@@ -284,7 +286,7 @@ class RunFolder:
         self.put("config.yaml", config.to_yaml().encode())
         index["config"] = settings_digest(config)
         index["published"] = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        self.put(_INDEX, json_bytes(index | {"weights": weights_origin(config.detector)}))
+        self.put(_INDEX, json_bytes(index | {"weights": weights}))
 
     def put(self, name: str, content: bytes) -> None:
         """Replace a file that people open, here and at the URI."""
