@@ -65,7 +65,7 @@ def sealed(content: bytes) -> bytes:
 
 
 def unsealed(content: bytes) -> bytes | None:
-    """What was `sealed`; None for anything else."""
+    """Content that was `sealed`; None for anything else."""
     sha256, inside = content[:_DIGITS], content[_DIGITS:]
     return inside if hashlib.sha256(inside).hexdigest().encode() == sha256 else None
 
@@ -74,7 +74,7 @@ class Disk:
     """The files of this machine, with the methods of a `llb_ray.remote.Remote` that a single file needs."""
 
     def name(self, path: Path) -> str:
-        """What people call the file."""
+        """Display name of the file."""
         return str(path)
 
     def read(self, path: Path) -> bytes | None:

@@ -6,7 +6,7 @@ Every class takes exactly its message, so that ``args == (message,)`` and Ray ca
 
 
 class LlbError(Exception):
-    """Root of every mistake that the user can mend."""
+    """Root of every mistake that the user can fix."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

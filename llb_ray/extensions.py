@@ -1,6 +1,6 @@
-"""What a configuration chooses by name: classes of ours, and those that installed packages add by entry points.
+"""Classes that a configuration chooses by name: classes of ours, and those that installed packages add by entry points.
 
-A module is imported when one of its names is first used.  So this one costs nothing, knows no class, and lies below the
+A module is imported when one of its names is first used.  So this one costs nothing, knows no class, and is below the
 configuration, which checks names by it.
 """
 

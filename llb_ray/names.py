@@ -47,14 +47,14 @@ def component(text: str, reserved: tuple[str, ...] = ()) -> str:
 
 
 def leaves(path: str) -> bool:
-    """Whether a POSIX path that is to be relative leaves the folder that it is relative to, or can be no path."""
+    """True if a POSIX path that is to be relative leaves the folder that it is relative to, or can be no path."""
     return path.startswith("/") or ".." in path.split("/") or "\0" in path
 
 
 def below(folder: Path, name: object) -> Path:
     """``folder/name``, for a name that was read from a file.
 
-    Raises ArtifactError for what is no relative path, leaves the folder, or is a link to what lies outside.
+    Raises ArtifactError for what is no relative path, leaves the folder, or is a link to the outside.
     """
     if not isinstance(name, str) or name == "." or leaves(name) or name != os.path.normpath(name):
         raise ArtifactError(f"{folder}: names {str(name)[:200]!r}, which is no path below it; do not use this folder")
@@ -65,7 +65,7 @@ def below(folder: Path, name: object) -> Path:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise ArtifactError for a link below `folder` to what lies outside: it would be read, or written over, there."""
+    """Raise ArtifactError for a link below `folder` to the outside: it would be read, or written over, there."""
     inside = os.path.realpath(folder)
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):

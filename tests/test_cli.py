@@ -56,7 +56,7 @@ def test_an_unlabelled_folder_runs_and_says_that_metrics_were_skipped(
     ("settings", "sentence"),
     [
         (["purify.keep_rato=1"], "unknown key 'purify.keep_rato'; did you mean 'purify.keep_ratio'?"),
-        (["members.count=40"], "cannot be dealt to 40 members"),
+        (["members.count=40"], "cannot be divided among 40 members"),
         (
             ["detector={name: memory_bank, image_size_px: 64, backbone: {weights: no/such.safetensors}}"],
             "no/such.safetensors",
@@ -193,7 +193,7 @@ def test_predict_puts_bad_files_aside_and_scores_copies(finished: Path, photos: 
     shutil.copy(original, folder / "same again.png")
     (folder / "broken.png").write_bytes(original.read_bytes()[:100])
     result = _llb("predict", finished, "--data", folder, "--out", tmp_path / "out")
-    assert "2 images scored, 1 files put aside" in result.output
+    assert "2 images scored, 1 files quarantined" in result.output
     assert "broken.png" in (tmp_path / "out" / "quarantine.csv").read_text()
 
 

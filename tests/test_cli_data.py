@@ -60,7 +60,7 @@ def test_problems_are_one_sentence_and_a_report_and_may_be_skipped(photos: Path,
     report = tmp_path / "sets" / "m.problems.csv"
     assert result.exit_code == 1
     assert f"3 problems with the listed images (t.csv 1 {photos}/a.png: is an absolute path" in result.stderr
-    assert f"; {report} has them all; mend that" in result.stderr
+    assert f"; {report} has them all; fix that" in result.stderr
     assert "\n" not in result.stderr.strip()
     with report.open() as file:
         rows = list(csv.DictReader(file))

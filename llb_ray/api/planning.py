@@ -29,7 +29,7 @@ def doctor(
     executor: str = "ray",
     ray_address: str | None = None,
 ) -> "Iterator[Check]":
-    """Whether everything is there that a run of `config` needs: a check at a time, as they are made.
+    """Checks that everything a run of `config` needs is there, one at a time, as they are made.
 
     `executor` ``ray`` reaches the cluster, or starts a local one for the moment; ``serial`` leaves Ray out.
     """
@@ -59,7 +59,7 @@ def init(
 
     path = local_folder("--out", out)
     if path.exists():
-        raise ConfigError(f"{path}: is there already; delete it, or choose another --out")
+        raise ConfigError(f"{path}: already exists; delete it or choose another --out")
     text = suggestion(read_folder(data, progress=progress), None if weights is None else Path(weights), backbone)
     write_atomic(path, text.encode())
     return path
@@ -74,7 +74,7 @@ def plan(
     ray_address: str | None = None,
     tell: Tell = lambda line: None,
 ) -> "Forecast":
-    """What a run will take, by stage, in memory and on disk: foretold after a calibration of a minute at most.
+    """Forecast of a run, by stage, in memory and on disk, after a calibration of a minute at most.
 
     `out` is where the run is to go, a folder or a URI; nothing is left there.  What cannot fit is in the forecast's
     `refusals`.  Raises a `LlbError` for a run that cannot be at all.
@@ -90,7 +90,7 @@ def plan(
 
 
 def outlook(config: RunConfig, manifest: Manifest, *, out: str | Path, executor: Executor) -> "Outlook":
-    """What `plan` would expect of a run's stages, without a calibration: for whoever watches the run."""
+    """Expected times of a run's stages as `plan` gives them, without a calibration: for watching a run."""
     from llb_ray.planning.outlook import outlook as expected
 
     where = located(out)

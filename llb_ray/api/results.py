@@ -1,4 +1,4 @@
-"""What there is to do with a run: watch it, check it, look at it, judge new images, hand it to other tools."""
+"""Commands on a finished or running run: watch it, check it, look at it, judge new images, hand it to other tools."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def status(run: str | Path) -> "Status":
-    """How far the run in `run`, a folder or a URI, is: its event log and heartbeats say; needs no Ray."""
+    """Progress of the run in `run`, a folder or a URI, from its event log and heartbeats; needs no Ray."""
     from llb_ray.engine.inspection.run_status import read_status
 
     return read_status(located(run))
@@ -85,7 +85,7 @@ def predict(
     false_alarm_rate: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "Prediction":
-    """What the final detector of `run` (a folder or a URI) makes of new images, written to the folder `out`.
+    """Verdicts of the final detector of `run` (a folder or a URI) on new images, written to the folder `out`.
 
     `data` is a folder of images, a list of them (`llb_ray.data.predict_inputs`) or one image.  Tables have a row per
     image with its score, its decision at the run's threshold (or at `threshold`, or at the threshold that the run's
@@ -124,7 +124,7 @@ def export(
     data: str | Path | None = None,
     copy: bool = False,
 ) -> "OnnxModel | ExportedSet":
-    """What was written to `out` for other tools: the final detector of `run`, or its purified images.
+    """Summary of an export to `out` for other tools: the final detector of `run`, or its purified images.
 
     `format` ``onnx`` makes one self-contained file, proved against torch on images of the run; ``anomalib-csv``,
     ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test

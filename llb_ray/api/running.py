@@ -29,7 +29,7 @@ def run(
     to `out`, a folder or the URI of one (``s3://bucket/photos``: whatever `pyarrow.fs.FileSystem.from_uri` takes);
     calling again after an interruption, from any machine that sees it, does only what is missing.  Runs that name the
     same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
-    Raises a `LlbError` with one sentence for whatever the user can mend, OSError for a disk, a mount or a network.
+    Raises a `LlbError` with one sentence for whatever the user can fix, OSError for a disk, a mount or a network.
     """
     from llb_ray.engine.pipeline.pipeline import run_stages
 

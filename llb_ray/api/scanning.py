@@ -46,14 +46,14 @@ def scan(
 
 
 def scan_status(scan: str | Path) -> "ScanStatus":
-    """How far the scan in a folder is; raises ArtifactError if none was ever started there."""
+    """Progress of the scan in a folder; raises ArtifactError if none was ever started there."""
     from llb_ray.scans.scan_status import read_scan_status
 
     return read_scan_status(local_folder("SCAN", scan))
 
 
 def table(scan: str | Path) -> "pa.Table":
-    """The rows of a scan, as far as it is; raises ArtifactError if there is none in the folder."""
+    """The rows of a scan that are available so far; raises ArtifactError if there is none in the folder."""
     from llb_ray.scans.job_results import read_results
 
     return read_results(local_folder("RUN", scan))

@@ -8,7 +8,7 @@ Inputs enter a key by content, not by the key of what made them, so an artifact 
 manifest read again from a copied folder, say) leaves everything after it finished.  Nothing that differs between
 two undisturbed runs (a time, a host, a path) may be written inside an artifact; such facts go to the event log.
 
-A store may be the working copy of one that lies at a URI, in the same layout.  What counts is then the record there:
+A store may be the working copy of one at a URI, in the same layout.  What counts is then the record there:
 it is uploaded last, asked for at every look, and where two machines made one artifact the first one's stays.  Files
 are brought here by name, when somebody reads them.
 """

@@ -1,4 +1,4 @@
-"""What an artifact is: the recipe it is made by, its files, and the completion record that says what they are."""
+"""Artifacts: the recipe, the files, and the completion record with their sizes and digests."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes an artifact: the same key gives the same bytes on the same machine, device and number of threads, and
+    """Everything an artifact depends on: the same key gives the same bytes on the same machine, device and number of
     of workers that fit together.
 
     Those are left out of keys on purpose.  They move results within float noise only, and a run that is resumed
@@ -68,7 +68,7 @@ class Artifact:
         return (self.remote or LOCAL).name(self.path)
 
     def file(self, name: str) -> Path:
-        """Where the file can be read, once its content was compared with the digest; brought here first, if it lies at
+        """Path of the file, once its content was compared with the digest; fetched first, if it is
         a URI.
 
         Raises ArtifactError for a link that leads out of the folder, DamageError for other content.
@@ -113,7 +113,7 @@ class Artifact:
 
 
 def load(path: Path, remote: Remote | None = None, verifies: bool = True) -> Artifact:
-    """The artifact whose completion record lies in `path`.
+    """The artifact whose completion record is in `path`.
 
     Raises DamageError if the record is unreadable or not that of the folder's name, or a file is missing or cut short,
     and ArtifactError for another format version.
@@ -140,7 +140,7 @@ def load(path: Path, remote: Remote | None = None, verifies: bool = True) -> Art
 
 
 def _is_plain(files: Mapping[str, Any], sizes: Mapping[str, Any]) -> bool:
-    """Whether a record has a digest and a size for the same files."""
+    """True if a record has a digest and a size for the same files."""
     digests, counts = [str, *map(type, files.values())], [int, *map(type, sizes.values())]
     return files.keys() == sizes.keys() and (set(digests), set(counts)) == ({str}, {int})
 
@@ -169,7 +169,7 @@ def seal(path: Path, recipe: Recipe) -> None:
 
 
 def _refuse_cut(artifact: Artifact) -> None:
-    """Cheap enough for every look; contents are compared when they are used.  What lies at a URI may not be here."""
+    """Cheap enough for every look; contents are compared when they are used.  What is at a URI may not be here."""
     for name, size in artifact.sizes.items():
         file = artifact.path / name
         absent = not file.is_file()

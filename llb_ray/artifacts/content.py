@@ -15,7 +15,7 @@ _compared: set[_Sight] = set()
 
 
 def has_digest(path: Path, sha256: str) -> bool:
-    """Whether the file's content is the one of this digest; raises OSError where it cannot be read."""
+    """True if the file's content is the one of this digest; raises OSError where it cannot be read."""
     if os.environ.get(SKIP) == "1":
         return True
     sight = _sight(path, sha256)

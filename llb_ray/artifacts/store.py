@@ -47,7 +47,7 @@ class Store:
         return self._at(self.path(recipe))
 
     def sound(self, recipe: Recipe, tell: Callable[[str], None] = _log.warning) -> Artifact | None:
-        """The finished artifact, its contents compared; a damaged one is told of, removed, and counts as missing.
+        """The finished artifact, its contents compared; a damaged one is logged, removed, and counts as missing.
 
         Raises ArtifactError for an artifact of another format version.
         """
@@ -98,7 +98,7 @@ class Store:
         return load(path, self.remote, self.verifies) if (path / RECORD).exists() else None
 
     def _agree(self, path: Path, remote: Remote) -> None:
-        """Have the record here that lies at the URI, or none; what another record described goes."""
+        """Have the record here that is at the URI, or none; what another record described goes."""
         said = remote.read(path / RECORD)
         if said == LOCAL.read(path / RECORD):
             return
@@ -174,7 +174,7 @@ class Store:
     def _move_into_place(temporary: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not (path / RECORD).exists():
-            shutil.rmtree(path)  # somebody deleted the record to have the artifact made anew
+            shutil.rmtree(path)  # somebody deleted the record to have the artifact made again
         try:
             os.rename(temporary, path)
         except OSError:

@@ -102,16 +102,16 @@ def refusals(stderr: bool = False) -> Iterator["Console"]:
         sys.exit(1)
     except SystemExit:
         if stopped_by:
-            click.echo("llb-ray: stopped by SIGTERM; run the same command again to go on", err=True)
+            click.echo("llb-ray: stopped by SIGTERM; rerun the same command to resume", err=True)
             sys.exit(_BY_SIGNAL + stopped_by[0])
         raise
     except KeyboardInterrupt:
-        click.echo("llb-ray: stopped; run the same command again to go on", err=True)
+        click.echo("llb-ray: stopped; rerun the same command to resume", err=True)
         sys.exit(_BY_SIGNAL + signal.SIGINT)
     except OSError as error:
-        # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to mend.
+        # A full disk, a lost mount, a folder that may not be written: the machine's, and the user's to fix.
         reason = str(error).strip().splitlines()[-1]
-        click.echo(f"llb-ray: {shown(reason)}; mend that and run the same command again to go on", err=True)
+        click.echo(f"llb-ray: {shown(reason)}. Fix this and rerun the same command to resume", err=True)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)

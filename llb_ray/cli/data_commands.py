@@ -23,7 +23,7 @@ _KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 @click.option(
     "--images",
     type=click.Choice(["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]),
-    help="real_iad: where the images lie.",
+    help="real_iad: the folder of the images.",
 )
 @click.option("--alpha", type=float, help="real_iad: the official contaminated lists of this share.")
 @click.option("--write-to", type=FOLDER, help="arrays: the folder that the images are written to.")

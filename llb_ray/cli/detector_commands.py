@@ -1,4 +1,4 @@
-"""What a finished run is good for."""
+"""Commands that use a finished run's detector: predict and export."""
 
 import sys
 from pathlib import Path

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Images:
-    """What was said about them; raises UsageError for what cannot be said together."""
+    """The image options of a command line; raises UsageError for those that exclude each other."""
 
     data: Path | None
     listing: Path | None

@@ -1,4 +1,4 @@
-"""What people look at, and what they say to it."""
+"""Commands on a run's report, and on decisions made by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from llb_ray.cli.common import (
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 @no_verify_option
 def report(run_folder: str, data: Path | None) -> None:
-    """Write a finished run's report.html anew: one page, to be opened in a browser; no server, no network.
+    """Write a finished run's report.html again: one page, to be opened in a browser; no server, no network.
 
     \b
     llb-ray report runs/photos

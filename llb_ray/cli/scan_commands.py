@@ -83,9 +83,9 @@ def certify(
     ray_address: str | None,
     **chosen: str | None,
 ) -> None:
-    """Measure on labelled data how well filters undo the harm of anomalies: a scan, told as a robustness curve.
+    """Measure on labelled data how well filters undo the harm of anomalies: a scan, shown as a robustness curve.
 
-    Unless told otherwise: alphas 0, 0.1, 0.2 and 0.4, five seeds, and every filter there is.
+    By default: alphas 0, 0.1, 0.2 and 0.4, five seeds, and every filter there is.
 
     \b
     llb-ray certify --config configs/demo.yaml --dataset mvtec --root photos --out runs/certify

@@ -16,9 +16,9 @@ _FORM = (
 
 
 class TailConfig(Settings):
-    """How many normal objects of each pattern are for training; what is given by name is dealt by name.
+    """Numbers of normal objects of each pattern for training; numbers given by name go to the patterns of these names.
 
-    Without names, the sorted patterns are dealt to the numbers in turn, beginning with the one of the seed's number.
+    Without names, the sorted patterns take the numbers in turn, beginning with the one of the seed's number.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads the name of a digit as a number
@@ -64,7 +64,7 @@ class TailConfig(Settings):
         return tuple(amounts.values()) if isinstance(amounts, dict) else amounts
 
     def count(self, amount: float, available: int) -> int:
-        """How many objects an amount is of a pattern that has so many; a share of some is never none."""
+        """Number of objects that an amount is of a pattern that has so many; a share of some is never none."""
         return int(amount) if self.counts else max(1, round(amount * available))
 
 
@@ -103,7 +103,7 @@ class ContaminateConfig(Settings):
         return max(self.alphas) if self.max_alpha is None else self.max_alpha
 
     def recipe(self) -> dict[str, Any]:
-        """What a training set depends on besides its alpha, its seed and the data set, JSON-ready."""
+        """Everything a training set depends on besides its alpha, its seed and the data set, JSON-ready."""
         tail = None if self.tail is None else self.tail.model_dump(mode="json")
         return {"num_objects": self.num_objects, "max_alpha": self.reserved_alpha, "tail": tail}
 

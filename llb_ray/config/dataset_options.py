@@ -1,4 +1,4 @@
-"""Where a data set lies, in which layout, and what of it is listed."""
+"""Place and layout of a data set, and which part of it is listed."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ _FOR: dict[str, tuple[Kind, ...]] = {  # the kinds that an option has a meaning 
 
 
 class DatasetOptions(Settings):
-    """What can be said about a data set besides its layout and place."""
+    """Options of a data set besides its layout and place."""
 
     categories: tuple[str, ...] = Field((), description="only these; default: all that are there")
     group_pattern: str | None = Field(

@@ -37,7 +37,7 @@ class BackboneConfig(Settings):
 
     @property
     def num_layers(self) -> int:
-        """How many layers there are, whether named or chosen by rule."""
+        """Number of layers, whether named or chosen by rule."""
         return 2 if self.layers is None else len(self.layers)
 
 

@@ -32,12 +32,12 @@ class MembersConfig(Settings):
 
     @property
     def fewest(self) -> int:
-        """How many sub-models must come through."""
+        """Number of sub-models that must succeed."""
         return self.count if self.min_members is None else self.min_members
 
 
 _KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
-# Told apart before they are checked, so that an error speaks of the one that was meant.
+# Distinguished before they are checked, so that an error speaks of the one that was meant.
 KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
 _SETTINGS = ("aggregate", "members", "normalize", "rounds", "trim", "keep_ratio", "memories")  # of filters
 Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
@@ -53,7 +53,7 @@ FilterName = Annotated[str, AfterValidator(_known)]
 
 
 class PurifyConfig(Settings):
-    """Which images the final detector is trained on."""
+    """The selection of the images that the final detector is trained on."""
 
     filter: FilterName = Field(
         "llb",

@@ -1,4 +1,4 @@
-"""What a filter means for the rest of a configuration."""
+"""Consequences of a filter for the rest of a configuration."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -27,7 +27,7 @@ class FilterTraits:
 
     @property
     def reads_scores(self) -> bool:
-        """Whether sub-models are needed."""
+        """True if sub-models are needed."""
         return False
 
     @property
@@ -37,7 +37,7 @@ class FilterTraits:
 
     @property
     def uses_keep_ratio(self) -> bool:
-        """Whether the share of images kept is chosen, or estimated with ``keep_ratio: auto``."""
+        """True if the share of images kept is chosen, or estimated with ``keep_ratio: auto``."""
         return "keep_ratio" in self.settings_in_use
 
     @property

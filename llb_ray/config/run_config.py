@@ -101,17 +101,17 @@ class RunConfig(Settings):
 
     @property
     def screens_by_density(self) -> bool:
-        """Whether the sub-models look for outlying patches, whatever the final detector does."""
+        """True if the sub-models look for outlying patches, whatever the final detector does."""
         return self.members.detector == "density"
 
     @property
     def num_members(self) -> int:
-        """How many sub-models there are."""
+        """Number of sub-models."""
         return self.purify.rule.num_members(self.members.count)
 
     @property
     def fewest_members(self) -> int:
-        """How many of them must come through."""
+        """Number of sub-models that must succeed."""
         return self.num_members if self.members.min_members is None else self.members.min_members
 
     @model_validator(mode="after")
@@ -138,12 +138,12 @@ class RunConfig(Settings):
 
     @property
     def rounds(self) -> int:
-        """How often every image is judged, at most."""
+        """Upper bound on how often every image is judged."""
         return self.purify.rule.rounds
 
     @property
     def why_folds(self) -> str:
-        """Why a threshold needs folds although it was to come from members, whatever is rejected; empty: it may not."""
+        """Reason why a threshold needs folds, whatever is rejected, although members were to set it; empty if none."""
         if self.threshold.method != "members":
             return ""
         if self.rounds > 1:
@@ -156,11 +156,11 @@ class RunConfig(Settings):
 
     @property
     def final_workers(self) -> int:
-        """How many workers train the final detector: one that takes no steps is fitted by one."""
+        """Number of workers that train the final detector: one that takes no steps is fitted by one."""
         return 1 if isinstance(self.detector, _STEPLESS) else self.final.num_workers
 
     def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
+        """One sentence for each setting that has no effect here; a run logs them."""
         idle = [*self.purify.notices(), *self.importance.notices(), *self.threshold.notices()]
         if not self.members.rescue and not self.screens_by_density:
             idle.append("members.rescue has no effect: the sub-models are not density members")

@@ -14,7 +14,7 @@ Alpha = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ScanSettings(Settings):
-    """Which jobs there are: one per category, alpha, filter and seed, each a whole run."""
+    """The jobs of a scan: one per category, alpha, filter and seed, each a whole run."""
 
     dataset: DatasetConfig
     alphas: tuple[Alpha, ...] | None = Field(

@@ -9,7 +9,7 @@ from llb_ray.errors import ConfigError
 
 
 class DataConfig(Settings):
-    """How a folder becomes a manifest."""
+    """The reading of a folder into a manifest."""
 
     category: str | None = Field(None, description="name in the tables; default: the folder's name")
     group_pattern: str | None = Field(
@@ -89,7 +89,7 @@ class ImportanceConfig(Settings):
         return self.model_dump(mode="json", exclude=self._idle() | {"members"})
 
     def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
+        """One sentence for each setting that has no effect here; a run logs them."""
         changed = [name for name in type(self).model_fields if name in self._idle() and not self._is_default(name)]
         return [f"importance.{name} has no effect with mode {self.mode}" for name in changed]
 
@@ -103,7 +103,7 @@ class ImportanceConfig(Settings):
 
 
 class FinalConfig(Settings):
-    """How the final detector is trained."""
+    """The training of the final detector."""
 
     num_workers: int = Field(
         1, ge=1, le=1024, description="workers that share each batch (Ray Train), each with `resources` of its own"
@@ -132,14 +132,14 @@ class ThresholdConfig(Settings):
     folds: int = Field(5, ge=2, description="further fits of the final detector, where held-out scores need them")
 
     def notices(self) -> list[str]:
-        """One sentence for each setting that has no effect here; a run says them aloud."""
+        """One sentence for each setting that has no effect here; a run logs them."""
         idle = ["false_alarm_rate", "normals"] if self.method == "none" else []
         changed = [name for name in idle if getattr(self, name) != type(self).model_fields[name].default]
         return [f"threshold.{name} has no effect with threshold.method none" for name in changed]
 
 
 class ResourcesConfig(Settings):
-    """What one member (or the final detector) owns while it works, on either executor."""
+    """Resources that one member (or the final detector) owns while it runs, on either executor."""
 
     num_cpus: PositiveInt = Field(1, le=1024, description="CPU cores, and torch threads, per member")
     num_gpus: Annotated[float, Field(ge=0, le=1)] = Field(0, description="GPUs per member; 1/n shares one")
@@ -162,7 +162,7 @@ class ResourcesConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """How the final detector is measured where labels exist."""
+    """The measuring of the final detector where labels exist."""
 
     fpr_limit: Share = Field(0.3, description="AUPRO integrates up to this pixel false-positive rate")
     sigma_px: Annotated[float, Field(ge=0, le=1000)] | None = Field(

@@ -26,7 +26,7 @@ _ROOM = 0.5  # on each side, in spans of the usual values; what is further out i
 
 @dataclass(frozen=True)
 class BandScale:
-    """Where the usual values of each band lie; small enough to be sent to every worker."""
+    """Ranges of the usual values of each band; small enough to be sent to every worker."""
 
     low_C: tuple[float, ...]
     high_C: tuple[float, ...]

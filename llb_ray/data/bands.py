@@ -1,6 +1,6 @@
 """Images of C bands: an array, or the pages of a TIFF, becomes [H, W, C] float32, or a short reason why it cannot.
 
-- An array (.npy, or a .npz that holds one array, or one called ``data``) is [H, W, C] or [C, H, W], told apart by which
+- An array (.npy, or a .npz that holds one array, or one called ``data``) is [H, W, C] or [C, H, W], known by which
   axis is as long as `bands`; where both are, the file is refused, not guessed at.  One band may do without its axis.
 - A TIFF has one grey page for each band, in order; embedded profiles are ignored, orientations applied.
 
@@ -54,7 +54,7 @@ def read_bands(path: Path, bands: int, max_pixels: int) -> Values:
 
 
 def may_hold_bands(path: Path) -> bool:
-    """Whether it is a file that `read_bands` would look into: an array or a TIFF of several pages."""
+    """True if it is a file that `read_bands` would look into: an array or a TIFF of several pages."""
     with refusing(), path.open("rb") as file:
         prefix = _prefix(file)
         return prefix.startswith((_NPY, *_ZIP)) or (prefix.startswith(_TIFF) and TiffImageFile(file, "").n_frames > 1)

@@ -1,4 +1,4 @@
-"""Files that may be images: who each of them is, or why it cannot take part."""
+"""Candidate image files: the content id, or the reason for rejection."""
 
 import os
 from collections.abc import Callable, Sequence, Set
@@ -19,7 +19,7 @@ from llb_ray.data.near_duplicates import near_duplicates, signature
 from llb_ray.data.unreadable_files import UnreadableImage
 
 GOOD = "good"
-Progress = Callable[[int, int], None]  # is told (done, total) files
+Progress = Callable[[int, int], None]  # receives (done, total) files
 _AHEAD = 4096  # files that wait for their turn
 THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
 
@@ -42,7 +42,7 @@ class File:
 
     @property
     def defect_type(self) -> str | None:
-        """What is wrong with an anomalous image."""
+        """Type of the defect of an anomalous image."""
         return None if self.kind == GOOD else self.kind
 
 
@@ -108,7 +108,7 @@ def _examined(root: Path, config: DataConfig, memory: Remembered, file: File) ->
 
 
 def _proved(path: Path, max_pixels: int, memory: Remembered) -> Known:
-    """What is known of a readable photograph; raises UnreadableImage for anything else."""
+    """Facts about a readable photograph; raises UnreadableImage for anything else."""
     sight = Sight.of(path)
     known = None if sight is None else memory.find(sight)
     if known is not None and known.num_pixels <= max_pixels:
@@ -128,7 +128,7 @@ def _proved_bands(path: Path, config: DataConfig) -> str:
 
 
 def _hint(path: Path) -> str:
-    """What would make an image of a file that is no photograph."""
+    """Remedy for a file that is no photograph: what would make an image of it."""
     with suppress(UnreadableImage):
         if may_hold_bands(path):
             return "; if it is an image of several bands, set data.bands to their number"

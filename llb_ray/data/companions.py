@@ -1,4 +1,4 @@
-"""Files that describe other files: masks, depth maps and notes that lie among photographs, known by the set.
+"""Files that describe other files: masks, depth maps and notes among photographs, known by the set.
 
 A name alone says it where it can mean nothing else (`ground_truth`, `7_mask.png` beside `7.png`).  Where it may mean a
 photograph too (`label`, `7.jpg` beside `7.png`), a few of the files are looked into: a mask has two values.
@@ -87,13 +87,13 @@ def _by_pattern(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _masks_of_two(folder: Path, ones: Sequence[str], others: Sequence[str]) -> Sequence[str]:
-    """Which of two rows of files are the masks of the other; none where both or neither look like it."""
+    """Files of the two rows that are the masks of the other; none where both or neither look like it."""
     are = _are_masks(folder, ones), _are_masks(folder, others)
     return () if are[0] == are[1] else ones if are[0] else others
 
 
 def _are_masks(folder: Path, names: Sequence[str], strictly: bool = False) -> bool:
-    """Whether all of a few of these files look like masks; `strictly`: exactly, and not all of them empty."""
+    """True if all of a few of these files look like masks; `strictly`: exactly, and not all of them empty."""
     values = list(takewhile(bool, (num_mask_values(folder / name, strictly) for name in _some(names))))
     return len(values) == len(_some(names)) > 0 and not (strictly and max(values) == 1)
 
@@ -107,7 +107,7 @@ def _folders(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _what_is_in(described: Path, folder: Path, others: Sequence[str]) -> str | None:
-    """What a folder holds that may describe the files of the `others` in `folder`; None where it holds images."""
+    """Kind of the folder's files that may describe the `others` in `folder`; None where it holds images."""
     files = list(islice(_files_below(described), _SAMPLE))
     if files and all(is_notes(file) for file in files):
         return NOTES
@@ -117,7 +117,7 @@ def _what_is_in(described: Path, folder: Path, others: Sequence[str]) -> str | N
 
 
 def _num_paired(files: Sequence[str], folder: Path, others: Sequence[str]) -> int:
-    """How many of the files have a file of their stem at the same place of another folder, or in `folder` itself."""
+    """Number of the files that have a file of their stem at the same place of another folder, or in `folder` itself."""
     stems: Mapping[str, set[str]] = {
         place: {PurePath(name).stem for other in ("", *others) for name in _names(folder / other / place)}
         for place in {str(PurePath(file).parent) for file in files}

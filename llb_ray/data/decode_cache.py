@@ -1,8 +1,8 @@
-"""What earlier commands found out about files, so that a large folder is decoded and hashed only once.
+"""Cache of what earlier commands found out about files, so that a large folder is decoded and hashed only once.
 
 A file is known again by its path, size, and the times of its last change: that of its content, which tools can set, and
-that of its inode, which they cannot.  Only good images are remembered.  The cache lies under $LLB_CACHE, or else in the
-user's cache folder, and may be thrown away.
+that of its inode, which they cannot.  Only good images are remembered.  The cache is under $LLB_CACHE, or else in the
+user's cache folder, and may be deleted.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Sight(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Sight | None":
-        """How the file looks now; None where there is nothing to see."""
+        """Present state of the file; None where there is nothing to see."""
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
@@ -73,7 +73,7 @@ class Remembered:
             memory._connection.close()
 
     def find(self, sight: Sight) -> Known | None:
-        """What is known of the file that looks like this."""
+        """The cached facts about the file that looks like this."""
         with self._lock:
             try:
                 row = self._connection.execute(_FIND, sight).fetchone()

@@ -7,7 +7,7 @@ bright defect darken the rest of its image):
   where that uses a small part of the scale, as 12-bit data in 16-bit files does.
 - 32-bit integer grey is read on the 16-bit scale; float grey is read as 0..1; values outside are refused, as are
   negative ones.
-- Transparency (alpha, or a transparent palette entry or colour) is laid over white.
+- Transparency (alpha, or a transparent palette entry or colour) is composited onto white.
 - CMYK is converted without a colour profile; embedded profiles are ignored everywhere.
 - An EXIF orientation is applied first.
 
@@ -90,7 +90,7 @@ def read_deep(path: Path, max_pixels: int) -> NDArray[Any] | None:
 
 
 def may_be_deep(path: Path) -> bool:
-    """Whether `read_deep` would give values, as far as the header says; false for what cannot be read."""
+    """True if `read_deep` would give values, as far as the header says; false for what cannot be read."""
     with suppress(UnreadableImage), refusing():
         with path.open("rb") as file:
             mode = header(file).mode
@@ -167,7 +167,7 @@ def _read(path: Path, max_pixels: int, levels: Levels | None, least_px: int | No
 
 
 def _is_wide(path: Path) -> bool:
-    """Whether the image has several channels of 16 bits, of which Pillow gives 8."""
+    """True if the image has several channels of 16 bits, of which Pillow gives 8."""
     with path.open("rb") as file:
         image = header(file)
         return image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in image.tile)
@@ -245,7 +245,7 @@ def _rgb(image: Image.Image, levels: Levels | None) -> Image.Image:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether a grey value is wider than 8 bits: modes I, I;16, I;16B and F."""
+    """True if a grey value is wider than 8 bits: modes I, I;16, I;16B and F."""
     return image.mode[0] in "IF"
 
 

@@ -49,7 +49,7 @@ def fibre(surface: Surface, point: Point, strength: float, rng: np.random.Genera
 
 
 def stain(surface: Surface, point: Point, strength: float, rng: np.random.Generator) -> tuple[Array, Array]:
-    """An irregular spill that tints and darkens what it lies on."""
+    """An irregular spill that tints and darkens what is below it."""
     cover_HW = _patch(surface, point, rng.uniform(0.07, 0.14), ragged=0.35, rng=rng)
     tint = 1 - (0.25 + 0.4 * strength) * rng.uniform(0.5, 1.0, 3)
     return cover_HW, surface.image_HW3 * tint.astype(np.float32)
@@ -97,11 +97,11 @@ DEFECTS: dict[str, Defect] = {
     "smear": smear,
     "stain": stain,
 }
-OVERHANGING = frozenset({"fibre"})  # lies on the product and on what is behind it; the others are in the material
+OVERHANGING = frozenset({"fibre"})  # is on the product and on what is behind it; the others are in the material
 
 
 def _offsets(surface: Surface, point: Point) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How far below and right of `point` each pixel is, in canvas sides."""
+    """Distances below and right of `point` of each pixel, in canvas sides."""
     side_px = len(surface.image_HW3)
     axis = np.arange(side_px)
     down_HW, right_HW = np.meshgrid((axis - point[0]) / side_px, (axis - point[1]) / side_px, indexing="ij")

@@ -1,6 +1,6 @@
-"""What lies below a folder, plain or a tree (`llb_ray.data.layout`): inputs, and what is none and is counted.
+"""The files below a folder, plain or a tree (`llb_ray.data.layout`): inputs, and others, which are counted.
 
-Of a tree, only files under ``train`` and ``test`` are inputs; its licence, readme or tables are not.  Masks lie in
+Of a tree, only files under ``train`` and ``test`` are inputs; its licence, readme or tables are not.  Masks are in
 ``ground_truth/<type>/<stem>_mask.png`` or where else `llb_ray.data.masks` looks for them.  Neither clutter
 (`llb_ray.data.name_conventions`) nor files that describe others (`llb_ray.data.companions`) are inputs anywhere.
 """

@@ -64,7 +64,7 @@ def format_of(file: IO[bytes]) -> str | None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file begins as an image of a known format does."""
+    """True if the file begins as an image of a known format does."""
     with suppress(UnreadableImage), refusing(), path.open("rb") as file:
         return format_of(file) is not None
     return False
@@ -95,7 +95,7 @@ def _tiff(file: IO[bytes]) -> ImageFile:
 
 
 def _named(file: IO[bytes]) -> str | None:
-    """What a file is that is no image, where its first bytes tell."""
+    """Name of what a file is that is no image, where its first bytes show it."""
     head = file.read(_HEAD)
     file.seek(0)
     if what := next((what for at, mark, what in _OTHERS if head[at:].startswith(mark)), None):

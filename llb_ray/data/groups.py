@@ -1,4 +1,4 @@
-"""Which photographs show one object, as far as their paths say."""
+"""Grouping of photographs by object, as far as their paths show it."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: plain, or as a tree of splits and types.
+"""Layouts of a folder of images: plain, or a tree of splits and types.
 
 - A plain folder: every file below it is an unlabelled training image.
 - A tree: ``train/<type>/*`` and ``test/<type>/*``, in any case.  A type whose name is known to mean normal (`good`,
@@ -37,7 +37,7 @@ def split_folders(names: Iterable[str]) -> dict[str, str]:
 
 
 def is_tree(folder: PathT, folders_in: Callable[[PathT], Collection[str]]) -> bool:
-    """Whether a folder is laid out as a tree, as far as `folders_in` knows the folders in one."""
+    """True if a folder is organised as a tree, as far as `folders_in` knows the folders in one."""
     splits = split_folders(folders_in(folder))
     if TRAIN not in splits:
         return False

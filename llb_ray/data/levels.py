@@ -1,4 +1,4 @@
-"""Where the values of a set of 16-bit images lie on their scale: seldom on the whole of it.
+"""The range of the values of a set of 16-bit images on their scale: seldom the whole of it.
 
 A camera of 12 bits writes 0 to 4095 into files of 16, and a thermal one a few hundred values around 30000.  Read on the
 whole scale, most of their grey levels would be one.  So a set, never a single image, is given a black and a white
@@ -29,7 +29,7 @@ _LEAST_BITS, _ALL_BITS = 8, 15  # from 15 bits on, the scale of 16 is taken
 
 
 class Range(NamedTuple):
-    """What one image has: its highest value, and the ends of its usual ones."""
+    """The range of one image: its highest value, and the ends of its usual ones."""
 
     highest: int
     low: float
@@ -81,7 +81,7 @@ class Levels:
         return bytes_
 
     def note(self) -> str:
-        """What is said about them to whoever starts a run."""
+        """Message about them for whoever starts a run."""
         return (
             f"16-bit images use a small part of their scale: {self.black:g} is read as black and {self.white:g} as "
             "white, in this run and by predict"

@@ -3,7 +3,7 @@
 A manifest says who the images are (`llb_ray.data.manifest`), and for that every file has to be hashed and decoded.  A
 listing says where they are and what a data set's own tables know about them; `llb_ray.data.listing_to_manifest` makes
 a manifest of it.  As a file (`llb-ray manifest`, `llb-ray contaminate`) it is one Arrow IPC file that any tool can
-open; where the images lie and how the listing was made is JSON in the schema's metadata, under the key ``llb_ray``.
+open; the images' folder and how the listing was made are JSON in the schema's metadata, under the key ``llb_ray``.
 """
 
 import difflib
@@ -137,7 +137,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _said(path: Path, schema: pa.Schema) -> dict[str, Any]:
-    """What the metadata says; raises DataError where a listing's would say something else."""
+    """The content of the metadata; raises DataError where it differs from a listing's."""
     try:
         said = json.loads((schema.metadata or {})[_KEY])
         version, root, about = said["version"], said["root"], said["about"]

@@ -1,4 +1,4 @@
-"""What is wrong with the entries of a data set: found all at once, and told in one report."""
+"""Problems of the entries of a data set: found all at once, and reported together."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +36,13 @@ class BadEntries(DataError):
 
     @classmethod
     def of(cls, root: Path, problems: Sequence[Problem], report: Path | None = None) -> "BadEntries":
-        """The error of one sentence about all these problems, which lie in the file `report` if it is given."""
+        """The error of one sentence about all these problems, which are in the file `report` if it is given."""
         first = "; ".join(map(str, problems[:_NAMED]))
         more = "" if len(problems) <= _NAMED else f"; and {len(problems) - _NAMED} more"
         named = "" if report is None else f"; {report} has them all"
         return cls(
             f"{root}: {_counted(len(problems))} with the listed images ({first}{more}){named}; "
-            "mend that, or leave those images out (skip_bad, --skip-bad)",
+            "fix that, or leave those images out (skip_bad, --skip-bad)",
             problems,
         )
 
@@ -52,7 +52,7 @@ def _counted(count: int) -> str:
 
 
 def problems_file(listed: Path) -> Path:
-    """Where the report about a data set lies that is listed in the manifest file `listed`."""
+    """Path of the report about the data set that is listed in the manifest file `listed`."""
     return listed.with_suffix(".problems.csv")
 
 

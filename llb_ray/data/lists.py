@@ -33,7 +33,7 @@ _UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
 
 def is_list(path: Path) -> bool:
-    """Whether a path is a list, by its suffix; a folder is one if it holds Parquet files and no others."""
+    """True if a path is a list, by its suffix; a folder is one if it holds Parquet files and no others."""
     if os.path.isdir(path):
         parts = [name for name in os.listdir(path) if not is_clutter(name) and not name.startswith("_")]
         return bool(parts) and all(name.lower().endswith(_PARQUET) for name in parts)
@@ -60,7 +60,7 @@ def read_list(path: Path, path_alone: bool = False) -> Iterator[pa.Table]:
 
 
 def listed_paths(path: Path) -> Iterator[str]:
-    """The paths in a list, one by one, as they are spelt on this machine, relative to the folder that it lies in."""
+    """The paths in a list, one by one, as they are spelt on this machine, relative to the folder that it is in."""
     folder = Path(os.path.abspath(path)).parent
     for table in read_list(path, path_alone=True):
         yield from (spelt_here(folder, text) for text in table[_PATH].to_pylist() if text)

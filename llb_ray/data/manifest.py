@@ -1,4 +1,4 @@
-"""The manifest: which images there are, who they are, and what was put aside.
+"""The manifest: which images there are, their ids, and what was quarantined.
 
 An `image_id` is the first 128 bits of the sha256 of the file's bytes, in hex.  Rows are kept in `image_id`
 order, which neither the names nor the labels of the files can influence.  Labels, defect types and masks live in
@@ -111,7 +111,7 @@ def refuse_leaving(where: Path, table: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The images under `root` (schema `MANIFEST`, in image_id order), what was put aside (`QUARANTINE`), and which of
+    """The images under `root` (schema `MANIFEST`, in image_id order), what was quarantined (`QUARANTINE`), and which of
     the images are near duplicates (`NEAR`)."""
 
     root: Path
@@ -132,7 +132,7 @@ class Manifest:
         if unknown:
             raise DataError(f"{root}: unknown split {sorted(unknown)[0]!r} in the manifest; use 'train' or 'test'")
         if set(table["label"].unique().to_pylist()) - {0, 1, None}:
-            raise DataError(f"{root}: a label in the manifest is neither 0, 1 nor empty; mend it")
+            raise DataError(f"{root}: a label in the manifest is neither 0, 1 nor empty; correct it")
         aside = QUARANTINE.empty_table() if quarantine is None else quarantine.cast(QUARANTINE)
         aside = aside.sort_by([("split", "ascending"), ("path", "ascending")])
         alike = NEAR.empty_table() if near is None else near.cast(NEAR)

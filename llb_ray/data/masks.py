@@ -1,4 +1,4 @@
-"""Which file is the mask of which image of a tree: by place and name, in whatever format.
+"""Assignment of masks to images of a tree: by place and name, in whatever format.
 
 An image ``test/crack/7.png`` has its mask below a folder of masks (`ground_truth`, `masks`, `gt`) beside the splits, in
 its own split, or beside or in its own folder, as ``7_mask``, ``7`` or another name that says so; or beside itself.
@@ -79,7 +79,7 @@ class Masks:
         return None if name is None else str(image.parent / name)
 
     def _folders(self, image: PurePosixPath) -> Iterator[PurePosixPath]:
-        """Where a mask of the image may lie, the likeliest first."""
+        """Folders where a mask of the image may be, the likeliest first."""
         split, *rest = image.parent.parts
         here, below = PurePosixPath("."), PurePosixPath(*rest)
         places = [(here, below), (here, split / below), (PurePosixPath(split), below), (image.parent, here)]

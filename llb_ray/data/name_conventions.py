@@ -1,4 +1,4 @@
-"""What the names of files and folders say by themselves: clutter that programs leave, normal parts, masks."""
+"""Meanings of the names of files and folders: clutter that programs leave, normal parts, masks."""
 
 import re
 from pathlib import PurePath
@@ -64,29 +64,29 @@ _NOTES = frozenset({".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".xmp", ".
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a program or an operating system gave this name to a file or folder of its own."""
+    """True if a program or an operating system gave this name to a file or folder of its own."""
     lower = name.lower()
     return lower.startswith(".") or lower in _CLUTTER or _CLUTTER_PATTERN.fullmatch(lower) is not None
 
 
 def means_normal(folder: str) -> bool:
-    """Whether a folder's name is known to mean images without a defect."""
+    """True if a folder's name is known to mean images without a defect."""
     return _plain(folder) in _NORMAL
 
 
 def means_anomalous(folder: str) -> bool:
-    """Whether a folder's name is known to mean images with a defect, of whatever kind."""
+    """True if a folder's name is known to mean images with a defect, of whatever kind."""
     return _plain(folder) in _ANOMALOUS
 
 
 def means_masks(folder: str) -> bool:
-    """Whether a folder of this name holds masks, whatever lies in it."""
+    """True if a folder of this name holds masks, whatever is in it."""
     tokens = [token for token in re.split(r"[^a-z]+", folder.lower()) if token]  # with_mask is no folder of masks
     return "".join(token for token in tokens if token not in _BESIDE_MASK) in _MASK_FOLDER
 
 
 def may_mean_masks(folder: str) -> bool:
-    """Whether a folder of this name may hold what describes other images, or images of such things."""
+    """True if a folder of this name may hold what describes other images, or images of such things."""
     return re.sub(r"[^a-z]", "", folder.lower()) in _MAYBE_FOLDER
 
 
@@ -103,7 +103,7 @@ def is_surely_a_mask(stem: str) -> bool:
 
 
 def is_notes(name: str) -> bool:
-    """Whether the suffix is one of text formats, which describe images and hold none."""
+    """True if the suffix is one of text formats, which describe images and hold none."""
     return PurePath(name).suffix.lower() in _NOTES
 
 

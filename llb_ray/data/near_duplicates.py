@@ -34,7 +34,7 @@ _LEAST, _MOST = 0.03, 0.5  # of distances (0 to 2): what a mild JPEG changes, an
 
 
 def signature(image_HW3: NDArray[np.uint8]) -> bytes:
-    """What a picture looks like, whatever its size, brightness and contrast; zeros for one of a single colour."""
+    """Signature of a picture, whatever its size, brightness and contrast; zeros for one of a single colour."""
     grey = Image.fromarray(image_HW3).convert("L")
     small = grey.resize((_BEFORE, _BEFORE), Image.Resampling.BOX, reducing_gap=2.0)
     cell = np.asarray(small, np.float32).reshape(_SIDE, _BEFORE // _SIDE, _SIDE, -1).mean(axis=(1, 3))
@@ -90,7 +90,7 @@ def _nearest(unit_ND: NDArray[np.float32], group_N: NDArray[np.intp], among_M: N
 
 
 def _usual_distance(unit_ND: NDArray[np.float32], group_N: NDArray[np.intp]) -> float:
-    """How far off a neighbour usually is: the median over some images of the distance to the fifth nearest.
+    """Usual distance of a neighbour: the median over some images of the distance to the fifth nearest.
 
     Not of the nearest: there may be two or three shots of everything.
     """

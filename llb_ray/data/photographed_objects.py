@@ -40,7 +40,7 @@ class Objects:
         in_both = found[TRAIN].keys() & found[TEST].keys()
         if in_both:
             raise DataError(
-                f"{where}: object {min(in_both)} is in both splits, so no test set would be free of it; mend its group"
+                f"{where}: object {min(in_both)} is in both splits, so no test set would be free of it; fix its group"
             )
         normal = {name for name, seen in found[TRAIN].items() if seen == {0}}
         return cls(where, normal, {name for name, seen in found[TEST].items() if 1 in seen}, found[TEST].keys())

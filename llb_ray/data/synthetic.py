@@ -24,7 +24,7 @@ from llb_ray.seeding import stream
 
 CATEGORIES = tuple(PAINTERS)
 GOOD = "good"
-RARE_SHARE = 0.05  # of the normal objects of a split, rounded: the legitimate variant that is easily thrown away
+RARE_SHARE = 0.05  # of the normal objects of a split, rounded: the legitimate variant that is easily rejected
 TEST_ALPHA = 0.5  # as in Real-IAD's FUIAD protocol, which tests on as many anomalous as normal objects
 REPEATED_SHARE = 0.8  # of the anomalous objects: a worn tool leaves the same mark at about the same place every time
 WANDER_SHARE = 0.01  # of the canvas side: how far such a mark moves from object to object
@@ -34,7 +34,7 @@ MARGIN_SHARE = 0.02  # of the image side: how far the camera may shift between v
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What to photograph: objects per split and category, share `alpha` of the training objects that is anomalous."""
+    """Settings of a synthetic set: objects per split and category, and the anomalous share `alpha` in training."""
 
     categories: tuple[str, ...] = CATEGORIES
     train_objects: int = 110

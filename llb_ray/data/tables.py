@@ -38,7 +38,7 @@ def _no_table(path: Path, error: Exception) -> DataError:
 
 
 def checked(table: Table) -> Table:
-    """The table or record batch, proved to lie in its buffers; raises one of `DAMAGED` for another."""
+    """The table or record batch, proved to be inside its buffers; raises one of `DAMAGED` for another."""
     table.validate(full=True)
     _ = table.schema.names  # which are text only once somebody reads them
     return table

@@ -1,4 +1,4 @@
-"""Which picture of a TIFF is meant: a camera's or a scanner's file holds previews, and says which they are.
+"""Choice of the picture of a TIFF that is meant: a camera's or a scanner's file holds previews, and marks them.
 
 A page is a preview, a pyramid's level or a mask where its tag NewSubfileType (or the older SubfileType) says so, and so
 is a page below another one (tag SubIFDs) that is smaller and says nothing.  Of the others there has to be one.
@@ -28,7 +28,7 @@ _CODECS = {34712: "JPEG 2000", 33003: "JPEG 2000", 34887: "LERC", 50002: "JPEG X
 
 
 class Page(NamedTuple):
-    """One picture: where its directory lies in the file, and what that says."""
+    """One picture: the place of its directory in the file, and the directory's entries."""
 
     offset: int
     tags: ImageFileDirectory_v2
@@ -54,7 +54,7 @@ def meant(file: IO[bytes]) -> IO[bytes]:
 
 
 def is_signed_byte(tags: Any) -> bool:
-    """Whether values are signed ones of 8 bits, which Pillow takes for unsigned."""
+    """True if values are signed ones of 8 bits, which Pillow takes for unsigned."""
     return set(tags.get(_FORMAT, ())) == {_SIGNED} and set(tags.get(_BITS, ())) == {8}
 
 
@@ -64,7 +64,7 @@ def size_of(tags: Any) -> tuple[int, int]:
 
 
 def undecodable(file: IO[bytes]) -> str:
-    """What the meant picture of a TIFF holds that no decoder here reads, and what to do."""
+    """Message about a meant picture of a TIFF that no decoder here reads: what it holds, and what to do."""
     file.seek(0)
     tags = _directory(file.read(16))
     file.seek(tags.next)

@@ -1,4 +1,4 @@
-"""What a file is that cannot be used as an image, in words for people."""
+"""Reasons why a file cannot be used as an image, as sentences."""
 
 import re
 import struct

@@ -1,7 +1,7 @@
 """Families of odd images that are odd in the same way.
 
 No statistic that we tried tells a rare normal kind from a defect that recurs at the same place; a person does, at a
-glance, and for all of a kind at once.  So images are told apart by *what* is odd about them and where: the direction in
+glance, and for all of a kind at once.  So images are grouped by *what* is odd about them and where: the direction in
 which their patches deviate from what usual images show at that place.
 
 Shapes as in `base`; R usual images, L places, S sketched dimensions.
@@ -25,11 +25,11 @@ from llb_ray.seeding import seed_for
 REACH = 0.4
 _SIDE, _PLACES = 3, 100  # as density members look at images
 _LEAST_RADIUS = 0.1  # of the mean over all places: a black border is not odd for a little noise
-_SKETCH = 64  # random directions that a patch is told by: enough for angles (Johnson and Lindenstrauss, 1984)
+_SKETCH = 64  # random directions that a patch is projected on: enough for angles (Johnson and Lindenstrauss, 1984)
 
 
 class Usual(NamedTuple):
-    """What usual images show at each place."""
+    """Usual images: their mean and spread at each place."""
 
     mean_D: torch.Tensor
     scale_D: torch.Tensor
@@ -43,7 +43,7 @@ def placed(layers: Layers) -> torch.Tensor:
 
 
 def usual(patch_RDHW: torch.Tensor) -> Usual:
-    """What these images, taken for normal, show at each place."""
+    """Statistics of these images, taken for normal, at each place."""
     point_PD = patch_RDHW.permute(0, 2, 3, 1).flatten(0, 2)
     mean_D, scale_D = point_PD.mean(dim=0), usable_spread(point_PD)
     patch_LRD = by_place(patch_RDHW, mean_D, scale_D)
@@ -54,7 +54,7 @@ def usual(patch_RDHW: torch.Tensor) -> Usual:
 
 
 def oddness(patch_BDHW: torch.Tensor, beside: Usual) -> npt.NDArray[np.float32]:
-    """What is odd about each image [B, L x S], of length one; all noughts for one that is nowhere odd.
+    """Direction of each image's oddness [B, L x S], of length one; all zeros for an image without odd patches.
 
     At each place the direction of its deviation counts by how far beyond the usual radius it goes.
     """

@@ -1,4 +1,4 @@
-"""What a detector is: the protocol, the orientation of scores, the names of shapes.
+"""The detector protocol, the orientation of scores, the names of shapes.
 
 Orientation: **anomaly scores and maps rise with abnormality, everywhere in llb_ray.**
 
@@ -48,7 +48,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class FitLog:
-    """What a fit notes besides its state, as columns by name; the same bytes for the same fit."""
+    """Notes of a fit besides its state, as columns by name; the same bytes for the same fit."""
 
     steps: Mapping[str, npt.NDArray[Any]]  # one row per optimiser step
     images: Mapping[str, npt.NDArray[Any]]  # one row per training image, in the source's order; none of a plain mean
@@ -61,7 +61,7 @@ class Encoder(Protocol):
     cache_dtypes: tuple[torch.dtype, ...]  # what each layer is stored as: uint8 pixels, float16 features
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What its output depends on, JSON-ready: settings and the digest of the weights."""
+        """Everything its output depends on, JSON-ready: settings and the digest of the weights."""
 
     def network(self) -> nn.Module:
         """uint8 images [B, C, H, W] to layers, unchecked and not rounded, as one module that can be exported."""
@@ -89,13 +89,13 @@ class Source(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where one fit keeps how far it got; whoever keeps them sees to it that settings, source and seed are the same."""
+    """Storage for one fit's progress; its owner ensures that settings, source and seed are the same."""
 
     def load(self) -> State | None:
-        """What was saved last; None for a fit that starts."""
+        """The last saved state; None for a fit that starts."""
 
     def due(self, num_done: int) -> bool:
-        """Whether to save now, `num_done` steps after the start."""
+        """True if to save now, `num_done` steps after the start."""
 
     def save(self, state: State) -> None:
         """Keep a state, as named CPU tensors (safetensors-ready), instead of the one before."""
@@ -132,7 +132,7 @@ class Detector(Protocol):
         """Layers to what `score` says of them, score [B] and map [B, H, W], as one module that can be exported."""
 
     def log(self) -> FitLog | None:
-        """What the last `fit` noted; None where there was nothing to note, and after `load_state`."""
+        """The log of the last `fit`; None where there was nothing to note, and after `load_state`."""
 
 
 def row_batches(num_rows: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:

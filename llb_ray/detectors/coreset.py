@@ -1,4 +1,4 @@
-"""Which few of many patches a memory keeps: greedy k-centre, or a random subset.
+"""Selection of the few of many patches that a memory keeps: greedy k-centre, or a random subset.
 
 Shapes: P points, D dimensions.  Both are pure functions of their arguments.
 """

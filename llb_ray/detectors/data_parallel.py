@@ -21,10 +21,10 @@ class ProcessGroup(Protocol):
 
     @property
     def leads(self) -> bool:
-        """Whether this one writes what they leave behind; exactly one does."""
+        """True if this one writes what they leave behind; exactly one does."""
 
     def share(self, size: int) -> slice:
-        """Which of `size` rows are this one's; raises MemberError if there are not enough for all."""
+        """The rows of `size` that are this process's; raises MemberError if there are not enough for all."""
 
     def whole(self, mine: torch.Tensor, size: int) -> torch.Tensor:
         """The `size` rows of all peers in order, given this one's; no gradient flows through it."""
@@ -33,7 +33,7 @@ class ProcessGroup(Protocol):
         """Replace each tensor by its sum over the peers, bit-equal on every one."""
 
     def told(self, content: bytes) -> bytes:
-        """What the leading one says; what the others say is dropped."""
+        """The value of the leading process; those of the others are dropped."""
 
 
 class Alone:
@@ -78,7 +78,7 @@ class Turn:
         """Ones for that share of the entries, else zeros, in the shape of this worker's rows.
 
         Drawn for the whole batch, in the memory order that its values would have, so that an image meets the same
-        noise whoever it is dealt to.
+        noise on any process.
         """
         shape, strides = (self.batch_size, *value.shape[1:]), (value[0].numel(), *value.stride()[1:])
         # A third of the time that `bernoulli_` takes, which is a tenth of a step of a small decoder on a CPU.

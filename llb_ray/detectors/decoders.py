@@ -30,10 +30,10 @@ class Decoder(Protocol):
     """Learns to redraw the layers of normal images, group by group."""
 
     def targets(self, layers: Layers) -> Layers:
-        """What is to be redrawn: one BCHW tensor per group."""
+        """The targets of the reconstruction: one BCHW tensor per group."""
 
     def redrawn(self, layers: Layers, turn: Turn | None) -> Layers:
-        """What is made of it: tensors of the same shapes."""
+        """The reconstruction: tensors of the same shapes."""
 
 
 class AttentionDecoder(nn.Module):

@@ -38,7 +38,7 @@ _NAMES = ("reference_LRD", "reach_LR", "mean_D", "scale_D", "loneliness_1")
 
 
 class Density:
-    """A `Detector`: how much sparser an image's patches lie than their neighbours, at each of some places."""
+    """A `Detector`: how much sparser an image's patches are than their neighbours, at each of some places."""
 
     def __init__(self, config: DensityConfig, device: torch.device) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class Density:
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
-        """Logarithms of the local outlier factors, 0 where a patch lies as dense as its neighbours; the score of an
+        """Logarithms of the local outlier factors, 0 where a patch is as dense as its neighbours; the score of an
         image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
         (`neighbours.loneliness`) added.
         """

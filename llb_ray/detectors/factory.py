@@ -55,7 +55,7 @@ def build_detector(
 
 
 def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
-    """What the encoder's output depends on, without building it; raises WeightsError for a missing weights file."""
+    """Everything the encoder's output depends on, without building it; raises WeightsError without a weights file."""
     if isinstance(config, MemoryBankConfig | DensityConfig | ReconstructionConfig):
         from llb_ray.detectors.backbones import fingerprint
 
@@ -75,7 +75,7 @@ def weights_origin(config: DetectorConfig) -> dict[str, str]:
 
 
 def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
-    """What the fitted detector depends on besides its encoder and images: the other role's budget is left out."""
+    """Settings that the fitted detector depends on besides its encoder and images, without the other role's budget."""
     unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
     return config.model_dump(mode="json", exclude=unused)
 
@@ -89,7 +89,7 @@ def refuse_unsuitable(config: DetectorConfig, layers: Layers) -> list[str]:
 
 
 def fit_reads(config: DetectorConfig, role: Role, num_rows: int, num_weighted: int = 0) -> int:
-    """How many images a fit on `num_rows` rows reads from its source, repetitions counted.
+    """Number of images that a fit on `num_rows` rows reads from its source, repetitions counted.
 
     `num_weighted` images are read once more at the end, for their importance weights.
     """

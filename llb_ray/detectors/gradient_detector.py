@@ -1,4 +1,4 @@
-"""What the detectors that learn by gradient descent share: the fit itself, and the measuring of whole data sets.
+"""Base class of the detectors that learn by gradient descent: the fit itself, and measuring whole data sets.
 
 A step's batch and dropout are functions of the seed and the step, so a fit that goes on from a checkpoint draws what
 it would have drawn.
@@ -103,7 +103,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
 
     @abstractmethod
     def _optimizer(self, network: Net, batch_size: int) -> Optimizer:
-        """What takes the steps, at its full learning rate."""
+        """The optimiser, at its full learning rate."""
 
     @abstractmethod
     def _rate_share(self, step: int) -> float:

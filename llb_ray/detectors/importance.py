@@ -12,7 +12,7 @@ available; this is textbook importance weighting::
 A target fitted to contaminated scores lifts anomalies too (`moments`), or starves rare normals (`robust`): purify
 first, weight after.
 
-The ratio is tabulated whenever density and target are taken anew, and the few numbers of a step are worked on by numpy,
+The ratio is tabulated whenever density and target are updated, and the few numbers of a step are worked on by numpy,
 wherever the network is: a dozen tensor operations would cost more than the training step can spare.
 
 Shape suffixes: B images of a batch, N images of a set, M recent scores, G points of the table, S steps.
@@ -33,7 +33,7 @@ from llb_ray.detectors.base import FitLog, State
 
 GRID = 512  # points of the table: at most 0.7 bandwidths apart, and a tenth for a Gaussian
 MARGIN = 4.0  # bandwidths from the outermost recent score to the end of the table
-NEW_SHARE = 1 / 16  # of the recent scores, after which density and target are taken anew
+NEW_SHARE = 1 / 16  # of the recent scores, after which density and target are updated
 LEAST_ESS_SHARE = 0.2  # of the batch: with fewer images that really count, the plain mean is the better estimate
 LEAST_SPREAD = 1e-6  # relative: constant scores have no spread to divide by
 ROOT_TWO_PI = math.sqrt(2 * math.pi)
@@ -89,7 +89,7 @@ class ImportanceWeights:
         return FitLog(steps, {"score": score_N.astype(np.float32), "weight": weight_N.astype(np.float32)})
 
     def state(self) -> State:
-        """What the weights of later steps and the log depend on."""
+        """State that the weights of later steps and the log depend on."""
         done = slice(self._num_done)
         columns = {"loss_SB": torch.tensor(self._loss_SB[done]), "ratio_SB": torch.tensor(self._ratio_SB[done])}
         return columns | {"ratio_taken_at": torch.tensor(self._ratio_taken_at)}
@@ -123,7 +123,7 @@ class ImportanceWeights:
 class Ratio:
     """Target density over density of the recent scores, capped; a function of a score.
 
-    Nought beyond the table: where there have been no scores, there is no density to divide by.
+    Zero beyond the table: where there have been no scores, there is no density to divide by.
     """
 
     score_G: Numbers

@@ -1,4 +1,4 @@
-"""How densely other images lie about an image at one place of the grid: the local outlier factor of its patches.
+"""Local outlier factor of an image's patches at one place of the grid, against the same place of other images.
 
 An image is compared with others at the *same* place, so a patch need not be usual elsewhere to be odd here, and the
 distances are divided by what is common among its neighbours, so that rough areas are not called odd.  SoftPatch (arXiv
@@ -26,14 +26,14 @@ _BLOCK = 16  # images that are judged at once
 
 
 def references(num_rows: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which rows others are compared with, ascending: all, or so many drawn at random."""
+    """Rows that others are compared with, ascending: all, or so many drawn at random."""
     if num_rows <= MAX_REFERENCES:
         return np.arange(num_rows)
     return np.sort(stream(seed, "references").choice(num_rows, MAX_REFERENCES, replace=False))
 
 
 def num_neighbours(num_references: int, share: float, copies: int = 1) -> int:
-    """How many of the references are an image's neighbours: this share of them, at least three, where there are.
+    """Number of the references that are an image's neighbours: this share of them, at least three, where there are.
 
     An image is no neighbour of its own, nor are its augmented copies: so many are there of each.
 
@@ -56,7 +56,7 @@ def distances(patch_LBD: torch.Tensor, reference_LRD: torch.Tensor) -> torch.Ten
 def outlier_factors(
     distance_LBR: torch.Tensor, reach_LR: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logarithms of the local outlier factors [L, B], 0 where an image lies as dense as its neighbours, and the mean
+    """Logarithms of the local outlier factors [L, B], 0 where an image is as dense as its neighbours, and the mean
     reach [L, B] of these neighbours.
 
     The mean distance to the `count` nearest references, over the mean of *their* reach: the simplified factor
@@ -70,14 +70,14 @@ def outlier_factors(
 
 
 class Judged(NamedTuple):
-    """How odd B images are beside the references."""
+    """Outlier factors of B images against the references."""
 
     factor_LB: torch.Tensor  # logarithms of the local outlier factors, place by place
     loneliness_B: torch.Tensor  # see `loneliness`
 
 
 def judged(patch_LBD: torch.Tensor, reference_LRD: torch.Tensor, reach_LR: torch.Tensor, share: float) -> Judged:
-    """How odd images are that are none of the references; `share` of these are neighbours."""
+    """Outlier factors of images that are none of the references; `share` of these are neighbours."""
     distance_LBR = distances(patch_LBD, reference_LRD)
     factor_LB, usual_LB = outlier_factors(distance_LBR, reach_LR, num_neighbours(len(reach_LR[0]), share))
     return Judged(factor_LB, loneliness(distance_LBR / usual_LB[..., None], factor_LB))

@@ -119,7 +119,7 @@ class MemoryBank:
         """Nothing: there are no steps to note."""
 
     def _memory(self, source: Source) -> Literal["plain", "placed", "softpatch"]:
-        """How the training images are taken; one that is alone cannot be compared with others."""
+        """Memory of the training images; one image alone cannot be compared with others."""
         memory = "placed" if self.config.memory == "by_filter" else self.config.memory
         return memory if len(source.image_ids) > 1 else "plain"
 
@@ -127,7 +127,7 @@ class MemoryBank:
         return self.patches(source.batch(rows))
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
-        """What each channel is divided by [D]."""
+        """Divisor of each channel [D]."""
         spread_D = usable_spread(candidate_PD)
         return spread_D if self.config.standardize else torch.ones_like(spread_D)
 

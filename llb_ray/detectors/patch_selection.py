@@ -81,7 +81,7 @@ def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report:
 
 
 def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
-    """How many patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
+    """Number of patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
     quota_N = np.full(num_images, candidates // num_images)
     quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
     return quota_N

@@ -18,7 +18,7 @@ def patches(layers: Layers, side: int) -> torch.Tensor:
 
 
 def placed_patches(layers: Layers, side: int, wanted: int) -> torch.Tensor:
-    """What `at_places` takes of `patches`, at the cost of these places alone."""
+    """The patches that `at_places` takes of `patches`, at the cost of these places alone."""
     first, *others = _pooled(layers, side)
     height, width = first.shape[-2:]
     rows, columns = _places(height, width, wanted)
@@ -42,7 +42,7 @@ def at_places(patch_BDHW: torch.Tensor, wanted: int) -> torch.Tensor:
 
 
 def usable_spread(point_PD: torch.Tensor) -> torch.Tensor:
-    """What each channel is divided by [D]: its spread, or one for a channel that is all but constant."""
+    """Divisor of each channel [D]: its spread, or one for a channel that is all but constant."""
     spread_D = point_PD.std(dim=0, correction=0)
     return torch.where(spread_D > 1e-3 * spread_D.mean(), spread_D, torch.ones_like(spread_D))
 

@@ -101,7 +101,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def measure(self, passes: Callable[[], Iterable[Layers]]) -> None:
-        """Learn the spread of each channel of each layer; `passes` gives all images anew at each call."""
+        """Learn the spread of each channel of each layer; `passes` gives all images again at each call."""
         for index, scale_C in enumerate(self.scale_C):
             spread_C = moments(_cells(layers[index], self._side) for layers in passes())[1].sqrt()
             usable_C = spread_C > LEAST_SPREAD * spread_C.mean()
@@ -127,7 +127,7 @@ class Network(nn.Module):
         return torch.stack(large_B1HW).mean(dim=0)[:, 0]
 
     def _pairs(self, layers: Layers, turn: Turn | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What is to be redrawn and what is made of it, group by group."""
+        """Targets and their reconstructions, group by group."""
         level = tuple(
             _averaged(layer, self._side) / scale_C[:, None, None]
             for layer, scale_C in zip(layers, self.scale_C, strict=True)

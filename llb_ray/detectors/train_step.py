@@ -1,4 +1,4 @@
-"""A network on its way down a loss: seeded weights, guarded steps, and all that is needed to go on after a stop."""
+"""Optimiser loop state: seeded weights, guarded steps, and everything that is needed to resume."""
 
 import math
 import threading
@@ -44,7 +44,7 @@ class Descent(Generic[Net]):
         self.num_done += 1
 
     def _weights(self, whole_B: torch.Tensor) -> torch.Tensor:
-        """What each loss of the whole batch counts for [B], of mean one."""
+        """Weight of each loss of the whole batch [B], of mean one."""
         loss = whole_B.mean().item()
         self.figures = {"loss": loss}
         if not math.isfinite(loss):
@@ -108,7 +108,7 @@ def cosine_share(step: int, steps: int, warmup_steps: int, last: float) -> float
 
 
 def _slots(optimizer: Optimizer) -> State:
-    """What the optimiser remembers of each parameter, by the parameter's number and the slot's name."""
+    """The optimiser's state of each parameter, by the parameter's number and the slot's name."""
     slots = optimizer.state_dict()["state"]
     return {f"{index}.{name}": _copied(tensor) for index, slot in slots.items() for name, tensor in slot.items()}
 

@@ -96,13 +96,13 @@ def refuse_other_files(path: Path, option: str) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the file begins with the length of a JSON object, and the object."""
+    """True if the file begins with the length of a JSON object, and the object."""
     with path.open("rb") as file:
         return len(file.read(8)) == 8 and file.read(1) == b"{"
 
 
 def _is_torch_zip(path: Path) -> bool:
-    """Whether it is a zip with the pickle of torch.save, which NumPy's .npz is not."""
+    """True if it is a zip with the pickle of torch.save, which NumPy's .npz is not."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -84,7 +84,7 @@ def _no_cluster(address: str) -> ResourceError:
 
 
 def slots(resources: ResourcesConfig) -> int:
-    """How many workers with these resources the whole cluster can hold at once; in a search, the trial's own share.
+    """Number of workers with these resources that the cluster can hold at once; in a search, the trial's own share.
 
     Raises ResourceError when not even one fits on any node: Ray itself would wait for ever.
     """
@@ -110,7 +110,7 @@ def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
 
 
 def num_restarts(actor: Any) -> int:
-    """How often Ray has started the actor again."""
+    """Number of times that Ray has restarted the actor."""
     facts = state.actors(actor._actor_id.hex())
     return int(facts.get("NumRestarts", 0)) if facts else 0
 
@@ -137,7 +137,7 @@ def refuse_unshared(proofs: Mapping[Path, Path]) -> None:
         for folder in _answered(answer, node):
             raise ResourceError(
                 f"node {node}: {folder} is not the same folder there as on the driver's machine; images and results "
-                "must lie on storage that every node mounts at the same path (cluster/README.md)"
+                "must be on storage that every node mounts at the same path (cluster/README.md)"
             )
 
 

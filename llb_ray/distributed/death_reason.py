@@ -1,4 +1,4 @@
-"""What Ray says of a process that died, in one phrase."""
+"""Ray's reason for the death of a process, in one phrase."""
 
 import re
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from llb_ray.distributed import cluster
-from llb_ray.engine.execution.executor import Tell, taken_up_again
+from llb_ray.engine.execution.executor import Tell, resumption
 from llb_ray.engine.execution.heartbeat import Beat, read_beat
 from llb_ray.engine.execution.protocols import Spec
 from llb_ray.errors import ResourceError
@@ -14,7 +14,7 @@ _PATIENCE_S = 60.0
 
 
 class Watch:
-    """Says in one line each what died and what was taken up again, and, now and then, that a long wait is none."""
+    """Reports in one line each what died and what was resumed, and, now and then, what a long wait is for."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -35,10 +35,10 @@ class Watch:
                 self._look_at(beat)
         if now_s - self._heard_s > _PATIENCE_S:
             names = sorted(spec.name for spec in specs)
-            self._say(f"still at work or waiting for a place: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
+            self._say(f"running or waiting for resources: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}")
 
     def done(self, spec: Spec) -> None:
-        """Tell that a worker is through all its steps, and what has not been told of it."""
+        """Report that a worker is through all its steps, and what has not been reported of it."""
         beat = read_beat(spec.place, spec.name)
         if beat is not None:
             self._look_at(beat)
@@ -47,7 +47,7 @@ class Watch:
     def _look_at(self, beat: Beat) -> None:
         if (beat.name, beat.step, beat.starts) not in self._told:
             self._told.add((beat.name, beat.step, beat.starts))
-            for line in taken_up_again(beat):
+            for line in resumption(beat):
                 self._say(line)
 
     def _look_at_nodes(self, spec: Spec) -> None:

@@ -121,7 +121,7 @@ def _to_the_end(running: Sequence[_Running], failures: Failures, watch: Watch) -
 
 
 def actor_name(spec: Spec) -> str:
-    """What the dashboard shows: ``llb-bottle-member-003``."""
+    """Name of the actor in the dashboard: ``llb-bottle-member-003``."""
     return "-".join(part for part in ("llb", spec.place.category, spec.name) if part)
 
 
@@ -155,7 +155,7 @@ def _as_completed(in_flight: dict[Reference, _Running], watch: Watch) -> Iterato
 
 
 def _failure(reference: Reference, spec: Spec, actor: Any) -> LlbError | None:
-    """Why a finished step failed; None if it did not.  Raises what is no failure of the worker's own."""
+    """Failure of a finished step; None if it did not fail.  Raises what is no failure of the worker's own."""
     try:
         ray.get(reference)
     except RayTaskError as error:
@@ -166,6 +166,6 @@ def _failure(reference: Reference, spec: Spec, actor: Any) -> LlbError | None:
     except (RayActorError, OutOfMemoryError) as error:
         return MemberError(
             f"{spec.title}: its process died and {cluster.num_restarts(actor)} restarts did not help "
-            f"({why(error)}); run the same command again to go on from what is finished"
+            f"({why(error)}); rerun the same command to resume"
         )
     return None

@@ -28,7 +28,7 @@ class Meters:
 
     def __init__(self) -> None:
         member = (*_RUN, "member", "step")
-        self.workers = Gauge("llb_workers", "workers of the stage at work", (*_RUN, "kind", "state"))
+        self.workers = Gauge("llb_workers", "workers of the running stage", (*_RUN, "kind", "state"))
         self.progress = Gauge("llb_progress_ratio", "share of its step that a worker has done", member)
         self.images_rate = Gauge("llb_images_per_second", "images encoded, fitted or scored", member)
         self.steps_rate = Gauge("llb_training_steps_per_second", "gradient steps", member)
@@ -36,14 +36,14 @@ class Meters:
         self.ess = Gauge("llb_effective_sample_size", "of a batch's importance weights, in images", (*_RUN, "member"))
         self.silence = Gauge("llb_heartbeat_age_seconds", "since a worker's last sign of life", (*_RUN, "member"))
         self.images = Counter("llb_images", "images encoded, fitted or scored", (*_RUN, "step"))
-        self.stages = Counter("llb_stages", "stages through with, found finished or not", (*_RUN, "stage", "reused"))
+        self.stages = Counter("llb_stages", "stages through with, up to date or not", (*_RUN, "stage", "reused"))
         self.stage_seconds = Gauge("llb_stage_seconds", "how long a stage took", (*_RUN, "stage"))
         self.kept = Gauge("llb_kept_ratio", "share of the training images kept; set when the run ends", _RUN)
 
 
 @dataclass
 class _Watched:
-    """A run, and what of it the counters have already been told."""
+    """A run, and what of it the counters have already counted."""
 
     category: str
     images: dict[tuple[str, str], int] = field(default_factory=dict)  # by worker and step

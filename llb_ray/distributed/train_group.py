@@ -1,6 +1,6 @@
 """Several workers that go through the same steps as peers: Ray Train starts them, connects them and starts them again.
 
-A worker that dies takes the others down, for they wait for it; Ray Train then starts all of them anew, at most
+A worker that dies takes the others down, for they wait for it; Ray Train then restarts all of them, at most
 `resources.max_restarts` times, and they go on from the checkpoint of the leading one (`engine.checkpoint`).
 """
 
@@ -23,7 +23,7 @@ from llb_ray.errors import LlbError, MemberError
 
 @dataclass(frozen=True)
 class TogetherSpec:
-    """Who works together, on what."""
+    """The workers of one fit, and what they fit."""
 
     name: str
     title: str
@@ -94,7 +94,7 @@ class Together:
         )
 
     def _verdict(self, failures: Sequence[Exception]) -> Exception:
-        """What to raise: a worker's own exception, if there is one, else one of ours that says how a worker ended.
+        """The error to raise: a worker's own exception, if there is one, else one of ours that says how a worker ended.
 
         A RuntimeError counts as an end, for it is also what gloo and nccl raise when a peer has died.
         """
@@ -106,7 +106,7 @@ class Together:
             if own
             else MemberError(
                 f"{self._spec.title}: a worker died for good ({why((deaths + losses)[0])}); "
-                "run the same command again to go on from the last checkpoint"
+                "rerun the same command to resume from the last checkpoint"
             )
         )
 
@@ -121,7 +121,7 @@ class _OwnErrorsAreFinal(train.UserCallback):
 
 
 def _take_part(work: dict[str, Any]) -> None:
-    """What each worker does."""
+    """The part of each worker."""
     spec: Spec = work["spec"]
     working = work["worker"](spec, TorchPeers(device_for(spec.place.resources)))
     for step in working.STEPS:

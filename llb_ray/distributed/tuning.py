@@ -112,7 +112,7 @@ def _of_trial(config: RunConfig, share: float) -> RunConfig:
 
 
 def _resources(plan: Search) -> tune.PlacementGroupFactory:
-    """What a trial holds while it runs: one worker's share, or one for each worker that it sends out."""
+    """Resources of a trial while it runs: one worker's share, or one for each worker that it starts."""
     asked = plan.base.resources
     worker = {"CPU": float(asked.num_cpus)} | ({"GPU": asked.num_gpus} if asked.num_gpus else {})
     if plan.workers_per_trial == 1:
@@ -136,7 +136,7 @@ def _domain(domain: Domain, as_grid: bool) -> Any:
             return tune.loguniform(low, high)
         case Integer(low, high):
             return tune.randint(low, high + 1)
-    raise AssertionError(f"{domain}: a kind of domain that Ray Tune was not told about")
+    raise AssertionError(f"{domain}: a kind of domain without a Ray Tune equivalent")
 
 
 def _searcher(plan: Search) -> Any:

@@ -1,4 +1,4 @@
-"""What each stage depends on besides its inputs: the part of the configuration that goes into its key."""
+"""Dependencies of each stage besides its inputs: the part of the configuration that goes into its key."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from llb_ray.seeding import seed_for
 
 
 def partition_settings(config: RunConfig) -> dict[str, Any]:
-    """What the partition depends on besides the images."""
+    """Settings that the partition depends on besides the images."""
     return {"members": config.num_members, "seed": config.seed}
 
 
 def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dict[str, Any]:
-    """What a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
+    """Settings that a fitted detector depends on besides the images and the encoder; `index` is a member's number."""
     seed = seed_for(config.seed, role) if index is None else seed_for(config.seed, role, index)
     settings = {"role": role, "seed": seed, "detector": dict(learner_settings(config.detector_of(role), role))}
     importance, augment = config.importance_of(role), config.features.augment
@@ -27,7 +27,7 @@ def fit_settings(config: RunConfig, role: Role, index: int | None = None) -> dic
 
 
 def purify_settings(config: RunConfig, number: int = 1) -> dict[str, Any]:
-    """What the decisions of a round depend on besides the scores; more rounds leave the earlier ones as they are."""
+    """Settings that a round's decisions depend on besides the scores; more rounds leave earlier ones as they are."""
     settings = config.purify.model_dump(mode="json", exclude={"rounds"}) | {"seed": config.seed}
     return settings if number == 1 else {"round": number, "keep_ratio": settings["keep_ratio"]}
 

@@ -1,4 +1,4 @@
-"""How many of the images are anomalous, from their scores alone, and what every keep ratio would cost.
+"""Estimate of how many images are anomalous, from their scores alone, and of what every keep ratio would cost.
 
 Anomalous is what stands *apart* from the bulk of the scores, to its upper side; a smooth tail, however long, belongs to
 the bulk.  Two things are apart:
@@ -55,7 +55,7 @@ _DRAWS, _INTERVAL = 50, (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Bulk:
-    """Where normal scores lie: their most frequent value, and the spread of those below it."""
+    """The bulk of normal scores: their most frequent value, and the spread of those below it."""
 
     mode: float
     spread: float
@@ -76,7 +76,7 @@ class Contamination:
 
 
 def bulk(score_N: Floats) -> Bulk:
-    """Where the normal ones among these scores lie, in whatever order.
+    """Bulk of the normal ones among these scores, in whatever order.
 
     The mode is that of a Gaussian kernel density, `_SMOOTHING` times Scott's bandwidth wide; the spread is the root
     mean square distance of the scores below it.
@@ -99,7 +99,7 @@ def _mode(score_S: Floats, bandwidth: float, grid: Floats) -> float:
 
 
 def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:
-    """Which of these scores stand apart from the bulk [N], at most half; none of them where all are equal."""
+    """Mask of the scores that stand apart from the bulk [N], at most half; none of them where all are equal."""
     far = _far(score_N)
     near_N = np.sort(score_N[score_N <= far])
     stands_N: npt.NDArray[np.bool_] = score_N > min(far, _second_kind(near_N, len(score_N) - len(near_N)))
@@ -158,7 +158,7 @@ def contamination(score_N: Floats) -> Contamination:
 
 
 def what_if(score_N: Floats, found: Contamination, num_ratios: int = 101) -> pa.Table:
-    """What to expect of each keep ratio (schema `WHAT_IF`), were the images with the lowest scores kept.
+    """Expected outcome of each keep ratio (schema `WHAT_IF`), were the images with the lowest scores kept.
 
     Normal scores are taken to be Gaussian about the mode, and as many as `found` leaves over.
     """

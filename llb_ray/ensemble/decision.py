@@ -1,3 +1,3 @@
-"""What can be decided about an image."""
+"""Possible decisions about an image."""
 
 KEPT, REJECTED = "kept", "rejected"

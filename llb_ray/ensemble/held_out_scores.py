@@ -58,19 +58,19 @@ def with_rejected(held_out: pa.Table, purified: pa.Table, final: pa.Table) -> pa
 
 
 def by_folds(scores: pa.Table) -> pa.Table:
-    """What each fold's detector says of its fold (schema `HELD_OUT`, in image_id order); `scores` is as scorers write,
+    """Scores of each fold by its fold's detector (schema `HELD_OUT`, in image_id order); `scores` is as scorers write,
     of one detector."""
     score = pc.list_flatten(scores["scores"])
     return pa.table([scores["image_id"], score.cast(pa.float64())], schema=HELD_OUT).sort_by("image_id")
 
 
 def by_members(purified: pa.Table, matrix: pa.Table, final: pa.Table) -> pa.Table:
-    """What the members that held out a kept image say of it, on the final detector's scale (schema `HELD_OUT`).
+    """Scores of kept images by the members that held them out, on the final detector's scale (schema `HELD_OUT`).
 
     `matrix` has the schema `scores.SCORES`; `final` the final detector's score of the rejected images at least.  The
     scale is a line through the pairs of scores (Theil and Sen: the median slope) of the rejected images that are most
     like kept ones, the half with the lowest scores; an image's distance from it is noise that kept images have too, and
-    is dealt to them at random.
+    is assigned to them at random.
     """
     members = _held_out_means(matrix)
     kept, rejected = split(purified)

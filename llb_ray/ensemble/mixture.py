@@ -25,7 +25,7 @@ _BETWEEN = 200
 
 @dataclass(frozen=True)
 class TwoKinds:
-    """How well two kinds describe scores, and where they part."""
+    """Fit of two kinds to scores, and the point that separates them."""
 
     gain: float  # of log-likelihood over one kind
     separation: float  # distance of the means in root mean square spreads
@@ -75,7 +75,7 @@ def _fitted(value_TSQ: Floats) -> _Pair:
     for _ in range(_STEPS):
         pair = _likeliest(upper_TSQ, value_TSQ, square_TSQ)
         lower_TSQ, above_TSQ = _log_densities(pair, value_TSQ)
-        odds_TSQ = np.exp(np.minimum(lower_TSQ - above_TSQ, 500))  # an overflow would be told
+        odds_TSQ = np.exp(np.minimum(lower_TSQ - above_TSQ, 500))  # an overflow would be reported
         upper_TSQ = np.clip(1 / (1 + odds_TSQ), 1e-9, 1 - 1e-9)
     return pair
 

@@ -1,4 +1,4 @@
-"""Decisions by hand: what people say of single images, laid over what the filter decided.
+"""Decisions by hand: users' decisions on single images, which replace the filter's.
 
 A word on an image is ``keep``, ``reject`` or ``unsure``; ``unsure`` leaves the image to the filter, and is recorded.
 The scores, the aggregate and the rank of an image stay what they were, so that the rule can still be derived again.

@@ -26,7 +26,7 @@ def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int,
         members[group].append(image_id)
     if len(members) < num_members:
         raise DataError(
-            f"{len(image_ids)} training images in {len(members)} groups cannot be dealt to {num_members} members; "
+            f"{len(image_ids)} training images in {len(members)} groups cannot be divided among {num_members} members; "
             "lower members.count or add images"
         )
     owner = {
@@ -39,7 +39,7 @@ def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int,
 
 
 def _deal(groups: list[list[str]], num_members: int, seed: int) -> list[list[str]]:
-    """Groups dealt largest first, each to the emptiest share; groups of one size are in random order."""
+    """Groups assigned largest first, each to the emptiest share; groups of one size are in random order."""
     groups = sorted(groups, key=lambda group: group[0])
     shuffled = [groups[row] for row in stream(seed, "partition").permutation(len(groups))]
     shares: list[list[str]] = [[] for _ in range(num_members)]

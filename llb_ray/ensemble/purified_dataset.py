@@ -45,7 +45,7 @@ def purified_dataset(
 
 
 def kept_ids(purified: pa.Table) -> list[str]:
-    """What the final detector takes for normal, in image_id order."""
+    """Images that the final detector takes for normal, in image_id order."""
     return sorted(purified.filter(pc.equal(purified["decision"], KEPT))["image_id"].to_pylist())
 
 

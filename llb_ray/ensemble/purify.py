@@ -40,7 +40,7 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
 
 
 def _used(config: PurifyConfig, matrix: ScoreMatrix) -> npt.NDArray[np.bool_]:
-    """Which scores count [N, K]."""
+    """Mask of the scores that count [N, K]."""
     return ~matrix.in_fold_NK if config.members == "held_out" else np.ones_like(matrix.in_fold_NK)
 
 
@@ -76,7 +76,7 @@ def _ranks(image_ids: Sequence[str], value_N: Floats) -> npt.NDArray[np.int64]:
 
 
 def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
-    """What ``keep_ratio=auto`` estimates the share of anomalies from, one number per image [N].
+    """Scores that ``keep_ratio=auto`` estimates the share of anomalies from, one number per image [N].
 
     The mean of each member's scores in spreads of its own, whatever rule ranks the images: ranks have no tail.  Scores
     are taken as logarithms unless one is 0 or less, as distances have a longer tail upwards.

@@ -19,7 +19,7 @@ from llb_ray.ensemble.purify import cut
 
 
 def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out: pa.Table) -> pa.Table:
-    """What round `number` decides of every training image (schema `PURIFIED`, in image_id order).
+    """Decisions of round `number` on every training image (schema `PURIFIED`, in image_id order).
 
     `before` is an earlier round's table, of which the images and the members' scores are taken and no decision;
     `held_out` has a score of every image (schema `held_out.HELD_OUT`).  With ``keep_ratio=auto`` it keeps what does not
@@ -39,6 +39,6 @@ def kept_in_any(rounds: list[pa.Table]) -> list[str]:
 
 
 def num_changed(before: pa.Table, after: pa.Table) -> tuple[int, int]:
-    """How many images a round rejected that the one before had kept, and how many it kept that were rejected."""
+    """Numbers of images that a round rejected and the one before had kept, and the reverse."""
     kept = [set(kept_ids(decided)) for decided in (before, after)]
     return len(kept[0] - kept[1]), len(kept[1] - kept[0])

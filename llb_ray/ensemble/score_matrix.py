@@ -92,7 +92,7 @@ def dense(table: pa.Table) -> ScoreMatrix:
 
 
 def _lost(scores: pa.ListArray, num_members: int) -> npt.NDArray[np.bool_]:
-    """Which members have no score at all [K]; NaN is a score, and a wrong one."""
+    """Mask of the members that have no score at all [K]; NaN is a score, and a wrong one."""
     null_NK = scores.flatten().is_null().to_numpy(zero_copy_only=False).reshape(-1, num_members)
     lost_K: npt.NDArray[np.bool_] = null_NK.all(axis=0)
     return lost_K

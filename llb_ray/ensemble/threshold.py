@@ -68,7 +68,7 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
 
 
 def threshold_facts(held_out: Mapping[str, pa.Table], rate: float, normals: str) -> dict[str, Any]:
-    """What a run writes down of its threshold, JSON-ready.
+    """Record of a run's threshold, JSON-ready.
 
     `held_out` has the held-out scores (schema `held_out.HELD_OUT`) of the training images in ``all``, of the ``kept``
     ones, and of the ``bulk`` of these, which do not stand out; `normals` says which of the three count as normal.  If

@@ -1,1 +1,1 @@
-"""What a finished run gives to other tools: its detector as ONNX, its purified images in their layouts."""
+"""Exports of a finished run to other tools: its detector as ONNX, its purified images in their layouts."""

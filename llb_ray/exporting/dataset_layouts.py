@@ -69,14 +69,14 @@ class Item:
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """What was written."""
+    """Outcome of an export."""
 
     path: Path  # the table or list; the folder, of a layout that has none
     num_train: int
     num_test: int
 
     def sentence(self) -> str:
-        """What was done, for people."""
+        """Summary of the export in one sentence."""
         return f"{self.path}: {self.num_train} kept images to train on, {self.num_test} labelled to test"
 
 
@@ -139,7 +139,7 @@ def _named(rows: Sequence[dict[str, Any]]) -> list[Item]:
 
 
 def _stem(item: Item) -> tuple[str, str, str]:
-    """What must be unique: masks have the stem alone, and some file systems do not tell cases apart."""
+    """Unique part of a file name: masks have the stem alone, and some file systems ignore case."""
     return item.row["split"], item.kind.lower(), PurePosixPath(item.name).stem.lower()
 
 
@@ -168,7 +168,7 @@ def _as_tree(tree: Path, items: Sequence[Item]) -> Path:
 
 
 def _as_csv(tree: Path, items: Sequence[Item]) -> Path:
-    """What anomalib's `Tabular` reads."""
+    """Table that anomalib's `Tabular` reads."""
     with (tree / "dataset.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image_path", "label_index", "split", "mask_path"])

@@ -46,7 +46,7 @@ class OnnxModel:
     tolerance: float  # for both, in the same unit
 
     def sentence(self) -> str:
-        """What was done, for people."""
+        """Summary of the export in one sentence."""
         return (
             f"{self.path}: on {self.num_compared} images of the run within {self.score_difference:.2g} (scores) and "
             f"{self.map_difference:.2g} (maps) of torch, {self.tolerance:.2g} allowed"
@@ -78,7 +78,7 @@ def export_onnx(run: FinishedRun, path: Path) -> OnnxModel:
     if path.suffix != ".onnx":
         raise ConfigError(f"--out {path}: has to end in .onnx")
     if path.exists():
-        raise ConfigError(f"--out {path}: is there already; delete it, or choose another file")
+        raise ConfigError(f"--out {path}: already exists; delete it or choose another file")
     trained = TrainedDetector.of(run.folder)
     image_BHW3 = _images(run, trained)
     _write(trained, image_BHW3[:2], path)
@@ -143,7 +143,7 @@ def _properties(trained: TrainedDetector) -> dict[str, str]:
 
 
 def _by_runtime(path: Path, image_BHW3: Pixels) -> dict[str, npt.NDArray[Any]]:
-    """What onnxruntime says, image by image: other batch sizes than the one that was traced must do."""
+    """Outputs of onnxruntime, image by image: other batch sizes than the one that was traced must work."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -1,1 +1,1 @@
-"""How well scores and maps separate the anomalous from the normal: image metrics and pixel metrics."""
+"""Metrics of how scores and maps separate the anomalous from the normal: image metrics and pixel metrics."""

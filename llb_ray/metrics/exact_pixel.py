@@ -52,7 +52,7 @@ class Ranked:
 
     @classmethod
     def of(cls, map_NHW: Floats, mask_NHW: Bools) -> Self:
-        """What a pixel is, and what is refused, as for `pixel_metrics`."""
+        """Pixels of labelled maps; counts and refuses as `pixel_metrics` does."""
         check_pixels(map_NHW, mask_NHW)
         normal_Q = map_NHW[~mask_NHW]
         normal_Q.sort()
@@ -76,7 +76,7 @@ def check_pixels(map_NHW: Floats, mask_NHW: Bools) -> None:
 
 
 def _steps(parts: Sequence[Ranked]) -> Steps:
-    """What every threshold passes; both kinds of pixel must be present."""
+    """Counts of what every threshold passes; both kinds of pixel must be present."""
     defect_P, weight_P = (
         np.concatenate(every) for every in zip(*((p.defect_P, p.weight_P) for p in parts), strict=True)
     )
@@ -91,7 +91,7 @@ def _steps(parts: Sequence[Ranked]) -> Steps:
 
 
 def _passed(parts: Sequence[Ranked], threshold_T: Floats, side: Literal["left", "right"]) -> Counts:
-    """How many normal pixels lie above each threshold (right), or above and at it (left)."""
+    """Number of normal pixels above each threshold (right), or above and at it (left)."""
     passed = [part.normal_Q.size - np.searchsorted(part.normal_Q, threshold_T, side) for part in parts]
     total_T: Counts = np.sum(passed, axis=0)
     return total_T

@@ -7,7 +7,7 @@ A float32 becomes an integer of the same order (its bits, but for the sign), its
 half share a page: an interval of scores whose width is 1/128 of a power of two.  Only pages that hold a score have
 bins, and all pages have equally many: as many as fit `MAX_BINS` in all.  While there are few pages a bin is one single
 score and nothing is lost; scores in eight powers of two, which is much, have bins of 1/65,536 of theirs.  Only scores
-that crowd into less than a bin while others are spread over dozens of powers of two are told apart badly, and
+that crowd into less than a bin while others are spread over dozens of powers of two are separated badly, and
 `PixelCounts.error_bounds` says so.
 
 Neither the order of the images nor how they were split over workers can change anything.  The pages of a part are
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 
 
 class PixelCounts:
-    """How many normal and how many defective pixels have which score; `add` maps, `merge` what others counted."""
+    """Numbers of normal and defective pixels by score; `add` maps, `merge` what others counted."""
 
     def __init__(self) -> None:
         self._page_S = np.empty(0, np.int64)
@@ -78,7 +78,7 @@ class PixelCounts:
         return dict.fromkeys(NAMES) if steps is None else steps.metrics(fpr_limit)
 
     def error_bounds(self, fpr_limit: float = 0.3) -> Metrics:
-        """How far `metrics` can be from those of the scores themselves, by name; None where they are None.
+        """Upper bounds of how far `metrics` is from those of the scores themselves, by name; None where they are None.
 
         Of `aupro` always a little above 0: a pixel's share of its region is rounded, by 1 / `REGION` at most, and
         the region's first pixel makes up for it.
@@ -149,7 +149,7 @@ class PixelCounts:
         self._page_S, self._count_KSB = union_S, count_KSB
 
     def _steps(self) -> Steps | None:
-        """What the bins' lower ends pass; None unless there are pixels of both kinds."""
+        """Counts of what the bins' lower ends pass; None unless there are pixels of both kinds."""
         normal_T, defect_T, region_T = self._count_KSB.reshape(3, -1)[:, ::-1]
         if not normal_T.any() or not defect_T.any():
             return None
@@ -189,7 +189,7 @@ def region_units(mask_NHW: Bools) -> Counts:
 
 
 def _least_shift(num_pages: int) -> int:
-    """How much coarser than single keys the bins must be for so many pages."""
+    """Least shift by which bins must be coarser than single keys for so many pages."""
     shift = 0
     while num_pages << (_PAGE_BITS - shift) > MAX_BINS:
         shift += 1

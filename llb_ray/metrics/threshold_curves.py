@@ -5,7 +5,7 @@ Shape suffixes: T thresholds from the highest down, V vertices of a curve.
 The curves are followed at the T thresholds only that pass a defective pixel.  Between two of them a curve runs level
 from "above the next score" to "at or above it": two vertices per threshold carry every threshold.
 
-A threshold may stand for a bin: scores that are known to lie between two numbers and not in which order.  What the
+A threshold may stand for a bin: scores that are known to be between two numbers and not in which order.  What the
 true scores make of a bin stays in the rectangle that its two vertices span, and that gives the bounds.
 """
 
@@ -24,7 +24,7 @@ NAMES = ("p_auroc", "p_ap", "p_f1_max", "aupro")
 
 @dataclass(frozen=True)
 class Steps:
-    """What the T thresholds pass: normal pixels strictly above and at or above, defective ones at or above."""
+    """Counts passed by T thresholds: normal pixels strictly above and at or above, defective ones at or above."""
 
     num_normal: int
     normal_above_T: Counts
@@ -43,7 +43,7 @@ class Steps:
         }
 
     def error_bounds(self, fpr_limit: float) -> dict[str, float]:
-        """How far each metric can be from that of the scores themselves, if every threshold stands for a bin.
+        """Upper bound of each metric's distance from that of the scores themselves, if every threshold is a bin.
 
         Of `p_auroc` it is the classical one: pairs of a normal and a defective pixel in one bin, half of all pairs.
         """

@@ -29,14 +29,14 @@ _AT_ONCE = 8  # calibrations: enough to see what workers of one machine take fro
 def planned(
     config: RunConfig, manifest: Manifest, out: Path, executor: Executor, connect_s: float, tell: Tell
 ) -> Forecast:
-    """What a run will take, foretold after less than a minute of calibration; nothing is left in `out`.
+    """Forecast of a run after less than a minute of calibration; nothing is left in `out`.
 
     Raises DataError where there is too little to train on, ResourceError where not one worker fits the cluster.
     """
     size = Size.of(config, manifest)
     if size.num_train < max(1, size.num_members):
         raise DataError(
-            f"{manifest.root}: {size.num_train} training images cannot be dealt to {size.num_members} members"
+            f"{manifest.root}: {size.num_train} training images cannot be divided among {size.num_members} members"
         )
     slots = executor.slots(config.resources)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=existing(out)) as name:

@@ -25,7 +25,7 @@ _BANK_PX = {False: (128, 256), True: (128, 384)}  # smallest and largest image s
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the choices follow from."""
+    """Facts that the choices follow from."""
 
     root: Path
     num_images: int  # in training
@@ -163,7 +163,7 @@ def _resources(here: Surroundings) -> list[str]:
     cores = max(1, here.num_cores // at_once)
     return [
         "resources:",
-        f"  num_cpus: {cores:<15}# of each member; {at_once} at work at once, as cores and memory allow",
+        f"  num_cpus: {cores:<15}# of each member; {at_once} running at once, as cores and memory allow",
         "  batch_size: 16           # images per encoder or scoring batch",
     ]
 

@@ -1,4 +1,4 @@
-"""What a calibration found: costs that grow with what there is to do, and sizes."""
+"""Results of a calibration: costs that grow with the amount of work, and sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from llb_ray.detectors.factory import Role
 
 @dataclass(frozen=True)
 class Linear:
-    """What something takes, in seconds or in bytes: so much at all, and so much per unit."""
+    """Linear cost, in seconds or in bytes: a fixed part, and one per unit."""
 
     start: float
     unit: float
@@ -29,7 +29,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a detector takes in one of its roles; seconds, and bytes."""
+    """Cost of a detector in one of its roles; seconds, and bytes."""
 
     fit: Linear  # seconds per row, without its steps
     step_s: float
@@ -40,7 +40,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CostModel:
-    """What a worker found; seconds, and bytes."""
+    """Costs that a worker measured; seconds, and bytes."""
 
     encode: Linear  # the stage features, per image
     costs: Mapping[Role, Cost]  # of each role that the run has

@@ -43,7 +43,7 @@ _GOOD_SHARED_GIB = 1.0  # Docker's default is 0.06: Ray then keeps its objects o
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and how it stands; `fix` says what to do unless it is well."""
+    """One check and its result; `fix` says what to do unless it passed."""
 
     name: str
     state: State
@@ -175,7 +175,7 @@ def _workers(config: RunConfig, ray: "Callable[[], Executor]") -> Check:
 
 
 def _writable(out: Path | Remote) -> Check:
-    """What a run does there: write, lock, rename; or put and delete an object."""
+    """Access that a run needs there: write, lock, rename; or put and delete an object."""
     try:
         if isinstance(out, Remote):
             probe = out.copy / f".doctor-{uuid.uuid4().hex}"
@@ -184,7 +184,7 @@ def _writable(out: Path | Remote) -> Check:
         else:
             _write_lock_rename(existing(out))
     except OSError as error:
-        fix = "choose another --out, or mend its rights or the connection"
+        fix = "choose another --out, or fix its permissions or the connection"
         return Check("out", "fail", f"{out}: cannot be written ({' '.join(str(error).split())})", fix)
     return Check("out", "ok", f"{out} can be written")
 
@@ -224,7 +224,7 @@ def _enough(name: str, gib: float, least: float, good: float, found: str, fix: s
 
 
 def _halves(error: LlbError) -> tuple[str, str]:
-    """What is wrong, and what to do about it: the last clause of every message of ours."""
+    """Problem and remedy of a message: the remedy is the last clause of every message of ours."""
     found, _, fix = str(error).rpartition("; ")
     return (found, fix) if found else (fix, "see above")
 

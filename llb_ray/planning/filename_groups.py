@@ -1,4 +1,4 @@
-"""Do the names of images say which of them show the same object?"""
+"""Groups of images of the same object, guessed from file names."""
 
 import re
 from collections import Counter
@@ -23,13 +23,13 @@ def by_number(paths: Sequence[str]) -> str | None:
 
 
 def num_groups(pattern: str | None, paths: Sequence[str]) -> int:
-    """How many objects there are then; a file that the pattern does not match is one of its own."""
+    """Number of objects that result; a file that the pattern does not match is one of its own."""
     found = [(path, re.search(pattern, path) if pattern else None) for path in paths]
     return len({match[1] if match else path for path, match in found})
 
 
 def _groups(pattern: str, paths: Sequence[str]) -> bool:
-    """Whether nearly all names match, in groups nearly all of which are of one size."""
+    """True if nearly all names match, in groups nearly all of which are of one size."""
     matches = [match for path in paths if (match := re.search(pattern, path))]
     if len(matches) < _MATCHED * len(paths):
         return False

@@ -1,4 +1,4 @@
-"""What a detector takes in one of its roles: fits of different length and share, taken apart, and scoring."""
+"""Costs of a detector in one of its roles: fits of different length and share, taken apart, and scoring."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a run will take, from what a few of its images took: time by stage, memory, disk; and what cannot fit.
+"""Forecast of a run from measurements on a few of its images: time by stage, memory, disk; and what cannot fit.
 
 A run that starts from nothing is meant; what an unfinished one has left to do is not looked at.
 """
@@ -60,7 +60,7 @@ class Forecast:
 
 
 def forecast(config: RunConfig, manifest: Manifest, measured: CostModel, cluster: Cluster, out: Path) -> Forecast:
-    """What a run of `config` over `manifest` in `out` will take on the cluster."""
+    """Forecast of a run of `config` over `manifest` in `out` on the cluster."""
     size = Size.of(config, manifest)
     stand_in = [np.empty(round(measured.layer_bytes), np.uint8)]  # of one image's layers: as large, and nothing else
     uncached = no_room(config.features, stand_in, size.cached_images, size.cached_images, existing(out))
@@ -79,7 +79,7 @@ def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
     if uncached:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:
-        yield f"final.num_workers={config.final_workers}: the final training is foretold as if one worker did it"
+        yield f"final.num_workers={config.final_workers}: the final training is estimated as if one worker did it"
     if config.threshold.method == "members" and not work.at.size.fold_sets:
         further = (
             f"{work.at.size.num_folds} further fits for the threshold, {sum(s.seconds for s in work.folds()):.3g} s"
@@ -163,7 +163,7 @@ class _Work:
         return math.ceil(num_workers / self.at.cluster.slots)
 
     def _largest_part(self, num_images: int) -> float:
-        """The share of the images that the busiest worker has: they are dealt in whole shards."""
+        """The share of the images that the busiest worker has: they are assigned in whole shards."""
         shards = num_shards(num_images)
         return math.ceil(shards / self.at.cluster.slots) / shards
 

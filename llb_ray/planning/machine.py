@@ -1,4 +1,4 @@
-"""What this machine has free: cores, memory, shared memory, disk, GPUs; a container's limits count."""
+"""Free resources of this machine: cores, memory, shared memory, disk, GPUs; a container's limits count."""
 
 import contextlib
 import os
@@ -64,7 +64,7 @@ def free_disk_bytes(path: Path) -> int:
 
 
 def has_gpu_driver() -> bool:
-    """Whether there may be a GPU for torch here; False is certain."""
+    """True if there may be a GPU for torch here; False is certain."""
     return sys.platform != "linux" or any(path.exists() for path in _GPU_DRIVERS)
 
 

@@ -1,4 +1,4 @@
-"""What is left of a run while it is at work: the forecast of `plan`, corrected by what stages really took.
+"""Remaining time of a run in progress: the forecast of `plan`, corrected by what stages really took.
 
 The costs are those of the last calibration of the same configuration on this machine (`llb-ray plan`), or else of a
 slow core: the correction is soon larger than their error.
@@ -57,13 +57,13 @@ class Outlook:
     stages: Sequence[Expected] = ()
 
     def of(self, stage: str) -> Expected | None:
-        """What was expected of a stage; None of one that was not."""
+        """Expected time of a stage; None of one that was not expected."""
         return next((one for one in self.stages if one.stage == stage), None)
 
     def left_s(
         self, times: Sequence[StageTime], stage: str, elapsed_s: float, share: float, stage_left_s: float | None
     ) -> float | None:
-        """Seconds to the end of a run that is through with `times` and for `elapsed_s` at work on a share of `stage`.
+        """Seconds to the end of a run that is through with `times` and for `elapsed_s` busy with a share of `stage`.
 
         `stage_left_s` is what the stage's own speed says.  None where nothing was expected.
         """
@@ -85,7 +85,7 @@ class Outlook:
 
 
 def outlook(config: RunConfig, manifest: Manifest, executor: Executor, out: Path) -> Outlook:
-    """What to expect of a run of `config` in `out`; raises ResourceError where not one worker fits."""
+    """Expected times of a run of `config` in `out`; raises ResourceError where not one worker fits."""
     serial, size = isinstance(executor, SerialExecutor), Size.of(config, manifest)
     cluster = Cluster(executor.slots(config.resources), 0.0 if serial else _START_S, serial)
     stages = forecast(config, manifest, _remembered(config) or _usual(config, size), cluster, out).stages
@@ -110,7 +110,7 @@ def _remembered(config: RunConfig) -> CostModel | None:
 
 
 def _file(config: RunConfig) -> Path:
-    """Where the calibration of a configuration is kept: it depends on nothing but detectors, workers and machine."""
+    """File of a configuration's calibration: it depends on nothing but detectors, workers and machine."""
     cache = Path(os.environ.get("LLB_CACHE") or user_cache_path("llb_ray")).absolute()
     detectors = [config.detector_of(role).model_dump(mode="json") for role in ("member", "final")]
     key = digest([platform.node(), config.resources.model_dump(mode="json"), detectors])

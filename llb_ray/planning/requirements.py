@@ -1,4 +1,4 @@
-"""What a run needs of the machine, and whether that is there."""
+"""Resources that a run needs of the machine, and whether they are available."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _GPU_CONTEXT_BYTES = int(0.5 * _GIB)  # beside what torch reserves
 
 @dataclass(frozen=True)
 class Need:
-    """How much of something a run needs, and how much there is."""
+    """Needed and available amount of something."""
 
     name: str
     needed_bytes: int

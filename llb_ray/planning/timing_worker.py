@@ -1,4 +1,4 @@
-"""How long things take on the workers that a run will have: a small run in the small, and a fit taken apart.
+"""Times a miniature run and its parts on the workers that a run will have.
 
 Two runs of different size give what a stage costs at all and what it costs per image; fits (`fitting`) what members
 and the final detector take, which may be of different kinds.  All of it is done by the engine itself, on layers of real
@@ -68,7 +68,7 @@ class Calibrator:
         self._spec = spec
 
     def measure(self) -> None:
-        """What there is to know lies in the spec's `result` afterwards.  Raises ResourceError for lack of memory."""
+        """Measure everything; the spec's `result` has it afterwards.  Raises ResourceError for lack of memory."""
         try:
             with owned_threads(self._spec.place.resources):
                 measured = _measured(self._spec)
@@ -82,7 +82,7 @@ class Calibrator:
 
 
 class Idler:
-    """Does nothing, in a process that has loaded all that a worker has: how long do those take to start?"""
+    """Does nothing, in a process that has loaded all that a worker has: measures how long those take to start."""
 
     STEPS: ClassVar[tuple[str, ...]] = ("rest",)
 
@@ -94,7 +94,7 @@ class Idler:
 
 
 def num_labelled(manifest: Manifest) -> int:
-    """How many test images have a label, which is what `evaluate` looks at."""
+    """Number of test images with a label, which is what `evaluate` looks at."""
     labels = manifest.split(TEST)["label"]
     return len(labels) - int(labels.null_count)
 
@@ -144,7 +144,7 @@ def _measured(spec: CalibrationSpec) -> CostModel:
 
 @dataclass(frozen=True)
 class _Small:
-    """A run in the small."""
+    """A miniature run."""
 
     result: Result
     manifest: Manifest

@@ -1,4 +1,4 @@
-"""What a run has before it: how much there is to do, who does it, and what a little of it was found to cost."""
+"""Workload of a run: image counts, workers, measured unit costs."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from llb_ray.planning.timing_worker import num_labelled
 
 @dataclass(frozen=True)
 class Cluster:
-    """Who is there to do the work."""
+    """Workers of a run and their machines."""
 
     slots: int  # workers at once, everywhere
     start_s: float  # of a worker's process; 0 where all work is done in this one
@@ -23,7 +23,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to do."""
+    """Image counts of a run."""
 
     num_train: int
     num_images: int  # in training and test

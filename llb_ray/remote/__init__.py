@@ -1,4 +1,4 @@
-"""A folder that lies elsewhere, wherever a `pyarrow.fs` URI points, and its working copy on this machine.
+"""A folder elsewhere, wherever a `pyarrow.fs` URI points, and its working copy on this machine.
 
 Every method takes a path in the working copy and means the file of that name at the URI, so the two have one layout.
 What an error, a log or a `repr` says of a URI is never its credentials nor its query.

@@ -1,4 +1,4 @@
-"""The working copy of a folder that lies elsewhere, and what lies there."""
+"""The working copy of a folder elsewhere, and the files there."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, repr=False)
 class Remote:
-    """A URI and its working copy; picklable, and opened anew in every process that uses it.
+    """A URI and its working copy; picklable, and opened in every process that uses it.
 
     Whatever goes wrong there is an OSError of one sentence, like that of a disk or a mount.
     """
@@ -44,7 +44,7 @@ class Remote:
         return f"Remote({self})"
 
     def name(self, path: Path) -> str:
-        """What people call the file."""
+        """Display name of the file."""
         return "/".join([str(self), *path.relative_to(self.copy).parts])
 
     def opened(self, path: Path) -> tuple[Any, str]:
@@ -53,7 +53,7 @@ class Remote:
         return filesystem, "/".join([root.rstrip("/"), *path.relative_to(self.copy).parts])
 
     def names(self) -> set[str]:
-        """What lies directly below the URI; nothing where there is nothing yet."""
+        """Names directly below the URI; nothing where there is nothing yet."""
         return set(self._listed(self.copy, recursive=False))
 
     def files(self) -> list[str]:
@@ -115,7 +115,7 @@ class Remote:
             filesystem.delete_file(name)
 
     def delete_folder(self, folder: Path) -> None:
-        """Remove all that lies below `folder`, if there is anything."""
+        """Remove everything below `folder`, if there is anything."""
         with self._naming(folder), contextlib.suppress(FileNotFoundError):
             filesystem, name = self.opened(folder)
             filesystem.delete_dir(name)

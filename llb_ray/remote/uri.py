@@ -1,4 +1,4 @@
-"""URIs that `pyarrow.fs` opens; what people are told of one is never its credentials nor its query."""
+"""URIs that `pyarrow.fs` opens; messages never name one's credentials nor its query."""
 
 import re
 from functools import lru_cache
@@ -14,7 +14,7 @@ _SHORTEST_SECRET = 6
 
 
 def is_uri(where: str) -> bool:
-    """Whether this is a URI rather than a path."""
+    """True if this is a URI rather than a path."""
     return _URI.match(where) is not None
 
 
@@ -33,13 +33,13 @@ def open_uri(uri: str) -> tuple[Any, str]:
             "write special characters of a password as %XX"
         ) from None
     if isinstance(opened[0], PyFileSystem):
-        # fsspec remembers what lay in a folder, and other machines put files there.
+        # fsspec caches the listing of a folder, and other machines put files there.
         opened[0].handler.fs.dircache.use_listings_cache = False
     return opened
 
 
 def make_folder(filesystem: Any, name: str) -> None:
-    """Where files need a folder to lie in; asks first, for some file systems refuse one that is there."""
+    """Make the folder that files need; asks first, for some file systems refuse one that is there."""
     from pyarrow.fs import FileType
 
     if filesystem.type_name not in _WITHOUT_FOLDERS and filesystem.get_file_info(name).type == FileType.NotFound:

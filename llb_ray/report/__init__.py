@@ -1,1 +1,1 @@
-"""What people look at: the terminal, heatmaps, and a run's report."""
+"""Output for the user: the terminal, heatmaps, and a run's report."""

@@ -32,7 +32,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """What a curve passes, its places rising; `kind` is its class in the style sheet, and its name in the legend."""
+    """A curve's points, their places rising; `kind` is its class in the style sheet, and its name in the legend."""
 
     kind: str
     place_N: Floats
@@ -80,7 +80,7 @@ class Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Where the value is drawn."""
+        """Drawn place of the value."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
     def marks(self, whole: bool = False) -> list[Mark]:
@@ -94,7 +94,7 @@ class LogAxis(Axis):
     """The same for values above zero, a decade as long as any other."""
 
     def at(self, value: float) -> float:
-        """Where the value is drawn."""
+        """Drawn place of the value."""
         return Axis(np.log10(self.low), np.log10(self.high), self.start, self.end).at(np.log10(value))
 
     def marks(self, whole: bool = False) -> list[Mark]:
@@ -112,7 +112,7 @@ def histogram(
     edges: Floats | None = None,
     of_cut: str = "cut",
 ) -> Chart:
-    """How many of each kind's values lie in each bin, stacked; the cut falls between two bins, and is always shown.
+    """Stacked histogram of each kind's values; the cut falls between two bins, and is always shown.
 
     Where `edges` are given, the values are whole numbers.  Values with a long tail are shown on a logarithmic axis.
     """
@@ -186,7 +186,7 @@ def _edges(value_N: Floats, cut: float | None) -> Floats:
 
 
 def _covering(edges: Floats, value_N: Floats) -> Floats:
-    """The edges, the outermost moved by a rounding if a value lies beyond."""
+    """The edges, the outermost moved by a rounding if a value is beyond."""
     edges[0], edges[-1] = min(edges[0], value_N.min()), max(edges[-1], value_N.max())
     return edges
 

@@ -44,7 +44,7 @@ def show_threshold(console: Console, threshold: dict[str, Any]) -> None:
 
 
 def show_report(console: Console, page: Path, where: str) -> None:
-    """Where the report is; of a run at a URI, also the copy on this machine, which a browser can open."""
+    """Print the report's path; of a run at a URI, also the copy on this machine, which a browser can open."""
     copy = f", here {page}" if not Path(where).is_absolute() else ""
     console.print(f"report            {where}/{page.name}{copy}", soft_wrap=True, highlight=False, markup=False)
 
@@ -89,7 +89,7 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     normals, count = threshold["normals"], threshold["num_standing_out"]
     yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {_NORMALS[normals]}"
     if normals != "all":
-        yield "  at most", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
+        yield "  upper bound", f"about {threshold['rate_if_all_are_normal']:.3f}, if every other image was normal"
     above, rejected = threshold["num_rejected_above"], threshold["num_rejected"]
     if rejected:
         few = "; warning: few, anomalies like these pass as normal" if above < _FEW_ABOVE * rejected else ""
@@ -97,8 +97,8 @@ def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if normals == "kept" and count > rate * threshold["num_held_out"]:
         lower = threshold["threshold_if_bulk_is_normal"]
         kept = threshold.get("num_standing_out_kept", count)  # a file of an older version does not say
-        some = "" if kept == count else f", {kept} of them kept,"
-        yield "  or rather", f"{lower:.4g}, if the {count} that stand out{some} are anomalous"
+        some = "" if kept == count else f" ({kept} kept)"
+        yield "  without suspects", f"{lower:.4g}, if the {count} outliers{some} are anomalous"
 
 
 def _encoder_rows(passes: "EncoderPasses") -> Iterator[tuple[str, str]]:
@@ -110,7 +110,7 @@ def _encoder_rows(passes: "EncoderPasses") -> Iterator[tuple[str, str]]:
 def _time_rows(times: "Sequence[StageTime]") -> Iterator[tuple[str, str]]:
     reused = [stage.stage for stage in times if stage.reused]
     if reused:
-        yield "found finished", ", ".join(reused)
+        yield "up to date", ", ".join(reused)
     fresh = [stage for stage in times if not stage.reused]
     for stage in fresh:
         if stage.seconds >= _WORTH_A_ROW_S:

@@ -36,7 +36,7 @@ _DIGITS = 5
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page's script gets: columns, and lists of (photograph, map) in the same order."""
+    """Data of the page's script: columns, and lists of (photograph, map) in the same order."""
 
     columns: dict[str, Any]
     chunks: list[list[tuple[str | None, str]]]
@@ -86,7 +86,7 @@ def _nearest_first(table: pa.Table, cut: float | None) -> pa.Table:
 
 
 def _known(run: FinishedRun) -> pa.Table:
-    """What labels say of the training images: ``good``, or the defect's type."""
+    """Labels of the training images: ``good``, or the defect's type."""
     labels = run.labels
     labels = labels.filter(pc.equal(labels["split"], TRAIN))
     kinds = [
@@ -120,7 +120,7 @@ def _why(
     votes: Votes | None,
     said: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Why each row was kept or rejected: sentences, what each round decided, and where the image is most unusual."""
+    """Reasons why each row was kept or rejected: sentences, each round's decision, and the most unusual place."""
     image_ids = rows["image_id"].to_pylist()
     return {
         "reason": reasons(rounds, rows, places, votes, said),
@@ -164,13 +164,13 @@ def _votes(image_ids: Sequence[str], votes: Votes | None) -> dict[str, Any]:
 
 
 def _said(run: FinishedRun, shown: set[str]) -> Mapping[str, Any]:
-    """What people decided before this run, by image_id."""
+    """Decisions by hand from before this run, by image_id."""
     words = [] if run.overrides is None else run.overrides.to_pylist()
     return {word.pop("image_id"): word for word in words if word["image_id"] in shown}
 
 
 def _relative_url(run: FinishedRun) -> str | None:
-    """Where the photographs are, seen from the page; None for a run at a URI, whose page may be opened anywhere."""
+    """URL of the photographs as seen from the page; None for a run at a URI, whose page may be opened anywhere."""
     if run.folder.remote is not None:
         return None
     return quote(os.fsencode(os.path.relpath(Path(run.root).absolute(), run.folder.path))) + "/"

@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scale:
-    """What the colours mean, in units of the anomaly map; per-map scaling would make every image look defective."""
+    """The colour scale, in units of the anomaly map; per-map scaling would make every image look defective."""
 
     low: float  # and below: the photograph as it is
     high: float  # and above: the brightest colour
@@ -86,7 +86,7 @@ def colour_table() -> npt.NDArray[np.uint8]:
 
 
 def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> npt.NDArray[np.uint8]:
-    """The photograph [H, W, 3] with the map laid over it, more opaque where it is more anomalous."""
+    """The photograph [H, W, 3] blended with the map, more opaque where it is more anomalous."""
     height, width = image_HW3.shape[:2]
     resized = np.asarray(Image.fromarray(map_HW).resize((width, height), Image.Resampling.BILINEAR))
     share_HW = scale.share(resized)

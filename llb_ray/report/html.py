@@ -136,5 +136,5 @@ def _resource(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """What a Content-Security-Policy allows by, and nothing else."""
+    """The hash by which a Content-Security-Policy allows a script or style, and nothing else."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What a listing has, for the terminal."""
+"""Summary of a listing, for the terminal."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def show_training_sets(console: Console, paths: Sequence[Path]) -> None:
 
 
 def counts(listing: Listing) -> dict[str, int]:
-    """How many images, categories, objects and so on a listing has."""
+    """Numbers of images, categories, objects and so on in a listing."""
     table = listing.table
     groups, pairs = table["group"], _pairs(listing)
     found = {"images": len(table), "categories": len(listing.categories)}

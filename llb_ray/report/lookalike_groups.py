@@ -36,7 +36,7 @@ def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[s
 
 def _why_not(run: FinishedRun, num_plain: int) -> str:
     if run.folder.remote is not None:
-        return "the run's features lie at a URI, and would all have to be fetched"
+        return "the run's features are at a URI, and would all have to be fetched"
     if not run.made.features:
         return "the run's features were not cached (features.max_gib)"
     return f"fewer than {_FEWEST_USUAL} kept images do not stand out" if num_plain < _FEWEST_USUAL else ""

@@ -30,7 +30,7 @@ def training_charts(run: FinishedRun) -> list[Chart]:
 
 
 def _losses(run: FinishedRun) -> Iterator[Line]:
-    """The members' first, so that the final detector's line lies over theirs."""
+    """The members' first, so that the final detector's line is drawn over theirs."""
     fitted = [("member", member) for member in run.made.by_number().values()] + [("final detector", run.made.final)]
     for kind, artifact in fitted:
         log = _log(artifact)

@@ -1,4 +1,4 @@
-"""What each member thinks of each image, as votes: would it, alone, have rejected the image?
+"""Votes of each member on each image: would it, alone, have rejected the image?
 
 Shapes: N images in image_id order, K members that were not lost.
 """
@@ -58,7 +58,7 @@ class Votes:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far one member goes along with the others."""
+    """Agreement of one member with the others."""
 
     member: int
     num_trained_on: int

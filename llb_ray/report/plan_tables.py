@@ -1,4 +1,4 @@
-"""What `llb-ray doctor` and `llb-ray plan` print."""
+"""Output of `llb-ray doctor` and `llb-ray plan`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

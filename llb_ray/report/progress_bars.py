@@ -1,4 +1,4 @@
-"""How far a command is, as it goes: bars on a terminal, a line now and then in a log.
+"""Progress of a command, as it goes: bars on a terminal, a line now and then in a log.
 
 A stage has its images (or steps) a second and the time that is left, and so has the whole run.  Before a stage's own
 speed is known, both are those that were expected, with a ~ before them.
@@ -26,12 +26,12 @@ if TYPE_CHECKING:  # it imports torch
 
 _FIRST_S, _PACE_S = 2.0, 30.0  # of a stage that lasts: its first line in a log, and the time between lines
 _LOOK_S = 0.5
-Count = Callable[[int, int], None]  # is told (done, total)
+Count = Callable[[int, int], None]  # receives (done, total)
 
 
 @dataclass(frozen=True)
 class Line:
-    """How far one thing is."""
+    """Progress of one thing."""
 
     progress: Progress
     speed: float | None = None  # units per second
@@ -64,7 +64,7 @@ class Line:
 
 
 class Watch:
-    """What there is to see of a command: the lines it is told, what it counts itself, and a run's files."""
+    """The visible progress of a command: the lines that it reports, what it counts itself, and a run's files."""
 
     def __init__(self, console: Console, folder: Path | None) -> None:
         self._console = console
@@ -79,11 +79,11 @@ class Watch:
         self._console.print(line, markup=False, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def expect(self, outlook: "Outlook") -> None:
-        """What the run that is now to come was forecast to take."""
+        """Set the forecast of the run that comes next."""
         self._outlook = outlook
 
     def counting(self, name: str, unit: str = "images") -> Count:
-        """A function that is told (done, total) of what this process does by itself."""
+        """A function that receives (done, total) of what this process does by itself."""
         since_s: float | None = None
 
         def count(done: int, total: int) -> None:
@@ -94,7 +94,7 @@ class Watch:
         return count
 
     def lines(self) -> list[Line]:
-        """A line for each thing at work, and one for the whole run where there is a forecast."""
+        """A line for each thing in progress, and one for the whole run where there is a forecast."""
         counted, run = self._counted, None if self._folder is None else read_progress(self._folder, self._since_s)
         if counted is not None:
             run = RunProgress(run.times if run else [], counted)
@@ -111,7 +111,7 @@ class Watch:
         return Line(Progress("preparing", self._since_s, 0, 0, ""), None, left_s, guessed=True)
 
     def _without_stages(self) -> Iterator[Progress]:
-        """What workers do that belong to no single run: the jobs of a scan, the trials of a search."""
+        """Work of no single run: the jobs of a scan, the trials of a search."""
         beats = [] if self._folder is None else [b for b in read_beats(self._folder) if b.state == "working"]
         for kind in dict.fromkeys(beat.kind for beat in beats):
             some = [beat for beat in beats if beat.kind == kind]

@@ -1,4 +1,4 @@
-"""Why an image was kept or rejected, in sentences: by which round and by how much, where, and what members think.
+"""Reasons why an image was kept or rejected, in sentences: by which round and by how much, where, and member votes.
 
 They are made of what a run's rounds decided; the `reason` that a round wrote down stays in the purified dataset.
 """
@@ -21,7 +21,7 @@ from llb_ray.report.unusual_places import Place
 
 @dataclass(frozen=True)
 class Round:
-    """What a round of the filter decided: its number, what it compared, and the cut between kept and rejected."""
+    """A round's decision by the filter: its number, what it compared, and the cut between kept and rejected."""
 
     number: int
     name: str  # of the number that it compared
@@ -48,7 +48,7 @@ class Round:
         return str(self.by_id[image_id]["decision"])
 
     def sentence(self, image_id: str) -> str:
-        """What the number of the image is, and on which side of the cut."""
+        """The image's number, and its side of the cut."""
         row = self.by_id[image_id]
         if row["aggregate"] is None:
             return str(row["reason"])
@@ -79,7 +79,7 @@ def reasons(
     votes: Votes | None,
     by_hand: Mapping[str, Any],
 ) -> list[str]:
-    """Why each of these images (schema `PURIFIED`) was kept or rejected, a sentence a line.
+    """Reasons why each of these images (schema `PURIFIED`) was kept or rejected, a sentence a line.
 
     `by_hand` has the decisions of people.
     """
@@ -96,7 +96,7 @@ def reasons(
 
 
 def decided(rounds: Sequence[Round], image_id: str, decision: str, word: Mapping[str, Any] | None) -> str:
-    """Who decided on the image, and what each round found."""
+    """Author of the decision on the image, and what each round found."""
     last = rounds[-1].decision(image_id)
     filtered = f"{last.capitalize()} by {_by(rounds)}: {rounds[-1].sentence(image_id)}."
     if len(rounds) > 1:
@@ -117,7 +117,7 @@ def _had(one: Round, image_id: str) -> str:
 
 
 def where(place: Place) -> str:
-    """Where the image is most unusual, how large that is, and what kept images have there."""
+    """Place where the image is most unusual, how large that is, and what kept images have there."""
     at = f"in the {place.name}" if place.name == "centre" else f"at the {place.name}"
     others = f"90 % of the kept images have {place.low:.3g} to {place.high:.3g} there"
     if not place.stands_out:
@@ -127,7 +127,7 @@ def where(place: Place) -> str:
 
 
 def _members(votes: Votes, row: int, of_round_1: bool) -> str:
-    """How many members would reject the image, and where they place it."""
+    """Number of members that would reject the image, and the image's rank among theirs."""
     asked_K = votes.asked_NK[row]
     if not asked_K.any():
         return ""

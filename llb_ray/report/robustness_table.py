@@ -1,4 +1,4 @@
-"""What `llb-ray certify` shows: the robustness curve, and a table of what each filter does at each noise level."""
+"""Output of `llb-ray certify`: the robustness curve, and a table of what each filter does at each noise level."""
 
 import csv
 import io

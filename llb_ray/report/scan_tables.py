@@ -1,4 +1,4 @@
-"""What a scan prints at its end, and `llb-ray table` at any time."""
+"""Output of a scan at its end, and of `llb-ray table` at any time."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,12 +35,12 @@ def show_scan(console: Console, rows: pa.Table, out: Path, with_published: bool 
 
 
 def _measured(rows: pa.Table) -> str:
-    """How the metrics were measured, below a Markdown table."""
+    """The protocol of the metrics, below a Markdown table."""
     return "".join(f"\n- {name}: {said}" for name, said in protocol_of(rows).items()) + "\n"
 
 
 def failed_lines(rows: pa.Table) -> Iterator[str]:
-    """What failed and why, and that it can be done again."""
+    """Failed jobs with their reasons, and that they can be run again."""
     failed = failures(rows).to_pylist()
     yield from (f"failed  {job_of(row).title}: {row['reason']}" for row in failed)
     if failed:
@@ -65,7 +65,7 @@ def print_table(
 
 
 def _fitting(header: Sequence[str], body: Sequence[Sequence[str]], num_names: int, width: int) -> int:
-    """How many columns fit in `width` characters with no figure folded; names may be, to a width of `_NAME`."""
+    """Number of columns that fit in `width` characters with no figure folded; names may be, to a width of `_NAME`."""
     taken = 0
     for number, column in enumerate(zip(header, *body, strict=True)):
         words = [word for text in column[:1] for word in text.split()] + list(column[1:])

@@ -1,4 +1,4 @@
-"""What `llb-ray status` prints: a run at work in a few plain lines, a finished one as its closing table."""
+"""Output of `llb-ray status`: a running run in a few plain lines, a finished one as its closing table."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ _SHOWN_WORKERS = 16
 
 
 def show_status(console: Console, status: Status) -> None:
-    """How far the run is, in plain lines."""
+    """Print the progress of the run in plain lines."""
     for line in _lines(status):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if status.outcome is not None:
@@ -22,7 +22,7 @@ def show_status(console: Console, status: Status) -> None:
 
 
 def show_scan_status(console: Console, scan: ScanStatus) -> None:
-    """How far the scan is, and what each of its jobs at work is doing."""
+    """Print the progress of the scan and of each of its running jobs."""
     for line in _scan_lines(scan):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -32,11 +32,11 @@ def _scan_lines(scan: ScanStatus) -> Iterator[str]:
     if scan.jobs is None:
         yield f"no job was begun in this call{failed}"
         return
-    yield f"{scan.jobs.done} of {scan.jobs.total} jobs ended{failed}, {len(scan.at_work)} at work"
+    yield f"{scan.jobs.done} of {scan.jobs.total} jobs ended{failed}, {len(scan.at_work)} running"
     for name, status in list(scan.at_work.items())[:_SHOWN_WORKERS]:
         yield f"  {name}: {status.stage or 'between stages'}, {_headline(status)}"
     if len(scan.at_work) > _SHOWN_WORKERS:
-        yield f"  ... and {len(scan.at_work) - _SHOWN_WORKERS} more at work"
+        yield f"  ... and {len(scan.at_work) - _SHOWN_WORKERS} more running"
 
 
 def _lines(status: Status) -> Iterator[str]:
@@ -44,9 +44,9 @@ def _lines(status: Status) -> Iterator[str]:
     if status.state == "finished":
         return
     for time in status.times:
-        yield f"{time.stage}: {'found finished' if time.reused else f'{time.seconds:.1f} s'}"
+        yield f"{time.stage}: {'up to date' if time.reused else f'{time.seconds:.1f} s'}"
     if status.stage:
-        yield f"{status.stage}: {'at work' if status.state == 'running' else 'not finished'}"
+        yield f"{status.stage}: {'running' if status.state == 'running' else 'not finished'}"
     for kind, states in status.workers().items():
         shown: tuple[State, ...] = ("done", "working", "waiting", *(("failed",) if states["failed"] else ()))
         counts = ", ".join(f"{states[state]} {state}" for state in shown)
@@ -54,7 +54,7 @@ def _lines(status: Status) -> Iterator[str]:
     working = [beat for beat in status.beats if beat.state == "working"]
     yield from (f"  {_worker(beat, status.now_s)}" for beat in working[:_SHOWN_WORKERS])
     if len(working) > _SHOWN_WORKERS:
-        yield f"  ... and {len(working) - _SHOWN_WORKERS} more at work"
+        yield f"  ... and {len(working) - _SHOWN_WORKERS} more working"
 
 
 def _headline(status: Status) -> str:
@@ -63,12 +63,9 @@ def _headline(status: Status) -> str:
     if status.state == "failed":
         return f"failed: {status.error}"
     if status.state == "stopped":
-        return "stopped: run the same command again to go on from what is finished"
+        return "stopped: rerun the same command to resume"
     if status.silence_s > STALE_S:
-        return (
-            f"silent for {duration(status.silence_s)}: if its process is gone, "
-            "run the same command again to go on from what is finished"
-        )
+        return f"silent for {duration(status.silence_s)}: if its process is gone, rerun the same command to resume"
     return f"running for {duration(status.now_s - status.started_s)}"
 
 

@@ -1,4 +1,4 @@
-"""What the report says in words and tables: counts, rule, notices, metrics, timings, settings."""
+"""Words and tables of the report: counts, rule, notices, metrics, timings, settings."""
 
 import json
 import platform
@@ -34,7 +34,7 @@ _MOST_ASIDE = 500
 
 @dataclass(frozen=True)
 class TypeRow:
-    """How images of one labelled type fared."""
+    """Outcome for the images of one labelled type."""
 
     split: str
     kind: str
@@ -108,7 +108,7 @@ def threshold_of(run: FinishedRun) -> float | None:
 
 
 def what_if(run: FinishedRun) -> pa.Table | None:
-    """What other keep ratios would cost, where the run estimated it."""
+    """Costs of other keep ratios, where the run estimated them."""
     path = run.file("what_if.arrow")
     return read_table(path) if path.exists() else None
 
@@ -145,7 +145,7 @@ def _of_fits(run: FinishedRun) -> Iterator[str]:
 
 
 def _told(run: FinishedRun, name: str) -> dict[str, Any] | None:
-    """What a file that not every run has says."""
+    """Content of a file that not every run has."""
     path = run.file(name)
     return json.loads(path.read_text()) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""Photographs and anomaly maps small enough for thousands of them to lie in one page.
+"""Photographs and anomaly maps small enough for thousands of them to be in one page.
 
 A photograph is a thumbnail, as large as the page's budget allows; a map is its place on the run's colour scale, 8 bits
 a cell.  The page colours maps by itself, so an overlay costs nothing until it is looked at.
@@ -117,7 +117,7 @@ def _small(map_HW: Floats) -> Floats:
 
 
 def _side(sample: Sequence[Image.Image], num_images: int) -> int:
-    """The largest thumbnails of which `num_images` fit the budget, told from some of them, which are shrunk."""
+    """The largest thumbnails of which `num_images` fit the budget, estimated from some of them, which are shrunk."""
     for side_px in _SIDES_PX[:-1]:
         for image in sample:
             image.thumbnail((side_px, side_px))

@@ -1,4 +1,4 @@
-"""Where an image is unusual: the place and size of it, and what kept images have at the same place.
+"""Place and size of an image's most unusual spot, and what kept images have at the same place.
 
 Shapes: N kept images, H x W cells of a map that is small enough for the page.
 """
@@ -30,7 +30,7 @@ class Place:
 
     @property
     def stands_out(self) -> bool:
-        """Whether the map is above the range of the kept images anywhere."""
+        """True if the map is above the range of the kept images anywhere."""
         return self.peak > self.high
 
     @property
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Range:
-    """What kept images have at each place: their 5th and 95th percentile."""
+    """Range of the kept images at each place: their 5th and 95th percentile."""
 
     low_HW: Floats
     high_HW: Floats
@@ -53,7 +53,7 @@ class Range:
         return cls(ndimage.minimum_filter(low_HW, _SHIFT), ndimage.maximum_filter(high_HW, _SHIFT))
 
     def place(self, map_HW: Floats) -> Place:
-        """Where the map is furthest above the range, or nearest to its upper end if it is nowhere above."""
+        """Place where the map is furthest above the range, or nearest to its upper end if it is nowhere above."""
         excess_HW = map_HW - self.high_HW
         row, column = np.unravel_index(excess_HW.argmax(), excess_HW.shape)
         rows, columns = _around(excess_HW, int(row), int(column))

@@ -66,7 +66,7 @@ def columns(made: Sequence[Line]) -> list[str]:
 
 
 def title(column: str) -> str:
-    """What people call a column; shares are in percent."""
+    """Heading of a column; shares are in percent."""
     return _PERCENT.get(column) or _PLAIN[column]
 
 
@@ -81,7 +81,7 @@ def cell(line: Line, column: str) -> str:
 
 
 def filter_place(name: str) -> tuple[int, str]:
-    """Where a filter stands in a table: from no filter to the best that one may hope for."""
+    """Place of a filter in a table: from no filter to the best that one may hope for."""
     return filter_traits(name).place, name
 
 

@@ -1,4 +1,4 @@
-"""What the jobs of a scan are given: the images of a category, mixed with anomalies by its authors or by us.
+"""Data sets of a scan's jobs: the images of a category, mixed with anomalies by its authors or by us.
 
 A category's files are read once, by the first of its jobs, and remembered as an artifact: its key holds every path,
 label, size and time, so a replaced image is read again.
@@ -28,7 +28,7 @@ _MANIFEST = "manifest.arrow"
 
 @dataclass(frozen=True)
 class Material:
-    """What the jobs of one category draw from: a listing per alpha that its authors mixed, or one under None."""
+    """Listings that the jobs of one category draw from: one per alpha that its authors mixed, or one under None."""
 
     category: str
     given: Mapping[float | None, Listing]
@@ -40,7 +40,7 @@ class Material:
             yield from listing.table["path"].to_pylist()
 
     def recipe(self, alpha: float | None) -> Recipe:
-        """What makes the manifest of a listing."""
+        """Recipe of the manifest of a listing."""
         rows = digest(self.given[alpha].table.to_pylist())
         return Recipe("category", {}, {"listing": rows, "files": self.files})
 

@@ -103,14 +103,14 @@ def read_results(out: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise ArtifactError(f"{out}: no scan has results here (no {RESULTS}); give the --out of a scan") from error
     except (*DAMAGED, OSError) as error:
-        raise ArtifactError(f"{path}: damaged ({error}); run the same scan again, which makes it anew") from error
+        raise ArtifactError(f"{path}: damaged ({error}); run the same scan again to rebuild it") from error
     if not table.schema.equals(ROWS):
         raise ArtifactError(f"{path}: made by another version of llb_ray; run the same scan again")
     return table
 
 
 def protocol_of(table: pa.Table) -> dict[str, Any]:
-    """How the metrics of a results table were measured; empty where it does not say."""
+    """Protocol of the metrics of a results table; empty where it names none."""
     said: dict[str, Any] = json.loads((table.schema.metadata or {}).get(PROTOCOL, b"{}"))
     return said
 

@@ -1,4 +1,4 @@
-"""What others have published on Real-IAD's FUIAD protocol; never measured here, and never mixed with what is."""
+"""Results that others have published on Real-IAD's FUIAD protocol; never measured here, never mixed with what is."""
 
 SOURCE = (
     "published, not measured here: Real-IAD, FUIAD protocol, mean of 30 categories, from the released code of "

@@ -1,4 +1,4 @@
-"""How much of the harm that anomalies do a filter undoes: the figures behind `llb-ray certify`.
+"""Share of the harm by anomalies that a filter undoes: the figures behind `llb-ray certify`.
 
 Share of the oracle gap closed = (filter - none) / (oracle - none), of the means over seeds; 1 is as good as knowing the
 labels, 0 as good as nothing, below 0 is harm.  It is undefined where the gap is no more than `LEAST_GAP`: noise over
@@ -29,7 +29,7 @@ Cell = tuple[str, float]  # category and alpha
 
 @dataclass(frozen=True)
 class Robustness:
-    """What a filter does for a category at one noise level, over seeds; None where nobody knows."""
+    """Effect of a filter on a category at one noise level, over seeds; None where it is unknown."""
 
     category: str
     alpha: float

@@ -23,7 +23,7 @@ from llb_ray.scans.scan_plan import CONFIG, Job, Scan
 
 Todo = Sequence[tuple[Job, Material]]
 Ended = Iterator[tuple[Job, Row]]
-Runner = Callable[[Scan, Todo], tuple[int, Ended]]  # how many jobs are at work at once, and each as it ends
+Runner = Callable[[Scan, Todo], tuple[int, Ended]]  # how many jobs run at once, and each as it ends
 
 
 def serially(scan: Scan, todo: Todo) -> tuple[int, Ended]:
@@ -47,7 +47,7 @@ def run_scan(scan: Scan, runner: Runner, tell: Tell) -> pa.Table:
         jobs = [(job, materials[job.category]) for job in scan.jobs(list(materials))]
         todo = [(job, material) for job, material in jobs if _is_missing(scan, job, material)]
         if len(todo) < len(jobs):
-            tell(f"{len(jobs) - len(todo)} of {len(jobs)} jobs found finished")
+            tell(f"{len(jobs) - len(todo)} of {len(jobs)} jobs up to date")
         return _through(scan, todo, len(jobs), runner, tell)
 
 
@@ -77,7 +77,7 @@ def _locked(out: Path) -> Iterator[None]:
         lock = FileLock(out / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise ArtifactError(f"{out}: another scan is at work here; wait for it or choose another --out") from error
+        raise ArtifactError(f"{out}: another scan is active here; wait for it or choose another --out") from error
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     try:
@@ -87,7 +87,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 class _Progress:
-    """Says after every job how many are done, at work and waiting, and when the last will be."""
+    """Reports after every job how many are done, running and waiting, and when the last will be."""
 
     def __init__(self, scan: Scan, total: int, to_do: int, at_once: int, tell: Tell) -> None:
         self._total, self._to_do, self._at_once, self._tell = total, to_do, at_once, tell

@@ -1,4 +1,4 @@
-"""Which jobs a scan has, and where each of them is."""
+"""Jobs of a scan and their folders."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How far a scan is, read from its folder: whether or not its process lives, and without Ray."""
+"""Status of a scan, read from its folder: whether or not its process lives, and without Ray."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ class ScanStatus:
 
 
 def is_scan(path: Path) -> bool:
-    """Whether the folder is that of a scan and not of a run."""
+    """True if the folder is that of a scan and not of a run."""
     return (path / CONFIG).is_file()
 
 
 def read_scan_status(path: Path) -> ScanStatus:
-    """How far the scan in `path` is."""
+    """Status of the scan in `path`."""
     beat = next((beat for beat in read_beats(path / "progress") if beat.name == "jobs"), None)
     at_work = {folder.name: status for folder in sorted((path / "jobs").glob("*")) if (status := _at_work(folder))}
     return ScanStatus(path, beat, failures(read_results(path)).num_rows, at_work)

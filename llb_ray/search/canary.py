@@ -43,7 +43,7 @@ _VERSION = 1  # raise it when the same images would get other defects
 def with_canaries(manifest: Manifest, out: Path, config: RunConfig, seed: int, share: float = 0.15) -> Manifest:
     """The training images less a `share` held back; as test split, those and a defective copy of each.  No labels.
 
-    Whole groups are held back, drawn by `seed`.  The copies and their record (schema `CANARIES`) lie in an artifact
+    Whole groups are held back, drawn by `seed`.  The copies and their record (schema `CANARIES`) are in an artifact
     under `out`, made once: a second call with the same images reuses it.  Nothing of the manifest's test split is left.
     Raises DataError if there are too few images to hold any back, or one changed since the manifest was made, and
     ConfigError for images of several bands.
@@ -123,7 +123,7 @@ def _read(path: Path, image_id: str, max_pixels: int, levels: Levels | None) -> 
         problem = "its content changed since the manifest was made"
     except UnreadableImage as error:
         problem = error.reason
-    raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
+    raise DataError(f"{path}: {problem}; run the same command again to reread the folder")
 
 
 def _copies(folder: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def split_half(run: Path) -> float:
 
 
 def separation(run: Path) -> float:
-    """How much better the cut separates the held-out scores than the same cut separates a Gaussian; 0: no better.
+    """Separation of the held-out scores by the cut, beyond that of a Gaussian by the same cut; 0: no better.
 
     Logarithm of the ratio of two shares of variance between kept and rejected (Otsu's criterion): of the scores as
     they are, and of a Gaussian cut at the same quantile, which is what keeps `keep_ratio` from deciding by itself.

@@ -1,4 +1,4 @@
-"""What is searched, how, and where everything goes."""
+"""Plan of a search: the space, the method, and the places of results."""
 
 import re
 from collections.abc import Mapping
@@ -56,21 +56,21 @@ class Search:
 
     @cached_property
     def num_trials(self) -> int:
-        """How many trials there will be."""
+        """Number of trials."""
         return len(self.space.grid()) if self.trials is None else self.trials
 
     def store_of(self, values: Mapping[str, Any]) -> Path:
-        """Where the trial of these values keeps its artifacts: all trials in one place."""
+        """Store of the artifacts of the trial of these values: all trials in one place."""
         return self.out / "artifacts"
 
     def folder(self, values: Mapping[str, Any]) -> Path:
-        """Where the trial of these values is; the same values find what an earlier search left."""
+        """Folder of the trial of these values; the same values find what an earlier search left."""
         told = "_".join(f"{key.rpartition('.')[2]}={value}" for key, value in values.items())
         return self.out / "trials" / f"{_UNTOLD.sub('-', told)[:_TOLD]}_{digest(dict(values))[:8]}"
 
 
 def judged_by(objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig) -> Manifest:
-    """What the trials of a search are given: the training images, and what the objective judges them by.
+    """Input of the trials of a search: the training images, and what the objective judges them by.
 
     For `canary` held-back images and defective copies of them, for `val_auroc` the user's labelled validation images,
     for the others nothing.  The manifest's own test split is never in it.

@@ -1,4 +1,4 @@
-"""What a search was started with, so that it is resumed as that and as nothing else.
+"""Record of a search's arguments, so that it is resumed with these and with no others.
 
 Trials that were finished before the stop keep their objective and are compared with those that come after it.
 """

@@ -1,4 +1,4 @@
-"""What a search leaves: the table of trials, its picture, the best configuration."""
+"""Files of a finished search: the table of trials, its picture, the best configuration."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +27,6 @@ def conclude(plan: Search, trials: Sequence[Trial]) -> pa.Table:
 
 
 def num_trained(store: Store) -> Counter[str]:
-    """How many detectors of each role, `member` and `final`, the trials of a search trained between them."""
+    """Number of detectors of each role, `member` and `final`, that the trials of a search trained between them."""
     fits = (store.root / "fit").glob("*/record.json")
     return Counter(load(record.parent).settings["role"] for record in fits)

@@ -32,7 +32,7 @@ _SAMPLES = 64  # combinations in which a setting may show an effect
 
 
 class Domain(Protocol):
-    """What one setting may be."""
+    """Values that one setting may have."""
 
     def probes(self) -> Sequence[Any]:
         """Values that the configuration must accept for all of the domain to be acceptable."""
@@ -212,7 +212,7 @@ def _is(number: Any, value: Any) -> bool:
 
 
 def _check(path: Path, key: str, value: Any, base: RunConfig) -> None:
-    """Raise ConfigError for what no other setting can mend: an unknown key, or a value out of its own range."""
+    """Raise ConfigError for what no other setting can fix: an unknown key, or a value out of its own range."""
     try:
         trial_config(base, {key: value})
     except ConfigError as error:
@@ -221,7 +221,7 @@ def _check(path: Path, key: str, value: Any, base: RunConfig) -> None:
 
 
 def _is_about_the_whole(error: ConfigError, key: str) -> bool:
-    """Whether a validator of a whole section refused: with other values beside it this one may do."""
+    """True if a validator of a whole section refused: with other values beside it this one may do."""
     cause = error.__cause__
     if not isinstance(cause, ValidationError):
         return False

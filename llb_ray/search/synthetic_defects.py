@@ -73,7 +73,7 @@ def _transplanted(canvas_HW3: Array, point: Point, strength: float, rng: np.rand
 
 
 def _spot(canvas_HW3: Array, rng: np.random.Generator) -> Point:
-    """Row and column of the most structured of a few random spots: what lies behind a product is plain."""
+    """Row and column of the most structured of a few random spots: what is behind a product is plain."""
     spots: Point = rng.uniform(0.2, 0.8, (SPOTS, 2)) * len(canvas_HW3)
     chosen: Point = spots[int(np.argmax([_around(canvas_HW3, spot).std() for spot in spots]))]
     return chosen

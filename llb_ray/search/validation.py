@@ -14,7 +14,7 @@ from llb_ray.search.canary import without_test
 
 
 def with_validation(manifest: Manifest, folder: Path, config: RunConfig) -> Manifest:
-    """The training images without labels and, as test split, the images in `folder`, labelled by where they lie.
+    """The training images without labels and, as test split, the images in `folder`, labelled by their folder.
 
     ``good/`` holds normal images, every other folder beside it anomalous ones.  Nothing of the manifest's own test
     split is left.  Raises DataError if an image is unlabelled, is one of the manifest's, or all are of one kind.
@@ -38,6 +38,6 @@ def _row(root: Path, row: dict[str, Any]) -> dict[str, Any]:
     path = path_text(str(root / path_from_text(row["path"])))
     kind, *inside = PurePosixPath(row["path"]).parts
     if row["label"] is None and not inside:
-        raise DataError(f"{path}: lies in no folder that says what it is; put it in good/ or in one beside it")
+        raise DataError(f"{path}: is in no folder that says what it is; put it in good/ or in one beside it")
     label = int(not means_normal(kind)) if row["label"] is None else row["label"]
     return {**row, "path": path, "split": TEST, "label": label, "mask_path": None}

@@ -110,7 +110,7 @@ def test_a_stopped_job_goes_on_from_what_it_has_finished(head: Head, gears: Path
     assert kept
     assert again.isdisjoint(kept)
     assert len(again) <= 5 - len(kept)
-    assert "features: found finished" in output
+    assert "features: up to date" in output
     assert llb_ray.audit(out)
 
 

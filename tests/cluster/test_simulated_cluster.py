@@ -113,7 +113,7 @@ def test_the_death_of_an_actor_or_a_node_changes_nothing_and_is_told(
     assert final_files(begun) == final_files(undisturbed)
     assert llb_ray.audit(begun)
     _done_once_but_for(1, tmp_path / "journal")
-    died = [line for line in said if "its process died and was started again (1x), on from" in line]
+    died = [line for line in said if "its process died and was restarted (1x), resuming at" in line]
     assert died, said
     if what == "actor":
         assert [line.partition(":")[0] for line in died] == [struck[0].name]
@@ -148,9 +148,9 @@ def test_after_the_death_of_the_driver_the_same_command_goes_on(
     assert llb_ray.audit(begun)
     _done_once_but_for(1, folder)
     said = again.stdout.splitlines()
-    assert any(line.startswith("the last run here died in stage ") for line in said), said
+    assert any(line.startswith("previous run crashed in stage ") for line in said), said
     if step == "fit":
-        assert any("taken up again from its checkpoint, on from step" in line for line in said), said
+        assert any("resumed from checkpoint at step" in line for line in said), said
 
 
 def _until_gone(pids: set[int]) -> None:

@@ -76,7 +76,7 @@ def test_a_run_on_ray_listens_on_loopback_alone_and_ends_cleanly_by_sigterm(phot
         run.send_signal(signal.SIGTERM)
         _, told = run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGTERM, told
-    assert "llb-ray: stopped by SIGTERM; run the same command again to go on" in told
+    assert "llb-ray: stopped by SIGTERM; rerun the same command to resume" in told
     assert "SIGTERM received at time" not in told
     assert "Traceback" not in told
     give_up_s = time.monotonic() + 30

@@ -159,6 +159,6 @@ def test_more_workers_than_the_cluster_holds_are_refused_at_once(
     ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
     config = with_overrides(tiny, ["final.num_workers=5"])
-    with pytest.raises(ResourceError, match="final.num_workers=5 must be at work at once, .* room for 4; lower it"):
+    with pytest.raises(ResourceError, match="final.num_workers=5 must run at once, .* room for 4; lower it"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="ray")
     assert not (tmp_path / "run").exists()

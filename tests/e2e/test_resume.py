@@ -43,7 +43,7 @@ def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, 
     before = {path: path.stat().st_mtime_ns for path in out.glob("artifacts/*/*/record.json")}
     assert not (out / "run.json").exists(), "run.json means finished"
     again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    assert "the last run here died in stage " in again.stdout
+    assert "previous run crashed in stage " in again.stdout
     assert final_files(out) == final_files(finished)
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished work was done again"
 
@@ -62,7 +62,7 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(
     _, said = process.communicate()
     assert process.returncode == 128 + number
     by = " by SIGTERM" if number == signal.SIGTERM else ""
-    assert said == f"llb-ray: stopped{by}; run the same command again to go on\n"
+    assert said == f"llb-ray: stopped{by}; rerun the same command to resume\n"
     assert llb_ray.status(out).state == "stopped"
     again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     assert "died" not in again.stdout

@@ -18,7 +18,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.detectors import gradient_detector
 from llb_ray.detectors.gradient_detector import GradientDetector
 from llb_ray.disk import naming
-from llb_ray.engine.execution.executor import taken_up_again
+from llb_ray.engine.execution.executor import resumption
 from llb_ray.engine.execution.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 from tests.support import final_files
@@ -77,7 +77,7 @@ def test_a_disk_or_mount_that_fails_is_one_sentence_and_the_run_is_resumed(
         patched.setattr(Path, "write_bytes", _fails(where, number, after))
         sentence = _sentence(written, photos, out)
     assert sentence.startswith(f"llb-ray: [Errno {number}] {os.strerror(number)}: '{out}/")
-    assert sentence.endswith("; mend that and run the same command again to go on")
+    assert sentence.endswith(". Fix this and rerun the same command to resume")
     assert llb_ray.status(out).state == "failed"
     assert CliRunner().invoke(main, _command(written, photos, out)).exit_code == 0
     hurt, whole = final_files(out), final_files(finished)
@@ -201,7 +201,7 @@ def test_a_death_is_seen_from_a_step_that_is_begun_once_more(tmp_path: Path) -> 
     where = place(tmp_path)
 
     def said() -> list[str]:
-        return taken_up_again(read_beat(where, "member-003"))
+        return resumption(read_beat(where, "member-003"))
 
     assert said() == []
     Heartbeat(where, "member-003").wait()
@@ -210,11 +210,11 @@ def test_a_death_is_seen_from_a_step_that_is_begun_once_more(tmp_path: Path) -> 
     report = Heartbeat(where, "member-003").report("fit")  # of another process
     report(12, 30, "step")
     report(30, 30, "step")
-    assert said() == ["member-003: its process died and was started again (1x), on from step 12 of 30"]
+    assert said() == ["member-003: its process died and was restarted (1x), resuming at step 12/30"]
     Heartbeat(where, "member-003").report("fit")
-    assert said() == ["member-003: its process died and was started again (2x), nothing was left"]
+    assert said() == ["member-003: its process died and was restarted (2x), nothing was left"]
 
 
 def test_a_fit_that_another_run_began_is_told_too(tmp_path: Path) -> None:
     beat = Beat("member-003", "fit", 30, 30, "step", 1, 0.0, first=13)
-    assert taken_up_again(beat) == ["member-003: taken up again from its checkpoint, on from step 13 of 30"]
+    assert resumption(beat) == ["member-003: resumed from checkpoint at step 13/30"]

@@ -1,4 +1,4 @@
-"""Prediction: a row per image with its decision, bad files put aside, and nothing held that grows with their number."""
+"""Prediction: a row per image with its decision, bad files quarantined, nothing held that grows with their number."""
 
 import csv
 import shutil

@@ -140,7 +140,7 @@ def test_an_interrupted_run_goes_on_on_another_machine(
         "evaluate",
     ]
     assert steps == list(range(5, 20)), "from the checkpoint on"
-    assert "the last run here died in stage final, unannounced; going on from what it had finished" in said
+    assert "previous run crashed in stage final; resuming" in said
     plain = synced(bucket, tmp_path / "plain")
     assert not (plain / "checkpoints").exists()
     overwrite(bucket, "config.yaml", (finished / "config.yaml").read_bytes())  # checkpoint_s is another
@@ -244,7 +244,7 @@ def test_a_second_driver_of_this_machine_is_refused(
     monkeypatch.setattr(fitter.Member, "_write", intruded)
     _run(tiny, photos, bucket)
     shown = bucket.partition("?")[0]
-    assert set(refusals) == {f"{shown}: another run is at work here; wait for it or choose another --out"}
+    assert set(refusals) == {f"{shown}: another run is active here; wait for it or choose another --out"}
 
 
 @pytest.mark.parametrize("wrong", ["bucket", "endpoint"])

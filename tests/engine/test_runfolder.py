@@ -24,7 +24,7 @@ from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError, AuditError, LlbError, MemberError
 from tests.support import final_files
 
-BUSY = "another run is at work here; wait for it or choose another --out$"
+BUSY = "another run is active here; wait for it or choose another --out$"
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_second_run_is_refused_and_the_first_is_unharmed(
 ) -> None:
     executor = Intruded(with_overrides(tiny, ["seed=1"]), photos, tmp_path)
     llb_ray.run(tiny, llb_ray.read_folder(photos, tiny), out=tmp_path, executor=executor)
-    assert executor.refusals == [f"{tmp_path}: another run is at work here; wait for it or choose another --out"]
+    assert executor.refusals == [f"{tmp_path}: another run is active here; wait for it or choose another --out"]
     assert final_files(tmp_path) == final_files(finished)
 
 

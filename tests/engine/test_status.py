@@ -33,7 +33,7 @@ def test_a_run_at_work_names_its_stage_and_counts_its_workers(tmp_path: Path) ->
     status = read_status(tmp_path)
     assert (status.state, status.stage, status.outcome) == ("running", "members", None)
     assert [(time.stage, time.seconds) for time in status.times] == [("features", 2.5)]
-    # Two of the five were found finished and have no heartbeat.
+    # Two of the five were up to date and have no heartbeat.
     assert status.workers() == {"member": {"done": 3, "working": 1, "waiting": 1}}
     assert status.silence_s < 5
 

@@ -100,7 +100,7 @@ def test_what_three_workers_began_one_goes_on_with(
 def test_no_room_for_all_is_refused_before_anything_is_done(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
     five = with_overrides(tiny, ["final.num_workers=5"])
     for executor, room in (("serial", 1), (ThreadExecutor(), 4)):
-        with pytest.raises(ResourceError, match=f"final.num_workers=5 must be at work at once.*room for {room}; lower"):
+        with pytest.raises(ResourceError, match=f"final.num_workers=5 must run at once.*room for {room}; lower"):
             _run(five, photos, tmp_path / "run", executor)
     assert not (tmp_path / "run").exists()
 

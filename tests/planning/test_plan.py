@@ -56,7 +56,7 @@ def manifest(photos: Path, tiny: RunConfig) -> Manifest:
     return llb_ray.read_folder(photos, tiny)
 
 
-def _foretold(config: RunConfig, manifest: Manifest, cluster: Cluster, out: Path, **facts: int) -> Forecast:
+def _forecast(config: RunConfig, manifest: Manifest, cluster: Cluster, out: Path, **facts: int) -> Forecast:
     return forecast(config, manifest, replace(MEASURED, **facts), cluster, out)
 
 
@@ -120,7 +120,7 @@ def test_a_larger_memory_knows_as_many_places() -> None:
 
 def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
     """48 training and 24 test images, 3 members of 16 images and 12 steps, a final of 36 images and 20 steps."""
-    seconds = _seconds(_foretold(tiny, manifest, SERIAL, tmp_path))
+    seconds = _seconds(_forecast(tiny, manifest, SERIAL, tmp_path))
     assert seconds["features"] == pytest.approx(1 + 72 * 0.01)
     assert seconds["members"] == pytest.approx(3 * (0.5 + 16 * 0.001 + 12 * 0.02))
     assert seconds["member-scores"] == pytest.approx(0.2 + 2 * 0.1 + 48 * (0.001 + 3 * 0.002))
@@ -132,8 +132,8 @@ def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Man
 def test_members_go_in_rounds_and_every_process_takes_its_time_to_start(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
-    told = _foretold(tiny, manifest, RAY, tmp_path)
-    serial = _seconds(_foretold(tiny, manifest, SERIAL, tmp_path))
+    told = _forecast(tiny, manifest, RAY, tmp_path)
+    serial = _seconds(_forecast(tiny, manifest, SERIAL, tmp_path))
     assert _seconds(told)["ray"] == 5.0
     assert _seconds(told)["members"] == pytest.approx(2 * (3 + serial["members"] / 3)), "3 members, 2 at once"
     assert _seconds(told)["final"] == pytest.approx(3 + serial["final"])
@@ -141,23 +141,23 @@ def test_members_go_in_rounds_and_every_process_takes_its_time_to_start(
 
 
 def test_without_a_filter_there_are_no_members(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
-    told = _foretold(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
+    told = _forecast(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
     assert not {"members", "member-scores"} & set(_seconds(told))
 
 
-def test_further_fits_for_the_threshold_are_foretold_where_they_are_certain(
+def test_further_fits_for_the_threshold_are_forecast_where_they_are_certain(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Two folds of 24 of 48 images; with members it depends on what is rejected, and a note says so."""
     tiny = with_overrides(tiny, ["threshold.folds=2"])
-    told = _foretold(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
+    told = _forecast(with_overrides(tiny, ["purify.filter=none"]), manifest, SERIAL, tmp_path)
     assert _seconds(told)["folds"] == pytest.approx(2 * (0.7 + 24 * 0.002 + 20 * 0.03))
     assert _seconds(told)["fold-scores"] == pytest.approx(2 * (0.2 + 24 * (0.001 + 0.004)))
-    told = _foretold(tiny, manifest, SERIAL, tmp_path)
+    told = _forecast(tiny, manifest, SERIAL, tmp_path)
     assert "folds" not in _seconds(told)
     assert any(re.search(r"fewer than 10 images .* 2 further fits .*, 3.31 s", note) for note in told.notes)
     for name in ("none", "llb"):
-        told = _foretold(
+        told = _forecast(
             with_overrides(tiny, [f"purify.filter={name}", "threshold.method=none"]), manifest, SERIAL, tmp_path
         )
         assert "folds" not in _seconds(told)
@@ -170,8 +170,8 @@ def test_copies_are_encoded_and_learnt_from(tiny: RunConfig, manifest: Manifest)
 
 
 def test_without_a_cache_every_reading_is_an_encoding(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
-    cached = _foretold(tiny, manifest, SERIAL, tmp_path)
-    streamed = _foretold(with_overrides(tiny, ["features.max_gib=0"]), manifest, SERIAL, tmp_path)
+    cached = _forecast(tiny, manifest, SERIAL, tmp_path)
+    streamed = _forecast(with_overrides(tiny, ["features.max_gib=0"]), manifest, SERIAL, tmp_path)
     assert any("images are encoded whenever they are read" in note for note in streamed.notes)
     # Of a member: the first image, 12 batches of 16, and two passes over 16 images.
     extra = 3 * 0.01 * (1 + 12 * 16 + 2 * 16)
@@ -202,7 +202,7 @@ def test_what_cannot_fit_is_one_sentence(
     monkeypatch.setattr(requirements, what, free)
     monkeypatch.setattr(requirements, "num_cores", lambda: 2)
     # What the calibration holds itself counts as free.
-    (refusal,) = _foretold(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
+    (refusal,) = _forecast(tiny, manifest, RAY, tmp_path, resident_bytes=2**20).refusals
     assert re.match(sentence, refusal)
 
 
@@ -213,7 +213,7 @@ def test_every_detector_takes_disk_by_the_rows_that_it_was_fitted_on(
     settings = ["purify.filter=none", "threshold.folds=2"]
 
     def disk(setting: str) -> int:
-        told = _foretold(with_overrides(tiny, [*settings, setting]), manifest, SERIAL, tmp_path)
+        told = _forecast(with_overrides(tiny, [*settings, setting]), manifest, SERIAL, tmp_path)
         return next(need.needed_bytes for need in told.needs if need.name == "disk")
 
     assert disk("threshold.method=folds") - disk("threshold.method=none") == 2 * (2_000_000 + 24 * 10_000)
@@ -227,7 +227,7 @@ def test_pixels_beyond_those_of_exact_metrics_take_no_more_memory(
     def memory(labelled: int) -> int:
         monkeypatch.setattr(workload, "num_labelled", lambda manifest: labelled)
         facts = {"resident_bytes": GIB // 2}
-        return next(need for need in _foretold(tiny, manifest, SERIAL, tmp_path, **facts).needs).needed_bytes
+        return next(need for need in _forecast(tiny, manifest, SERIAL, tmp_path, **facts).needs).needed_bytes
 
     few = EXACT_PIXELS // tiny.detector.image_size_px**2
     assert memory(few // 2) < memory(few) == pytest.approx(memory(1_000_000), rel=0.001)
@@ -238,8 +238,8 @@ def test_a_gpu_that_is_too_small_or_shared_by_too_many_is_refused(
 ) -> None:
     config = with_overrides(tiny, ["resources.num_gpus=0.5"])
     facts = {"gpu_bytes": 11 * GIB, "gpu_total_bytes": 24 * GIB}
-    assert _foretold(config, manifest, RAY, tmp_path, **facts).refusals == []
-    (refusal,) = _foretold(config, manifest, RAY, tmp_path, **facts | {"gpu_bytes": 12 * GIB}).refusals
+    assert _forecast(config, manifest, RAY, tmp_path, **facts).refusals == []
+    (refusal,) = _forecast(config, manifest, RAY, tmp_path, **facts | {"gpu_bytes": 12 * GIB}).refusals
     assert refusal.startswith("GPU memory: a run needs 12.5 GiB (0.5 of a GPU) and 12 GiB are free; raise")
 
 
@@ -288,7 +288,7 @@ def test_a_calibration_is_done_by_the_workers_of_the_run(
 def test_too_few_images_and_too_few_cores_are_refused_before_anything_is_tried(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DataError, match="48 training images cannot be dealt to 60 members"):
+    with pytest.raises(DataError, match="48 training images cannot be divided among 60 members"):
         llb_ray.plan(with_overrides(tiny, ["members.count=60"]), manifest, out=tmp_path, executor="serial")
 
     def none(self: SerialExecutor, resources: object) -> int:

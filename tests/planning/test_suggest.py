@@ -47,7 +47,7 @@ def test_what_it_writes_runs_as_it_is(photos: Path, tmp_path: Path) -> None:
 def test_it_overwrites_nothing(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("mine")
     result = _init(photos, "--out", tmp_path / "config.yaml")
-    assert (result.exit_code, "is there already" in result.stderr) == (1, True)
+    assert (result.exit_code, "already exists" in result.stderr) == (1, True)
     assert (tmp_path / "config.yaml").read_text() == "mine"
 
 

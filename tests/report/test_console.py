@@ -75,17 +75,17 @@ def test_the_threshold_says_how_well_it_is_known_and_for_whom() -> None:
     rows = _threshold()
     assert rows["threshold"] == "1.25 (1.125 to 1.5)"
     assert rows["false alarms"] == "0.010 (0.004 to 0.019) of images like the kept"
-    assert rows["at most"].startswith("about 0.125, if every")
+    assert rows["upper bound"].startswith("about 0.125, if every")
     assert rows["rejected, above"] == "9 of 12"
-    assert "or rather" not in rows
+    assert "without suspects" not in rows
 
 
-def test_anomalies_that_may_have_been_kept_are_said_aloud() -> None:
+def test_anomalies_that_may_have_been_kept_are_reported() -> None:
     rows = _threshold(num_standing_out=3, num_standing_out_kept=2)
-    assert rows["or rather"] == "1.062, if the 3 that stand out, 2 of them kept, are anomalous"
+    assert rows["without suspects"] == "1.062, if the 3 outliers (2 kept) are anomalous"
     rows = _threshold(num_standing_out=3, normals="bulk")
     assert rows["false alarms"].endswith("of images like the bulk of the kept")
-    assert "or rather" not in rows
+    assert "without suspects" not in rows
 
 
 @pytest.mark.parametrize(("above", "warns"), [(0, True), (5, True), (6, False), (12, False)])
@@ -99,7 +99,7 @@ def test_no_row_for_rejected_images_where_there_are_none() -> None:
     rows = _threshold(num_rejected=0, num_rejected_above=0, normals="all")
     assert "rejected, above" not in rows
     assert rows["false alarms"].endswith("like all")
-    assert "at most" not in rows
+    assert "upper bound" not in rows
 
 
 def test_what_the_cache_saves_is_said() -> None:
@@ -135,7 +135,7 @@ def test_counted_pixel_metrics_say_how_far_they_may_be_off() -> None:
 def test_stages_say_how_long_they_took_or_that_they_were_found() -> None:
     text = _closing(METRICS)
     assert any("features" in line and "1.2" in line for line in text.splitlines())
-    assert any("members" in line and "found finished" in line for line in text.splitlines())
+    assert any("members" in line and "up to date" in line for line in text.splitlines())
 
 
 def test_a_path_can_be_copied_whatever_the_width_and_whatever_its_name() -> None:

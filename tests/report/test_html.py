@@ -270,7 +270,7 @@ def test_the_report_is_a_stage_that_can_be_left_out(photos: Path, tiny: RunConfi
     assert [time.stage for time in after.times].count("report") == 1
     assert re.search(r'<th scope="row">report</th><td class="n">[\d.]+</td>', (out / "report.html").read_text())
     status, said = _llb([*command, "--no-report"])
-    assert "the last run here died" not in said
+    assert "previous run crashed" not in said
 
 
 def test_no_run_has_no_report(tmp_path: Path) -> None:

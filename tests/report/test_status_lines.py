@@ -28,8 +28,8 @@ def test_a_run_at_work(tmp_path: Path) -> None:
     write_beat(tmp_path, "member-003", state="waiting")
     assert _said(tmp_path) == [
         "running for 3 min 20 s",
-        "features: found finished",
-        "members: at work",
+        "features: up to date",
+        "members: running",
         "member: 2 done, 1 working, 1 waiting, 1.5 images/s",
         "  member-002 score 3 of 10, 1.5 images/s",
     ]
@@ -54,12 +54,12 @@ def test_a_silent_worker_is_named_and_a_silent_run_is_told_apart(tmp_path: Path)
     assert "  member-002 score 0 of 10, silent for 5 min 0 s" in _said(tmp_path)
     assert _said(tmp_path)[0].startswith("running for 1 h 6 min")
     write_beat(tmp_path, "member-003", time_s=time.time() - 120)
-    assert _said(tmp_path)[0].startswith("silent for 2 min 0 s: if its process is gone, run the same command again")
+    assert _said(tmp_path)[0].startswith("silent for 2 min 0 s: if its process is gone, rerun the same command")
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     write_events(tmp_path, STARTED, MEMBERS, {"event": "run stopped"})
-    assert _said(tmp_path)[0] == "stopped: run the same command again to go on from what is finished"
+    assert _said(tmp_path)[0] == "stopped: rerun the same command to resume"
     assert "members: not finished" in _said(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_two_hundred_workers_do_not_fill_the_screen(tmp_path: Path) -> None:
         write_beat(tmp_path, f"member-{number:03d}")
     said = _said(tmp_path)
     assert len(said) < 25
-    assert said[-1] == "  ... and 184 more at work"
+    assert said[-1] == "  ... and 184 more working"
 
 
 def test_durations() -> None:

@@ -99,7 +99,7 @@ def test_nothing_is_done_twice_and_a_new_seed_only_what_it_adds(
     before = {path: path.stat().st_mtime_ns for path in out.glob("rows/*.json")}
     lines: list[str] = []
     llb_ray.scan(scan_config, out=out, executor="serial", tell=lines.append)
-    assert lines[-1] == f"{NUM_JOBS} of {NUM_JOBS} jobs found finished"
+    assert lines[-1] == f"{NUM_JOBS} of {NUM_JOBS} jobs up to date"
     another = load_scan(scan_yaml, ["scan.seeds=[1]", "scan.dataset.categories=[gear]"])
     rows = llb_ray.scan(another, out=out, executor="serial")
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -193,7 +193,7 @@ def test_killed_and_resumed(executor: str, scan_yaml: Path, scanned: Path, tmp_p
     assert read_scan_status(out).jobs is not None
     before = {path: path.stat().st_mtime_ns for path in out.glob("rows/[!.]*.json")}
     again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    assert "jobs found finished" in again.stdout
+    assert "jobs up to date" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert _facts(pq.read_table(out / RESULTS)).equals(_of_llb(llb_ray.table(scanned)))
     assert {"table.csv", "table.md", "table.tex"} <= {path.name for path in out.iterdir()}

@@ -101,7 +101,7 @@ def test_too_few_images_and_a_folder_among_the_photographs_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="48 training images in 24 groups: too few"):
         with_canaries(manifest, tmp_path, tiny, seed=0, share=0.1)
-    with pytest.raises(ArtifactError, match="lies inside"):
+    with pytest.raises(ArtifactError, match="is inside"):
         with_canaries(manifest, manifest.root / "out", tiny, seed=0)
 
 

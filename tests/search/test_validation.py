@@ -43,7 +43,7 @@ def test_known_unlabelled_or_one_sided_images_are_refused(folder: Path, photos: 
         with_validation(manifest, photos / "test", tiny)
     stray = next((folder / "good").iterdir())
     stray.rename(folder / stray.name)
-    with pytest.raises(DataError, match="lies in no folder that says what it is"):
+    with pytest.raises(DataError, match="is in no folder that says what it is"):
         with_validation(manifest, folder, tiny)
     (folder / stray.name).unlink()
     shutil.rmtree(folder / "good")

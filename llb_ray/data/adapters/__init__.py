@@ -103,7 +103,7 @@ def _problems(origin: pa.Table, faults: list[Fault]) -> list[Problem]:
 
 
 def _about(config: DatasetConfig, draft: Draft, notes: Sequence[str], num_left_out: int) -> dict[str, Any]:
-    """How the listing was made, JSON-ready."""
+    """Provenance of the listing, JSON-ready."""
     options = config.model_dump(mode="json", exclude={"kind", "root"}, exclude_defaults=True)
     said = {"kind": config.kind, "read_from": str(config.root), "options": options, "sources": dict(draft.sources)}
     return {**said, "notes": [*draft.notes, *notes], "left_out": num_left_out}

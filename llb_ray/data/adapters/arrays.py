@@ -27,7 +27,7 @@ _WRITTEN = "arrays.json"  # says of which file the pictures were made; written l
 
 
 def read(config: DatasetConfig) -> Draft:
-    """Every image of the arrays, written to ``<write_to>/<split>/<class>/<number>.png`` unless it is there already."""
+    """Every image of the arrays, written to ``<write_to>/<split>/<class>/<number>.png`` unless it already exists."""
     assert config.write_to is not None, "DatasetConfig requires it"
     folder, sha256 = config.write_to.absolute(), _digest(config.root)
     splits = _arrays(config.root)
@@ -54,7 +54,7 @@ def _digest(path: Path) -> str:
 
 
 def _was_written(folder: Path, sha256: str) -> bool:
-    """Whether the folder holds the pictures of this file; raises DataError if it holds anything else."""
+    """True if the folder holds the pictures of this file; raises DataError if it holds anything else."""
     if not folder.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What every adapter makes of a data set's tables: columns, where each row came from, and what was wrong."""
+"""The form that every adapter gives a data set's tables: columns, the origin of each row, and problems."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What one source says: rows, as in `LISTING`, their origins, and what of it cannot be rows."""
+    """The content of one source: rows, as in `LISTING`, their origins, and what of it cannot be rows."""
 
     table: pa.Table
     origin: pa.Table
@@ -66,7 +66,7 @@ class Draft:
     root: Path
     parts: Sequence[Part]
     sources: Mapping[str, str] = field(default_factory=dict)  # files read, and their sha256
-    notes: Sequence[str] = ()  # what the user has to be told, a sentence each
+    notes: Sequence[str] = ()  # messages for the user, a sentence each
 
 
 def asked_for(root: Path, found: Iterable[str], wanted: Sequence[str]) -> list[str]:
@@ -89,12 +89,12 @@ def _checked(source: str, entry: Entry) -> Entry | Problem:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether there is nothing to look at closely: neither empty parts nor any that begin with a dot."""
+    """True if there is nothing to look at closely: neither empty parts nor any that begin with a dot."""
     return not (path[:1] in ("", "/", ".") or path[-1:] == "/" or "//" in path or "/." in path or "\0" in path)
 
 
 def _misplaced(path: str) -> str:
-    """What is wrong with a relative path; links inside a data set are its owner's, and are followed."""
+    """Problem of a relative path, if any; links inside a data set are its owner's, and are followed."""
     if _is_plain(path):
         return ""
     if path.startswith("/"):

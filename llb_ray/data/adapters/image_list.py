@@ -76,7 +76,7 @@ class _Rows:
         return self._columns["category"][row] or self._category
 
     def entry(self, row: int) -> Entry | Problem:
-        """What a row says."""
+        """The entry of a row."""
         said = {name: column[row] for name, column in self._columns.items()}
         path, label, mask = said["path"] or "", said["label"], said["mask_path"] or None
         meant = None if label is None else _label(label)

@@ -1,4 +1,4 @@
-"""What can only be found out with all entries at hand, or on the disk."""
+"""Checks that need all entries at hand, or the disk."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

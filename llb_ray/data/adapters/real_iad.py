@@ -1,7 +1,7 @@
 """Real-IAD (Wang et al., CVPR 2024) by its official JSON files: clean, or contaminated for FUIAD (arXiv 2508.07441).
 
 A file is one category: `meta` with a path prefix and the name of the normal class, and the lists `train` and `test`.
-Five views (C1, the top view, to C5) of an object lie in one folder and form one group.  An image is normal if its class
+Five views (C1, the top view, to C5) of an object are in one folder and form one group.  An image is normal if its class
 is the normal one or it has no mask: a view in which the object's defect is not to be seen is a normal image.
 """
 
@@ -85,7 +85,7 @@ def _images(config: DatasetConfig) -> tuple[str, list[str]]:
             f"{config.root}: holds none of {', '.join(_IMAGES)}; put the images there, "
             "or list them without looking for files (check_files=false, --no-check)"
         )
-    note = f"{config.root} holds no images: their paths are listed as if they lay in {_IMAGES[0]}"
+    note = f"{config.root} holds no images: their paths are listed as if they were in {_IMAGES[0]}"
     return (f"{there[0]}/", []) if there else (f"{_IMAGES[0]}/", [note])
 
 
@@ -110,7 +110,7 @@ def _parts(source: Source, view: str | None, images: str) -> Iterator[Part]:
 
 
 class _Rules(NamedTuple):
-    """How one file is to be read."""
+    """Rules for reading one file."""
 
     category: str
     prefix: str
@@ -118,7 +118,7 @@ class _Rules(NamedTuple):
     view: str | None
 
     def entry(self, source: str, number: int, split: str, said: Any) -> Entry | Problem | None:
-        """What one entry says; None where it is another view's."""
+        """The row of one entry; None where it is another view's."""
         if not _is_entry(said):
             return Problem(source, number, "", "not an entry with category, anomaly_class, image_path and mask_path")
         image, mask, defect = said["image_path"], said.get("mask_path"), said["anomaly_class"]
@@ -150,5 +150,5 @@ def _is_entry(said: Any) -> bool:
 
 
 def _is_text(said: Any) -> bool:
-    """Whether it is text that can be written: JSON may hold half a surrogate pair."""
+    """True if it is text that can be written: JSON may hold half a surrogate pair."""
     return isinstance(said, str) and (said.isascii() or not _SURROGATE.search(said))

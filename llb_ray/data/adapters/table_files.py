@@ -15,7 +15,7 @@ class Source:
     """A file that was read whole; a listing says which it was made of."""
 
     path: Path
-    name: str  # below the root, where it lies there
+    name: str  # below the root, where it is there
     content: bytes
 
     @classmethod

@@ -97,7 +97,7 @@ class _Forward(nn.Module):
 
 
 def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
-    """What a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
+    """Everything a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
 
     No weights are loaded: finished features are found without.  Raises ConfigError and WeightsError.
     """

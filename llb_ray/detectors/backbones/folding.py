@@ -64,7 +64,7 @@ def _fold(model: Network, convolution: str, norm: str) -> None:
 
 @torch.inference_mode()
 def _alike(model: Network, folded: Network, image_13HW: torch.Tensor) -> bool:
-    """Whether the layers of both are the same but for rounding."""
+    """True if the layers of both are the same but for rounding."""
     layers = zip(
         *(one.forward_intermediates(image_13HW, intermediates_only=True) for one in (model, folded)), strict=True
     )

@@ -39,7 +39,7 @@ def layers_of(config: BackboneConfig, image_size_px: int) -> tuple[int, ...]:
 
 @functools.cache  # the network is built for it
 def _usual_layers(name: str, image_size_px: int) -> tuple[int, ...]:
-    """Where strides are 8 and 16, else halfway and three quarters deep: the last layers know objects and no defects."""
+    """Layers of stride 8 and 16, else halfway and three quarters deep: the last ones know objects, no defects."""
     check_name(name)
     strides = [info["reduction"] for info in getattr(_create(name, image_size_px), "feature_info", ())]
     if {8, 16} <= set(strides):
@@ -48,7 +48,7 @@ def _usual_layers(name: str, image_size_px: int) -> tuple[int, ...]:
 
 
 def size_refused(name: str, image_size_px: int, reason: object) -> ConfigError:
-    """What to raise where a network takes no images of this size."""
+    """Error to raise where a network takes no images of this size."""
     said = " ".join(str(reason).split())
     return ConfigError(f"detector.image_size_px = {image_size_px}: {name} does not take it ({said}); choose another")
 

@@ -40,7 +40,7 @@ Network = Any  # a timm model: an nn.Module with pretrained_cfg, feature_info an
 
 
 def is_known(name: str) -> bool:
-    """Whether timm has a network of this name."""
+    """True if timm has a network of this name."""
     return name in _known()
 
 

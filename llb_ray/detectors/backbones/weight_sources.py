@@ -1,4 +1,4 @@
-"""Where a backbone's weights are: in a package, in a local file, or what timm publishes on the Hugging Face hub."""
+"""Sources of a backbone's weights: a package, a local file, or what timm publishes on the Hugging Face hub."""
 
 import urllib.request
 from pathlib import Path
@@ -35,7 +35,7 @@ def weights_file(config: BackboneConfig) -> Path | None:
 
 
 def weights_origin(config: BackboneConfig) -> dict[str, str]:
-    """Where the weights are from, JSON-ready: `network`, `weights`, and where known `sha256`, `license`, `citation`."""
+    """Origin of the weights, JSON-ready: `network`, `weights`, and where known `sha256`, `license`, `citation`."""
     path, named = weights_file(config), config.weights in WEIGHTS_BY_NAME
     origin = {"network": config.name, "weights": config.weights if named else "file"}
     if path is not None:
@@ -59,7 +59,7 @@ def hub_cache(name: str) -> Path | None:
 
 
 def _repository(name: str) -> str:
-    """Where on the hub the weights are; raises ConfigError for an unknown name, WeightsError where there are none."""
+    """Repository of the weights on the hub; raises ConfigError for an unknown name, WeightsError if there is none."""
     check_name(name)
     published = timm.models.get_pretrained_cfg(name)
     if published is None or not published.hf_hub_id:

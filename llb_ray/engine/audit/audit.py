@@ -1,9 +1,9 @@
-"""Does a finished run follow from its own raw scores?
+"""Audit of a finished run: does it follow from its own raw scores?
 
 The published code of the method trained on a random share while its log showed a clean one, because scores were
 joined by position.  So nothing here trusts a decision: the kept set is derived again from the score matrix, the
-matrix is compared with what each member wrote, and every image is hashed again.  The checks read the files that
-people open (``scores.arrow``, ``purified/``, ``metrics.json``); others tie those to the artifacts, byte by byte, and
+matrix is compared with what each member wrote, and every image is hashed again.  The checks read the published
+files (``scores.arrow``, ``purified/``, ``metrics.json``); others tie those to the artifacts, byte by byte, and
 records to each other.  At the end some images are scored again: what only who has the detectors can do.
 """
 
@@ -31,7 +31,7 @@ from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.errors import AuditError, ConfigError, LlbError, ResourceError
 from llb_ray.remote import Remote
 
-SAMPLE = 8  # images that are scored again, unless told otherwise
+SAMPLE = 8  # images that are scored again by default
 
 Check = Callable[[FinishedRun], str]
 

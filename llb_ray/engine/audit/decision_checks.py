@@ -120,7 +120,7 @@ def matrix_is_what_members_wrote(run: FinishedRun) -> str:
 
 
 def decisions_follow(run: FinishedRun) -> str:
-    """Every round's decisions, and people's over them, derived again."""
+    """Every round's decisions, and those by hand over them, derived again."""
     if len(run.decided) != len(run.derived):
         raise AuditError(f"{len(run.decided)} rounds have decisions, and {len(run.derived)} have scores to judge by")
     source = ""
@@ -144,7 +144,7 @@ def _same_decisions(decided: pa.Table, derived: pa.Table, source: str) -> None:
 
 
 def only_overridden_differ(run: FinishedRun) -> str:
-    """Told from the decisions alone, however they were laid over one another."""
+    """Derived from the decisions alone, in whatever order they were applied."""
     said = run.made.overrides
     if run.made.purified.inputs.get("overrides") != (said and said.content):
         raise AuditError("purified: the decisions by hand that it was made with are not those in overrides.arrow")

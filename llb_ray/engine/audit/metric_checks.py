@@ -113,7 +113,7 @@ def _json(run: FinishedRun, name: str) -> dict[str, Any]:
 
 
 def _different(expected: Any, found: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ, by more than `_CLOSE` if it is a number."""
+    """Places where two JSON values differ, by more than `_CLOSE` if it is a number."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted(expected.keys() | found.keys()):
             yield from _different(expected.get(key), found.get(key), f"{name}.{key}".lstrip("."))

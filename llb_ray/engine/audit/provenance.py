@@ -1,4 +1,4 @@
-"""Does every artifact's record name what the run says it was made from?
+"""Provenance checks: does every artifact's record name what the run says it was made from?
 
 A key proves nothing to who forges records: keys are derived from them.  So what each recipe should be is derived here
 from the configuration, the images, and the contents of the artifacts before it.

@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Said:
-    """What a detector is said to have given: scores by image_id, and the smallest difference that counts."""
+    """Recorded output of a detector: scores by image_id, and the smallest difference that counts."""
 
     name: str
     fitted: Artifact

@@ -50,7 +50,7 @@ _PROTOCOL = {
 
 
 def protocol(config: EvaluationConfig, size_px: int) -> dict[str, Any]:
-    """How the metrics are measured, for whoever compares them with others'."""
+    """Protocol of the metrics, for comparison with those of others."""
     settings = {"fpr_limit": config.fpr_limit, "sigma_px": config.sigma_at(size_px), "size_px": size_px}
     return _PROTOCOL | settings
 
@@ -61,7 +61,7 @@ def grid(truth: GroundTruth, size_px: int, config: EvaluationConfig) -> Grid:
 
 
 def shards_to_count(scored: Sequence[Artifact], truth: GroundTruth, grid: Grid) -> list[PixelShard]:
-    """What workers have to count; nothing where the test images are few enough, or there is no mask."""
+    """Shards for workers to count; nothing where the test images are few enough, or there is no mask."""
     known = {image.image_id: image for image in truth.known_images()}
     small = len(known) * grid.size_px**2 <= EXACT_PIXELS
     return [] if small or not truth.masks(TEST) else list(pixel_shards(known, scored, grid))
@@ -85,7 +85,7 @@ def evaluate_recipe(
     scored: Sequence[Artifact],
     counted: Sequence[Artifact],
 ) -> Recipe:
-    """What the metrics depend on; `made_from` has images, labels and purified."""
+    """Recipe of the metrics; `made_from` has images, labels and purified."""
     inputs = {name: artifact.content for name, artifact in made_from.items()}
     inputs |= {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
     inputs |= {f"pixels-{index:03d}": artifact.content for index, artifact in enumerate(counted)}
@@ -99,7 +99,7 @@ def image_scores(images: pa.Table, scores: pa.Table) -> pa.Table:
 
 
 def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metrics:
-    """How clean the purified set is, over the labelled training images; empty if there are none.
+    """Cleanness of the purified set, over the labelled training images; empty if there are none.
 
     `contamination`: share of anomalies before; `residual_contamination`: after; `normals_lost`: share of the
     normals that were rejected.
@@ -147,7 +147,7 @@ def detection_metrics(
 
 
 def _by_type(score: Mapping[str, float], truth: GroundTruth) -> Metrics:
-    """What each type of defect is found by, against the same normals; empty where all images are normal."""
+    """Metrics of each type of defect against the same normals; empty where all images are normal."""
     normal_N = [score[image_id] for image_id, label in truth.known(TEST).items() if not label]
     return {
         kind: {"num": len(ids), "i_auroc": _i_auroc(normal_N, [score[image_id] for image_id in ids])}

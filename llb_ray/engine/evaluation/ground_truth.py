@@ -1,4 +1,4 @@
-"""What is known about a run's images: labels, objects and masks.  Only `evaluate` and the oracle ask."""
+"""Known facts about a run's images: labels, objects and masks.  Only `evaluate` and the oracle ask."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class GroundTruth:
         return {image_id: self.root / path_from_text(path) for image_id, path in paths.items()}
 
     def masks_digest(self) -> str:
-        """What the masks of the test split show, whatever their names; raises DataError for one that is gone."""
+        """Digest of the test split's masks by content, whatever their names; raises DataError for one that is gone."""
         return digest(self._mask_digests)
 
     def known_images(self) -> Iterator[KnownImage]:

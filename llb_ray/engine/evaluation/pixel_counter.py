@@ -44,7 +44,7 @@ class Grid:
     max_pixels: int  # of a mask's file
 
     def pixels(self, known: Sequence[KnownImage], map_NHW: Floats) -> "Pixels":
-        """What there is to compare of these images; raises DataError for a mask that is not readable."""
+        """Pixels of these images to compare; raises DataError for a mask that is not readable."""
         masks = [self._mask(image.mask) for image in known]
         rows = [row for row, image in enumerate(known) if masks[row].any() or image.kind == NORMAL]
         used = set(rows)

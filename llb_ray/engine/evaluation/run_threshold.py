@@ -50,7 +50,7 @@ def standing_out_ids(made: RunArtifacts) -> list[str]:
 
 
 def _kept_outside(kept: pa.Table, decided: pa.Table) -> list[str]:
-    """Which of these images stand out and are kept in the end, in image_id order: the last round may reject some."""
+    """Images among these that stand out and are kept in the end, in image_id order: the last round may reject some."""
     outside = set(kept["image_id"].to_pylist()) - set(of_bulk(kept)["image_id"].to_pylist())
     return sorted(outside & set(kept_ids(decided)))
 

@@ -1,4 +1,4 @@
-"""Where a fit keeps how far it got, so that a killed worker goes on instead of starting over.
+"""Storage for the progress of a fit, so that a killed worker resumes instead of starting over.
 
 A checkpoint is not an artifact: it is overwritten as the fit goes on, and gone when the fit is finished.  Resuming
 from any of them gives the same bytes, so how often one is written is no part of any key.
@@ -7,7 +7,7 @@ Workers that fit together have one file between them, which the leading one writ
 need not agree on what a shared disk shows at the moment, and may be more or fewer when the fit goes on.  Ray Train's
 checkpoints are not used: they end with the driver's process, and this file does not.
 
-Where the run lies at a URI, so does the file: the next worker may be on another machine.
+Where the run is at a URI, so is the file: the next worker may be on another machine.
 """
 
 import logging
@@ -44,12 +44,12 @@ class FileCheckpoints:
         return cls(path, interval_s, peers, store.remote or LOCAL)
 
     def load(self) -> State | None:
-        """What was saved last; None where there is nothing, or nothing undamaged: a fit then starts again."""
+        """The last saved state; None where there is nothing, or nothing undamaged: a fit then starts again."""
         content = self.peers.told(self._read() if self.peers.leads else b"")
         return load(content) if content else None
 
     def _read(self) -> bytes:
-        """The state as it was saved; empty where there is none.  A damaged file is told of and removed."""
+        """The state as it was saved; empty where there is none.  A damaged file is logged and removed."""
         content = self.where.read(self.path)
         state = None if content is None else unsealed(content)
         if content is not None and state is None:
@@ -58,7 +58,7 @@ class FileCheckpoints:
         return state or b""
 
     def due(self, num_done: int) -> bool:
-        """Whether the interval has passed, and it is this worker's to save."""
+        """True if the interval has passed, and it is this worker's to save."""
         return self.peers.leads and time.monotonic() - self._saved_s >= self.interval_s
 
     def save(self, state: State) -> None:

@@ -1,4 +1,4 @@
-"""How workers are run: the protocol, and the serial executor that is the reference for every other."""
+"""The executor protocol, and the serial executor that is the reference for every other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,19 +26,19 @@ class Executor(Protocol):
     ) -> None: ...
 
     def slots(self, resources: ResourcesConfig) -> int:
-        """How many workers with these resources can work at once; at least 1.
+        """Number of workers with these resources that can run at once; at least 1.
 
         Raises ResourceError when not even one fits.
         """
 
     def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
         """Raise ResourceError unless every machine that workers may run on sees these folders, each proved by a file
-        that was just written to it, or is known to lie in it."""
+        that was just written to it, or is known to be in it."""
 
     def run(
         self, worker: "type[Worker]", specs: "Sequence[Spec]", tell: Tell, may_fail: int = 0
     ) -> dict[str, LlbError]:
-        """Why workers failed, by name, `may_fail` of them at most; one per spec, each through all its steps.
+        """Reasons of failed workers, by name, `may_fail` of them at most; one per spec, each through all its steps.
 
         The first failure beyond that is raised, and at once whatever is no `LlbError`.
         """
@@ -94,7 +94,7 @@ class SerialExecutor:
                 heartbeats[spec.name].finish("failed")
                 failures.add(spec.name, error)
                 continue
-            for line in taken_up_again(read_beat(spec.place, spec.name)):
+            for line in resumption(read_beat(spec.place, spec.name)):
                 tell(line)
             heartbeats[spec.name].finish()
             tell(f"{spec.name} done")
@@ -105,11 +105,11 @@ class SerialExecutor:
 
 
 def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
-    """Raise ResourceError if `count` workers with these resources cannot be at work at once."""
+    """Raise ResourceError if `count` workers with these resources cannot run at once."""
     room = executor.slots(resources)
     if count > room:
         raise ResourceError(
-            f"final.num_workers={count} must be at work at once, each with {resources.num_cpus} CPUs and "
+            f"final.num_workers={count} must run at once, each with {resources.num_cpus} CPUs and "
             f"{resources.num_gpus:g} GPUs, and there is room for {room}; lower it, or take the Ray executor on a "
             "cluster that has room"
         )
@@ -123,13 +123,14 @@ def announce(specs: "Sequence[Spec]") -> dict[str, Heartbeat]:
     return heartbeats
 
 
-def taken_up_again(beat: Beat | None) -> list[str]:
-    """What the last beat of a worker says of a death before it, for people; nothing where there was none."""
+def resumption(beat: Beat | None) -> list[str]:
+    """Message about a worker's death before its last beat; empty where there was none."""
     if beat is None:
         return []
-    where = f"on from {beat.unit.removesuffix('s')} {beat.first} of {beat.total}" if beat.first else "nothing was left"
+    where = f"at {beat.unit.removesuffix('s')} {beat.first}/{beat.total}"
     if beat.starts > 1:
-        return [f"{beat.name}: its process died and was started again ({beat.starts - 1}x), {where}"]
-    # Images come in batches and are counted anew, so their first count says nothing.
+        rest = f"resuming {where}" if beat.first else "nothing was left"
+        return [f"{beat.name}: its process died and was restarted ({beat.starts - 1}x), {rest}"]
+    # Images come in batches and are counted from zero, so their first count says nothing.
     begun_before = beat.unit == "step" and beat.first > 1
-    return [f"{beat.name}: taken up again from its checkpoint, {where}"] if begun_before else []
+    return [f"{beat.name}: resumed from checkpoint {where}"] if begun_before else []

@@ -121,7 +121,7 @@ def _read_beat(path: Path) -> Beat | None:
 
 
 def _is_plain(beat: Beat) -> bool:
-    """Whether every field is of its kind: a damaged file may hold anything."""
+    """True if every field is of its kind: a damaged file may hold anything."""
     texts, counts = (beat.name, beat.step, beat.unit), (beat.done, beat.total, beat.pid, beat.starts, beat.first)
     times, figures = (beat.time_s, beat.since_s), beat.figures
     return (

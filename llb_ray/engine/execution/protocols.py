@@ -1,4 +1,4 @@
-"""What an executor runs: plain objects with named steps, told where to work and what they own.
+"""Interfaces of what an executor runs: plain objects with named steps, given a place and resources.
 
 A worker's steps are idempotent: each one's result is an artifact, and a step whose artifact exists returns at
 once.  So an executor may kill, move or repeat a worker at any time and nothing changes in the result.
@@ -20,7 +20,7 @@ from llb_ray.errors import ResourceError
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Where a worker finds and leaves things, and what it owns while it works."""
+    """Places where a worker finds and leaves things, and the resources that it owns while it runs."""
 
     store: Store
     progress: Path  # on its own machine
@@ -50,7 +50,7 @@ class PeerWorker(Protocol):
 
 
 class Spec(Protocol):
-    """What a worker is made from: picklable, named, and placed."""
+    """Specification of a worker: picklable, named, and placed."""
 
     @property
     def name(self) -> str: ...

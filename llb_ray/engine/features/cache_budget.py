@@ -1,4 +1,4 @@
-"""Is there room for the feature cache, and what does it save?"""
+"""Budget of the feature cache: is there room for it, and what does it save?"""
 
 import shutil
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Features:
     """The layers of a run's images: the shards they are cut into, and how to come by them."""
 
     shards: list[Shard]  # of the plain images; a cache has more, of their augmented copies
-    cached: list[Artifact]  # empty where they are encoded anew whenever they are read
+    cached: list[Artifact]  # empty where they are encoded whenever they are read
     access: FeatureAccess
 
     @property
@@ -48,7 +48,7 @@ def trial(detector: DetectorConfig, num_channels: int = 3) -> Stored:
 
 
 def no_room(config: FeaturesConfig, one: Stored, num_images: int, num_missing: int, root: Path) -> str:
-    """Why the cache cannot be written, as a phrase; empty if it can.  `one` is an image's layers."""
+    """Reason why the cache cannot be written, as a phrase; empty if it can.  `one` is an image's layers."""
     image_gib = sum(layer.nbytes for layer in one) / _GIB
     whole, more, free = image_gib * num_images, image_gib * num_missing, shutil.disk_usage(root).free / _GIB
     if config.max_gib is not None and whole > config.max_gib:

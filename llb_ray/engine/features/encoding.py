@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image, where it lies (`path` as the manifest spells it), and how it is changed before it is encoded."""
+    """An image, its place (`path` as the manifest spells it), and how it is changed before it is encoded."""
 
     image_id: str
     path: str
@@ -84,14 +84,14 @@ class FeatureExtractor:
 
 
 def unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
-    """What `decode` makes of the file; raises DataError if it is not what the manifest describes."""
+    """The file as `decode` reads it; raises DataError if it is not what the manifest describes."""
     try:
         if content_id(path) == image_id:
             return decode(path)
         problem = "its content changed since the manifest was made"
     except UnreadableImage as error:
         problem = str(error)
-    raise DataError(f"{path}: {problem}; run the same command again to read the folder anew")
+    raise DataError(f"{path}: {problem}; run the same command again to reread the folder")
 
 
 class EncoderSpec:
@@ -129,7 +129,7 @@ class EncoderSpec:
         return (np.stack(images) for images in self.ahead(self._photographs.read, chunks))
 
     def ahead(self, read: Callable[[Item], Read], chunks: Iterable[Sequence[Item]]) -> Iterator[list[Read]]:
-        """What `read` gives for the items of each chunk, read by this worker's threads while earlier ones are encoded.
+        """Results of `read` for the items of each chunk, read by this worker's threads while earlier ones are encoded.
 
         Chunks are taken a few before their turn, so that they may be without end.
         """
@@ -178,7 +178,7 @@ def stored_layers(encoder: Encoder, image_BHWC: Pixels) -> Stored:
 
 
 def layers_of(stored: Iterable[npt.NDArray[Any]], device: torch.device) -> Layers:
-    """What a detector is given: stored layers as float32 on its device."""
+    """Input of a detector: stored layers as float32 on its device."""
     return tuple(torch.from_numpy(layer).to(device).float() for layer in stored)
 
 

@@ -1,4 +1,4 @@
-"""How workers come by the layers of images: out of the cache, or, where that does not fit the disk, encoded anew."""
+"""Access to the layers of images: from the cache, or encoded on the fly where that does not fit the disk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class OrderedSource(Source, Protocol):
 
 
 class FeatureAccess(Protocol):
-    """Where the layers of a run's images are to be had; picklable, and opened by the worker that reads them."""
+    """Access to the layers of a run's images; picklable, and opened by the worker that reads them."""
 
     def source(
         self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()

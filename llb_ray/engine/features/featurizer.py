@@ -29,7 +29,7 @@ _PREFIX_DIGITS = 8  # of an image_id, which is hexadecimal
 
 @dataclass(frozen=True)
 class Shard:
-    """Images whose layers lie in one artifact, in image_id order; all of them augmented alike, or not at all."""
+    """Images whose layers are in one artifact, in image_id order; all of them augmented alike, or not at all."""
 
     images: tuple[ImageRef, ...]
     encoder: str  # digest of the encoder's fingerprint
@@ -51,7 +51,7 @@ def num_shards(num_images: int, shard_images: int = SHARD_IMAGES) -> int:
 
 
 def shards_of(images: Sequence[ImageRef], encoder: str, shard_images: int = SHARD_IMAGES) -> list[Shard]:
-    """The images in shards, by the first bits of their ids: one more bit, and all shards anew, whenever N doubles."""
+    """The images in shards, by the first bits of their ids: one more bit, and all shards new, whenever N doubles."""
     bits = num_shards(len(images), shard_images).bit_length() - 1
     ordered = sorted(images, key=lambda image: image.image_id)
     runs = groupby(ordered, key=lambda image: int(image.image_id[:_PREFIX_DIGITS], 16) >> (4 * _PREFIX_DIGITS - bits))
@@ -106,7 +106,7 @@ class Featurizer:
 def _rows(
     batches: Iterator[tuple[Sequence[ImageRef], Stored]], done: int, report: Callable[[int], None]
 ) -> Iterator[pa.RecordBatch]:
-    """The batches as Arrow has them; `report` is told how many images are done, `done` of them before."""
+    """The batches as Arrow has them; `report` receives how many images are done, `done` of them before."""
     for images, stored in batches:
         yield _record_batch([image.image_id for image in images], stored)
         done += len(images)

@@ -25,7 +25,7 @@ _VALUES = 2**24  # at most, in float32
 
 
 def scale_recipe(bands: int, image_ids: Sequence[str]) -> Recipe:
-    """What the scale depends on; `image_ids` are those of the training images, in canonical order."""
+    """Recipe of the scale; `image_ids` are those of the training images, in canonical order."""
     return Recipe("bands", {"bands": bands}, {"images": digest(list(image_ids))})
 
 

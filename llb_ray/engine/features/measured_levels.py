@@ -21,12 +21,12 @@ _IMAGES = 512  # at most are looked into, whatever N is
 
 
 def levels_recipe(image_ids: Sequence[str]) -> Recipe:
-    """What the levels depend on; `image_ids` are those of the training images, in canonical order."""
+    """Recipe of the levels; `image_ids` are those of the training images, in canonical order."""
     return Recipe("levels", {}, {"images": digest(list(image_ids))})
 
 
 def have_16_bits(root: Path, paths: Mapping[str, str]) -> bool:
-    """Whether any of those images in `paths`, by image_id, that stand for all may need levels; reads headers alone."""
+    """True if any of those images in `paths`, by image_id, that stand for all may need levels; reads headers alone."""
     with ThreadPoolExecutor(THREADS) as pool:
         return any(pool.map(may_be_deep, (root / path_from_text(path) for _, path in _some(paths))))
 

@@ -52,7 +52,7 @@ _MAPS_PER_SHARD = 1000
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch of files below `root`: those that could be read with the verdicts on them, and those put aside."""
+    """A batch of files below `root`: those that could be read with the verdicts on them, and those quarantined."""
 
     root: Path
     files: Sequence[File]
@@ -68,7 +68,7 @@ class Judged:
         return cls(root, usable, verdicts, [file for file in said.files if file.problem is not None], said.files)
 
     def recorded(self, keep_maps: bool) -> Recorded:
-        """What is to be recorded of it."""
+        """Record of the batch."""
         if self.verdicts is None:
             return Recorded(self.everyone, np.zeros(0, np.float32), np.zeros((0, 0, 0), np.float32))
         maps = self.verdicts.map_NHW if keep_maps else np.zeros((len(self.files), 0, 0), np.float32)
@@ -77,7 +77,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What came of it; the rows are in `out`."""
+    """Outcome of a prediction; the rows are in `out`."""
 
     out: Path
     num_scored: int
@@ -86,8 +86,8 @@ class Prediction:
     threshold: float
 
     def sentence(self) -> str:
-        """What was done, for people."""
-        aside = f", {self.num_quarantined} files put aside (quarantine.csv says why)" if self.num_quarantined else ""
+        """Summary of a prediction in one sentence."""
+        aside = f", {self.num_quarantined} files quarantined (see quarantine.csv)" if self.num_quarantined else ""
         found = f"{self.num_anomalous} anomalous (score above {self.threshold:.4g})"
         return f"{self.num_scored} images scored{aside}, {found}: {self.out / 'scores.csv'}, scores.parquet"
 
@@ -144,7 +144,7 @@ def _nothing_scored(data: Path, num_files: int, first: str) -> str:
 
 
 def _asked(folder: RunFolder, detector: TrainedDetector, data: Path, keep_maps: bool, drawn: str) -> dict[str, Any]:
-    """What the bytes of a prediction depend on, besides the files themselves."""
+    """Everything the bytes of a prediction depend on, besides the files themselves."""
     made = folder.made()
     held_out = made.threshold.content if made.threshold else ""
     batch_size = detector.config.resources.batch_size
@@ -183,7 +183,7 @@ def _judged(
 
 
 def _unchanged(root: Path, file: File, read: Callable[[File], tuple[File, Pixels | None]]) -> bool:
-    """Whether a file is what it was when it was judged."""
+    """True if a file is what it was when it was judged."""
     if file.problem is not None:
         found, _ = read(replace(file, problem=None))
         return found.problem is not None

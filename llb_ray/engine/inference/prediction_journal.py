@@ -1,4 +1,4 @@
-"""How far a prediction got: what was said of each batch, so that an interrupted one goes on with the next image.
+"""Journal of a prediction: the verdicts on each batch, so that an interrupted one resumes with the next image.
 
 Batches are what float noise depends on, so they stay what they were; a file that changed since has its batch judged
 again.  A record that a power cut or a disk has damaged counts as missing.
@@ -28,7 +28,7 @@ _SCORED = [("image_id", pa.string()), ("score", pa.float32())]
 
 @dataclass(frozen=True)
 class Recorded:
-    """What was said of a batch: its files with their ids or problems, and scores and maps of those with an id."""
+    """Record of a batch: its files with their ids or problems, and scores and maps of those with an id."""
 
     files: Sequence[File]
     score_N: Floats
@@ -39,7 +39,7 @@ class Journal:
     """The records of one prediction."""
 
     def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
-        """What was recorded in `out` stays if it is an answer to the same question, and else goes."""
+        """Open the journal in `out`; a record that answers another question is removed."""
         self._folder = out / UNFINISHED
         question = digest(dict(asked)).encode()
         if self._read(_ASKED) != question:
@@ -48,11 +48,11 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing was recorded yet."""
+        """True if nothing was recorded yet."""
         return not (self._folder / _name(0)).exists()
 
     def find(self, number: int, files: Sequence[File]) -> Recorded | None:
-        """What was said of the batch of this number, if it was of these files; None where nobody knows."""
+        """Record of the batch of this number, if it was of these files; None where there is none."""
         content = self._read(_name(number))
         if content is None:
             return None

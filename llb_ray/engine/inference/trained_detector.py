@@ -52,7 +52,7 @@ class Calibration:
 
     @classmethod
     def of(cls, made: Artifact) -> "Calibration":
-        """What a `threshold` artifact holds."""
+        """Content of a `threshold` artifact."""
         threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
         return cls(threshold, np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy()))
 
@@ -75,7 +75,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a detector makes of N images, in their order."""
+    """Verdicts of a detector on N images, in their order."""
 
     score_N: Floats  # rising with abnormality
     map_NHW: Floats  # at the detector's own resolution

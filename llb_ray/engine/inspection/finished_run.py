@@ -87,35 +87,35 @@ class FinishedRun:
 
     @cached_property
     def decided(self) -> list[pa.Table]:
-        """What the filter decided, round by round (schema `PURIFIED`)."""
+        """Decisions of the filter, round by round (schema `PURIFIED`)."""
         return [_read(made.file(filenames.PURIFIED), PURIFIED) for made in self.made.rounds]
 
     @cached_property
     def first_round(self) -> Purified:
-        """What the filter decides on the score matrix, and what the share of anomalies is estimated from."""
+        """Decisions of the filter on the score matrix, and the evidence for the share of anomalies."""
         known = filter_labels(self.config.purify, self.made.labels)
         return purified_dataset(self.config.purify, self.config.seed, self.train, self.matrix, known)
 
     @cached_property
     def derived(self) -> list[pa.Table]:
-        """What it decides on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
+        """Decisions on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
         rule, first = self.config.purify, self.first_round.table
         held_out = [by_folds(read_scores(scores)) for scores in self.made.round_scores]
         return [first, *(purified_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
 
     @cached_property
     def overrides(self) -> pa.Table | None:
-        """What people decided by hand; None where nobody did."""
+        """Decisions by hand; None where there are none."""
         return None if self.made.overrides is None else _read(self.file("overrides.arrow"), OVERRIDES)
 
     @cached_property
     def manifest(self) -> Manifest:
-        """What the run was given, labels and all."""
+        """The run's manifest, labels and all."""
         return Manifest.of(self.root, joined(self.images, self.labels), self.quarantine)
 
     @cached_property
     def labels(self) -> pa.Table:
-        """What is known of the images; read by what looks at labels, and by nothing else."""
+        """Known labels of the images; read by what looks at labels, and by nothing else."""
         return _read(self.made.labels.file(filenames.LABELS), _LABELS)
 
     @cached_property

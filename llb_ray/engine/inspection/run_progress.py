@@ -1,4 +1,4 @@
-"""How far the stage at work is, from the event log and the heartbeats of a run: the same for every executor."""
+"""Progress of the running stage, from the event log and the heartbeats: the same for every executor."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _LEAST_S = 0.5  # a speed that is measured for less says nothing
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is; times in seconds since the epoch."""
+    """Progress of something; times in seconds since the epoch."""
 
     name: str  # the stage's, or what is counted
     since_s: float
@@ -33,14 +33,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The stages that a run is through with, and the one at work, if there is one."""
+    """The stages that a run is through with, and the running one, if there is one."""
 
     times: list[StageTime] = field(default_factory=list)
     at_work: Progress | None = None
 
 
 def read_progress(folder: Path, since_s: float) -> RunProgress | None:
-    """How far the run is whose heartbeats are in `folder`; None where none has been started since `since_s`."""
+    """Progress of the run whose heartbeats are in `folder`; None where none has been started since `since_s`."""
     path = folder.parent / EVENTS
     events = list(parse_events(path.read_text(errors="replace"))) if path.is_file() else []
     begun = (event["event"] == "run started" and event["time_s"] >= since_s - _ROUNDING_S for event in events)
@@ -78,7 +78,7 @@ class Pace:
         if self._seen and not _continues(self._seen[-1][1], now):
             self._seen = []
         self._seen = [*(one for one in self._seen if time_s - one[0] <= _FEW_S), (time_s, now)]
-        # What is done at once at the start may be found finished, so the first look counts from there.
+        # What is done at once at the start may be up to date, so the first look counts from there.
         first_s, first = next((one for one in self._seen if one[1].done), self._seen[0])
         if now.done > first.done and time_s - first_s >= _LEAST_S:
             return (now.done - first.done) / (time_s - first_s)

@@ -1,7 +1,7 @@
-"""How far a run is, read from its folder: the event log, the heartbeats, and at the end the published files.
+"""Status of a run, read from its folder: the event log, the heartbeats, and at the end the published files.
 
 Works from any machine that sees the folder, whether or not the run's process lives, and without Ray.  Heartbeats stay
-on the disks of the machines that workers are on where the run lies at a URI; the event log does not.
+on the disks of the machines that workers are on where the run is at a URI; the event log does not.
 """
 
 import json
@@ -32,7 +32,7 @@ STALE_S = 60.0  # a worker beats twice a second, but a step may be silent while 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run came to, as far as its published files say."""
+    """Outcome of a finished run, as far as its published files say."""
 
     num_input: int  # training files found: kept + rejected + quarantined
     num_kept: int
@@ -67,7 +67,7 @@ class Status:
         return max(0.0, self.now_s - self.last_sign_s)
 
     def workers(self) -> dict[str, Counter[State]]:
-        """How many workers of each kind are waiting, working, done; members found finished count as done."""
+        """Numbers of workers of each kind that are waiting, working, done; members up to date count as done."""
         kinds: dict[str, Counter[State]] = {}
         for beat in self.beats:
             kinds.setdefault(beat.kind, Counter())[beat.state] += 1
@@ -77,7 +77,7 @@ class Status:
 
 
 def read_status(where: Path | Remote) -> Status:
-    """How far a run is; raises ArtifactError if none was ever started there."""
+    """Status of a run; raises ArtifactError if none was ever started there."""
     folder = RunFolder.at(where)
     events = _events(folder)
     last = next((event for event in events if event["event"] in _ENDS), events[-1])  # a report may be written later
@@ -113,7 +113,7 @@ def _times(events: list[dict[str, Any]]) -> list[StageTime]:
 def died_in(folder: RunFolder) -> str | None:
     """The stage that the last run in `folder` was in when its process died; None if it said how it ended, or never was.
 
-    For who holds the run's lock: to anybody else, a run at work looks the same.
+    For who holds the run's lock: to anybody else, a running run looks the same.
     """
     try:
         events = _events(folder)
@@ -135,7 +135,7 @@ def _events(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def stage_time(event: dict[str, Any]) -> StageTime:
-    """What a ``stage finished`` says."""
+    """Content of a ``stage finished`` event."""
     return StageTime(event["stage"], event["seconds"], event["reused"])
 
 

@@ -35,7 +35,7 @@ class Decisions:
     make: Make
 
     def overrides(self, said: pa.Table) -> Artifact:
-        """What people decided by hand (schema `overrides.OVERRIDES`)."""
+        """Decisions by hand (schema `overrides.OVERRIDES`)."""
         recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
         return self.make(recipe, lambda folder: write_table(folder / filenames.OVERRIDES, said))
 
@@ -65,7 +65,7 @@ class Decisions:
         return self.make(again_recipe(self.config, number, before, folds), build)
 
     def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:
-        """What the filter decided, with people's words laid over it."""
+        """Decisions of the filter with those by hand in their place."""
 
         def build(folder: Path) -> None:
             said = read_table(overrides.file(filenames.OVERRIDES))
@@ -98,7 +98,7 @@ class Decisions:
 
 
 def _write_estimate(folder: Path, evidence_N: Floats) -> None:
-    """How many anomalies there seem to be, and what every keep ratio would cost."""
+    """Write the estimated share of anomalies, and what every keep ratio would cost."""
     said, table = estimated(evidence_N)
     write_json(folder / filenames.CONTAMINATION, said)
     write_table(folder / filenames.WHAT_IF, table)
@@ -118,20 +118,20 @@ def kept_all_notices(config: PurifyConfig, estimate: Mapping[str, float]) -> lis
 
 
 def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:
-    """What the first decisions depend on."""
+    """Recipe of the first decisions."""
     inputs = {"images": images.content} | ({} if matrix is None else {"scores": matrix.content})
     inputs |= {"labels": labels.content} if config.purify.rule.reads_labels else {}
     return Recipe("purify", purify_settings(config), inputs)
 
 
 def again_recipe(config: RunConfig, number: int, before: Artifact, folds: Sequence[Artifact]) -> Recipe:
-    """What the decisions of round `number` depend on."""
+    """Recipe of the decisions of round `number`."""
     inputs = {"before": before.content} | _numbered("folds", folds)
     return Recipe("purify-again", purify_settings(config, number), inputs)
 
 
 def by_hand_recipe(decided: Artifact, overrides: Artifact) -> Recipe:
-    """What decisions depend on that people have made."""
+    """Recipe of decisions by hand."""
     return Recipe("by-hand", {}, {"decided": decided.content, "overrides": overrides.content})
 
 
@@ -144,7 +144,7 @@ def threshold_recipe(
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
 ) -> Recipe:
-    """What the threshold depends on; on the matrix only where there are no folds."""
+    """Recipe of the threshold, with the matrix only where there are no folds."""
     inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
     inputs |= {} if overrides is None else {"overrides": overrides.content}
     inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}

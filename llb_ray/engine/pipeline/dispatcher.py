@@ -1,4 +1,4 @@
-"""Who does the work: what is still to be made is dealt to workers, and the time that they are at it is counted."""
+"""Dispatches missing artifacts to workers and accounts for worker time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Dispatcher:
 
     executor: Executor
     timer: StageTimer
-    worker_s: float = 0.0  # that workers were at work, all of them together
+    worker_s: float = 0.0  # that workers worked, all of them together
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
 
     @property
@@ -51,7 +51,7 @@ class Dispatcher:
         spec: Callable[[int, tuple[Any, ...]], Spec],
         resources: ResourcesConfig,
     ) -> None:
-        """Deal the shards to as many workers with these resources as can be at work at once."""
+        """Deal the shards to as many workers with these resources as can run at once."""
         slots = min(self.executor.slots(resources), len(shards))
         self.each(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)])
 
@@ -68,7 +68,7 @@ class Dispatcher:
         self._count(specs, num_workers)
 
     def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
-        """Add what these workers were at work, from their first beat to their last."""
+        """Add the time that these workers worked, from their first beat to their last."""
         for spec in specs:
             beat = read_beat(spec.place, spec.name)
             seconds = num_workers * (beat.time_s - beat.since_s) if beat else 0.0

@@ -69,7 +69,7 @@ class ParallelStages:
     def member(
         self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
     ) -> MemberSpec:
-        """What is to be fitted on these images, with the settings of `settings.fit_settings`."""
+        """Specification of a fit on these images, with the settings of `settings.fit_settings`."""
         return MemberSpec(
             name=name,
             place=self._place,
@@ -102,7 +102,7 @@ class ParallelStages:
     def score(
         self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
     ) -> list[Artifact]:
-        """What all these detectors think of the chosen images, in shards."""
+        """Scores of all these detectors for the chosen images, in shards."""
         shards = [score_shard(ids, features.encoder, fitted, keeps_maps) for ids in _dealt(chosen, features)]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed(stage, reused=not missing):
@@ -116,7 +116,7 @@ class ParallelStages:
         return [self._store.get(shard.recipe) for shard in shards]
 
     def count_pixels(self, shards: Sequence[PixelShard], grid: Grid) -> list[Artifact]:
-        """How the maps of the test images compare with their masks, counted in shards, on the CPU."""
+        """Counts of the pixels of the test images' maps against their masks, in shards, on the CPU."""
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("pixels", reused=not missing):
             if missing:
@@ -128,7 +128,7 @@ class ParallelStages:
     def score_apart(
         self, stage: str, asked: Mapping[str, tuple[Artifact, Sequence[str]]], features: Features
     ) -> list[Artifact]:
-        """What each of these detectors, by name, thinks of images of its own, in shards."""
+        """Scores of each of these detectors, by name, for images of its own, in shards."""
         shards = {
             name: [
                 score_shard(ids, features.encoder, {name: fitted}, keeps_maps=False) for ids in _dealt(chosen, features)

@@ -38,7 +38,7 @@ _NAMED_ASIDE = 5
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; the same facts lie in the run's folder."""
+    """Outcome of a run; the same facts are in the run's folder."""
 
     path: Path
     where: str  # the folder, or the URI that it is a working copy of
@@ -49,7 +49,7 @@ class Result:
     metrics: dict[str, Any]  # empty but for the protocol where nothing is labelled
     times: list[StageTime]
     passes: EncoderPasses
-    worker_s: float = 0.0  # that workers were at work for it, all of them together, on machines whose beats are seen
+    worker_s: float = 0.0  # that workers worked for it, all of them together, on machines whose beats are seen
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
     threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `calibrate.calibrated`
@@ -87,11 +87,11 @@ def run_stages(
     """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
 
     Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
-    one `store` reuse each other's, even while they are at work.  Runs that draw their images from one `pool`, a
+    one `store` reuse each other's, even while they run.  Runs that draw their images from one `pool`, a
     superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what is in them.
     With an `amendment`, all that a finished run of the same configuration and images is made of is there from the
-    start, and decisions by hand are laid over the filter's.
-    Raises a `LlbError` for what the user can mend, and OSError for a disk, a mount or a network; nothing finished is
+    start, and decisions by hand replace the filter's.
+    Raises a `LlbError` for what the user can fix, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
     _refuse(manifest, out)
@@ -146,11 +146,11 @@ def _an_image(manifest: Manifest) -> dict[Path, Path]:
 def _last_words(folder: RunFolder) -> Iterator[str]:
     stage = died_in(folder)
     if stage:
-        yield f"the last run here died in stage {stage}, unannounced; going on from what it had finished"
+        yield f"previous run crashed in stage {stage}; resuming"
 
 
 def _put_aside(manifest: Manifest) -> Iterator[str]:
-    """The first files that were put aside, and why; all of them are in quarantine.arrow."""
+    """The first quarantined files, and why; all of them are in quarantine.arrow."""
     rows = manifest.quarantine.slice(0, _NAMED_ASIDE).to_pylist()
     yield from (f"quarantined {row['path']}: {row['reason']}" for row in rows)
     if manifest.quarantine.num_rows > len(rows):
@@ -158,7 +158,7 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
 
 
 def _near(manifest: Manifest) -> Iterator[str]:
-    """What the near duplicates mean for training and for the metrics; near_duplicates.arrow names them all."""
+    """Notices about near duplicates in training and in the metrics; near_duplicates.arrow names them all."""
     yield from (f"note: {sentence}; near_duplicates.arrow names all" for sentence in near_sentences(manifest))
 
 
@@ -210,9 +210,9 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
 
 
 def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[Artifact], list[Folds]]:
-    """What the filter decides, round by round, and what each round but the first judged by.
+    """Decisions of the filter, round by round, and the scores that each round but the first judged by.
 
-    People's words come after it, so that they change the images that they are about and no others.
+    Decisions by hand come after it, so that they change the images that they are about and no others.
     """
     rounds: list[Artifact] = [first]
     judged: list[Folds] = []
@@ -266,7 +266,7 @@ def _result(stages: Stages, made: RunArtifacts) -> Result:
 
 
 def _estimate(decided: Artifact) -> dict[str, float]:
-    """What the share of anomalies was estimated as; empty where it was given."""
+    """Estimated share of anomalies; empty where it was given."""
     if filenames.CONTAMINATION not in decided.files:
         return {}
     said: dict[str, float] = json.loads(decided.file(filenames.CONTAMINATION).read_text())

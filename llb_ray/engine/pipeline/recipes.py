@@ -1,4 +1,4 @@
-"""What the first stages of a run depend on: the stages are keyed by it, and the audit derives it again."""
+"""Recipes of the first stages of a run: the stages are keyed by them, and the audit derives them again."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def manifest_recipe(images: pa.Table, quarantine: pa.Table) -> Recipe:
 
 
 def labels_recipe(labels: pa.Table) -> Recipe:
-    """What is known about the images: image_id, split and the columns of `LABELS`."""
+    """Recipe of what is known about the images: image_id, split and the columns of `LABELS`."""
     return Recipe("labels", {}, {"labels": digest(labels.to_pylist())})
 
 

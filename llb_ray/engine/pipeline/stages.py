@@ -48,7 +48,7 @@ class Folds(NamedTuple):
 
 @dataclass
 class Stages:
-    """The stages of one run; the crew does the heavy ones."""
+    """The stages of one run; `parallel` runs the heavy ones."""
 
     config: RunConfig
     manifest: Manifest
@@ -57,7 +57,7 @@ class Stages:
     lost: Collection[int] = ()  # members that the run which this one amends did without
 
     def images(self) -> Artifact:
-        """Who takes part, without labels, and what was put aside."""
+        """The images that take part, without labels, and the quarantined files."""
         images, quarantine = self.manifest.unlabelled(), self.manifest.quarantine
 
         def build(folder: Path) -> None:
@@ -67,7 +67,7 @@ class Stages:
         return self._make(manifest_recipe(images, quarantine), build)
 
     def near(self) -> Artifact | None:
-        """Which images are near duplicates, with their paths; None where none is."""
+        """Near duplicates with their paths; None where there are none."""
         near = named_near(self.manifest)
         if not near.num_rows:
             return None
@@ -83,7 +83,7 @@ class Stages:
         return self._make(recipe, lambda folder: write_table(folder / filenames.IMAGES, pool))
 
     def labels(self) -> Artifact:
-        """What is known about them; read by `evaluate` and by the oracle alone."""
+        """Known labels; read by `evaluate` and by the oracle alone."""
         labels = self.manifest.table.select(["image_id", "split", *LABELS.names])
         return self._make(labels_recipe(labels), lambda folder: write_table(folder / filenames.LABELS, labels))
 
@@ -164,7 +164,7 @@ class Stages:
         return self.parallel.score("final-scores", {FINAL: final}, everyone, features, keeps_maps=True)
 
     def needs_folds(self, decided: Artifact, overrides: Artifact | None) -> bool:
-        """Whether held-out scores are to come from further fits; says so where those were not asked for."""
+        """True if held-out scores need further fits; reports it where those were not asked for."""
         if self.config.threshold.method != "members":
             return self.config.threshold.method == "folds"
         reason = why_folds(self.config, decided, overrides)

@@ -27,7 +27,7 @@ def given_ids(purified: Artifact, overrides: Artifact | None) -> list[str]:
 
 
 def without_fold(image_ids: Collection[str], fold: Collection[str]) -> list[str]:
-    """What is left of the images once a fold is taken out, sorted; raises DataError where that is too little."""
+    """The images without those of a fold, sorted; raises DataError where too few remain."""
     left = sorted(set(image_ids) - set(fold))
     if len(left) < LEAST_KEPT:
         raise DataError(
@@ -38,7 +38,7 @@ def without_fold(image_ids: Collection[str], fold: Collection[str]) -> list[str]
 
 
 def why_folds(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> str:
-    """Why the members cannot say what a threshold of theirs needs; empty: they can."""
+    """Reason why the members cannot say what a threshold of theirs needs; empty: they can."""
     if config.why_folds:
         return config.why_folds
     rejected = len(read_table(purified.file(filenames.PURIFIED))) - len(given_ids(purified, overrides))

@@ -17,7 +17,7 @@ def parse_events(log: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_event(event: Any) -> bool:
-    """Whether a line of the log has what is read of an event of its kind."""
+    """True if a line of the log has what is read of an event of its kind."""
     try:
         facts: dict[type | UnionType, list[Any]] = {str: [event["event"]], int | float: [event["time_s"]]}
         if event["event"] == "run started":

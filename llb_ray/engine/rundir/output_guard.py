@@ -1,4 +1,4 @@
-"""What a folder for results must not be: one that holds something else, or lies among the images."""
+"""Rejects output folders that hold something else or are inside the input."""
 
 from pathlib import Path
 
@@ -31,6 +31,6 @@ def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
 
 
 def refuse_inside(data: Path, out: Path) -> None:
-    """Raise ArtifactError if `out` lies in `data`: the next reading of `data` would take results for photographs."""
+    """Raise ArtifactError if `out` is in `data`: the next reading of `data` would take results for photographs."""
     if out.resolve().is_relative_to(data.resolve()):
-        raise ArtifactError(f"{out}: lies inside the images' folder {data}; choose an --out beside it")
+        raise ArtifactError(f"{out}: is inside the images' folder {data}; choose an --out beside it")

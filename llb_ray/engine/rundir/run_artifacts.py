@@ -1,4 +1,4 @@
-"""What a run is made of: the artifacts by role, as an object in memory and as paths in run.json."""
+"""Artifacts of a run by role, as an object in memory and as paths in run.json."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -17,7 +17,7 @@ class RunArtifacts:
     labels: Artifact
     features: list[Artifact]  # empty where they did not fit the disk
     rounds: list[Artifact]  # what the filter decided, round by round
-    purified: Artifact  # the last of them, or that with people's words laid over it
+    purified: Artifact  # the last of them, or that with decisions by hand
     final: Artifact
     final_scores: list[Artifact]
     evaluated: Artifact

@@ -23,8 +23,8 @@
 Two undisturbed runs differ in events and progress, and in the times in their reports, and in nothing else; a finished
 run has no checkpoints.
 
-RUN may be a URI (`llb_ray.remote`).  The same then lies there, less `progress`, which stays on each machine's disk, and
-the folder of a `RunFolder` is this machine's working copy: a cache, which may be deleted while nobody is at work in it.
+RUN may be a URI (`llb_ray.remote`).  The same is then there, less `progress`, which stays on each machine's disk, and
+the folder of a `RunFolder` is this machine's working copy: a cache, which may be deleted while no run uses it.
 One machine's drivers lock each other out of it; two machines' cannot.  They lose nothing, for artifacts are immutable
 and the first one's stays, but the files that people open are then those of whoever was last.
 """
@@ -64,7 +64,7 @@ REPORT = "report.html"
 
 
 def published(made: RunArtifacts) -> dict[str, Path | None]:
-    """What people open, and the artifact's file that it is a copy of; None where this run has no such thing."""
+    """Published files, each with the artifact's file that it is a copy of; None where this run has no such thing."""
     final, decided = made.final, made.rounds[-1]
     estimated = filenames.CONTAMINATION in decided.files
     return {
@@ -94,12 +94,12 @@ class RunFolder:
     """Paths and small files of one run."""
 
     path: Path
-    shared_store: Path | None = None  # where the artifacts lie that other runs use too; None: in a store of its own
+    shared_store: Path | None = None  # where the artifacts are that other runs use too; None: in a store of its own
     remote: Remote | None = None  # what the folder is this machine's copy of
 
     @classmethod
     def at(cls, where: Path | Remote, shared_store: Path | None = None) -> "RunFolder":
-        """The folder, or the working copy of what lies at a URI; touches neither."""
+        """The folder, or the working copy of the one at a URI; touches neither."""
         if isinstance(where, Remote):
             return cls(where.copy, shared_store, where)
         return cls(Path(where).absolute(), shared_store)
@@ -109,7 +109,7 @@ class RunFolder:
     def locked(cls, where: Path | Remote, shared_store: Path | None = None) -> Iterator["RunFolder"]:
         """The folder, made if need be, writable, and ours alone until the end of the context.
 
-        Raises ArtifactError if it cannot be written or another process is at work in it, OSError if a URI cannot.
+        Raises ArtifactError if it cannot be written or another process runs in it, OSError if a URI cannot.
         """
         folder = cls.at(where, shared_store)
         # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
@@ -122,7 +122,7 @@ class RunFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout as error:
-            raise ArtifactError(f"{where}: another run is at work here; wait for it or choose another --out") from error
+            raise ArtifactError(f"{where}: another run is active here; wait for it or choose another --out") from error
         except OSError as error:
             remedy = "choose another --out" if folder.remote is None else "name another folder in LLB_CACHE"
             raise ArtifactError(f"{folder.path}: cannot be written ({error.strerror}); {remedy}") from error
@@ -177,7 +177,7 @@ class RunFolder:
 
     @property
     def where(self) -> str:
-        """What people call the folder."""
+        """Display name of the folder."""
         return str(self.remote or self.path)
 
     def file(self, name: str) -> Path:
@@ -238,11 +238,11 @@ class RunFolder:
         """The artifacts that the run is made of; their contents are compared when they are used, if it `verifies`."""
         index = self.index()
         if self.remote is not None and not index["store"].is_relative_to(self.path):
-            raise ArtifactError(f"{self.where}: its artifacts lie in a store of several runs, which is not at this URI")
+            raise ArtifactError(f"{self.where}: its artifacts are in a store of several runs, which is not at this URI")
         return RunArtifacts.of_index(index["artifacts"], Store(index["store"], self.remote, verifies))
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened when, from a URI not by way of the working copy, where a run may be writing it."""
+        """Events in order of time, from a URI not by way of the working copy, where a run may be writing it."""
         content = (self.remote or LOCAL).read(self.path / EVENTS) or b""
         return parse_events(content.decode(errors="replace"))
 
@@ -301,7 +301,7 @@ class RunFolder:
         self.log(REPORT_WRITTEN, sha256=hashlib.sha256(content).hexdigest())
 
     def others(self, names: Collection[str]) -> list[str]:
-        """What lies among the files that people open, and is neither one of `names` nor ours to work with."""
+        """Files among the published ones that are neither one of `names` nor ours to work with."""
         ours = {*names, _INDEX, EVENTS, REPORT, SIGNATURE, LOCK}
         return sorted(name for name in self._names() if name not in ours and name.split("/")[0] not in _WORKING)
 

@@ -1,4 +1,4 @@
-"""How long each stage took, told and written down."""
+"""Time of each stage, reported and written down."""
 
 import contextlib
 import time
@@ -17,7 +17,7 @@ _WORTH_TELLING_S = 0.1  # bookkeeping stages take a hundredth
 
 @dataclass
 class StageTime:
-    """How long a stage took in this process, and whether it was found finished."""
+    """Time of a stage in this process, and whether it was up to date."""
 
     stage: str
     seconds: float
@@ -34,7 +34,7 @@ class StageTimer:
 
     @contextlib.contextmanager
     def timed(self, stage: str, reused: bool) -> Iterator[None]:
-        """The block is the stage called `stage`; `reused` where all of it was found finished."""
+        """The block is the stage called `stage`; `reused` where all of it was up to date."""
         self.folder.log("stage started", stage=stage, reused=reused)
         started_s = time.perf_counter()
         yield
@@ -42,10 +42,10 @@ class StageTimer:
         self.times.append(StageTime(stage, seconds, reused))
         self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
         if reused or seconds >= _WORTH_TELLING_S:
-            self.tell(f"{stage}: {'found finished' if reused else f'{seconds:.1f} s'}")
+            self.tell(f"{stage}: {'up to date' if reused else f'{seconds:.1f} s'}")
 
     def sound(self, recipe: Recipe) -> Artifact | None:
-        """The finished artifact; a damaged one is told of and removed, and counts as missing."""
+        """The finished artifact; a damaged one is logged and removed, and counts as missing."""
 
         def tell(line: str) -> None:
             self.tell(line)

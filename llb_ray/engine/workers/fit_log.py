@@ -1,4 +1,4 @@
-"""What a fit by gradient descent leaves beside the detector, and what it has to say about it."""
+"""Log of a fit by gradient descent, stored beside the detector, and messages about it."""
 
 from collections.abc import Sequence
 from pathlib import Path

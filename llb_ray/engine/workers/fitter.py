@@ -72,7 +72,7 @@ class MemberSpec:
 
 
 def fit_recipe(settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str]) -> Recipe:
-    """What a fitted detector depends on."""
+    """Recipe of a fitted detector."""
     return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))})
 
 
@@ -128,7 +128,7 @@ class Member:
 
 @contextlib.contextmanager
 def _named(title: str) -> Iterator[None]:
-    """Inside, an error that the user can mend is raised with `title` before its words, and lack of memory is one."""
+    """Inside, an error that the user can fix is raised with `title` before its words, and lack of memory is one."""
     try:
         yield
     except LlbError as error:

@@ -1,7 +1,7 @@
-"""Detectors at work: every one of them scores every image, and an image's layers are read once for all of them.
+"""Scoring by detectors: every one of them scores every image, and an image's layers are read once for all of them.
 
 Work is cut by images and not by detectors, so scoring resumes by shard, spreads over all GPUs however many members
-there are, and costs one pass over the images even where features are encoded anew (`source.Streamed`).
+there are, and costs one pass over the images even where features are encoded on the fly (`source.Streamed`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,7 +107,7 @@ class Scorer:
 
 
 def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
-    """What all detectors think of a batch: image_id and scores, one per detector, in their order."""
+    """Scores of all detectors for a batch: image_id and scores, one per detector, in their order."""
     columns = [_finite(name, detector.score(layers), image_ids).score_N for name, detector in detectors.items()]
     offsets = np.arange(len(image_ids) + 1, dtype=np.int32) * len(detectors)
     scores = pa.ListArray.from_arrays(offsets, np.stack(columns, axis=1).ravel())
@@ -115,7 +115,7 @@ def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], lay
 
 
 def map_batch(name: str, detector: Detector, image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
-    """What one detector thinks of a batch, and where: image_id, score and map."""
+    """Scores and maps of one detector for a batch: image_id, score and map."""
     scores = _finite(name, detector.score(layers), image_ids)
     maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(scores.map_NHW))
     return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "score": pa.array(scores.score_N), "map": maps})

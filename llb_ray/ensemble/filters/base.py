@@ -1,4 +1,4 @@
-"""What a filter is: given evidence, a decision about every training image.
+"""Filters: given evidence, a decision about every training image.
 
 Shapes: N training images.
 """
@@ -33,7 +33,7 @@ Decide = Callable[[str], tuple[str, str]]  # image_id -> (decision, reason)
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a filter may look at: scores where it `reads_scores`, labels where it `reads_labels`."""
+    """Input of a filter: scores where it `reads_scores`, labels where it `reads_labels`."""
 
     image_ids: Sequence[str]
     seed: int
@@ -52,7 +52,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a filter decides, and what it is estimated from how many images are anomalous."""
+    """Decisions of a filter, and the evidence from which the number of anomalous images is estimated."""
 
     table: pa.Table  # schema `DECISIONS`, in any order
     anomaly_N: Floats | None = None  # rises with abnormality, in any order; None: the share is not estimated
@@ -75,7 +75,7 @@ class Filter(FilterTraits, ABC):
 
     @property
     def value_source(self) -> str:
-        """What that number is taken over, as a phrase for people that begins with a blank; empty if it needs none."""
+        """Origin of that number, as a phrase that begins with a blank; empty if it needs none."""
         return ""
 
     def summary(self, num_kept: int, members: str) -> str:

@@ -21,6 +21,6 @@ class Oracle(Filter):
         if unknown:
             raise DataError(
                 f"purify.filter=oracle reads labels, and {len(unknown)} of {len(evidence.image_ids)} training images "
-                "have none; lay the folder out as train/good, train/<defect> or choose another filter"
+                "have none; organise the folder as train/good, train/<defect> or choose another filter"
             )
         return Decided(decisions(evidence.image_ids, lambda image_id: _DECISION[labels[image_id] or 0]))

@@ -31,7 +31,7 @@ class Srr(Filter):
 
 
 def objections(score_NK: Floats) -> Floats:
-    """How many sub-models call each image anomalous [N]."""
+    """Number of sub-models that call each image anomalous [N]."""
     threshold_K = np.array([otsu(score_N) for score_N in score_NK.T])
     count_N: Floats = (score_NK > threshold_K).sum(axis=1).astype(np.float64)
     return count_N
