@@ -38,7 +38,7 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
 
 
 def _shared_store(folder: RunFolder) -> Path | None:
-    """Where the run's artifacts lie if other runs use them too."""
+    """The shared store of the run's artifacts, if other runs use them too."""
     store: Path = folder.index()["store"]
     return None if store == folder.store.root else store
 
