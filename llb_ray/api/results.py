@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
+    from llb_ray.data.predict_inputs import Data
     from llb_ray.engine.audit.audit import Passed
     from llb_ray.engine.execution.executor import Tell
     from llb_ray.engine.inference.predict import Prediction
@@ -76,7 +77,7 @@ def report(
 
 def predict(
     run: str | Path,
-    data: str | Path,
+    data: "Data",
     *,
     out: str | Path,
     overlays: Literal["all", "anomalous", "none"] = "all",
@@ -87,7 +88,8 @@ def predict(
 ) -> "Prediction":
     """Verdicts of the final detector of `run` (a folder or a URI) on new images, written to the folder `out`.
 
-    `data` is a folder of images, a list of them (`llb_ray.data.predict_inputs`) or one image.  Tables have a row per
+    `data` is an image, a folder of images, a list of them, a pattern (``new/*.jpg``), ``-`` for paths on standard
+    input, or several of these (`llb_ray.data.predict_inputs`).  Tables have a row per
     image with its score, its decision at the run's threshold (or at `threshold`, or at the threshold that the run's
     held-out scores give for `false_alarm_rate`), and the share of held-out normal images that score lower;
     `overlays` says which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory
@@ -101,7 +103,7 @@ def predict(
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
     each = draw if overlays != "none" else lambda judged: None
     decided = {"threshold": threshold, "false_alarm_rate": false_alarm_rate}
-    return predict_images(folder, Path(data), to, each, progress, keep_maps=maps, drawn=overlays, **decided)
+    return predict_images(folder, data, to, each, progress, keep_maps=maps, drawn=overlays, **decided)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:

@@ -13,12 +13,8 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option(
-    "--data",
-    type=FOLDER,
-    required=True,
-    help="A folder of images, a list of paths (.txt, .csv, .tsv, .parquet), or an image.",
-)
+@click.argument("images", metavar="[IMAGES]...", nargs=-1)
+@click.option("--data", help="The same as IMAGES, of which one is enough.")
 @click.option("--out", required=True, help="The folder where scores and overlays go.")
 @click.option(
     "--overlays",
@@ -39,21 +35,31 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
 )
 @no_verify_option
-def predict(run_folder: str, data: Path, out: str, fail_on_anomaly: bool, **choices: Any) -> None:
+def predict(
+    run_folder: str, images: tuple[str, ...], data: str | None, out: str, fail_on_anomaly: bool, **choices: Any
+) -> None:
     """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
 
+    IMAGES are any of: an image, a folder, a list of paths (.txt, .csv, .tsv, .parquet), a quoted pattern
+    ('new/**/*.jpg', for more files than a command line takes), and - for a path per line on standard input.
+
     \b
+    llb-ray predict runs/photos photo.jpg --out predictions
+    llb-ray predict runs/photos monday/*.jpg tuesday --out predictions
+    find new -name '*.jpg' | llb-ray predict runs/photos - --out predictions
     llb-ray predict runs/photos --data new_photos --out predictions
-    llb-ray predict runs/photos --data photo.jpg --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
     llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001
     """
+    named = [*images, *([] if data is None else [data])]
+    if not named:
+        raise click.UsageError("Missing IMAGES: name an image, a folder, a list, a pattern, or - (or give --data).")
     with refusals() as console:
         from llb_ray import api
         from llb_ray.report.progress_bars import watching
 
         with watching(console) as watch:
-            prediction = api.predict(run_folder, data, out=out, progress=watch.counting("predict"), **choices)
+            prediction = api.predict(run_folder, named, out=out, progress=watch.counting("predict"), **choices)
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)

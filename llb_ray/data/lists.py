@@ -59,9 +59,10 @@ def read_list(path: Path, path_alone: bool = False) -> Iterator[pa.Table]:
         raise DataError(f"{path}: not a {form} file ({str(error).splitlines()[0]})") from error
 
 
-def listed_paths(path: Path) -> Iterator[str]:
-    """The paths in a list, one by one, as they are spelt on this machine, relative to the folder that it is in."""
-    folder = Path(os.path.abspath(path)).parent
+def listed_paths(path: Path, folder: Path | None = None) -> Iterator[str]:
+    """The paths in a list, one by one, as they are spelt on this machine, relative to `folder`, or else to that of the
+    list."""
+    folder = folder or Path(os.path.abspath(path)).parent
     for table in read_list(path, path_alone=True):
         yield from (spelt_here(folder, text) for text in table[_PATH].to_pylist() if text)
 

@@ -176,6 +176,31 @@ def test_a_prediction_of_nothing_leaves_no_table(finished: Path, noise: Path, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("way", ["images", "pattern", "standard input", "folder and --data"])
+def test_images_are_named_in_many_ways(
+    way: str, finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(photos / "test" / "good", tmp_path / "new")
+    monkeypatch.chdir(tmp_path)
+    names = sorted(f"new/{path.name}" for path in (tmp_path / "new").iterdir())
+    arguments = {
+        "images": names,
+        "pattern": ["new/*.png"],
+        "standard input": ["-"],
+        "folder and --data": [*names[:2], "--data", "new"],
+    }[way]
+    words = [str(finished), *arguments, "--out", "out", "--overlays", "none"]
+    result = CliRunner().invoke(main, ["predict", *words], input="\n".join(names))
+    assert result.exit_code == 0, result.output
+    expected = [*names[:2], *names] if way == "folder and --data" else names
+    assert [row["path"] for row in _rows(tmp_path / "out")] == expected
+
+
+def test_no_image_named_is_misuse(finished: Path, tmp_path: Path) -> None:
+    result = _llb("predict", finished, "--out", tmp_path / "out")
+    assert (result.exit_code, "Missing IMAGES" in result.output) == (2, True)
+
+
 def _tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

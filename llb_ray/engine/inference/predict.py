@@ -25,7 +25,7 @@ import pyarrow as pa
 from llb_ray.data.candidate_files import File
 from llb_ray.data.decoding import content_id
 from llb_ray.data.manifest import path_text
-from llb_ray.data.predict_inputs import TAKEN, Inputs
+from llb_ray.data.predict_inputs import TAKEN, Data, Inputs, Named, names
 from llb_ray.data.streaming_writers import PARTIAL, Rows, Shards
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.disk import clear_temporary
@@ -94,7 +94,7 @@ class Prediction:
 
 def predict_images(
     folder: RunFolder,
-    data: Path,
+    data: Data,
     out: Path,
     each: Callable[[Judged], None],
     progress: Callable[[int, int], None],
@@ -103,7 +103,7 @@ def predict_images(
     threshold: float | None = None,
     false_alarm_rate: float | None = None,
 ) -> Prediction:
-    """Score the image `data`, every file below the folder `data`, or that the list `data` names, into `out`.
+    """Score the images that `data` names (`Inputs.of`: an image, a folder, a list, a pattern, several) into `out`.
 
     Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`).
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
@@ -111,8 +111,10 @@ def predict_images(
     `drawn` says what `each` does, goes on with the first batch that is not recorded; bytes are the same as without
     one.  Raises DataError if not one file is usable.
     """
-    if data.is_dir():
-        refuse_inside(data, out)
+    data = names(data)
+    for name in data:
+        if os.path.isdir(name):
+            refuse_inside(Path(name), out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
     inputs, detector = Inputs.of(data), TrainedDetector.of(folder, threshold, false_alarm_rate)
     journal = Journal(out, _asked(folder, detector, data, keep_maps, drawn))
@@ -127,13 +129,13 @@ def predict_images(
             progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
         if not tables.num_scored:
             journal.drop()
-            raise DataError(_nothing_scored(data, inputs.num_files, tables.first_problem))
+            raise DataError(_nothing_scored(", ".join(map(str, data[:1])), inputs.num_files, tables.first_problem))
     journal.drop()
     counts = tables.num_scored, tables.num_anomalous, tables.num_quarantined
     return Prediction(out, *counts, detector.calibration.threshold)
 
 
-def _nothing_scored(data: Path, num_files: int, first: str) -> str:
+def _nothing_scored(data: str, num_files: int, first: str) -> str:
     """One sentence for a prediction without a single score; `first` is the first file with its problem."""
     reason = (
         f"none of the {num_files} files found is a readable image (first, {first})"
@@ -143,14 +145,17 @@ def _nothing_scored(data: Path, num_files: int, first: str) -> str:
     return f"{data}: {reason}; give {TAKEN}"
 
 
-def _asked(folder: RunFolder, detector: TrainedDetector, data: Path, keep_maps: bool, drawn: str) -> dict[str, Any]:
+def _asked(
+    folder: RunFolder, detector: TrainedDetector, data: Sequence[Named], keep_maps: bool, drawn: str
+) -> dict[str, Any]:
     """Everything the bytes of a prediction depend on, besides the files themselves."""
     made = folder.made()
     held_out = made.threshold.content if made.threshold else ""
     batch_size = detector.config.resources.batch_size
     run = {"final": made.final.content, "held_out": held_out, "encoder": detector.photographs.key}
     run |= {"threshold": repr(detector.calibration.threshold)}
-    return run | {"data": path_text(os.path.abspath(data)), "maps": keep_maps, "drawn": drawn, "batch": batch_size}
+    named = [path_text(os.path.abspath(name)) for name in data]
+    return run | {"data": named, "maps": keep_maps, "drawn": drawn, "batch": batch_size}
 
 
 def _clear(out: Path, is_new: bool) -> None:
