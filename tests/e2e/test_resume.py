@@ -48,14 +48,32 @@ def test_kill_and_resume(stage: str, count: int, photos: Path, tiny: RunConfig, 
     assert {path: path.stat().st_mtime_ns for path in before} == before, "finished work was done again"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_says_so_and_goes_on(
-    number: signal.Signals, photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path
+def _at_a_terminal() -> None:
+    """Have the child hear SIGINT, which a child of a shell's background job would ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _as_nohup() -> None:
+    """Have the child ignore what `nohup ... &` makes it ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(("number", "started"), [(signal.SIGINT, _at_a_terminal), (signal.SIGTERM, _as_nohup)])
+def test_a_run_that_is_stopped_reports_it_and_resumes(
+    number: signal.Signals,
+    started: Callable[[], None],
+    photos: Path,
+    tiny: RunConfig,
+    finished: Path,
+    tmp_path: Path,
 ) -> None:
     config, out = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(tiny.to_yaml())
     command = _command(config, photos, out)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=started
+    )
     while process.poll() is None and not list(out.glob("artifacts/fit/*/record.json")):
         time.sleep(0.005)
     process.send_signal(number)
@@ -65,7 +83,7 @@ def test_a_run_that_is_stopped_says_so_and_goes_on(
     assert said == f"llb-ray: stopped{by}; rerun the same command to resume\n"
     assert llb_ray.status(out).state == "stopped"
     again = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    assert "died" not in again.stdout
+    assert "crashed" not in again.stdout
     assert final_files(out) == final_files(finished)
 
 
