@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test fuzz test-cluster test-interop check format clean
+.PHONY: help demo test fuzz test-cluster test-interop check docs dist format clean
 
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (a few minutes)"
@@ -12,6 +12,8 @@ help:
 	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make check        lint, format check, strict types"
+	@echo "make docs         build the documentation site into build/site, strictly"
+	@echo "make dist         build and check sdist and wheel, and try the wheel in a clean environment"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make clean        remove the environments and the demo run, and nothing of yours in runs/"
 	@echo "make fuzz         feed damaged files to everything that reads files, for minutes"
@@ -22,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "llb_ray needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 demo: $(READY)
@@ -62,6 +64,27 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Strict: a link that leads nowhere, a page without a place and a name that cannot be resolved are errors.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	@echo "open build/site/index.html"
+
+# The clean environment has the wheel and what it needs, with the tested versions, and nothing of this checkout.
+CLEAN := build/dist-env
+dist: $(READY)
+	rm -rf dist $(CLEAN) build/dist-run
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(CLEAN)
+	$(CLEAN)/bin/python -m pip install --quiet --prefer-binary --constraint constraints.txt dist/*.whl
+	mkdir -p build/dist-run
+	cd build/dist-run && ../dist-env/bin/llb-ray --help >/dev/null && ../dist-env/bin/llb-ray --version
+	cd build/dist-run && ../dist-env/bin/llb-ray synth photos --category weave --size 64 && \
+	  ../dist-env/bin/llb-ray run --data photos/weave --out run --executor serial \
+	    --set members.count=2 --set detector.image_size_px=64 --set detector.coreset_size=40 && \
+	  ../dist-env/bin/llb-ray audit run
+	rm -rf $(CLEAN) build/dist-run
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -69,5 +92,5 @@ format: $(READY)
 # Only what these targets made: runs/ is where people put results, and VENV may name a folder of theirs.
 clean:
 	@test ! -e $(VENV) || test -f $(READY) || { echo "$(VENV) was not made by make; remove it yourself" >&2; exit 1; }
-	rm -rf $(VENV) runs/demo $(INTEROP)
+	rm -rf $(VENV) runs/demo $(INTEROP) build dist
 	@rmdir runs 2>/dev/null || true
