@@ -12,7 +12,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "cluster/README.md", "benchmarks/*.md")
+OUTSIDE = (
+    "SECURITY.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "cluster/README.md",
+    "examples/README.md",
+    "benchmarks/*.md",
+)
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
