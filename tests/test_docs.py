@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 _BUILT = ("commands.md", "reference.md")  # from the code, by the site
 PAGES = [DOCS.parent / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name not in _BUILT)]
 _NOT_RUN = (
-    8  # blocks at most: those that install, need a Ray, an object store or a benchmark data set, or change a shell
+    14  # blocks at most: those that install, serve, need a Ray, a store or a benchmark data set, or change a shell
 )
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 _TINY = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}

@@ -31,13 +31,14 @@ LAYERS = {
     "search": 8,
     "scans": 8,
     "planning": 8,
-    "distributed": 9,
     "report": 9,
     "exporting": 9,
-    "api": 10,
-    "cli": 11,
-    "__main__": 12,
-    "__init__": 12,
+    "serving": 10,
+    "distributed": 11,
+    "api": 12,
+    "cli": 13,
+    "__main__": 14,
+    "__init__": 14,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -72,7 +73,8 @@ def test_a_module_imports_its_own_part_and_lower_layers(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("ray", "distributed"), ("timm", "detectors/backbones/timm_import.py"), ("click", "cli/")]
+    ("library", "home"),
+    [("ray", "distributed"), ("timm", "detectors/backbones/timm_import.py"), ("click", "cli/"), ("fastapi", "serving")],
 )
 def test_a_library_has_one_home(library: str, home: str) -> None:
     users = [path for path in MODULES if any(name.split(".")[0] == library for name in _imports(path))]

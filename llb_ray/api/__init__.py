@@ -6,6 +6,7 @@ from llb_ray.api.results import audit, export, predict, report, status, threshol
 from llb_ray.api.running import make_executor, repurify, run
 from llb_ray.api.scanning import scan, scan_status, table
 from llb_ray.api.searching import tune
+from llb_ray.api.serving import serve
 
 __all__ = [
     "audit",
@@ -25,6 +26,7 @@ __all__ = [
     "run",
     "scan",
     "scan_status",
+    "serve",
     "status",
     "synth",
     "table",

@@ -13,6 +13,7 @@ from llb_ray.cli import (
     report_commands,
     run_commands,
     scan_commands,
+    serve_command,
     tune_command,
 )
 from llb_ray.cli.common import main
@@ -26,5 +27,6 @@ __all__ = [
     "report_commands",
     "run_commands",
     "scan_commands",
+    "serve_command",
     "tune_command",
 ]

@@ -96,27 +96,20 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
     return pixels
 
 
-class Overlays:
-    """Draws ``overlays/<path>.png`` below `out` for each image of each batch it is called with, or each anomalous one.
+class Painter:
+    """Draws photographs of a run's kind with their maps, all on the run's colour scale."""
 
-    All are on the run's colour scale, which is drawn beside them.
-    """
-
-    def __init__(self, folder: RunFolder, out: Path, anomalous_only: bool) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._out = out
-        self._anomalous_only = anomalous_only
 
-    def __call__(self, judged: Judged) -> None:
-        """Draw a batch; the images are read again, at their own size."""
-        if judged.verdicts is None:
-            return
-        decisions = judged.verdicts.decisions
-        for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
-            if decision == ANOMALOUS or not self._anomalous_only:
-                (smooth_HW,) = smooth(map_HW[None], self._config)
-                image_HW3 = photograph(judged.root / file.path, self._config.data, *self._scales)
-                _save(overlay(_bounded(image_HW3), smooth_HW, self._scale), self._out / OVERLAYS, file)
+    def __call__(self, path: Path, map_HW: Floats) -> npt.NDArray[np.uint8]:
+        """The photograph [H, W, 3] with the detector's map drawn over it; it is read again, at its own size."""
+        (smooth_HW,) = smooth(map_HW[None], self._config)
+        return overlay(_bounded(photograph(path, self._config.data, *self._scales)), smooth_HW, self.scale)
+
+    @cached_property
+    def scale(self) -> Scale:
+        return Scale.of_run(self._folder)
 
     @cached_property
     def _config(self) -> RunConfig:
@@ -127,12 +120,34 @@ class Overlays:
         made = self._folder.made()
         return read_scale(made.bands), read_levels(made.levels)
 
-    @cached_property
-    def _scale(self) -> Scale:
-        """Drawn when it is first asked for: a prediction that is refused leaves no picture."""
-        scale = Scale.of_run(self._folder)
-        _draw_scale(scale, self._out / COLOUR_SCALE)
-        return scale
+
+class Overlays:
+    """Draws ``overlays/<path>.png`` below `out` for each image of each batch it is called with, or each anomalous one.
+
+    All are on the run's colour scale, which is drawn beside them.
+    """
+
+    def __init__(self, folder: RunFolder, out: Path, anomalous_only: bool) -> None:
+        self._paint = Painter(folder)
+        self._out = out
+        self._anomalous_only = anomalous_only
+        self._has_scale = False
+
+    def __call__(self, judged: Judged) -> None:
+        """Draw a batch."""
+        if judged.verdicts is None:
+            return
+        decisions = judged.verdicts.decisions
+        for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
+            if decision == ANOMALOUS or not self._anomalous_only:
+                self._draw_scale()
+                _save(self._paint(judged.root / file.path, map_HW), self._out / OVERLAYS, file)
+
+    def _draw_scale(self) -> None:
+        """Once, with the first picture: a prediction that is refused leaves none."""
+        if not self._has_scale:
+            _draw_scale(self._paint.scale, self._out / COLOUR_SCALE)
+            self._has_scale = True
 
 
 def photograph(path: Path, config: DataConfig, bands: BandScale | None, levels: Levels | None) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,7 @@
-"""What a manifest of ours may say: the fields of KubeRay's ray.io/v1 RayJob, and of pods those that we use.
+"""What a manifest of ours may say: the fields of KubeRay's ray.io/v1 RayJob and RayService, and of pods those we use.
 
 Strict where the API server is lenient: it drops an unknown field in silence.  Field names and types are those of
-KubeRay 1.7 (ray-operator/apis/ray/v1/rayjob_types.go, raycluster_types.go) and Kubernetes core/v1.
+KubeRay 1.7 (ray-operator/apis/ray/v1/rayjob_types.go, rayservice_types.go, raycluster_types.go) and Kubernetes core/v1.
 """
 
 from typing import Any
@@ -42,7 +42,14 @@ CONTAINER = _fields(
     name=NAME,
     image=TEXT,
     imagePullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
-    env=_list(_fields(("name", "value"), name=TEXT, value=TEXT)),
+    env=_list(
+        _fields(
+            ("name",),
+            name=TEXT,
+            value=TEXT,
+            valueFrom=_fields(secretKeyRef=_fields(("name", "key"), name=NAME, key=TEXT, optional=FLAG)),
+        )
+    ),
     ports=_list(_fields(("containerPort",), containerPort={"type": "integer", "minimum": 1}, name=NAME)),
     resources=RESOURCES,
     volumeMounts=_list(_fields(("name", "mountPath"), name=NAME, mountPath=TEXT, readOnly=FLAG)),
@@ -120,6 +127,22 @@ RAY_JOB = _fields(
         submitterPodTemplate=POD_TEMPLATE,
         submitterConfig=_fields(backoffLimit=COUNT),
         rayClusterSpec=RAY_CLUSTER,
+    ),
+)
+RAY_SERVICE = _fields(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayService"},
+    metadata=METADATA,
+    spec=_fields(
+        ("serveConfigV2", "rayClusterConfig"),
+        serveConfigV2=TEXT,
+        rayClusterConfig=RAY_CLUSTER,
+        rayClusterDeletionDelaySeconds=COUNT,
+        excludeHeadPodFromServeSvc=FLAG,
+        suspend=FLAG,
+        upgradeStrategy=_fields(type={"enum": ["NewCluster", "None", "NewClusterWithIncrementalUpgrade"]}),
+        serveService={"type": "object"},
     ),
 )
 CLAIM = _fields(

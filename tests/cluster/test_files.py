@@ -19,10 +19,12 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
+from ray.serve.schema import ServeDeploySchema
 
 from llb_ray import cli, config
-from llb_ray.distributed import telemetry
-from tests.cluster.rayjob_schema import CLAIM, RAY_JOB
+from llb_ray.distributed import ray_serve, telemetry
+from llb_ray.serving.access import TOKEN
+from tests.cluster.rayjob_schema import CLAIM, RAY_JOB, RAY_SERVICE
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -77,10 +79,34 @@ def test_the_manifest_has_no_field_that_kuberay_does_not_know() -> None:
             jsonschema.validate(broken, RAY_JOB)
 
 
-def test_pods_mount_what_they_declare_and_the_claim_is_the_one_in_the_file() -> None:
-    claim, job = _claim_and_job()
-    cluster = job["spec"]["rayClusterSpec"]
+def _groups() -> Iterator[dict[str, Any]]:
+    """The heads and workers of both manifests."""
+    service = _yaml("kuberay-rayservice.yaml")["spec"]["rayClusterConfig"]
+    for cluster in (_claim_and_job()[1]["spec"]["rayClusterSpec"], service):
+        yield from (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+
+
+def test_the_service_has_fields_that_kuberay_and_serve_know_and_asks_for_a_token() -> None:
+    manifest = _yaml("kuberay-rayservice.yaml")
+    jsonschema.validate(manifest, RAY_SERVICE)
+    config = ServeDeploySchema.model_validate(yaml.safe_load(manifest["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    assert module == ray_serve.__name__
+    assert callable(getattr(ray_serve, name))
+    assert ray_serve.ServeArguments(**application.args).runs == {"photos": "/shared/runs/photos"}
+    with pytest.raises(ValueError, match="replica"):
+        ray_serve.ServeArguments(**application.args, replica=2)
+    cluster = manifest["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert [variable["name"] for variable in container["env"]] == [TOKEN]
+        assert config.http_options.port in [port["containerPort"] for port in container["ports"]]
+
+
+def test_pods_mount_what_they_declare_and_the_claim_is_the_one_in_the_file() -> None:
+    claim, _ = _claim_and_job()
+    for group in _groups():
         pod = group["template"]["spec"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -90,9 +116,8 @@ def test_pods_mount_what_they_declare_and_the_claim_is_the_one_in_the_file() -> 
 
 
 def test_pods_become_no_root_and_are_those_that_the_policy_is_about() -> None:
-    cluster = _claim_and_job()[1]["spec"]["rayClusterSpec"]
     policy = _yaml("kuberay-network-policy.yaml")["spec"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+    for group in _groups():
         pod = group["template"]["spec"]
         assert group["template"]["metadata"]["labels"] == policy["podSelector"]["matchLabels"]
         assert pod["securityContext"]["runAsNonRoot"]
@@ -115,6 +140,7 @@ def test_one_set_of_versions() -> None:
     files = "".join(path.read_text() for path in sorted(CLUSTER.iterdir()))
     assert set(re.findall(r"llb-ray:([\w.]+\w)", files)) == {VERSION}
     assert _claim_and_job()[1]["spec"]["rayClusterSpec"]["rayVersion"] == PINNED["ray"]
+    assert _yaml("kuberay-rayservice.yaml")["spec"]["rayClusterConfig"]["rayVersion"] == PINNED["ray"]
     assert set(re.findall(r"\bRay (\d+\.\d+\.\d+)", README)) == {PINNED["ray"]}
     (python,) = re.findall(r"^FROM python:(\d+\.\d+)", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
     assert f"Python {python}," in (ROOT / "constraints.txt").read_text().splitlines()[0]

@@ -1,0 +1,41 @@
+"""What a judge says of one image, and which version of a run says so; needs no torch, unlike the judge."""
+
+import hashlib
+from dataclasses import dataclass
+
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.errors import ArtifactError
+from llb_ray.remote import located
+
+_VERSION_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image's verdict, and which version of the run gave it."""
+
+    version: str
+    threshold: float
+    image_id: str
+    score: float
+    decision: str
+    quantile: float
+    overlay: bytes | None = None  # PNG
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why an image could not be judged, for people."""
+
+    reason: str
+
+
+def run_version(run: str) -> str:
+    """The first digits of the sha256 of what says which artifacts the run at `run` is made of.
+
+    Raises ArtifactError for what is no finished run, or one without a threshold.
+    """
+    folder = RunFolder.open(located(run))
+    if folder.made().threshold is None:
+        raise ArtifactError(f"{folder.where}: threshold.method=none: it can be served only with a threshold")
+    return hashlib.sha256(folder.file("run.json").read_bytes()).hexdigest()[:_VERSION_DIGITS]

@@ -1,0 +1,71 @@
+"""The images of a request: its files where it is a form, else its whole body, never more bytes than are allowed."""
+
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import UploadFile
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_IMAGES = 64  # of one request
+_MIB = 2**20
+_TOO_LARGE, _NO_IMAGE = 413, 422
+SCHEMA = {  # for OpenAPI, which cannot know it from the code
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image as it was sent; `name` is the sender's own word for it, and may be anything."""
+
+    name: str
+    content: bytes
+
+
+async def uploads(request: Request) -> list[Upload]:
+    """The images of a request, in their order; raises HTTPException where there is none, or too many."""
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        async with request.form(max_files=MOST_IMAGES) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            found = [Upload(file.filename or "", await file.read()) for file in files]
+    else:
+        content = await request.body()
+        found = [Upload("", content)] if content else []
+    if not found:
+        raise HTTPException(_NO_IMAGE, "no image in the request; send its bytes as the body, or a form with files")
+    return found
+
+
+class BodyLimit:
+    """ASGI middleware: a body of more bytes is answered with 413, and is not read further."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, its body counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                limit = f"the body is larger than {self._max_bytes / _MIB:g} MiB; send fewer or smaller images"
+                raise HTTPException(_TOO_LARGE, limit)
+            return message
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,179 @@
+"""The service's routes, without Ray: what they answer, refuse and say of themselves."""
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from starlette.testclient import TestClient as AnyClient
+
+from llb_ray.engine.inference.trained_detector import TrainedDetector
+from llb_ray.errors import ConfigError
+from llb_ray.serving.access import digest_of, refuse_open
+from llb_ray.serving.answer import Judged, Refused, run_version
+from llb_ray.serving.app import Ask, build_app
+from llb_ray.serving.busy import Busy
+from llb_ray.serving.judge import Judge
+
+_TOKEN = "correct horse battery staple"
+_MIB = 2**20
+
+
+def _ask(judge: Judge) -> Ask:
+    async def ask(content: bytes, draws: bool) -> Judged | Refused:
+        pixels = await asyncio.to_thread(judge.read, content)
+        return pixels if isinstance(pixels, Refused) else judge.verdict(content, judge.judge([pixels])[0], draws)
+
+    return ask
+
+
+async def _busy(content: bytes, draws: bool) -> Judged | Refused:
+    raise Busy
+
+
+def _client(asks: dict[str, Ask], token: str | None = None) -> TestClient:
+    return TestClient(build_app(asks, _MIB, digest_of(token)), base_url="http://127.0.0.1:8000")
+
+
+@pytest.fixture(scope="module")
+def judge(finished: Path, one_thread: None) -> Judge:
+    return Judge(str(finished))
+
+
+@pytest.fixture
+def client(judge: Judge) -> Iterator[AnyClient]:
+    with _client({"weave": _ask(judge), "crowded": _busy}) as client:
+        yield client
+
+
+@pytest.fixture
+def images(photos: Path) -> list[Path]:
+    return sorted((photos / "test").rglob("*.png"))[:3]
+
+
+def test_verdicts_are_those_of_predict(client: AnyClient, finished: Path, images: list[Path]) -> None:
+    files = [("images", (f"{number}.png", path.read_bytes())) for number, path in enumerate(images)]
+    answer = client.post("/runs/weave/predict", files=files).json()
+    expected = TrainedDetector.load(finished).predict(images)
+    assert answer["run"] == "weave"
+    assert answer["version"] == run_version(str(finished))
+    assert answer["threshold"] == expected.calibration.threshold
+    assert [image["name"] for image in answer["images"]] == ["0.png", "1.png", "2.png"]
+    assert [image["decision"] for image in answer["images"]] == expected.decisions
+    assert [image["score"] for image in answer["images"]] == pytest.approx(expected.score_N.tolist(), rel=1e-4)
+    assert [image["overlay"] for image in answer["images"]] == [None] * 3
+
+
+def test_a_bare_body_is_one_image_and_its_heatmap_a_picture(client: AnyClient, images: list[Path]) -> None:
+    content = images[0].read_bytes()
+    (image,) = client.post("/runs/weave/predict?overlay=true", content=content).json()["images"]
+    assert image["overlay"].startswith("data:image/png;base64,")
+    answer = client.post("/runs/weave/overlay", content=content)
+    with Image.open(io.BytesIO(answer.content)) as picture, Image.open(images[0]) as photograph:
+        assert picture.format == "PNG"
+        assert picture.size == photograph.size
+    assert answer.headers["x-decision"] == image["decision"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no image at all", "image 1: not an image of a known format"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "image 1: "),
+        (b"%PDF-1.7", "but PDF"),
+        (b"", "no image in the request"),
+    ],
+    ids=["text", "damaged", "pdf", "nothing"],
+)
+def test_what_is_no_image_is_one_sentence(client: AnyClient, content: bytes, reason: str) -> None:
+    answer = client.post("/runs/weave/predict", content=content)
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_a_bad_image_among_good_ones_is_named_without_what_its_name_might_do(
+    client: AnyClient, images: list[Path]
+) -> None:
+    files = [("images", ("good.png", images[0].read_bytes())), ("images", ("<b>\x1b[2J.png", b"nothing"))]
+    answer = client.post("/runs/weave/predict", files=files)
+    assert answer.status_code == 422
+    assert ".png: not an image" in answer.json()["detail"]
+    assert "\x1b" not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "reason"),
+    [
+        ("/runs/other/predict", b"x", 404, "no run 'other' is served"),
+        ("/runs/weave/predict", bytes(_MIB + 1), 413, "larger than 1 MiB"),
+        ("/runs/crowded/predict", b"x", 503, "send it again later"),
+    ],
+)
+def test_refusals_are_one_sentence(client: AnyClient, path: str, content: bytes, status: int, reason: str) -> None:
+    answer = client.post(path, content=content)
+    assert answer.status_code == status
+    assert reason in answer.json()["detail"]
+
+
+def test_a_form_that_is_too_large_is_refused(client: AnyClient) -> None:
+    assert client.post("/runs/weave/predict", files={"images": bytes(2 * _MIB)}).status_code == 413
+
+
+def test_prometheus_sees_what_was_asked(client: AnyClient, images: list[Path]) -> None:
+    client.post("/runs/weave/predict", content=images[0].read_bytes())
+    client.post("/runs/weave/predict", content=b"nothing")
+    text = client.get("/metrics").text
+    assert 'llb_serve_requests_total{run="weave",status="200"} 1.0' in text
+    assert 'llb_serve_requests_total{run="weave",status="422"} 1.0' in text
+    assert 'llb_serve_request_seconds_count{run="weave"} 2.0' in text
+    assert 'llb_serve_images_total{decision="' in text
+
+
+def test_the_api_describes_itself_without_another_host(client: AnyClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/runs", "/runs/{run}/predict", "/runs/{run}/overlay", "/metrics", "/healthz"} <= set(paths)
+    assert "multipart/form-data" in paths["/runs/{run}/predict"]["post"]["requestBody"]["content"]
+    for page in ("/docs", "/"):
+        text = client.get(page).text
+        assert "<html" in text
+        assert "https://" not in text
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+def test_without_a_token_only_this_machines_names_are_served(judge: Judge) -> None:
+    with _client({"weave": _ask(judge)}) as client:
+        assert client.get("/runs").json() == {"runs": ["weave"]}
+        assert client.get("/runs", headers={"Host": "photos.example"}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/runs", "/metrics"])
+def test_a_token_is_asked_for(judge: Judge, path: str) -> None:
+    with _client({"weave": _ask(judge)}, _TOKEN) as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {_TOKEN}"}):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 401
+            assert "a token is needed" in answer.json()["detail"]
+        assert client.get(path, headers={"Authorization": f"Bearer {_TOKEN}"}).status_code == 200
+        assert client.get("/healthz").status_code == 200
+        assert client.post("/runs/weave/predict", content=b"x").status_code == 401
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "photos.example", "127.0.0.1.example"])
+def test_other_machines_are_served_only_with_a_token(host: str) -> None:
+    with pytest.raises(ConfigError, match="set LLB_SERVE_TOKEN"):
+        refuse_open(host, None)
+    refuse_open(host, _TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_token(host: str) -> None:
+    refuse_open(host, None)
+
+
+def test_a_token_that_could_be_guessed_is_refused() -> None:
+    with pytest.raises(ConfigError, match="shorter than 16 characters"):
+        digest_of("secret")
