@@ -139,13 +139,14 @@ def test_the_page_judges_a_photograph_whatever_its_name(
     served: tuple[str, Path, int], photos: Path, tmp_path: Path
 ) -> None:
     address, _, _ = served
-    image = tmp_path / '<img src=x onerror="document.title=1">.png'
+    image = tmp_path / "<img src=x onerror=document.title=1>.png"
     image.write_bytes(next((photos / "test").rglob("*.png")).read_bytes())
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
     with chromium(tmp_path) as browser:
         for width in (1280, 400):
-            browser.set_window_size(width, 900)
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(address)
             until(browser, "return document.getElementById('run').options.length === 1")
             browser.find_element("id", "files").send_keys(f"{image}\n{broken}")
