@@ -33,7 +33,7 @@ class Service:
         self._versions = {name: run_version(run) for name, run in said.runs.items()}
 
     def swap(self) -> list[str]:
-        """The names of runs that were replaced where they lie, and that are deployed again now.
+        """The names of runs that were replaced in their place, and that are deployed again now.
 
         A run that cannot be served goes on as it was, and `tell` receives the reason once.
         """

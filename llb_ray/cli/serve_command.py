@@ -41,7 +41,7 @@ def serve(runs: tuple[str, ...], host: str, port: int, **choices: Any) -> None:
     curl -F images=@photo.jpg http://127.0.0.1:8000/runs/photos/predict
 
     Each is at /runs/NAME/predict; / is a page to drop photographs on, /docs the API, /metrics is for Prometheus.
-    A run that is replaced where it lies (a link that is pointed elsewhere, a run finished again) is swapped without a
+    A run that is replaced in its place (a link that is pointed elsewhere, a run finished again) is swapped without a
     lost request. With LLB_SERVE_TOKEN in the environment, clients have to send that token.
     """
     with refusals() as console:

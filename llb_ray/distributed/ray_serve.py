@@ -38,7 +38,7 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 class ServeArguments(BaseModel):
-    """What a service is made of; the `args` of an application in a Serve config file, too."""
+    """Parts of a service; the `args` of an application in a Serve config file, too."""
 
     model_config = ConfigDict(extra="forbid")
     runs: dict[str, str] = Field(min_length=1)  # folder or URI by name

@@ -1,4 +1,4 @@
-"""Who may ask: whoever has the token, or where there is none, programs and pages of this machine.
+"""Access: for whoever has the token, or where there is none, for programs and pages of this machine.
 
 Only the token's digest is kept, so that no state of a cluster holds the token.
 """
@@ -23,7 +23,7 @@ _LOCAL = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def digest_of(token: str | None) -> str | None:
-    """What is kept of the token, None where there is none; raises ConfigError for one that could be guessed."""
+    """The digest of the token, None where there is none; raises ConfigError for one that could be guessed."""
     if token is None:
         return None
     if len(token) < _LEAST_TOKEN:

@@ -1,4 +1,4 @@
-"""What a judge says of one image, and which version of a run says so; needs no torch, unlike the judge."""
+"""A judge's answer on one image, and the version of the run that gave it; needs no torch, unlike the judge."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why an image could not be judged, for people."""
+    """The reason that an image could not be judged, for people."""
 
     reason: str
 

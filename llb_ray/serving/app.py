@@ -110,7 +110,7 @@ class _Service:
 
 
 def _healthy() -> str:
-    """Whether the service answers."""
+    """A sign that the service answers."""
     return "ok"
 
 

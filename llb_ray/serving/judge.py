@@ -62,7 +62,7 @@ class Judge:
         return [Raw(*row) for row in zip(*columns, strict=True)]
 
     def verdict(self, content: bytes, raw: Raw, with_overlay: bool) -> Judged:
-        """What is said of the image with these bytes."""
+        """The verdict on the image with these bytes."""
         image_id, overlay = hashlib.sha256(content).hexdigest()[:32], None
         if with_overlay:
             with _file_of(content) as path:

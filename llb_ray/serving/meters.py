@@ -1,4 +1,4 @@
-"""What Prometheus may ask of a service: requests, images and seconds, by run."""
+"""Metrics of a service for Prometheus: requests, images and seconds, by run."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 

@@ -1,4 +1,4 @@
-"""What the service answers."""
+"""Answers of the service."""
 
 import base64
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from llb_ray.serving.body import Upload
 
 
 class ImageVerdict(BaseModel):
-    """What the detector says of one image."""
+    """The detector's verdict on one image."""
 
     name: str = Field(description="as the request named it; empty for a bare body")
     image_id: str = Field(description="the first 32 hex digits of the sha256 of its bytes")
@@ -21,7 +21,7 @@ class ImageVerdict(BaseModel):
 
 
 class Verdicts(BaseModel):
-    """What the detector of a run says of the images of a request, in their order."""
+    """Verdicts of a run's detector on the images of a request, in their order."""
 
     run: str
     version: str = Field(description="first digits of the sha256 of the run's run.json: changes when a run is swapped")
@@ -36,7 +36,7 @@ class Runs(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request was refused, in one sentence."""
+    """The reason that a request was refused, in one sentence."""
 
     detail: str
 
