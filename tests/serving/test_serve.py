@@ -19,13 +19,16 @@ from llb_ray.cli.serve_command import _named
 from tests.browser import chromium, complaints, until
 from tests.browser import requests as asked_for
 
-_PATIENCE_S = 180
+_PATIENCE_S = 600  # a busy machine takes minutes to start a dozen processes
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
