@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 from ray.serve.schema import ServeDeploySchema
 
+import llb_ray
 from llb_ray import cli, config
 from llb_ray.distributed import ray_serve, telemetry
 from llb_ray.serving.access import TOKEN
@@ -31,7 +31,7 @@ CLUSTER = ROOT / "cluster"
 LAUNCHERS = ["ray-local.yaml", "ray-aws.yaml"]
 SCRIPTS = [CLUSTER / "slurm.sh", ROOT / ".ci" / "run", ROOT / "tests" / "cluster" / "two_nodes.sh"]
 README = (CLUSTER / "README.md").read_text()
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+VERSION = llb_ray.__version__
 PINNED = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 
 
