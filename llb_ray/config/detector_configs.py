@@ -76,6 +76,11 @@ class MemoryBankConfig(Settings):
         "distance at the same place (PaDiM's), which contamination hurts less; softpatch is that paper's; by_filter: "
         "softpatch for purify.filter softpatch, else placed",
     )
+    context: bool = Field(
+        True,
+        description="a deeper layer (stride 32) has a memory of its own, which takes part in the image's score and not "
+        "in its map; of a placed memory alone, where the network has such a layer",
+    )
     coreset: Literal["k_center", "random"] = "k_center"
     coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")
     candidates: PositiveInt = Field(40_000, description="patches the coreset is chosen from (bounds memory)")
@@ -85,6 +90,11 @@ class MemoryBankConfig(Settings):
     @classmethod
     def _has_a_centre(cls, neighbourhood: int) -> int:
         return _odd(neighbourhood)
+
+    @property
+    def reads_context(self) -> bool:
+        """True if the encoder is to give a deeper layer, after the others."""
+        return self.context and self.memory in ("by_filter", "placed")
 
 
 class DensityConfig(Settings):

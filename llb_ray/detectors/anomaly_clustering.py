@@ -23,6 +23,7 @@ from llb_ray.seeding import seed_for
 # Families merge up to this mean of 1 - cosine: of 9 sets of odd images (metal, wood, gears, juice bottles, tiles) none
 # had a mixed family then; at 0.5 two had, and at 0.3 there were a tenth more families.
 REACH = 0.4
+_LAYERS = 2  # a deeper one for the context says little of places
 _SIDE, _PLACES = 3, 100  # as density members look at images
 _LEAST_RADIUS = 0.1  # of the mean over all places: a black border is not odd for a little noise
 _SKETCH = 64  # random directions that a patch is projected on: enough for angles (Johnson and Lindenstrauss, 1984)
@@ -39,7 +40,7 @@ class Usual(NamedTuple):
 
 def placed(layers: Layers) -> torch.Tensor:
     """The patches [B, D, h, w] that images are compared by, of any detector's layers."""
-    return placed_patches(layers, _SIDE, _PLACES)
+    return placed_patches(layers[:_LAYERS], _SIDE, _PLACES)
 
 
 def usual(patch_RDHW: torch.Tensor) -> Usual:

@@ -102,7 +102,8 @@ class Density:
         return torch.cat(read)
 
     def _placed(self, layers: Layers) -> torch.Tensor:
-        return placed_patches(layers, self.config.neighbourhood, self.config.places)
+        shared = layers[: self.config.backbone.num_layers]  # a final memory bank has one more
+        return placed_patches(shared, self.config.neighbourhood, self.config.places)
 
 
 def _scores(

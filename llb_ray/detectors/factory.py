@@ -30,10 +30,14 @@ def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
         # timm takes seconds to import: only those who need a backbone wait for it.
         from llb_ray.detectors.backbones import Backbone
 
-        return Backbone(config.backbone, config.image_size_px, device)
+        return Backbone(config.backbone, config.image_size_px, device, _with_context(config))
     if isinstance(config, AutoencoderConfig):
         return Pixels(config.image_size_px, device)
     assert_never(config)
+
+
+def _with_context(config: DetectorConfig) -> bool:
+    return isinstance(config, MemoryBankConfig) and config.reads_context
 
 
 def build_detector(
@@ -59,7 +63,7 @@ def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
     if isinstance(config, MemoryBankConfig | DensityConfig | ReconstructionConfig):
         from llb_ray.detectors.backbones import fingerprint
 
-        return fingerprint(config.backbone, config.image_size_px)
+        return fingerprint(config.backbone, config.image_size_px, _with_context(config))
     if isinstance(config, AutoencoderConfig):
         return Pixels(config.image_size_px, torch.device("cpu")).fingerprint()
     assert_never(config)

@@ -1,7 +1,9 @@
 """A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
 
 With ``memory=placed`` the distance to the nearest entry is multiplied by the Mahalanobis distance at the patch's place
-of the grid (see `places`), and the map is the root of the product.  ``memory=plain`` is PatchCore's.
+of the grid (`place_gaussians`), and the map is the root of the product.  The score of an image is of another product:
+the distance at the place times that of a deeper layer (`context`), where the network has one.
+``memory=plain`` is PatchCore's.
 ``memory=softpatch`` doubts outlying patches in the way of that paper (see `candidates`).
 
 Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D patch dimensions, P candidate patches,
@@ -26,15 +28,15 @@ from llb_ray.detectors.base import (
     Scores,
     Source,
     State,
-    TopMean,
     row_batches,
     silent,
     top_mean,
 )
+from llb_ray.detectors.context import ContextSample, context_distances
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 from llb_ray.detectors.patch_selection import GATHER, Candidates
-from llb_ray.detectors.patches import patches, usable_spread
+from llb_ray.detectors.patches import nearest_distance, patches, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
@@ -58,8 +60,13 @@ class MemoryBank:
         self._state: State = {}
 
     def patches(self, layers: Layers) -> torch.Tensor:
-        """Patch descriptors [B, D, H, W] on the first layer's grid."""
-        return patches(layers, self.config.neighbourhood)
+        """Patch descriptors [B, D, H, W] on the first layer's grid, of all layers but a deeper one for the context."""
+        return patches(layers[: self.config.backbone.num_layers], self.config.neighbourhood)
+
+    def context(self, layers: Layers) -> torch.Tensor | None:
+        """Deep patches [B, D, h, w]; None without a deeper layer."""
+        deep = layers[self.config.backbone.num_layers :]
+        return patches(deep, self.config.neighbourhood) if deep else None
 
     def fit(
         self,
@@ -79,9 +86,14 @@ class MemoryBank:
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
         state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed)
         if memory == "placed":
-            standardized = (_standardize(part, state) for part in self._parts(source))
-            state |= fit_places(standardized, len(mean_D), seed)
+            state |= self._learn_places(source, state, seed)
         return self.load_state(state)
+
+    def _learn_places(self, source: Source, state: State, seed: int) -> State:
+        """Statistics of the places and the memory of the context, of one pass over the images."""
+        sample = ContextSample([*source.image_ids], len(source), self.config.coreset_size, seed)
+        placed = fit_places(self._standardized(source, state, sample), len(state["mean_D"]), seed)
+        return placed | sample.state()
 
     def _entries(self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int) -> State:
         """The memory, with its weights where the candidates have weights."""
@@ -90,23 +102,30 @@ class MemoryBank:
         weighted = {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
         return {"memory_MD": candidate_PD[rows]} | weighted
 
-    def _parts(self, source: Source) -> Iterator[torch.Tensor]:
-        """All images' patches [B, D, h, w] at their places."""
-        return (pool_places(self._read(source, rows)) for rows in row_batches(len(source), _FIT_BATCH))
+    def _standardized(self, source: Source, state: State, sample: ContextSample) -> Iterator[torch.Tensor]:
+        """All images' patches [B, D, h, w] at their places; their deep patches are sampled on the way."""
+        for rows in row_batches(len(source), _FIT_BATCH):
+            layers = source.batch(rows)
+            if (deep_BDhw := self.context(layers)) is not None:
+                sample.add(rows, deep_BDhw)
+            yield _standardize(pool_places(self.patches(layers)), state)
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
         """Distances to the nearest memory entry, per root of D so that layers of any width compare, and for a placed
-        memory the geometric mean of these and the distances at the place; the score of an image is the mean of the
-        highest `TOP_SHARE` of its map.
+        memory the geometric mean of these and the distances at the place.
+
+        The score of an image is the mean of the highest `TOP_SHARE` of its map, or with a context of the geometric mean
+        of the distances at the place and in context.
         """
         # Image by image, so that every product has the same shape, and rounding, in any batch.
-        map_BHW = torch.cat([self._map(patch_1DHW) for patch_1DHW in torch.split(self.patches(layers), 1)])
-        return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
+        ones = [self._score_one(tuple(layer[row : row + 1] for layer in layers)) for row in range(len(layers[0]))]
+        score_B, map_BHW = (torch.cat(parts) for parts in zip(*ones, strict=True))
+        return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
         """See `Detector`."""
-        return TopMean(_Maps(self.patches, self._state), TOP_SHARE)
+        return _Scorer(self.patches, self.context, self._state)
 
     def state(self) -> State:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
@@ -136,28 +155,36 @@ class MemoryBank:
             return random_subset(len(point_PD), count, seed).to(point_PD.device)
         return k_center(point_PD, count, seed, self.config.projection_dim)
 
-    def _map(self, patch_1DHW: torch.Tensor) -> torch.Tensor:
-        """Map [1, H, W] of one image's patches."""
+    def _score_one(self, layers: Layers) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score [1] and map [1, H, W] of one image."""
+        patch_1DHW = self.patches(layers)
         patch_QD = _standardize(patch_1DHW, self._state)[0].flatten(1).T
         distance_Q = torch.cat([_nearest(chunk_QD, self._state) for chunk_QD in torch.split(patch_QD, _CHUNK_CELLS)])
-        return _combine(distance_Q.view(1, *patch_1DHW.shape[2:]), patch_1DHW, self._state)
+        near_1HW = distance_Q.view(1, *patch_1DHW.shape[2:])
+        return _combine(near_1HW, patch_1DHW, self.context(layers), self._state)
 
 
-class _Maps(nn.Module):
-    """The maps of `MemoryBank.score`, of a whole batch at once: the same distances within float noise."""
+class _Scorer(nn.Module):
+    """What `MemoryBank.score` gives, of a whole batch at once: the same within float noise."""
 
-    def __init__(self, patches: Callable[[Layers], torch.Tensor], state: State) -> None:
+    def __init__(
+        self,
+        patches: Callable[[Layers], torch.Tensor],
+        context: Callable[[Layers], torch.Tensor | None],
+        state: State,
+    ) -> None:
         super().__init__()
-        self._patches = patches
+        self._patches, self._context = patches, context
         for name, tensor in state.items():
             self.register_buffer(name, tensor)
 
-    def forward(self, *layers: torch.Tensor) -> torch.Tensor:
+    def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score [B] and map [B, H, W]."""
         state = dict(self.named_buffers())
         patch_BDHW = self._patches(layers)
         patch_QD = _standardize(patch_BDHW, state).permute(0, 2, 3, 1).flatten(0, 2)
-        map_BHW = _nearest(patch_QD, state).view(-1, *patch_BDHW.shape[2:])
-        return _combine(map_BHW, patch_BDHW, state)
+        near_BHW = _nearest(patch_QD, state).view(-1, *patch_BDHW.shape[2:])
+        return _combine(near_BHW, patch_BDHW, self._context(layers), state)
 
 
 def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -169,21 +196,19 @@ def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch
     return nearest_distance(patch_QD, state["memory_MD"], state.get("weight_M")) / math.sqrt(patch_QD.shape[1])
 
 
-def _combine(map_BHW: torch.Tensor, patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The geometric mean of the map and the distances at the places; the map itself where these were not learnt."""
+def _combine(
+    near_BHW: torch.Tensor,
+    patch_BDHW: torch.Tensor,
+    deep_BDhw: torch.Tensor | None,
+    state: Mapping[str, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score [B] and map [B, H, W] from the distances to the memory, as far as places and context were learnt."""
     if "place_mean_Ld" not in state:
-        return map_BHW
+        return top_mean(near_BHW, TOP_SHARE), near_BHW
     placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
-    return (map_BHW * unpool_places(placed_Bhw, *map_BHW.shape[1:])).sqrt()
-
-
-def nearest_distance(
-    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Euclidean distance [Q] from each patch to its nearest memory entry, times the entry's weight where there are
-    weights; exact, in Q x M memory."""
-    square_M = memory_MD.square().sum(dim=1)
-    nearest_Q = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2).argmin(dim=1)
-    # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
-    distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
-    return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]
+    placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
+    map_BHW = (near_BHW * placed_BHW).sqrt()
+    if deep_BDhw is None:
+        return top_mean(map_BHW, TOP_SHARE), map_BHW
+    context_BHW = context_distances(deep_BDhw, state, near_BHW.shape[1:])
+    return top_mean((context_BHW * placed_BHW).sqrt(), TOP_SHARE), map_BHW

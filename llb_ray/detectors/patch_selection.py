@@ -30,12 +30,12 @@ class Candidates(NamedTuple):
 
 def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
     """At most so many patches, the same number from each row (give or take one)."""
-    quota_N = _quotas(len(source), wanted, seed)
+    quota_N = quotas(len(source), wanted, seed)
     chosen = []
     for rows in row_batches(len(source), _BATCH):
         for row, patch_DHW in zip(rows, read(rows), strict=True):
             copy, image = divmod(int(row), len(source.image_ids))
-            chosen.append(_sample(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
+            chosen.append(sample_patches(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
         report(int(rows[-1]) + 1, len(source), "images")
     return Candidates(torch.cat(chosen))
 
@@ -80,14 +80,14 @@ def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report:
     return torch.cat(parts)
 
 
-def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
+def quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
     """Number of patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
     quota_N = np.full(num_images, candidates // num_images)
     quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1
     return quota_N
 
 
-def _sample(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
+def sample_patches(patch_DHW: torch.Tensor, quota: int, seed: int, image_id: str, copy: int) -> torch.Tensor:
     """`quota` patches [quota, D] of one image, or all where there are fewer; each copy of it gives other cells."""
     patch_QD = patch_DHW.flatten(1).T
     rows = np.roll(stream(seed, "candidates", image_id).permutation(len(patch_QD)), -copy * quota)[:quota]

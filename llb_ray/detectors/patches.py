@@ -47,6 +47,18 @@ def usable_spread(point_PD: torch.Tensor) -> torch.Tensor:
     return torch.where(spread_D > 1e-3 * spread_D.mean(), spread_D, torch.ones_like(spread_D))
 
 
+def nearest_distance(
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Euclidean distance [Q] from each patch to its nearest memory entry, times the entry's weight where there are
+    weights; exact, in Q x M memory."""
+    square_M = memory_MD.square().sum(dim=1)
+    nearest_Q = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2).argmin(dim=1)
+    # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
+    distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
+    return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]
+
+
 def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:
     return [
         functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers

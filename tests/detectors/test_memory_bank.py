@@ -112,8 +112,8 @@ def test_a_state_taken_and_loaded_scores_the_same() -> None:
 
 def test_the_memory_is_bounded_and_every_image_gives_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
-    sample = patch_selection._sample
-    monkeypatch.setattr(patch_selection, "_sample", lambda *given: taken.append(given[1]) or sample(*given))
+    sample = patch_selection.sample_patches
+    monkeypatch.setattr(patch_selection, "sample_patches", lambda *given: taken.append(given[1]) or sample(*given))
     detector = bank(candidates=100, coreset_size=30)
     assert sum(taken) == 100
     assert set(taken) == {8, 9}

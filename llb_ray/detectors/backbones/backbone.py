@@ -8,7 +8,7 @@ from torch import nn
 
 from llb_ray.config import BackboneConfig
 from llb_ray.detectors.backbones.folding import fold_batch_norms
-from llb_ray.detectors.backbones.network import layers_of, load_network, size_refused
+from llb_ray.detectors.backbones.network import context_layers, layers_of, load_network, size_refused
 from llb_ray.detectors.backbones.timm_import import Network, timm
 from llb_ray.detectors.backbones.weight_sources import weights_file
 from llb_ray.detectors.base import Layers
@@ -21,16 +21,20 @@ _FLOAT16_MAX = torch.finfo(torch.float16).max
 class Backbone:
     """An `Encoder`: the outputs of some layers of a frozen network, for uint8 RGB images.
 
+    `with_context` adds a deeper layer after them where the network has one (`network.context_layers`).
+
     Raises ConfigError for a model name, layer or image size that timm refuses, WeightsError for weights that
     are missing or belong to another architecture.
     """
 
-    def __init__(self, config: BackboneConfig, image_size_px: int, device: torch.device) -> None:
+    def __init__(
+        self, config: BackboneConfig, image_size_px: int, device: torch.device, with_context: bool = False
+    ) -> None:
         self.config = config
         self.image_size_px = image_size_px
-        self._layers = layers_of(config, image_size_px)
+        self._layers = _layers(config, image_size_px, with_context)
         self.cache_dtypes = (torch.float16,) * len(self._layers)
-        self._fingerprint = fingerprint(config, image_size_px)
+        self._fingerprint = fingerprint(config, image_size_px, with_context)
         model = fold_batch_norms(load_network(config, image_size_px).eval().requires_grad_(False), image_size_px)
         self._model = model.to(device, memory_format=torch.channels_last)  # images come that way: no copy
         self._mean_311, self._std_311 = (scale.to(device) for scale in _normalisation(self._model))
@@ -96,17 +100,21 @@ class _Forward(nn.Module):
         return self._layers(image_B3HW)
 
 
-def fingerprint(config: BackboneConfig, image_size_px: int) -> dict[str, Any]:
+def fingerprint(config: BackboneConfig, image_size_px: int, with_context: bool = False) -> dict[str, Any]:
     """Everything a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
 
     No weights are loaded: finished features are found without.  Raises ConfigError and WeightsError.
     """
     path = weights_file(config)
     weights = file_digest(path) if path else f"random, torch {torch.__version__}, timm {timm.__version__}"
-    layers = list(layers_of(config, image_size_px))
+    layers = list(_layers(config, image_size_px, with_context))
     found = {"backbone": config.name, "layers": layers, "image_size_px": image_size_px, "weights": weights}
     found["batch_norm"] = "folded"  # it moves last bits
     return found if config.precision == "float32" else found | {"precision": config.precision}
+
+
+def _layers(config: BackboneConfig, image_size_px: int, with_context: bool) -> tuple[int, ...]:
+    return layers_of(config, image_size_px) + (context_layers(config, image_size_px) if with_context else ())
 
 
 def _normalisation(model: Network) -> tuple[torch.Tensor, torch.Tensor]:

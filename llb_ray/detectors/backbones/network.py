@@ -15,6 +15,8 @@ from llb_ray.detectors.weight_packages import SETTING
 from llb_ray.errors import ConfigError, WeightsError
 from llb_ray.seeding import seed_for
 
+_CONTEXT_STRIDE = 32  # a cell sees most of an image of 224 px
+
 
 def load_network(config: BackboneConfig, image_size_px: int) -> Network:
     """The network with its weights, on the CPU."""
@@ -37,14 +39,24 @@ def layers_of(config: BackboneConfig, image_size_px: int) -> tuple[int, ...]:
     return _usual_layers(config.name, image_size_px) if config.layers is None else config.layers
 
 
-@functools.cache  # the network is built for it
+def context_layers(config: BackboneConfig, image_size_px: int) -> tuple[int, ...]:
+    """The last layer of stride 32 where it is deeper than the configured ones, else none (a ViT has no such layer)."""
+    deep = [at for at, stride in enumerate(_strides(config.name, image_size_px)) if stride == _CONTEXT_STRIDE]
+    return tuple(at for at in deep[-1:] if at > layers_of(config, image_size_px)[-1])
+
+
 def _usual_layers(name: str, image_size_px: int) -> tuple[int, ...]:
     """Layers of stride 8 and 16, else halfway and three quarters deep: the last ones know objects, no defects."""
-    check_name(name)
-    strides = [info["reduction"] for info in getattr(_create(name, image_size_px), "feature_info", ())]
+    strides = _strides(name, image_size_px)
     if {8, 16} <= set(strides):
         return tuple(max(at for at, stride in enumerate(strides) if stride == wanted) for wanted in (8, 16))
     return len(strides) // 2, 3 * len(strides) // 4
+
+
+@functools.cache  # the network is built for it
+def _strides(name: str, image_size_px: int) -> tuple[int, ...]:
+    check_name(name)
+    return tuple(info["reduction"] for info in getattr(_create(name, image_size_px), "feature_info", ()))
 
 
 def size_refused(name: str, image_size_px: int, reason: object) -> ConfigError:
