@@ -1,8 +1,8 @@
 """A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
 
 With ``memory=placed`` the distance to the nearest entry is multiplied by the Mahalanobis distance at the patch's place
-of the grid (`place_gaussians`), and the map is the root of the product.  The score of an image is of another product:
-the distance at the place times that of a deeper layer (`context`), where the network has one.
+of the grid (`place_gaussians`), and the map is the root of the product.  The score of an image is made of three: the
+distance of a deeper layer (`context`) is multiplied too, where the network has one.
 ``memory=plain`` is PatchCore's.
 ``memory=softpatch`` doubts outlying patches in the way of that paper (see `candidates`).
 
@@ -116,7 +116,7 @@ class MemoryBank:
         memory the geometric mean of these and the distances at the place.
 
         The score of an image is the mean of the highest `TOP_SHARE` of its map, or with a context of the geometric mean
-        of the distances at the place and in context.
+        of all three distances.
         """
         # Image by image, so that every product has the same shape, and rounding, in any batch.
         ones = [self._score_one(tuple(layer[row : row + 1] for layer in layers)) for row in range(len(layers[0]))]
@@ -211,4 +211,4 @@ def _combine(
     if deep_BDhw is None:
         return top_mean(map_BHW, TOP_SHARE), map_BHW
     context_BHW = context_distances(deep_BDhw, state, near_BHW.shape[1:])
-    return top_mean((context_BHW * placed_BHW).sqrt(), TOP_SHARE), map_BHW
+    return top_mean((near_BHW * placed_BHW * context_BHW).pow(1 / 3), TOP_SHARE), map_BHW

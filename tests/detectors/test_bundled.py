@@ -124,3 +124,14 @@ def test_licence_and_citation_are_known(bank_weights: Path) -> None:
 )
 def test_layers_are_chosen_by_stride(name: str, layers: list[int]) -> None:
     assert fingerprint(BackboneConfig(name=name, weights="random"), 64)["layers"] == layers
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "found"),
+    [(NAME, None, [2, 3, 4]), ("resnet18", None, [2, 3, 4]), ("resnet18", (4,), [4]), ("test_vit", None, [3, 4])],
+)
+def test_the_context_is_a_layer_of_stride_32_deeper_than_the_others(
+    name: str, layers: tuple[int, ...] | None, found: list[int]
+) -> None:
+    config = BackboneConfig(name=name, weights="random", layers=layers)
+    assert fingerprint(config, 64, with_context=True)["layers"] == found

@@ -226,3 +226,51 @@ def test_an_image_that_is_alone_is_remembered_without_places() -> None:
 def test_a_plain_memory_learns_no_places() -> None:
     assert "place_mean_Ld" in bank().state()
     assert "place_mean_Ld" not in bank(memory="plain").state()
+
+
+def with_context(count: int, seed: int = 0) -> Layers:
+    """`textures` with a deeper layer of 2 x 2 cells."""
+    deepest = np.random.default_rng(seed + 100).normal(size=(count, 5, 2, 2))
+    return (*textures(count, seed), torch.from_numpy(deepest).float())
+
+
+def test_the_context_takes_part_in_the_score_and_not_in_the_map() -> None:
+    detector = MemoryBank(settings(), CPU).fit(Memory(with_context(12)), 0)
+    usual = with_context(1, 1)
+    odd = (*usual[:2], usual[2] + 20)
+    before, after = detector.score(usual), detector.score(odd)
+    assert after.score_N[0] > 2 * before.score_N[0]
+    assert np.array_equal(after.map_NHW, before.map_NHW)
+
+
+@pytest.mark.parametrize("changes", [{"memory": "plain"}, {"memory": "softpatch"}])
+def test_other_memories_have_no_context(changes: dict[str, str]) -> None:
+    with_one = MemoryBank(settings(**changes), CPU).fit(Memory(with_context(12)), 0)
+    without = MemoryBank(settings(**changes), CPU).fit(Memory(textures(12)), 0)
+    assert "context_memory_MD" not in with_one.state()
+    scores = [detector.score(with_context(3, 1)).score_N for detector in (with_one, without)]
+    assert np.array_equal(*scores)
+
+
+def test_the_context_is_bounded_and_takes_from_every_image() -> None:
+    few = MemoryBank(settings(coreset_size=24), CPU).fit(Memory(with_context(12)), 0)
+    assert len(few.state()["context_memory_MD"]) == 24
+    many = MemoryBank(settings(coreset_size=5), CPU).fit(Memory(with_context(12)), 0)
+    assert len(many.state()["context_memory_MD"]) == 5
+
+
+def test_the_exported_scorer_gives_the_same_score_with_context() -> None:
+    detector = MemoryBank(settings(), CPU).fit(Memory(with_context(12)), 0)
+    layers = with_context(3, 2)
+    score_B, map_BHW = detector.scorer()(*layers)
+    scores = detector.score(layers)
+    assert score_B.numpy() == pytest.approx(scores.score_N, rel=1e-4)
+    assert map_BHW.numpy() == pytest.approx(scores.map_NHW, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [({}, True), ({"memory": "placed"}, True), ({"context": False}, False), ({"memory": "plain"}, False)],
+)
+def test_the_encoder_gives_a_deeper_layer_to_those_who_read_it(changes: dict[str, object], reads: bool) -> None:
+    assert settings(**changes).reads_context is reads
