@@ -44,6 +44,7 @@ from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
 ENTRIES = ("memory_MD", "weight_M")  # of the state: what grows with `coreset_size`
+_ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
 _FIT_BATCH = 32  # images read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
@@ -165,7 +166,7 @@ class MemoryBank:
 
 
 class _Scorer(nn.Module):
-    """What `MemoryBank.score` gives, of a whole batch at once: the same within float noise."""
+    """Scores and maps of `MemoryBank.score`, of a whole batch at once: the same within float noise."""
 
     def __init__(
         self,
@@ -207,8 +208,9 @@ def _combine(
         return top_mean(near_BHW, TOP_SHARE), near_BHW
     placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
     placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
+    near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
     if deep_BDhw is None:
         return top_mean(map_BHW, TOP_SHARE), map_BHW
     context_BHW = context_distances(deep_BDhw, state, near_BHW.shape[1:])
-    return top_mean((near_BHW * placed_BHW * context_BHW).pow(1 / 3), TOP_SHARE), map_BHW
+    return top_mean((near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), TOP_SHARE), map_BHW
