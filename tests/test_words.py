@@ -36,6 +36,10 @@ BANNED = [
     "or rather",
     "(?:is|are) there already",
     "found finished",
+    "whoever",
+    "nobody",
+    "gone on with",
+    "people (?:open|call)",
 ]
 _BANNED = re.compile(r"\b(" + "|".join(BANNED).replace(" ", r"[\s#]+") + r")\b", re.IGNORECASE)
 _FREE_CLAUSE = re.compile(r"(what|how|where|whether|which|who|whose|whom|when|why|if)\b", re.IGNORECASE)

@@ -36,7 +36,7 @@ def doctor(
     from llb_ray.planning.doctor import examine
 
     if executor == "serial":
-        make_executor(executor, ray_address)  # refuses an address that nobody would use
+        make_executor(executor, ray_address)  # refuses an address that is not used
     elsewhere = bool(ray_address or os.environ.get("RAY_ADDRESS"))
     ray = None if executor == "serial" else partial(make_executor, executor, ray_address)
     return examine(config or RunConfig(), None if out is None else located(out), ray, elsewhere)

@@ -1,4 +1,4 @@
-"""Making a run, and making one once more with what people decided."""
+"""Making a run, and making one again with decisions by hand."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ def run(
     tell: Tell = lambda line: None,
     store: str | Path | None = None,
 ) -> "Result":
-    """Purify the training images of `manifest`, train the final detector, and say what came of it.
+    """Purify the training images of `manifest`, train the final detector, and return the outcome.
 
     `executor` is ``ray`` (a local cluster unless RAY_ADDRESS is set), ``serial``, or an `Executor` that the caller
     has entered (so that many runs share one cluster).  `tell` receives plain progress lines.  Everything is written

@@ -20,7 +20,7 @@ _AGAIN = "run the command that made it once more, which makes it again"
 
 
 def digest(value: Any) -> str:
-    """The sha256 (64 hex digits) of `value` as canonical JSON; raises TypeError for what JSON cannot say."""
+    """The sha256 (64 hex digits) of `value` as canonical JSON; raises TypeError for what JSON cannot hold."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -64,7 +64,7 @@ class Artifact:
 
     @property
     def where(self) -> str:
-        """The folder, as people call it."""
+        """Display name of the folder."""
         return (self.remote or LOCAL).name(self.path)
 
     def file(self, name: str) -> Path:

@@ -184,7 +184,7 @@ class Store:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for the file, which nobody ever changes in place; a copy where a disk cannot give it one."""
+    """A second name for the file, which is never changed in place; a copy where a disk cannot give it one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

@@ -1,4 +1,4 @@
-"""The command line: each command is the function of the same name in `llb_ray.api`, with words around it.
+"""The command line: most commands call the function of the same name in `llb_ray.api` and print its result.
 
 Exit status: 0 done, 1 refused with one sentence, 2 misused; of `predict --fail-on-anomaly`, 3 an anomaly found and 4 no
 anomaly but a file that is no readable image; 130 or 143 stopped by a signal.  Nothing heavy is imported until a

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 _BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts
 executor_option = click.option(
-    "--executor", type=click.Choice(["ray", "serial"]), default="ray", show_default=True, help="Who runs the members."
+    "--executor",
+    type=click.Choice(["ray", "serial"]),
+    default="ray",
+    show_default=True,
+    help="Runs the members.",
 )
 address_option = click.option(
     "--ray-address", help="host:port or 'auto' of a running cluster; default: start a local one."
@@ -92,7 +96,7 @@ def refusals(stderr: bool = False) -> Iterator["Console"]:
 
     def stop(number: int, frame: object) -> None:
         stopped_by.append(number)  # an exit that passes through Ray comes out with status 1
-        sys.exit(_BY_SIGNAL + number)  # as an exit it passes through whoever cleans up
+        sys.exit(_BY_SIGNAL + number)  # as an exit it passes through all clean-up
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -63,7 +63,7 @@ def predict(
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)
-    if fail_on_anomaly and prediction.num_quarantined:  # an image that nobody could judge passes no check
+    if fail_on_anomaly and prediction.num_quarantined:  # an image that could not be judged passes no check
         sys.exit(_NOT_JUDGED)
 
 

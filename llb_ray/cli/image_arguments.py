@@ -50,7 +50,7 @@ def images_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
     @click.option("--manifest", "listing", type=FOLDER, help="Instead: a file of llb-ray manifest or contaminate.")
-    @click.option("--category", help="The one that is meant, of a manifest file that lists several.")
+    @click.option("--category", help="Category, of a manifest file that lists several.")
     @click.option("--root", type=FOLDER, help="Where the images of a manifest file are now, if they have moved.")
     @functools.wraps(command)
     def with_images(

@@ -35,7 +35,7 @@ def doctor(
     ray_address: str | None,
     as_json: bool,
 ) -> None:
-    """Say whether everything is there that a run needs, with a fix for what is not; exit 1 if anything fails.
+    """Check that everything a run needs is available, with a fix for what is not; exit 1 if a check fails.
 
     \b
     llb-ray doctor
@@ -102,7 +102,7 @@ def plan(
     ray_address: str | None,
     as_json: bool,
 ) -> None:
-    """Say what a run will take: time by stage, memory, GPU memory, disk; exit 1 for what cannot fit.
+    """Estimate a run's time by stage, memory, GPU memory and disk; exit 1 if it cannot fit.
 
     A calibration of a minute at most tries some images out on the workers that the run will have.
 

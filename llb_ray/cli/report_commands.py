@@ -42,9 +42,9 @@ def report(run_folder: str, data: Path | None) -> None:
 
 @main.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option("--overrides", type=FOLDER, required=True, help="The overrides.csv that RUN/report.html gave out.")
+@click.option("--overrides", type=FOLDER, required=True, help="The overrides.csv exported from RUN/report.html.")
 @click.option("--out", required=True, help="Where the new run goes, a folder or a URI; an unfinished one is resumed.")
-@click.option("--by", default="", metavar="NAME", help="Who decided; the new run says so beside each decision.")
+@click.option("--by", default="", metavar="NAME", help="Author of the decisions, recorded with each.")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 @report_option
 @executor_option

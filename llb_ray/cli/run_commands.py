@@ -102,8 +102,8 @@ def status(run_folder: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @click.option("--data", type=FOLDER, help="Where the images are now, if they have moved.")
 @click.option("--rescore", default="8", show_default=True, metavar="N", help="Images to score again: 0 all, or none.")
-@click.option("--sign", type=FOLDER, metavar="KEY", help="Sign the run with this private key if all of it follows.")
-@click.option("--verify", type=FOLDER, metavar="KEY", help="The run must be signed with what this public key is of.")
+@click.option("--sign", type=FOLDER, metavar="KEY", help="Sign the run with this private key if all checks pass.")
+@click.option("--verify", type=FOLDER, metavar="KEY", help="Check the run's signature with this public key.")
 @json_option
 def audit(run_folder: str, rescore: str, as_json: bool, **options: Path | None) -> None:
     """Derive decisions, threshold and metrics again from raw scores, and some scores from images; exit 1 naming the

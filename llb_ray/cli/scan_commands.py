@@ -32,9 +32,7 @@ _CHOICES: Sequence[Callable[[Command], Command]] = (
     click.option("--alphas", help="Anomalous shares, with commas (scan.alphas)."),
     click.option("--filters", help="With commas (scan.filters)."),
     click.option("--seeds", help="With commas (scan.seeds)."),
-    click.option(
-        "--out", required=True, help="The folder where everything goes; what was begun there is gone on with."
-    ),
+    click.option("--out", required=True, help="Folder of the results; an unfinished scan is resumed."),
     override_option,
     executor_option,
     address_option,
@@ -85,7 +83,7 @@ def certify(
 ) -> None:
     """Measure on labelled data how well filters undo the harm of anomalies: a scan, shown as a robustness curve.
 
-    By default: alphas 0, 0.1, 0.2 and 0.4, five seeds, and every filter there is.
+    By default: alphas 0, 0.1, 0.2 and 0.4, five seeds, and all filters.
 
     \b
     llb-ray certify --config configs/demo.yaml --dataset mvtec --root photos --out runs/certify
@@ -104,7 +102,7 @@ def certify(
 @click.argument("run_folder", metavar="SCAN")
 @click.option("--published", is_flag=True, help="Print what others have published on Real-IAD beside it.")
 def table(run_folder: str, published: bool) -> None:
-    """Print the table of a scan, as far as it is, and write it as CSV, Markdown and LaTeX.
+    """Print the table of a scan, with the rows available so far, and write it as CSV, Markdown and LaTeX.
 
     \b
     llb-ray table runs/fuiad --published

@@ -19,7 +19,7 @@ from llb_ray.cli.image_arguments import Images, images_options
 
 
 @main.command()
-@click.option("--config", "config_path", type=FOLDER, help="YAML file of what is not searched.")
+@click.option("--config", "config_path", type=FOLDER, help="YAML file of the settings that are not searched.")
 @images_options
 @click.option("--space", "space_path", type=FOLDER, required=True, help="YAML file: dotted setting to its values.")
 @click.option("--out", required=True, help="The folder where everything goes; trials share their work there.")
@@ -37,7 +37,7 @@ from llb_ray.cli.image_arguments import Images, images_options
 @click.option("--early-stopping", is_flag=True, help="Stop hopeless trials at a quarter and half of the steps (ASHA).")
 @click.option("--workers-per-trial", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Default: as many trials as the cluster holds.")
-@click.option("--resume", is_flag=True, help="Go on with the interrupted search in --out.")
+@click.option("--resume", is_flag=True, help="Resume the interrupted search in --out.")
 @address_option
 @json_option
 @no_verify_option
@@ -50,7 +50,7 @@ def tune(
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """Search settings without labels: each trial is a run, and what trials have in common is made once.
+    """Search settings without labels: each trial is a run, and trials share their work.
 
     \b
     llb-ray tune --config configs/demo.yaml --data photos --space configs/spaces/demo.yaml --out runs/tune

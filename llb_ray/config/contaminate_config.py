@@ -40,7 +40,7 @@ class TailConfig(Settings):
 
     @classmethod
     def typed(cls, text: str) -> "TailConfig":
-        """The tail as people type it: ``pattern=112:20:4`` or ``0=1,1=0.2,2=0.05``.
+        """The tail as typed: ``pattern=112:20:4`` or ``0=1,1=0.2,2=0.05``.
 
         Numbers that are all at most 1 are shares.  Raises ConfigError for anything else.
         """
@@ -79,7 +79,7 @@ class ContaminateConfig(Settings):
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     num_objects: PositiveInt | None = Field(
-        None, description="objects for training; default: as many as max_alpha allows; a tail says it itself"
+        None, description="objects for training; default: as many as max_alpha allows; a tail sets it itself"
     )
     max_alpha: Alpha | None = Field(
         None, description="the test set is the same at all alphas up to here; default: the largest of alphas"
@@ -92,7 +92,7 @@ class ContaminateConfig(Settings):
         if self.max_alpha is not None and self.max_alpha < max(self.alphas):
             raise ValueError(f"max_alpha={self.max_alpha:g} is less than alpha {max(self.alphas):g}; raise it")
         if self.tail is not None and self.num_objects is not None:
-            raise ValueError("num_objects has no effect with a tail, which says how many there are; drop one")
+            raise ValueError("num_objects has no effect with a tail, which sets how many there are; drop one")
         if self.given and (self.tail or self.num_objects or self.max_alpha is not None):
             raise ValueError("the official lists (given) are as they are; drop tail, num_objects and max_alpha")
         return self

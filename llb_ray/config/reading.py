@@ -143,7 +143,7 @@ def _no_such_detector(dotted: str, name: str) -> str:
 
 
 def _with_indices(problem: ErrorDetails, dotted: str) -> str:
-    """The key with the place in a list as people write it: ``detector.backbone.layers[1]``."""
+    """The key with the place in a list as written: ``detector.backbone.layers[1]``."""
     places = [part for part in problem["loc"] if isinstance(part, int)]
     key = dotted.removesuffix("".join(f".{place}" for place in places))
     return key + "".join(f"[{place}]" for place in places)

@@ -26,7 +26,7 @@ class DataConfig(Settings):
         for name in ("category", "group_pattern"):
             if getattr(self, name) is not None:
                 remedy = f"drop it (--set data.{name}=null)"
-                raise ConfigError(f"data.{name} has no effect with a manifest file, which says it itself; {remedy}")
+                raise ConfigError(f"data.{name} has no effect with a manifest file, which has its own; {remedy}")
 
 
 Augmentation = Literal["hflip", "vflip", "rot90", "rot180", "rot270"]

@@ -30,7 +30,7 @@ class File:
 
     path: str  # relative to the root, POSIX, as the file system spells it; a folder only where it has a problem
     split: str
-    kind: str | None = None  # "good", or the defect's type; None where nobody says
+    kind: str | None = None  # "good", or the defect's type; None where unknown
     problem: str | None = None  # why it goes to the quarantine
     image_id: str = ""
     signature: bytes = b""  # `llb_ray.data.near_duplicates`; none of an image of bands
@@ -121,7 +121,7 @@ def _proved(path: Path, max_pixels: int, memory: Remembered) -> Known:
 
 
 def _proved_bands(path: Path, config: DataConfig) -> str:
-    """The same of an image of bands, which nobody remembers: what it is depends on their number."""
+    """The same of an image of bands, which is not cached: what it is depends on their number."""
     assert config.bands is not None, "asked for only where there are bands"
     read_bands(path, config.bands, config.max_pixels)
     return content_id(path)

@@ -36,7 +36,7 @@ class Grouping:
         return f"{category}/{path_text(match[1])}" if match and match[1] else None
 
     def require_match(self, root: Path, paths: Sequence[str]) -> None:
-        """Raise ConfigError for a pattern that matches no image: grouping would be off and nobody would know."""
+        """Raise ConfigError for a pattern that matches no image: grouping would be off unnoticed."""
         if self.pattern is not None and paths and not any(self.pattern.search(path) for path in paths):
             example = path_text(paths[0])
             raise ConfigError(

@@ -91,7 +91,7 @@ def _require_anomalous(root: Path, split: str, types: Sequence[str], known: Coll
     shown = ", ".join(map(path_text, types[:_SHOWN])) + (", ..." if len(types) > _SHOWN else "")
     raise DataError(
         f"{root}: which images in {split} are normal? Its folders are {shown}, and no name there means normal "
-        f"({NORMAL_EXAMPLES}); rename the one with normal images to {GOOD}, or, if nobody knows, put all images "
+        f"({NORMAL_EXAMPLES}); rename the one with normal images to {GOOD}, or, if that is unknown, put all images "
         f"directly into {split}"
     )
 

@@ -81,7 +81,7 @@ class Levels:
         return bytes_
 
     def note(self) -> str:
-        """Message about them for whoever starts a run."""
+        """Message about them at the start of a run."""
         return (
             f"16-bit images use a small part of their scale: {self.black:g} is read as black and {self.white:g} as "
             "white, in this run and by predict"

@@ -21,7 +21,7 @@ from llb_ray.data.listing import Listing
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_from_text
 from llb_ray.errors import DataError
 
-_ANOMALOUS = "anomalous"  # the kind of an anomaly that nobody gave a name
+_ANOMALOUS = "anomalous"  # the kind of an anomaly without a named one
 
 
 def identified(listing: Listing, config: DataConfig, progress: Progress | None = None) -> Manifest:

@@ -1,4 +1,4 @@
-"""Lists of images, as people and programs write them: read here alone, for `manifest table` and for `predict`.
+"""Lists of images, as written by hand or by programs: read here alone, for `manifest table` and for `predict`.
 
 A list is a text file of a path per line, a CSV or TSV, or a Parquet file or folder of such, with a column `path` (or
 `image_path`); suffixes may be capitals.  Of text, a byte order mark, UTF-16, blank lines, lines of comment and blanks

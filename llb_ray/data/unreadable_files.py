@@ -29,7 +29,7 @@ _DECODER_ERRORS = (
     tokenize.TokenError,
 )
 SAVE_AS = "save it as PNG or TIFF with 8 or 16 bits, grey or RGB"
-# Decoders' words that say nothing to whoever has the file.
+# Decoders' words that do not help the owner of the file.
 _PLAIN_WORDS = (
     (r"cannot handle (\d+)-bit layers", rf"a JPEG of \1 bits a channel, and only 8 are read; {SAVE_AS}"),
     (r"not identified by this driver|cannot identify image file", f"of a variant that is not read; {SAVE_AS}"),

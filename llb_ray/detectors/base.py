@@ -35,7 +35,7 @@ class Report(Protocol):
 
 
 def silent(done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None:
-    """The report nobody reads."""
+    """A no-op progress callback."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
 
     @abstractmethod
     def _plain_losses(self, network: Net, layers: Layers) -> torch.Tensor:
-        """The loss of each image [B] without what only serves training."""
+        """Per-image loss [B] without training-only terms (hard mining, dropout)."""
 
     def _measure_before(self, network: Net, source: Source) -> None:
         """Learn what the steps need to know of all the images."""

@@ -28,7 +28,7 @@ class Descent(Generic[Net]):
         self.weights = weights
         self.num_done = 0
         self._loss_S: list[float] = []  # the plain mean over the batch, by step
-        self.figures: dict[str, float] = {}  # of the last step, for people who watch
+        self.figures: dict[str, float] = {}  # of the last step, for progress displays
 
     def step(self, loss_B: torch.Tensor, turn: Turn, rate_share: float, norm: float) -> None:
         """One step down the (weighted) mean of the batch's losses, given those of this worker's rows, its gradient cut

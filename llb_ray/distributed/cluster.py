@@ -66,7 +66,7 @@ def _init(**options: Any) -> None:
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Raise ResourceError if it is no ``host:port`` or nobody listens there: Ray would try for minutes, in silence."""
+    """Raise ResourceError if it is no ``host:port`` or nothing listens there: Ray would try for minutes, in silence."""
     if address in ("", "auto", "local") or "://" in address:
         return
     host, _, port = address.rpartition(":")
@@ -124,7 +124,7 @@ def nodes() -> dict[str, str]:
 def refuse_unshared(proofs: Mapping[Path, Path]) -> None:
     """Raise ResourceError, naming node and folder, unless every other node sees the file that stands for each folder.
 
-    Asks nobody where there is one node.  A node that joins later is not asked: its workers say what they miss.
+    Asks no node where there is only one.  A node that joins later is not asked: its workers say what they miss.
     """
     here = ray.get_runtime_context().get_node_id()
     look = ray.remote(num_cpus=0, max_retries=0)(_unseen)

@@ -23,7 +23,7 @@ class Watch:
         self._heard_s = self._looked_s = time.monotonic()
 
     def look(self, specs: Sequence[Spec]) -> None:
-        """Tell what is new of the workers in flight and the nodes they may be on, once a second at most."""
+        """Report what is new of the workers in flight and the nodes they may be on, once a second at most."""
         now_s = time.monotonic()
         if now_s - self._looked_s < LOOK_S:
             return

@@ -21,7 +21,7 @@ OVERRIDES = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("decision", pa.string(), nullable=False),  # one of `WORDS`
-        pa.field("by", pa.string(), nullable=False),  # who said so; empty where nobody was named
+        pa.field("by", pa.string(), nullable=False),  # the author; empty where none was named
         pa.field("note", pa.string(), nullable=False),
     ]
 )
@@ -82,7 +82,7 @@ def by_hand(purified: pa.Table, overrides: pa.Table) -> pa.Table:
 
 
 def rejected_by_hand(overrides: pa.Table | None) -> set[str]:
-    """The images that people rejected (schema `OVERRIDES`)."""
+    """The images rejected by hand (schema `OVERRIDES`)."""
     said = [] if overrides is None else overrides.to_pylist()
     return {row["image_id"] for row in said if row["decision"] == REJECT}
 

@@ -30,7 +30,7 @@ SCORES = pa.schema(
 class ScoreMatrix:
     """Dense scores of N images by K members; raises DataError if an image is in more than one member's share.
 
-    An image in nobody's share is of a lost member's: all others have held it out.
+    An image in no share is of a lost member's: all others have held it out.
     """
 
     image_ids: Sequence[str]

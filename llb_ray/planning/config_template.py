@@ -1,4 +1,4 @@
-"""A configuration for a folder of images that nobody has made one for: what to set, and why, as commented YAML."""
+"""A configuration for a folder of images that has none: what to set, and why, as commented YAML."""
 
 import json
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Surroundings:
 def suggestion(manifest: Manifest, weights: Path | None, backbone: str | None) -> str:
     """Commented YAML that `llb_ray.config.load` reads.
 
-    Raises DataError for too few images, ConfigError if nobody knows which network the weights are of, WeightsError if
+    Raises DataError for too few images, ConfigError if it is unknown which network the weights are of, WeightsError if
     they are not those of it.
     """
     here = Surroundings.of(manifest)

@@ -35,7 +35,7 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All that `llb-ray plan` says."""
+    """Everything that `llb-ray plan` reports."""
 
     stages: list[StageForecast]
     needs: list[Need]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # some of it imports torch
 _FEW_ABOVE = 0.5  # of the rejected images, below which a threshold misses more anomalies than it finds
 _WORTH_A_ROW_S = 0.1
 _NORMALS = {"bulk": "the bulk of the kept", "kept": "the kept", "all": "all"}
-METRIC_NAMES = {  # metrics.json key -> what people call it
+METRIC_NAMES = {  # metrics.json key -> displayed name
     "contamination": "contamination before",
     "residual_contamination": "residual contamination",
     "normals_lost": "normals lost",

@@ -1,4 +1,4 @@
-"""Anomaly maps people can compare: every overlay that a run's detector draws is on one colour scale."""
+"""Comparable anomaly maps: every overlay that a run's detector draws is on one colour scale."""
 
 import errno
 import os
@@ -80,7 +80,7 @@ def kept_maps(folder: RunFolder) -> Floats:
 
 
 def colour_table() -> npt.NDArray[np.uint8]:
-    """The colours from low to high [256, 3], for whoever paints elsewhere what `overlay` paints here."""
+    """The colours from low to high [256, 3], for programs that draw what `overlay` draws here."""
     table: npt.NDArray[np.uint8] = np.rint(255 * _COLOURS(np.arange(256))[:, :3]).astype(np.uint8)
     return table
 

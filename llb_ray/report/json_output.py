@@ -29,7 +29,7 @@ def result_object(result: "Result") -> dict[str, Any]:
 
 
 def status_object(status: "Status") -> dict[str, Any]:
-    """Of any run, whoever made it or is making it; counts and metrics only of one that is finished."""
+    """Of any run, finished or in progress; counts and metrics only of one that is finished."""
     workers = {kind: dict(states) for kind, states in status.workers().items()}
     return {
         "run": status.where,

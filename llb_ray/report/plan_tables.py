@@ -58,5 +58,5 @@ def forecast_json(forecast: "Forecast") -> dict[str, Any]:
 
 
 def _size(num_bytes: int) -> str:
-    """For people: ``512 MiB``, ``3.25 GiB``."""
+    """Human-readable: ``512 MiB``, ``3.25 GiB``."""
     return f"{num_bytes / _GIB:.3g} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.3g} MiB"

@@ -189,7 +189,7 @@ def _speak(watch: Watch, ended: threading.Event) -> None:
 
 
 def _whole(seconds: float) -> str:
-    """`seconds` for people, none of them in parts: ``9 s``, ``3 min 20 s``."""
+    """`seconds`, human-readable, none of them in parts: ``9 s``, ``3 min 20 s``."""
     return f"{round(seconds)} s" if seconds < 59.5 else duration(seconds)
 
 

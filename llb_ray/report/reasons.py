@@ -81,7 +81,7 @@ def reasons(
 ) -> list[str]:
     """Reasons why each of these images (schema `PURIFIED`) was kept or rejected, a sentence a line.
 
-    `by_hand` has the decisions of people.
+    `by_hand` has the decisions by hand.
     """
     by_id = {} if votes is None else {image_id: row for row, image_id in enumerate(votes.image_ids)}
     said = []

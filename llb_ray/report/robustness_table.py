@@ -21,7 +21,7 @@ from llb_ray.scans.table_export import as_markdown
 _HEADER = ["category", "alpha", "filter", "seeds", "I-AUROC", "AUPRO", "gap closed", "harm", "residual contamination"]
 _HEADER += ["normals lost", "alpha-hat error", "seconds", "images/s"]
 _STYLES = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "*:")
-# Okabe and Ito's, which the colour-blind can tell apart; black is the oracle's or whoever comes last.
+# Okabe and Ito's, which the colour-blind can tell apart; black is the oracle's or the last one's.
 _COLOURS = ("#555555", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 

@@ -40,7 +40,7 @@ _COLUMNS = (*_PERCENT, *COSTS)
 
 @dataclass(frozen=True)
 class Line:
-    """One line: figures by column, each as mean and standard deviation over seeds, or None where nobody knows it."""
+    """One line: figures by column, each as mean and standard deviation over seeds, or None where it is unknown."""
 
     alpha: float | None
     filter: str

@@ -102,7 +102,7 @@ def drawn(config: ScanConfig, job: Job, material: Material, store: Store) -> tup
 
 
 def _manifest(listing: Listing, config: ScanConfig, recipe: Recipe, store: Store) -> Manifest:
-    """The manifest of a listing, read by whoever needs it first."""
+    """The manifest of a listing, read by the job that needs it first."""
 
     def build(folder: Path) -> None:
         identified(listing, config.data).save(folder / _MANIFEST)

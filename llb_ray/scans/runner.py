@@ -101,7 +101,7 @@ class _Progress:
         self._report(total - to_do, total, "jobs")
 
     def ended(self, job: Job, row: Row) -> None:
-        """Tell what came of a job."""
+        """Report the outcome of a job."""
         self._left -= 1
         done = self._total - self._left
         self._report(done, self._total, "jobs")

@@ -26,7 +26,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """For people: ``bottle, alpha 0.1, llb, seed 0``."""
+        """Display name: ``bottle, alpha 0.1, llb, seed 0``."""
         noise = "" if self.alpha is None else f", alpha {self.alpha:g}"
         return f"{self.category}{noise}, {self.filter}, seed {self.seed}"
 
@@ -47,7 +47,7 @@ class Scan:
 
         OUT/scan.yaml           the resolved configuration
         OUT/results.parquet     a row per finished or failed job (llb_ray.scans.job_results)
-        OUT/rows/<job>.json     the same row, written by whoever did the job
+        OUT/rows/<job>.json     the same row, written by the worker of the job
         OUT/jobs/<job>/         the job's run folder
         OUT/artifacts/          what all the runs are made of; they share it
         OUT/errors/<job>.txt    the traceback of a job that met an error of ours

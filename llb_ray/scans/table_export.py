@@ -19,7 +19,7 @@ _MARKDOWN = re.compile(r"([\\|<>*_`\[\]])")
 
 
 def grid(made: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells as people read them; columns that say the same in every line are left out."""
+    """Human-readable header and cells; columns that are the same in every line are left out."""
     shown = columns(made)
     total = len({line.category for line in made if line.category != MEAN})
     several = any(line.num_categories < total for line in made if line.category == MEAN)
@@ -53,18 +53,18 @@ def as_csv(made: Sequence[Line]) -> str:
 
 
 def as_bullets(notes: Sequence[str]) -> str:
-    """A Markdown list; what people named cannot break it."""
+    """A Markdown list; user-chosen names cannot break it."""
     return "".join(f"- {_escaped(note)}\n" for note in notes)
 
 
 def as_markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; what people named cannot break it."""
+    """A Markdown table; user-chosen names cannot break it."""
     rows = [header, ["---"] * len(header), *(map(_escaped, row) for row in body)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def as_latex(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A LaTeX ``tabular`` with booktabs' rules; what people named cannot break it."""
+    """A LaTeX ``tabular`` with booktabs' rules; user-chosen names cannot break it."""
     lines = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *body)]
     rules = [rf"\begin{{tabular}}{{lll{'r' * (len(header) - 3)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
     return "\n".join([*rules, r"\bottomrule", r"\end{tabular}", ""])

@@ -117,7 +117,7 @@ def searched_keys(table: pa.Table) -> list[str]:
 
 
 def printed(table: pa.Table, at_most: int = 20) -> tuple[list[str], list[list[str]]]:
-    """Header and rows for people, best first: trial, settings, objective, kept, seconds, and why it is not whole."""
+    """Readable header and rows, best first: trial, settings, objective, kept, seconds, and why it is not whole."""
     keys = searched_keys(table)
     names = ["trial", *keys, "objective", "kept", "seconds", *["reason"] * (table["reason"].null_count < len(table))]
     rows = ranked(table).slice(0, at_most).to_pylist()

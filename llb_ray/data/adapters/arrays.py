@@ -1,6 +1,6 @@
 """Arrays such as MNIST's: an .npz with x_train, y_train, x_test and y_test becomes PNG files and their listing.
 
-Nobody says which class is normal, so no image has a label; its class is in the column `pattern`.
+It is unknown which class is normal, so no image has a label; its class is in the column `pattern`.
 """
 
 import json

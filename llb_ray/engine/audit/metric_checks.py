@@ -23,7 +23,7 @@ _CLOSE = 1e-6  # relative: the same sums on another processor
 
 
 def image_scores_follow(run: FinishedRun) -> str:
-    """The scores that people open are what the final detector's shards say, by image_id."""
+    """The published scores are what the final detector's shards say, by image_id."""
     where = run.folder.where
     expected = image_scores(run.images, read_scores(run.made.final_scores))
     said = read_table(run.folder.file("image_scores.arrow"))
@@ -71,7 +71,7 @@ def estimate_follows(run: FinishedRun) -> str:
 
 
 def nothing_else_published(run: FinishedRun) -> str:
-    """Every file that people open is the one that was published, and there is no other."""
+    """Every published file is the one that was written, and there is no other."""
     said, expected = run.folder.index()["published"], published(run.made)
     names = {name for name, source in expected.items() if source is not None}
     for name in sorted(names ^ said.keys()):

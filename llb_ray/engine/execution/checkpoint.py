@@ -39,7 +39,7 @@ class FileCheckpoints:
 
     @classmethod
     def of(cls, recipe: Recipe, store: Store, interval_s: float, peers: ProcessGroup = ALONE) -> "FileCheckpoints":
-        """The checkpoints of what the recipe makes; nobody else's, since its key names settings, images and seed."""
+        """The checkpoints of what the recipe makes; of nothing else, since its key names settings, images and seed."""
         path = store.root.parent / CHECKPOINTS / f"{recipe.stage}-{recipe.key}.checkpoint"
         return cls(path, interval_s, peers, store.remote or LOCAL)
 

@@ -112,7 +112,7 @@ class EncoderSpec:
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder itself, for whoever exports it."""
+        """The encoder itself, for an export."""
         return self._encoder
 
     def batches(self, images: Sequence[ImageRef], size: int) -> Iterator[tuple[Sequence[ImageRef], Stored]]:

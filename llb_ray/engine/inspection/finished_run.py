@@ -1,4 +1,4 @@
-"""A finished run, read lazily: the tables that people open, and the artifacts that they came from."""
+"""A finished run, read lazily: the published tables, and the artifacts that they came from."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,10 +33,10 @@ class FinishedRun:
 
     folder: RunFolder
     data: Path | None
-    checks: bool = True  # whether what people open must be what was published; the audit says more of what is not
+    checks: bool = True  # whether published files must be as they were written; the audit says more of what is not
 
     def file(self, name: str) -> Path:
-        """A file that people open; raises ArtifactError if it is not what was published."""
+        """A published file; raises ArtifactError if it is not what was published."""
         return self.folder.published(name) if self.checks else self.folder.file(name)
 
     @cached_property

@@ -21,7 +21,7 @@ from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
 RunState = Literal["running", "failed", "stopped", "finished"]
-_ENDS: dict[str, RunState] = {  # the last event of a run that said how it ended
+_ENDS: dict[str, RunState] = {  # the last event of a run that logged its end
     "run failed": "failed",
     "run stopped": "stopped",
     "run finished": "finished",
@@ -111,7 +111,7 @@ def _times(events: list[dict[str, Any]]) -> list[StageTime]:
 
 
 def died_in(folder: RunFolder) -> str | None:
-    """The stage that the last run in `folder` was in when its process died; None if it said how it ended, or never was.
+    """The stage that the last run in `folder` was in when its process died; None if it logged its end, or never was.
 
     For who holds the run's lock: to anybody else, a running run looks the same.
     """

@@ -1,4 +1,4 @@
-"""The stages that decide about images: by the members, by people, again by folds, and from which score on."""
+"""The stages that decide about images: by the members, by hand, again by folds, and the threshold."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -162,7 +162,7 @@ class ParallelStages:
             )
 
     def lose(self, name: str, reason: str) -> None:
-        """Note for whoever asks that the run does without this member."""
+        """Note that the run does without this member."""
         self.missing[name] = reason
         self._clock.folder.log("member missing", name=name, reason=reason)
 

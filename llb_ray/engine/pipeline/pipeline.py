@@ -58,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Amendment:
-    """A finished run's artifacts, and what people want decided otherwise (schema `overrides.OVERRIDES`)."""
+    """A finished run's artifacts, and the decisions by hand (schema `overrides.OVERRIDES`)."""
 
     made: RunArtifacts
     overrides: pa.Table
@@ -232,7 +232,7 @@ def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[A
 def _apart(
     stages: Stages, rounds: list[Artifact], judged: list[Folds], overrides: Artifact | None, features: Features
 ) -> Folds:
-    """The folds that the threshold comes from; none where the members say it, or nobody asks.
+    """The folds that the threshold comes from; none where the members give it, or none is asked for.
 
     They are those of the last round.  Where people decided too they know their words, so that an image which is given
     back is judged by a detector that knows others of its kind.

@@ -1,4 +1,4 @@
-"""A finished run once more, with what people decided by hand: the loop from the report back to the final detector."""
+"""A finished run once more, with decisions by hand: the loop from the report back to the final detector."""
 
 from pathlib import Path
 

@@ -125,7 +125,7 @@ class Stages:
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
         for index in self.lost:
-            self.parallel.lose(member_name(index), "the run that this one amends did without it")
+            self.parallel.lose(member_name(index), "missing in the original run")
         owned = shares(read_table(partitioned.file(filenames.PARTITION)))
         specs = [
             self.parallel.member(member_name(index), fit_settings(self.config, "member", index), share, features)
@@ -173,7 +173,7 @@ class Stages:
         return bool(reason)
 
     def say_folds(self, what_for: str) -> None:
-        """That further detectors are fitted, where nobody asked for them by name."""
+        """Report that further detectors are fitted, where they were not asked for by name."""
         self.timer.tell(f"note: {what_for} {self.config.threshold.folds} further detectors (threshold.folds)")
 
     def folds(self, decided: Artifact, overrides: Artifact | None, features: Features) -> Folds:

@@ -9,7 +9,7 @@
     RUN/scores.arrow               the score matrix, one row per image, one score per member
     RUN/quarantine.arrow           files that are not usable images, with the reason
     RUN/image_scores.arrow         the final detector's score of every image, training and test
-    RUN/overrides.arrow            what people decided by hand, if anything
+    RUN/overrides.arrow            the decisions by hand, if any
     RUN/training_log.arrow         the loss of the final detector by step, if it was trained by descent
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
@@ -26,7 +26,7 @@ run has no checkpoints.
 RUN may be a URI (`llb_ray.remote`).  The same is then there, less `progress`, which stays on each machine's disk, and
 the folder of a `RunFolder` is this machine's working copy: a cache, which may be deleted while no run uses it.
 One machine's drivers lock each other out of it; two machines' cannot.  They lose nothing, for artifacts are immutable
-and the first one's stays, but the files that people open are then those of whoever was last.
+and the first one's stays, but the published files are then those of the last.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ class RunFolder:
         return str(self.remote or self.path)
 
     def file(self, name: str) -> Path:
-        """A file that people open; of a run at a URI, brought here as it is now, or removed if there is none."""
+        """A published file; of a run at a URI, brought here as it is now, or removed if there is none."""
         path = self.path / name
         if self.remote is not None:
             content = self.remote.read(path)
@@ -211,7 +211,7 @@ class RunFolder:
         return config
 
     def published(self, name: str) -> Path:
-        """A file that people open, of a finished run; raises ArtifactError if it is not what was published."""
+        """A published file of a finished run; raises ArtifactError if it is not what was published."""
         path, sha256 = self.file(name), self.index()["published"].get(name)
         if sha256 is not None and not (path.is_file() and has_digest(path, sha256)):
             raise ArtifactError(
@@ -265,7 +265,7 @@ class RunFolder:
             self.remote.put(path, path)
 
     def publish(self, config: RunConfig, root: Path, made: RunArtifacts) -> None:
-        """Copy what people open out of the store; run.json goes first and comes back last, so it means *finished*."""
+        """Copy published files out of the store; run.json goes first and comes back last, so it means *finished*."""
         from llb_ray.detectors.factory import weights_origin  # torch, which those who only read a run are spared
 
         weights = weights_origin(config.detector)  # first: it may refuse, and a run that is finished stays so
@@ -289,7 +289,7 @@ class RunFolder:
         self.put(_INDEX, json_bytes(index | {"weights": weights}))
 
     def put(self, name: str, content: bytes) -> None:
-        """Replace a file that people open, here and at the URI."""
+        """Replace a published file, here and at the URI."""
         write_atomic(self.path / name, content, durable=name == _INDEX)
         if self.remote is not None:
             self.remote.write(self.path / name, content)

@@ -55,7 +55,7 @@ class StageTimer:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: ``9.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """`seconds`, human-readable: ``9.5 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

@@ -163,7 +163,7 @@
     turn(0);
   }
 
-  // Of what is listed: nobody decides on images that a filter hides.
+  // Of what is listed: images that a filter hides are not decided on.
   const alike = (i) => state.list.filter((row) => family(row) === family(i));
 
   // ---- pictures: parsed, decoded and painted when they are looked at ----
