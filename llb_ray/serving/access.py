@@ -1,4 +1,4 @@
-"""Access: for whoever has the token, or where there is none, for programs and pages of this machine.
+"""Access: for anybody with the token, or where there is none, for programs and pages of this machine.
 
 Only the token's digest is kept, so that no state of a cluster holds the token.
 """
