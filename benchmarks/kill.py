@@ -29,7 +29,12 @@ from llb_ray.data.tables import read_table
 PASSING = {"events.jsonl", "report.html", "results.parquet"}  # have times in them
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 SETTINGS = ["detector.name=autoencoder", "detector.image_size_px=32", "detector.channels=4", "members.count=3"]
-SETTINGS += ["detector.member_steps=60", "detector.final_steps=120", "resources.checkpoint_s=0"]
+SETTINGS += [
+    "detector.member_steps=60",
+    "detector.final_steps=120",
+    "resources.checkpoint_s=0",
+    "purify.keep_ratio=0.8",
+]
 STUCK_S = 600
 COLUMNS = ["command", "trial", "signal", "after_s", "first", "second", "seconds", "different"]
 Act = Callable[[Path], object]

@@ -72,21 +72,25 @@ def _scans(arguments: argparse.Namespace, name: str) -> Iterator[tuple[ScanConfi
 
 
 def _config(arguments: argparse.Namespace, name: str, filters: Sequence[str], further: Sequence[str]) -> ScanConfig:
+    return suite_config(name, filters, SETS[name][1], range(arguments.seeds), [*further, *arguments.overrides])
+
+
+def suite_config(
+    name: str, filters: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]
+) -> ScanConfig:
+    """The scan of one set by the default configuration, but for `overrides`."""
     root = DATA / "suite" if (DATA / "suite" / name).is_dir() else DATA
     if not (root / name).is_dir():
         sys.exit(f"{root / name} is missing: set LLB_DATA to the folder that holds it")
-    num_objects, alphas = SETS[name]
-    overrides = [
+    everywhere = [
         "resources.num_cpus=1",
         "scan.dataset.kind=mvtec",
         f"scan.dataset.root={root}",
         f"scan.dataset.categories=[{name}]",
-        f"scan.num_objects={num_objects}",
-        *further,
-        *arguments.overrides,
+        f"scan.num_objects={SETS[name][0]}",
     ]
-    usual = {"alphas": list(alphas), "seeds": list(range(arguments.seeds)), "filters": list(filters)}
-    return load_scan(HERE.parent / "configs" / "memory_bank.yaml", overrides, usual)
+    usual = {"alphas": list(alphas), "seeds": list(seeds), "filters": list(filters)}
+    return load_scan(HERE.parent / "configs" / "memory_bank.yaml", [*everywhere, *overrides], usual)
 
 
 def _rows(out: Path) -> Iterator[Row]:
