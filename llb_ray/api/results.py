@@ -1,14 +1,16 @@
 """Commands on a finished or running run: watch it, check it, look at it, judge new images, hand it to other tools."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llb_ray.disk import write_atomic
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
     from llb_ray.data.predict_inputs import Data
     from llb_ray.engine.audit.audit import Passed
+    from llb_ray.engine.drift.watch import Drift
     from llb_ray.engine.execution.executor import Tell
     from llb_ray.engine.inference.predict import Prediction
     from llb_ray.engine.inspection.run_status import Status
@@ -116,6 +118,37 @@ def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:
     from llb_ray.engine.pipeline.recalibrate import set_false_alarm_rate
 
     return set_false_alarm_rate(located(run), false_alarm_rate)
+
+
+def drift(
+    run: str | Path,
+    predictions: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    by: str | None = None,
+    table: str | Path | None = None,
+    reference: str | Path | None = None,
+    max_share: float | None = None,
+    level: float = 0.01,
+) -> "Drift":
+    """Comparison of the images of `predictions`, which `predict` wrote with `run`, with the run's own.
+
+    Each prediction is a lot; with `by` ``folder`` each folder of images, with another `by` each value of that column of
+    `table`.  They are compared with the run's held-out scores, or with the prediction `reference`, and the threshold
+    may be exceeded by a share `max_share` of them.  Where nothing has changed, any alarm is raised with a probability
+    of `level` at most.  The page goes to the file `out`.
+    """
+    from llb_ray.engine.drift.watch import compare
+    from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.report.drift_page import drift_page
+
+    folder, where = RunFolder.open(located(run)), [Path(one) for one in predictions]
+    given = {"table": table, "reference": reference}
+    paths = {name: None if one is None else Path(one) for name, one in given.items()}
+    found = compare(folder, where, by=by, max_share=max_share, level=level, **paths)
+    if out is not None:
+        write_atomic(local_folder("--out", out), drift_page(found).encode())
+    return found
 
 
 def export(

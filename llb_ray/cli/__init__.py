@@ -1,14 +1,15 @@
 """The command line: most commands call the function of the same name in `llb_ray.api` and print its result.
 
 Exit status: 0 done, 1 refused with one sentence, 2 misused; of `predict --fail-on-anomaly`, 3 an anomaly found and 4 no
-anomaly but a file that is no readable image; 130 or 143 stopped by a signal.  Nothing heavy is imported until a
-command needs it.
+anomaly but a file that is no readable image; of `drift`, 3 an alarm; 130 or 143 stopped by a signal.  Nothing heavy is
+imported until a command needs it.
 """
 
 from llb_ray.cli import (
     config_command,
     data_commands,
     detector_commands,
+    drift_command,
     planning_commands,
     report_commands,
     run_commands,
@@ -22,6 +23,7 @@ __all__ = [
     "config_command",
     "data_commands",
     "detector_commands",
+    "drift_command",
     "main",
     "planning_commands",
     "report_commands",

@@ -1,19 +1,15 @@
 """One self-contained report.html: opens from a disk, asks no network, and takes file names for what they are, text."""
 
-import base64
-import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llb_ray.data.manifest import TEST
@@ -28,6 +24,7 @@ from llb_ray.report.gallery import Gallery, cut_of, gallery
 from llb_ray.report.loss_curves import training_charts
 from llb_ray.report.member_agreement import Votes, agreements
 from llb_ray.report.summary import Facts, facts_of, threshold_of, what_if
+from llb_ray.report.templates import digest_of, resource, template
 
 
 def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path:
@@ -45,15 +42,8 @@ def write_report(run: FinishedRun, progress: Callable[[int, int], None]) -> Path
 
 def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("llb_ray.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script, style = _resource("report.js"), _resource("report.css")
-    return environment.get_template("report.html.jinja").render(
+    script, style = resource("report.js"), resource("report.css")
+    return template("report.html.jinja").render(
         facts=facts,
         num_shown=len(shown.columns["image_id"]),
         num_train=run.train.num_rows,
@@ -69,8 +59,8 @@ def page(run: FinishedRun, votes: Votes | None, facts: Facts, shown: Gallery) ->
         agreements=[] if votes is None else agreements(votes, run.derived[0]),
         script=Markup(script),
         style=Markup(style),
-        script_digest=_digest(script),
-        style_digest=_digest(style),
+        script_digest=digest_of(script),
+        style_digest=digest_of(style),
     )
 
 
@@ -129,12 +119,3 @@ def _json(value: Any) -> Markup:
     """JSON that may stand in a script element: no character of it can end one."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return Markup(text)
-
-
-def _resource(name: str) -> str:
-    return resources("llb_ray.report").joinpath("page", name).read_text()
-
-
-def _digest(text: str) -> str:
-    """The hash by which a Content-Security-Policy allows a script or style, and nothing else."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

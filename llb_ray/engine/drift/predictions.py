@@ -1,0 +1,80 @@
+"""Predictions that `predict` wrote, read again and divided into lots."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llb_ray.data.lists import read_list
+from llb_ray.engine.inference.predict import SCORED
+from llb_ray.engine.inference.trained_detector import Calibration
+from llb_ray.errors import DataError
+
+FOLDER = "folder"  # lots by the folder that an image is in
+_SCORES = "scores.parquet"
+Floats = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+
+def read_predictions(where: Path, calibration: Calibration) -> list[Row]:
+    """The rows of a prediction (`predict.SCORED`), a folder of `predict` or its scores as Parquet or CSV.
+
+    Raises DataError for what is none, has no row, or was made with another run than that of the calibration.
+    """
+    path = where / _SCORES if where.is_dir() else where
+    if not path.exists():
+        raise DataError(f"{where}: no prediction here (no {path.name}); give the folder that llb-ray predict wrote")
+    tables = [_typed(path, table) for table in read_list(path)]
+    rows: list[Row] = [row for table in tables for row in table.to_pylist()]
+    if not rows:
+        raise DataError(f"{path}: no image; give the folder that llb-ray predict wrote")
+    score_N, quantile_N = (np.array([row[name] for row in rows]) for name in ("score", "quantile"))
+    held_out_N = calibration.held_out_N
+    expected_N = np.searchsorted(held_out_N, score_N.astype(np.float32)) / len(held_out_N)
+    if not np.allclose(expected_N, quantile_N, rtol=0, atol=1.5 / len(held_out_N)):
+        raise DataError(f"{path}: was not predicted with this run: its quantiles are another's; name the run it is of")
+    return rows
+
+
+def _typed(path: Path, table: pa.Table) -> pa.Table:
+    try:
+        return table.select(SCORED.names).cast(SCORED)
+    except (KeyError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not the scores of llb-ray predict ({str(error).splitlines()[0]})") from error
+
+
+def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path | None) -> dict[str, Floats]:
+    """The scores of each lot, in the order of their names: a lot is a prediction, a folder, or a value of a column.
+
+    With a column, `table` says which value each image has, by its `image_id`, or where it has none by its path.
+    Raises DataError for an image of which it says nothing.
+    """
+    rows = [(name, row) for name, some in predictions.items() for row in some]
+    if by is None:
+        found = [name for name, _ in rows]
+    elif table is None:
+        found = [str(PurePosixPath(row["path"]).parent) for _, row in rows]
+    else:
+        found = _values(table, by, [row for _, row in rows])
+    scores: dict[str, list[float]] = {name: [] for name in sorted(set(found))}
+    for lot, (_, row) in zip(found, rows, strict=True):
+        scores[lot].append(row["score"])
+    return {lot: np.array(some) for lot, some in scores.items()}
+
+
+def _values(table: Path, column: str, rows: Sequence[Row]) -> list[str]:
+    known: dict[str, str] = {}
+    key = "path"
+    for batch in read_list(table):
+        if column not in batch.column_names:
+            names = ", ".join(batch.column_names)
+            raise DataError(f"{table}: has no column {column!r}; its columns are {names}")
+        key = "image_id" if "image_id" in batch.column_names else "path"
+        known |= dict(zip(map(str, batch[key].to_pylist()), map(str, batch[column].to_pylist()), strict=True))
+    missing = next((row for row in rows if row[key] not in known), None)
+    if missing is not None:
+        raise DataError(f"{table}: has no row for {missing['path']} (looked for by {key}); add it, or leave --by out")
+    return [known[row[key]] for row in rows]

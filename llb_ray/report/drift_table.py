@@ -1,0 +1,59 @@
+"""A drift comparison on the terminal, and as JSON."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llb_ray.engine.drift.alarms import Watched
+from llb_ray.engine.drift.watch import Drift
+
+_COLUMNS = ("lot", "images", "above", "share", "95 % interval", "median", "distance", "alarm")
+
+
+def show_drift(console: Console, drift: Drift, page: Path | None) -> None:
+    """A line for each lot, and what they were compared with."""
+    table = Table(box=None, pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, overflow="fold", justify="left" if name in ("lot", "alarm") else "right")
+    for lot in drift.watched:
+        table.add_row(*_cells(lot))
+    console.print(table)
+    reference = drift.reference
+    console.print(
+        f"compared with {reference.name} ({len(reference.score_N)} images); {drift.num_alarms} of {len(drift.watched)} "
+        f"lots raise an alarm (threshold {reference.threshold:.4g}, at most {reference.max_share:.2%} above it)",
+        soft_wrap=True,
+    )
+    if page is not None:
+        console.print(str(page), soft_wrap=True)
+
+
+def drift_object(drift: Drift) -> dict[str, Any]:
+    """The same, JSON-ready."""
+    reference = drift.reference
+    return {
+        "run": drift.run,
+        "reference": {"name": reference.name, "num_images": len(reference.score_N)},
+        "threshold": reference.threshold,
+        "max_share": reference.max_share,
+        "level": drift.level,
+        "num_alarms": drift.num_alarms,
+        "lots": [asdict(lot) for lot in drift.watched],
+    }
+
+
+def _cells(lot: Watched) -> list[str]:
+    low, high = lot.share_interval
+    share = [f"{lot.share:.1%}", f"{low:.1%} to {high:.1%}"]
+    return [
+        lot.lot,
+        f"{lot.num_images:,}",
+        f"{lot.num_above:,}",
+        *share,
+        f"{lot.quantiles[1]:.4g}",
+        f"{lot.distance:.3f}",
+        ", ".join(lot.alarms),
+    ]

@@ -1,0 +1,146 @@
+"""Drift: alarms at the stated rate where nothing has changed, and where something has; what is refused; its page."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageEnhance, ImageFilter
+from pyarrow import parquet
+
+import llb_ray
+from llb_ray.cli import main
+from llb_ray.engine.drift.alarms import SHARE, SHIFT, Reference, watched
+from tests.browser import chromium, complaints
+
+_LEVEL = 0.05
+
+
+def _reference(generator: np.random.Generator, num: int = 200) -> Reference:
+    return Reference("normal", generator.lognormal(size=num), threshold=10.3, max_share=0.03)
+
+
+def test_false_alarms_are_as_rare_as_the_level_says() -> None:
+    generator = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(300):
+        lots = {str(lot): generator.lognormal(size=30) for lot in range(3)}
+        alarms += any(lot.alarms for lot in watched(_reference(generator), lots, _LEVEL))
+    assert alarms / 300 <= _LEVEL + 3 * np.sqrt(_LEVEL * (1 - _LEVEL) / 300)
+
+
+@pytest.mark.parametrize(
+    ("change", "alarms"),
+    [
+        (lambda score_N: score_N * 5, (SHIFT, SHARE)),
+        (lambda score_N: score_N / 3, (SHIFT,)),
+        (lambda score_N: np.concatenate([score_N, [99.0] * 12]), (SHARE,)),  # anomalies among images as ever
+        (lambda score_N: np.concatenate([score_N, [99.0]]), ()),
+    ],
+    ids=["higher", "lower", "anomalies", "one anomaly"],
+)
+def test_alarms_name_what_has_changed(change: Callable[[np.ndarray], np.ndarray], alarms: tuple[str, ...]) -> None:
+    generator = np.random.default_rng(1)
+    (found,) = watched(_reference(generator), {"lot": change(generator.lognormal(size=80))}, _LEVEL)
+    assert found.alarms == alarms
+    assert found.share_interval[0] <= found.share <= found.share_interval[1]
+
+
+def test_scores_of_other_detectors_raise_no_alarm_of_shift() -> None:
+    generator = np.random.default_rng(1)
+    reference = dataclasses.replace(_reference(generator), same_detector=False)
+    (found,) = watched(reference, {"lot": generator.lognormal(size=80) / 3}, _LEVEL)
+    assert found.alarms == ()
+    assert found.shift_p < 1e-6
+
+
+@pytest.fixture(scope="module")
+def predicted(finished: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """Predictions of a run on its test images: as they are in ``same``, changed in ``bright`` and ``blurred``."""
+    out = tmp_path_factory.mktemp("drift")
+    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "same": lambda image: image,
+        "bright": lambda image: ImageEnhance.Brightness(image).enhance(1.5),
+        "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+    }
+    for name, change in changes.items():
+        for split in ("train", "test"):
+            (out / "images" / name / split).mkdir(parents=True)
+            for path in sorted((photos / split / "good").glob("*.png")):
+                change(Image.open(path).convert("RGB")).save(out / "images" / name / split / path.name)
+        llb_ray.predict(finished, out / "images" / name, out=out / name, overlays="none")
+    return out
+
+
+@pytest.mark.parametrize(("lot", "alarm"), [("same", False), ("bright", True), ("blurred", True)])
+def test_another_light_and_another_focus_raise_an_alarm(finished: Path, predicted: Path, lot: str, alarm: bool) -> None:
+    words = ["drift", finished, predicted / lot, "--reference", predicted / "same", "--json"]
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exit_code == (3 if alarm else 0), result.output
+    (found,) = json.loads(result.output)["lots"]
+    assert bool(found["alarms"]) == alarm
+
+
+def test_lots_are_predictions_folders_or_values_of_a_column(finished: Path, predicted: Path, tmp_path: Path) -> None:
+    rows = parquet.read_table(predicted / "same" / "scores.parquet").to_pylist()
+    by_path, by_id = tmp_path / "paths.csv", tmp_path / "ids.csv"
+    by_path.write_text("path,day\n" + "".join(f"{row['path']},first\n" for row in rows))
+    days = [f"elsewhere.png,{row['image_id']},{'odd' if number % 2 else 'even'}" for number, row in enumerate(rows)]
+    by_id.write_text("path,image_id,day\n" + "\n".join(days) + "\n")
+
+    def names(**options: Any) -> list[str]:
+        found = llb_ray.drift(finished, [predicted / "same"], **options)
+        assert sum(lot.num_images for lot in found.watched) == len(rows)
+        return [lot.lot for lot in found.watched]
+
+    assert names() == [str(predicted / "same")]
+    assert names(by="folder") == ["test", "train"]
+    assert names(by="day", table=by_path) == ["first"]
+    assert names(by="day", table=by_id) == ["even", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["SAME", "--by", "day"], "a column needs --table"),
+        (["SAME", "--by", "day", "--table", "TABLE"], "has no column 'day'; its columns are path, lot"),
+        (["SAME", "--by", "lot", "--table", "TABLE"], "has no row for"),
+        (["IMAGES"], "no prediction here (no scores.parquet)"),
+        (["TABLE"], "not the scores of llb-ray predict"),
+        (["OTHER"], "was not predicted with this run"),
+        (["missing"], "no prediction here"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    finished: Path, predicted: Path, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    table, other = tmp_path / "lots.csv", tmp_path / "scores.csv"
+    table.write_text("path,lot\nx.png,1\n")
+    other.write_text("path,image_id,score,decision,quantile\nx.png,00,1.5,normal,0.123\ny.png,01,1.6,normal,0.9\n")
+    places = {"SAME": predicted / "same", "IMAGES": predicted / "images", "TABLE": table, "OTHER": other}
+    result = CliRunner().invoke(main, ["drift", str(finished), *(str(places.get(word, word)) for word in words)])
+    assert result.exit_code == 1, result.output
+    assert reason in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_the_page_fits_a_telephone_and_runs_no_name(finished: Path, predicted: Path, tmp_path: Path) -> None:
+    table, page = tmp_path / "lots.csv", tmp_path / "drift.html"
+    rows = parquet.read_table(predicted / "same" / "scores.parquet").to_pylist()
+    lots = ["<script>document.title=1</script>", "second"]
+    table.write_text("path,lot\n" + "".join(f"{row['path']},{lots[at % 2]}\n" for at, row in enumerate(rows)))
+    llb_ray.drift(finished, [predicted / "same"], by="lot", table=table, out=page)
+    with chromium(tmp_path) as browser:
+        for width in (1280, 400):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get(page.as_uri())
+            assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert browser.title.endswith("llb-ray drift")
+        assert lots[0] in browser.find_element("tag name", "table").text
+        assert len(browser.find_elements("css selector", ".chart")) == 3
+        assert complaints(browser) == []
