@@ -5,7 +5,8 @@
 - *share*: binomial, whether more of the lot are above the threshold than `max_share`.
 
 Scores by other detectors, brought to one scale as a run's held-out scores are, differ from the beginning
-(benchmarks/drift.md): with such a reference shift is computed and raises no alarm.  All tests together raise a false alarm with at most the probability `level` (Bonferroni).
+(benchmarks/drift.md): with such a reference shift is computed and raises no alarm.  All tests together raise a false
+alarm with at most the probability `level` (Bonferroni).
 
 Shapes: N images of a lot, R reference images.
 """
