@@ -1,15 +1,19 @@
 """A hook of mkdocs: pages of the repository that are not in docs/ are pages of the site too.
 
-The README is its home.  Links are written for readers of the repository; in the site all pages are below one root.
+The README is its home, and what click prints is the page of commands.  Links are written for readers of the repository;
+in the site all pages are below one root.
 """
 
 import posixpath
 import re
 from pathlib import Path
 
+import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from llb_ray.cli import main
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
@@ -26,10 +30,21 @@ _LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The files of docs/ and those from outside of it."""
     files.append(File.generated(config, "index.md", content=_rebased((ROOT / "README.md").read_text(), "")))
+    files.append(File.generated(config, "commands.md", content=_commands()))
     for path in sorted(found for pattern in OUTSIDE for found in ROOT.glob(pattern)):
         place = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, place, content=_rebased(path.read_text(), posixpath.dirname(place))))
     return files
+
+
+def _commands() -> str:
+    """Every command as `--help` prints it."""
+    program = click.Context(main, info_name="llb-ray", **main.context_settings)
+    pages = ["# Commands\n\nAs `--help` prints them. [Exit status and `--json`](file-formats.md#exit-status).\n"]
+    for name, command in sorted(main.commands.items()):
+        context = click.Context(command, program, name, terminal_width=80)
+        pages.append(f"## llb-ray {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "\n".join(pages)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
