@@ -22,8 +22,9 @@ from harness import Row, llb_runs, setting, spread, training_labels, write_rows
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from llb_ray.config import DensityConfig, PurifyConfig
+from llb_ray.config import PurifyConfig
 from llb_ray.detectors.density import Density
+from llb_ray.detectors.density_config import DensityConfig
 from llb_ray.engine.features.feature_access import CachedSource
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.partition import partition, shares

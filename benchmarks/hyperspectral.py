@@ -27,10 +27,11 @@ from sklearn.metrics import roc_auc_score
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
-from llb_ray.config import AutoencoderConfig, parse, with_overrides
+from llb_ray.config import parse, with_overrides
 from llb_ray.data.bands import read_bands
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.autoencoder import Autoencoder
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.base import Layers
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.rundir.run_folder import RunFolder

@@ -21,10 +21,12 @@ import numpy.typing as npt
 import torch
 from harness import Row, setting, write_rows
 
-from llb_ray.config import AutoencoderConfig, ImportanceConfig, ReconstructionConfig
+from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.base import Layers
 from llb_ray.detectors.reconstruction import Reconstruction
+from llb_ray.detectors.reconstruction_config import ReconstructionConfig
 
 RESULT = Path(__file__).with_suffix(".md")
 CPU = torch.device("cpu")

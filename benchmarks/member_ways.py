@@ -14,10 +14,11 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
-from llb_ray.config import ReconstructionConfig, load
+from llb_ray.config import load
 from llb_ray.detectors.base import Layers, top_mean
 from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
+from llb_ray.detectors.reconstruction_config import ReconstructionConfig
 from llb_ray.detectors.train_step import Descent, initialised, placed
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -30,11 +30,11 @@ class Extensions:
         """All names: ours in their order, then those of other packages by alphabet."""
         return tuple(dict.fromkeys(point.name for point in [*self._ours, *self._others()]))
 
-    def problem(self, name: str) -> str:
+    def problem(self, name: object) -> str:
         """A phrase that says which name was probably meant; empty where this one is known."""
         if name in self.names():
             return ""
-        nearest = difflib.get_close_matches(name, self.names(), n=1)
+        nearest = difflib.get_close_matches(str(name), self.names(), n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose {', '.join(self.names())}"
         return f"there is no such {self.kind}; {hint}"
 
@@ -54,6 +54,10 @@ class Extensions:
             wanted = f"{base.__module__}.{base.__qualname__}"
             raise ConfigError(f"{_origin(point)} is no complete subclass of {wanted}; repair or uninstall it")
         return loaded
+
+    def origin(self, name: str) -> str:
+        """The package and the entry point of a name, for messages."""
+        return _origin(self._only(name))
 
     def _only(self, name: str) -> EntryPoint:
         found = [point for point in [*self._ours, *self._others()] if point.name == name]
@@ -95,4 +99,14 @@ FILTERS = Extensions(
         "srr": "llb_ray.ensemble.filters.srr:Srr",
     },
     "llb_ray.filters",
+)
+DETECTORS = Extensions(
+    "detector",
+    {
+        "autoencoder": "llb_ray.detectors.autoencoder_config:AutoencoderConfig",
+        "memory_bank": "llb_ray.detectors.memory_bank_config:MemoryBankConfig",
+        "density": "llb_ray.detectors.density_config:DensityConfig",
+        "reconstruction": "llb_ray.detectors.reconstruction_config:ReconstructionConfig",
+    },
+    "llb_ray.detectors",
 )

@@ -170,7 +170,7 @@ def test_workers_that_train_together_cannot_share_a_gpu() -> None:
 def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
     bank = parse({"final": {"num_workers": 32}})
     assert bank.final_workers == 1
-    assert bank.notices() == ["final.num_workers has no effect: a memory bank is fitted by one worker"]
+    assert bank.notices() == ["final.num_workers has no effect: detector memory_bank is fitted by one worker"]
     assert parse({"final": {"num_workers": 3}, "detector": {"name": "autoencoder"}}).final_workers == 3
 
 

@@ -2,7 +2,8 @@
 
 A block runs unless an HTML comment before it says why not: ``<!-- not run: reason -->``.  The blocks of a page run in
 their order in one folder, which has photos/, new_photos/, weights/ and space.yaml.  Commands are given fewer steps than
-they would take, and no Ray of their own.  There is a clean benchmark/ too.
+they would take, and no Ray of their own.  There is a clean benchmark/ too.  A block after ``<!-- file: name -->`` is a
+file of a package that is installed before the page's commands are run.
 """
 
 import re
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 
 from llb_ray.cli import main
 from llb_ray.data.decoding import content_id
+from tests.packages import files_of, install
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name != "reference.md")]
@@ -39,12 +41,14 @@ class Block:
     kind: str
     text: str
     reason: str | None  # why it is not run
+    file: str | None  # of a package, which it is
 
 
 def blocks(page: Path) -> Iterator[Block]:
     for match in _BLOCK.finditer(page.read_text()):
-        comment = (match["comment"] or "").strip()
-        yield Block(match["kind"], match["text"], comment.removeprefix("not run:").strip() if comment else None)
+        kind, _, said = (match["comment"] or "").strip().partition(": ")
+        reason, file = (said if kind == wanted else None for wanted in ("not run", "file"))
+        yield Block(match["kind"], match["text"], reason, file)
 
 
 @pytest.fixture
@@ -80,8 +84,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.ray  # of the search
 @pytest.mark.usefixtures("one_thread", "ray_local")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_work(page: Path, desk: Path) -> None:
+def test_the_commands_of_a_page_work(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
+    if files := files_of(page):
+        install(desk / "site", files, monkeypatch)
     for block in blocks(page):
         if block.kind == "yaml":
             assert yaml.safe_load(block.text), "a page's YAML is YAML"
@@ -89,14 +95,14 @@ def test_the_commands_of_a_page_work(page: Path, desk: Path) -> None:
         if block.reason is None and block.kind == "bash":
             for line in _lines(block.text):
                 _run(line, page, desk)
-        elif block.reason is None and block.kind == "python":
+        elif block.reason is None and block.file is None and block.kind == "python":
             exec(compile(_tiny_python(block.text), page.name, "exec"), names)
 
 
 def test_a_block_that_is_not_run_says_why() -> None:
     found = [block for page in PAGES for block in blocks(page)]
     assert len(found) > 10
-    assert {block.kind for block in found} <= {"bash", "python", "yaml"}
+    assert {block.kind for block in found} <= {"bash", "python", "toml", "yaml"}
     assert all(block.reason is None or len(block.reason) > 10 for block in found)
     assert sum(block.reason is not None for block in found) <= _NOT_RUN
 
@@ -138,7 +144,9 @@ def _run(line: str, page: Path, desk: Path) -> None:
     if command in _WITHOUT_RAY and "--executor" not in words:
         words += ["--executor", "serial"]
     if command in ("run", "plan", "tune", "scan", "certify"):
-        words += [word for key, value in _TINY.items() for word in ("--set", f"{key}={value}")]
+        other = any(word.startswith("detector.name=") for word in words)  # than one with a coreset
+        tiny = {key: value for key, value in _TINY.items() if not (other and key == "detector.coreset_size")}
+        words += [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
 

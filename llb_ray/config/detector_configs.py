@@ -1,13 +1,25 @@
-"""The settings of each detector; `detector.name` chooses among them."""
+"""What the settings of every detector are, and what the rest of llb_ray asks of them; `detector.name` chooses one."""
 
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator, field_validator
+from pydantic_core import PydanticCustomError
 
 from llb_ray.config.base import Settings
+from llb_ray.errors import ConfigError
+from llb_ray.extensions import DETECTORS
 
+if TYPE_CHECKING:  # a configuration is read without torch
+    import torch
+
+    from llb_ray.config.sections import ImportanceConfig
+
+Role = Literal["member", "final"]
 WEIGHTS_BY_NAME = ("bundled", "hub", "random")  # what `weights` may be besides the path of a file
+_DEFAULT = "memory_bank"
 
 
 class BackboneConfig(Settings):
@@ -41,130 +53,173 @@ class BackboneConfig(Settings):
         return 2 if self.layers is None else len(self.layers)
 
 
-class AutoencoderConfig(Settings):
-    """A small convolutional autoencoder trained from scratch: needs no weights, suits regular textures."""
+class SlowCore(NamedTuple):
+    """Seconds that a slow core takes at 224 px, before anybody has measured them."""
 
-    name: Literal["autoencoder"] = "autoencoder"
-    image_size_px: PositiveInt = Field(64, multiple_of=16, le=4096)
-    channels: PositiveInt = Field(
-        16, description="width of the first and last layer; the middle ones are 2 and 4 times"
-    )
-    latent_dim: PositiveInt = Field(32, le=4096, description="numbers that a whole image is squeezed into")
-    member_steps: PositiveInt = Field(150, description="optimiser steps of a sub-model: few, that is the learning bias")
-    final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
-    batch_size: PositiveInt = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    fit: float = 1.0
+    row: float = 0.005  # of a fit, per image
+    step: float = 0.5  # of a fit, per optimiser step
+    score: float = 0.02  # per image
 
 
-def _odd(neighbourhood: int) -> int:
-    if neighbourhood % 2 == 0:
-        raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
-    return neighbourhood
+class DetectorConfig(Settings):
+    """The settings of one detector, next to it in `detectors`; the traits and methods are what others ask of it.
 
+    Another package adds a detector by an entry point in the group ``llb_ray.detectors``, of the same name as `name`.
+    A detector of this class learns from pixels; `BackboneDetectorConfig` is for features of a frozen network.
+    """
 
-class MemoryBankConfig(Settings):
-    """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
+    trains_by_gradient: ClassVar[bool] = False  # down a loss, in steps: see `GradientDetectorConfig`
+    max_bands: ClassVar[int] = 0  # of images that are arrays; 0: RGB photographs alone
+    has_memory: ClassVar[bool] = False  # of patches, with settings memory, coreset, coreset_size and candidates
+    memory_tensors: ClassVar[tuple[str, ...]] = ()  # of its state: those that grow with what `shortened` cuts
+    draws_at_random: ClassVar[bool] = True  # another seed gives another detector
+    slow_core: ClassVar[SlowCore] = SlowCore()
 
-    name: Literal["memory_bank"] = "memory_bank"
-    image_size_px: PositiveInt = Field(224, le=4096)
-    backbone: BackboneConfig = BackboneConfig()
-    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
-    standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
-    memory: Literal["by_filter", "plain", "placed", "softpatch"] = Field(
-        "by_filter",
-        description="plain is PatchCore's distance to the nearest patch; placed multiplies it by the Mahalanobis "
-        "distance at the same place (PaDiM's), which contamination hurts less; softpatch is that paper's; by_filter: "
-        "softpatch for purify.filter softpatch, else placed",
-    )
-    context: bool = Field(
-        True,
-        description="a deeper layer (stride 32) has a memory of its own, which takes part in the image's score and not "
-        "in its map; of a placed memory alone, where the network has such a layer",
-    )
-    coreset: Literal["k_center", "random"] = "k_center"
-    coreset_size: PositiveInt = Field(2000, description="patches kept in the memory")
-    candidates: PositiveInt = Field(40_000, description="patches the coreset is chosen from (bounds memory)")
-    projection_dim: PositiveInt = Field(32, description="dimensions of the random projection that k_center works in")
+    name: str
+    image_size_px: PositiveInt
 
-    @field_validator("neighbourhood")
-    @classmethod
-    def _has_a_centre(cls, neighbourhood: int) -> int:
-        return _odd(neighbourhood)
+    @abstractmethod
+    def build(self, role: Role, device: "torch.device", importance: "ImportanceConfig | None") -> Any:
+        """An unfitted `detectors.base.Detector` with the budget of a sub-model or of the final detector.
+
+        `importance` weights its training loss, if it trains by gradient; only fitting needs to know.
+        """
+
+    @property
+    def network(self) -> "BackboneConfig | None":
+        """The frozen network whose features it learns from; None if it learns from pixels."""
+        return None
 
     @property
     def reads_context(self) -> bool:
-        """True if the encoder is to give a deeper layer, after the others."""
-        return self.context and self.memory in ("by_filter", "placed")
+        """True if the encoder is to give a deeper layer of the network, after the others."""
+        return False
+
+    def num_steps(self, role: Role) -> int:
+        """Optimiser steps of a fit; 0 if it is fitted in one pass."""
+        return 0
+
+    @property
+    def images_per_step(self) -> int:
+        """Images in the batch of a step; 0 without steps."""
+        return 0
+
+    def reads(self, role: Role, num_rows: int) -> int:
+        """How many images a fit on `num_rows` rows reads from its source, repetitions counted."""
+        return num_rows
+
+    def shortened(self, steps: int) -> tuple[Self, float]:
+        """A detector that is quickly fitted, to try how long that takes: so many steps, or a small memory.
+
+        And how many times as much the real one's memory takes to choose and to compare with.
+        """
+        return self, 1.0
+
+    def cut_short(self, share: float) -> Self:
+        """The same with a share of the final detector's steps, if it takes any."""
+        return self
+
+    def with_memory(self, kind: str) -> Self:
+        """The same with the kind of memory that a filter prefers, if the choice is left to it."""
+        return self
+
+    def check_layers(self, layers: "tuple[torch.Tensor, ...]") -> list[str]:
+        """One sentence for each setting without effect on layers like these, an image's.
+
+        Raises ConfigError for layers that it cannot learn from.  Quick: it is asked before the first long stage.
+        """
+        return []
 
 
-class DensityConfig(Settings):
-    """Outlying patches, place by place (local outlier factors): for screening, on features of any backbone."""
+class BackboneDetectorConfig(DetectorConfig):
+    """The settings of a detector on the features of a frozen network."""
 
-    name: Literal["density"] = "density"
     image_size_px: PositiveInt = Field(224, le=4096)
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
-    places: PositiveInt = Field(100, description="cells of the first layer's grid that are looked at, about")
-    rescue: bool = Field(
-        True, description="an odd image that has a twin is rare, and scores lower than one that has none"
-    )
 
     @field_validator("neighbourhood")
     @classmethod
     def _has_a_centre(cls, neighbourhood: int) -> int:
-        return _odd(neighbourhood)
+        if neighbourhood % 2 == 0:
+            raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
+        return neighbourhood
+
+    @property
+    def network(self) -> BackboneConfig:
+        """See `DetectorConfig`."""
+        return self.backbone
 
 
-class ReconstructionConfig(Settings):
-    """Dinomaly-like: a decoder learns to redraw frozen layers (arXiv 2405.14325; convolutional for CNN backbones)."""
+class GradientDetectorConfig(DetectorConfig):
+    """The settings of a detector that is trained down a loss: its fits may be weighted, resumed and shared by workers.
 
-    name: Literal["reconstruction"] = "reconstruction"
-    image_size_px: PositiveInt = Field(224, le=4096)
-    backbone: BackboneConfig = BackboneConfig()
-    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd, 1: none")
-    groups: tuple[tuple[int, ...], ...] | None = Field(
-        None,
-        description="positions in backbone.layers averaged before they are compared; default: each layer on its own, "
-        "the only way for a CNN",
-    )
-    decoder_depth: PositiveInt = Field(2, le=64, description="decoder blocks; for a ViT at least one per layer")
-    channels: PositiveInt = Field(64, le=4096, description="width of a CNN's decoder; a ViT's is that of the ViT")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.4, description="share of the bottleneck set to zero")
-    standardize: bool = Field(False, description="scale each channel to unit spread over the training images")
-    member_steps: PositiveInt = Field(200, description="optimiser steps of a sub-model: few, that is the learning bias")
-    final_steps: PositiveInt = Field(300, description="optimiser steps of the final detector")
-    batch_size: PositiveInt = 16
-    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-3, description="for 16 images; scaled with the batch size")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    gradient_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="longer gradients are cut to it")
-    warmup_steps: int = Field(20, ge=0, description="steps over which the learning rate rises")
-    hard_percentile: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of a batch's points counted as easy; 0: no hard mining, which would seek out defects"
-    )
-    hard_factor: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="what the gradient of easy points keeps")
-    hard_ramp_steps: int = Field(1000, ge=0, description="steps over which the percentile rises from 0")
+    A subclass has the fields below, wherever it wants them in its order.
+    """
 
-    @field_validator("neighbourhood")
-    @classmethod
-    def _has_a_centre(cls, neighbourhood: int) -> int:
-        return _odd(neighbourhood)
+    trains_by_gradient = True
 
-    @field_validator("groups")
-    @classmethod
-    def _groups_name_layers(
-        cls, groups: tuple[tuple[int, ...], ...] | None, info: ValidationInfo
-    ) -> tuple[tuple[int, ...], ...] | None:
-        if groups is None or "backbone" not in info.data:
-            return groups
-        if not groups or not all(groups):
-            raise ValueError("name at least one group, and in each at least one position of backbone.layers")
-        last = info.data["backbone"].num_layers - 1
-        if not all(0 <= index <= last for group in groups for index in group):
-            raise ValueError(f"these are positions in backbone.layers, here 0 to {last}")
-        return groups
+    if TYPE_CHECKING:
+        member_steps: int
+        final_steps: int
+        batch_size: int
+
+    @property
+    def measuring_passes(self) -> int:
+        """How often a fit reads all images besides its steps."""
+        return 0
+
+    def num_steps(self, role: Role) -> int:
+        """See `DetectorConfig`."""
+        return self.member_steps if role == "member" else self.final_steps
+
+    @property
+    def images_per_step(self) -> int:
+        """See `DetectorConfig`."""
+        return self.batch_size
+
+    def reads(self, role: Role, num_rows: int) -> int:
+        """See `DetectorConfig`."""
+        shapes = 1  # the first image, for the sizes of the network
+        steps = self.num_steps(role) * min(self.batch_size, num_rows)
+        return shapes + steps + self.measuring_passes * num_rows
+
+    def shortened(self, steps: int) -> tuple[Self, float]:
+        """See `DetectorConfig`."""
+        return self.model_copy(update={"member_steps": steps, "final_steps": steps}), 1.0
+
+    def cut_short(self, share: float) -> Self:
+        """See `DetectorConfig`."""
+        return self.model_copy(update={"final_steps": max(1, round(share * self.final_steps))})
 
 
-DetectorConfig = Annotated[
-    AutoencoderConfig | MemoryBankConfig | DensityConfig | ReconstructionConfig, Field(discriminator="name")
-]
+def detector_class(name: str) -> type[DetectorConfig]:
+    """The class of a detector's settings; raises ConfigError for a broken one of another package."""
+    found: type[DetectorConfig] = DETECTORS.load(name, DetectorConfig)  # type: ignore[type-abstract]
+    declared = found.model_fields["name"].default
+    if declared != name:
+        raise ConfigError(f"{DETECTORS.origin(name)} is a detector named {declared!r}; the two names must be the same")
+    return found
+
+
+def default_detector() -> DetectorConfig:
+    """The settings of a configuration that names no detector."""
+    return detector_class(_DEFAULT).model_validate({})
+
+
+def _chosen(value: Any, validate: Callable[[Any], DetectorConfig]) -> DetectorConfig:
+    """The settings of the detector that `name` chooses, by default the memory bank."""
+    if isinstance(value, DetectorConfig):
+        if detector_class(value.name) is not type(value):
+            raise ValueError(f"detector {value.name!r} has no entry point of its own; see docs/extending.md")
+        return value
+    if not isinstance(value, dict):
+        return validate(value)  # refuses it in pydantic's way
+    name = value.get("name", _DEFAULT)
+    if problem := DETECTORS.problem(name):
+        raise PydanticCustomError("no_such_detector", "{problem}", {"name": name, "problem": problem})
+    return detector_class(name).model_validate({"name": name, **value})
+
+
+ChosenDetector = Annotated[SerializeAsAny[DetectorConfig], WrapValidator(_chosen)]

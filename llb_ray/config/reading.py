@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llb_ray.config.detector_configs import WEIGHTS_BY_NAME, DetectorConfig
+from llb_ray.config.detector_configs import WEIGHTS_BY_NAME, DetectorConfig, default_detector, detector_class
 from llb_ray.config.run_config import RunConfig
 from llb_ray.config.scan_config import ScanConfig
 from llb_ray.errors import ConfigError
+from llb_ray.extensions import DETECTORS
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
@@ -56,7 +57,7 @@ def parse_as(model: type[SettingsT], tree: Mapping[str, Any], origin: str) -> Se
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_sentence(error.errors()[0], model)}") from error
+        raise ConfigError(f"{origin}: {_sentence(error.errors()[0], model, tree)}") from error
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -110,21 +111,19 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value; quote it") from error
 
 
-def _sentence(problem: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(problem: ErrorDetails, model: type[BaseModel], tree: Mapping[str, Any]) -> str:
     names = [str(part) for part in problem["loc"]]
-    detector = names[1] if names[:1] == ["detector"] and len(names) > 1 else None
-    if detector in _DETECTORS:
-        names.pop(1)  # pydantic names the union's branch, which a user never typed
+    detector = _detector_name(tree) if names[:1] == ["detector"] and len(names) > 1 else None
     if names[-2:-1] == ["keep_ratio"]:
-        names.pop()  # likewise
+        names.pop()  # pydantic names the union's branch, which a user never typed
     dotted = ".".join(names)
     message = problem["msg"].removeprefix("Value error, ")
     if not dotted:
         return message
     if problem["type"] == "extra_forbidden":
         return f"unknown key {dotted!r}{_hint(dotted, model, detector)}"
-    if problem["type"] == "union_tag_invalid":
-        return _no_such_detector(dotted, str(problem["ctx"]["tag"]))
+    if problem["type"] == "no_such_detector":
+        return f"{dotted}.name = {problem['ctx']['name']!r}: {message}"
     said = _EXPECTED.get(problem["type"], message)
     return f"{_with_indices(problem, dotted)} = {problem['input']!r}: {said[0].lower()}{said[1:]}"
 
@@ -136,10 +135,9 @@ _EXPECTED = {  # instead of pydantic's words, which are about Python
 }
 
 
-def _no_such_detector(dotted: str, name: str) -> str:
-    nearest = difflib.get_close_matches(name, _DETECTORS, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose {', '.join(_DETECTORS)}"
-    return f"{dotted}.name = {name!r}: there is no such detector; {hint}"
+def _detector_name(tree: Mapping[str, Any]) -> str:
+    section = tree["detector"]
+    return str(section.name if isinstance(section, DetectorConfig) else section.get("name", default_detector().name))
 
 
 def _with_indices(problem: ErrorDetails, dotted: str) -> str:
@@ -166,11 +164,7 @@ def _hint(dotted: str, model: type[BaseModel], detector: str | None) -> str:
 def known_keys(model: type[BaseModel], detector: str | None = None, prefix: str = "") -> Iterator[str]:
     """Every dotted key; those of one detector only if it is named."""
     for name, spec in model.model_fields.items():
-        nested = [
-            child
-            for child in _models(spec.annotation)
-            if _DETECTORS.get(detector or "", child) is child or child not in _DETECTORS.values()
-        ]
+        nested = [found for child in _models(spec.annotation) for found in _chosen_among(child, detector)]
         if not nested:
             yield prefix + name
         for child in nested:
@@ -185,4 +179,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from _models(argument)
 
 
-_DETECTORS = {model.model_fields["name"].default: model for model in _models(DetectorConfig)}
+def _chosen_among(model: type[BaseModel], detector: str | None) -> list[type[BaseModel]]:
+    """The models that one stands for: of a detector's settings those that are named, or all."""
+    if model is not DetectorConfig:
+        return [model]
+    return [detector_class(name) for name in ([detector] if detector else DETECTORS.names())]

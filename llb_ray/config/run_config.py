@@ -1,13 +1,18 @@
 """A run's configuration as a whole: what its sections say together."""
 
-from typing import Any, Literal
-
 import yaml
 from pydantic import Field, model_validator
 
 from llb_ray.config.base import Settings
-from llb_ray.config.detector_configs import AutoencoderConfig, DensityConfig, DetectorConfig, MemoryBankConfig
+from llb_ray.config.detector_configs import (
+    ChosenDetector,
+    DetectorConfig,
+    Role,
+    default_detector,
+    detector_class,
+)
 from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
+from llb_ray.config.filter_traits import FilterTraits
 from llb_ray.config.sections import (
     DataConfig,
     EvaluationConfig,
@@ -18,8 +23,6 @@ from llb_ray.config.sections import (
     ThresholdConfig,
 )
 
-_STEPLESS = MemoryBankConfig | DensityConfig  # they are fitted in one pass by one worker
-
 
 class RunConfig(Settings):
     """Everything a run depends on besides the images."""
@@ -27,7 +30,7 @@ class RunConfig(Settings):
     seed: int = Field(0, ge=0, strict=True)
     data: DataConfig = DataConfig()
     features: FeaturesConfig = FeaturesConfig()
-    detector: DetectorConfig = MemoryBankConfig()
+    detector: ChosenDetector = Field(default_factory=default_detector)
     members: MembersConfig = MembersConfig()
     purify: PurifyConfig = PurifyConfig()
     importance: ImportanceConfig = ImportanceConfig()
@@ -35,15 +38,6 @@ class RunConfig(Settings):
     threshold: ThresholdConfig = ThresholdConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_detector(cls, tree: Any) -> Any:
-        """`detector.coreset_size=500` alone means the default detector, which a tagged union cannot say by itself."""
-        detector = tree.get("detector") if isinstance(tree, dict) else None
-        if isinstance(detector, dict) and "name" not in detector:
-            return {**tree, "detector": {"name": MemoryBankConfig().name, **detector}}
-        return tree
 
     @model_validator(mode="after")
     def _rule_has_enough_members(self) -> "RunConfig":
@@ -62,28 +56,30 @@ class RunConfig(Settings):
         mode, buffer = self.importance.mode, self.importance.buffer
         if mode == "off":
             return self
-        if isinstance(self.detector, _STEPLESS):
+        if not self.detector.trains_by_gradient:
             raise ValueError(
                 f"importance.mode={mode} weights a training loss, and detector {self.detector.name} has none; "
                 "choose importance.mode=off or a detector that is trained by gradients"
             )
-        if buffer < self.detector.batch_size:
+        if buffer < self.detector.images_per_step:
             raise ValueError(f"importance.buffer={buffer} is less than one batch; raise it to detector.batch_size")
         return self
 
     @model_validator(mode="after")
     def _detector_takes_bands(self) -> "RunConfig":
-        if self.data.bands is not None and not isinstance(self.detector, AutoencoderConfig):
+        bands, most = self.data.bands, self.detector.max_bands
+        if bands is not None and bands > most:
+            known = f"{most} bands at most" if most else "RGB photographs alone"
             raise ValueError(
-                f"data.bands={self.data.bands}: the backbone of detector {self.detector.name} knows RGB photographs "
-                "alone; choose detector.name=autoencoder, or leave data.bands out"
+                f"data.bands={bands}: detector {self.detector.name} knows {known}; choose detector.name=autoencoder, "
+                "or leave data.bands out"
             )
         return self
 
     @model_validator(mode="after")
     def _every_worker_has_something_to_do(self) -> "RunConfig":
         count = self.final_workers
-        if count > 1 and not isinstance(self.detector, _STEPLESS) and count > self.detector.batch_size:
+        if count > 1 and count > self.detector.images_per_step:
             raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {count} at least")
         if count > 1 and 0 < self.resources.num_gpus < 1:
             # NCCL refuses two processes on one GPU.
@@ -92,9 +88,9 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _screening_has_a_backbone(self) -> "RunConfig":
-        if self.members.detector == "density" and isinstance(self.detector, AutoencoderConfig):
+        if self.screens_by_density and self.detector.network is None:
             raise ValueError(
-                "members.detector=density looks at a backbone's features, and detector autoencoder has none; "
+                f"members.detector=density looks at a backbone's features, and detector {self.detector.name} has none; "
                 "choose members.detector=same or another detector"
             )
         return self
@@ -116,25 +112,27 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _filter_has_what_it_needs(self) -> "RunConfig":
-        if self.purify.rule.needs_memory and not isinstance(self.detector, MemoryBankConfig):
+        if self.purify.rule.needs_memory and not self.detector.has_memory:
             raise ValueError(
                 f"purify.filter={self.purify.filter} is about a memory of patches, and detector {self.detector.name} "
                 "has none; choose detector.name=memory_bank or another filter"
             )
         return self
 
-    def detector_of(self, role: Literal["member", "final"]) -> DetectorConfig:
+    def detector_of(self, role: Role) -> DetectorConfig:
         """The settings of a sub-model's detector or of the final one; they share a backbone, and its layers."""
-        detector, rule = self.detector, self.purify.rule
-        if role == "member" and (chosen := rule.member_detector(detector)):
-            return chosen
-        if role == "member" and self.screens_by_density:
-            assert not isinstance(detector, AutoencoderConfig), "_screening_has_a_backbone"
-            shared = {name: getattr(detector, name) for name in ("image_size_px", "backbone", "neighbourhood")}
-            return DensityConfig.model_validate({**shared, "rescue": self.members.rescue})
-        if isinstance(detector, MemoryBankConfig) and detector.memory == "by_filter":
-            return detector.model_copy(update={"memory": rule.final_memory if role == "final" else "placed"})
-        return detector
+        rule = self.purify.rule
+        if role == "final":
+            return self.detector.with_memory(rule.final_memory)
+        return rule.member_detector(self.detector) or self._member_detector
+
+    @property
+    def _member_detector(self) -> DetectorConfig:
+        """What the section members says of it."""
+        if not self.screens_by_density:
+            return self.detector.with_memory(FilterTraits.final_memory)
+        shared = self.detector.model_dump(include={"image_size_px", "backbone", "neighbourhood"})
+        return detector_class("density").model_validate({**shared, "rescue": self.members.rescue})
 
     @property
     def rounds(self) -> int:
@@ -150,14 +148,14 @@ class RunConfig(Settings):
             return "images are judged by folds"
         return "" if self.purify.rule.reads_scores else "there are no members"
 
-    def importance_of(self, role: Literal["member", "final"]) -> ImportanceConfig | None:
+    def importance_of(self, role: Role) -> ImportanceConfig | None:
         """The weighting of a sub-model's loss or of the final detector's; None where it has none."""
-        return None if isinstance(self.detector_of(role), _STEPLESS) else self.importance.for_role(role)
+        return self.importance.for_role(role) if self.detector_of(role).trains_by_gradient else None
 
     @property
     def final_workers(self) -> int:
         """Number of workers that train the final detector: one that takes no steps is fitted by one."""
-        return 1 if isinstance(self.detector, _STEPLESS) else self.final.num_workers
+        return self.final.num_workers if self.detector.trains_by_gradient else 1
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run logs them."""
@@ -167,7 +165,7 @@ class RunConfig(Settings):
         if self.threshold.method == "none" and self.rounds == 1 and self.threshold.folds != ThresholdConfig().folds:
             idle.append("threshold.folds has no effect with threshold.method none: one round takes no folds")
         if self.final_workers != self.final.num_workers:
-            idle.append("final.num_workers has no effect: a memory bank is fitted by one worker")
+            idle.append(f"final.num_workers has no effect: detector {self.detector.name} is fitted by one worker")
         if self.importance.for_role("member") and not self.purify.rule.reads_scores:
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")
         elif self.importance.for_role("member") and self.importance_of("member") is None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from llb_ray.config import AutoencoderConfig
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
 from llb_ray.detectors.data_parallel import Turn
 from llb_ray.detectors.gradient_detector import GradientDetector, moments
@@ -72,7 +72,7 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
-        """See `Detector`."""
+        """See `Exportable`."""
         return TopMean(self._network, TOP_SHARE)
 
     def _network_for(self, layers: Layers) -> "_Network":

@@ -13,7 +13,7 @@ their output is cached, so a detector never sees a path, a label or a file.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -109,14 +109,8 @@ class Detector(Protocol):
         source: Source,
         seed: int,
         report: Report = silent,
-        checkpoints: Checkpoints | None = None,
-        peers: ProcessGroup = ALONE,
     ) -> Self:
-        """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count),
-        whichever of the checkpoints it goes on from.
-
-        Every one of `peers` makes the same call; how many there are moves the result within float noise.
-        """
+        """Itself, fitted; a pure function of settings, source and seed (bit-equal on one machine and thread count)."""
 
     def score(self, layers: Layers) -> Scores:
         """Scores of a batch; does not change the detector, and depends on neither batch size nor order, but for
@@ -128,11 +122,33 @@ class Detector(Protocol):
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Itself, as it was when `state` was taken."""
 
-    def scorer(self) -> nn.Module:
-        """Layers to what `score` says of them, score [B] and map [B, H, W], as one module that can be exported."""
+
+class SteppedDetector(Detector, Protocol):
+    """A detector whose settings say `trains_by_gradient`: its fits can be resumed, shared by workers, and watched."""
+
+    def fit(
+        self,
+        source: Source,
+        seed: int,
+        report: Report = silent,
+        checkpoints: Checkpoints | None = None,
+        peers: ProcessGroup = ALONE,
+    ) -> Self:
+        """Itself, fitted: the same from whichever of the checkpoints it goes on.
+
+        Every one of `peers` makes the same call; how many there are moves the result within float noise.
+        """
 
     def log(self) -> FitLog | None:
         """The log of the last `fit`; None where there was nothing to note, and after `load_state`."""
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A detector that can be exported to other runtimes."""
+
+    def scorer(self) -> nn.Module:
+        """Layers to what `score` says of them, score [B] and map [B, H, W], as one module."""
 
 
 def row_batches(num_rows: int, batch_size: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from llb_ray.config import DensityConfig
-from llb_ray.detectors.base import Checkpoints, Layers, Report, Scores, Source, State, row_batches, silent, top_mean
-from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.density_config import DensityConfig
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
@@ -45,16 +44,8 @@ class Density:
         self.device = device
         self._state: State = {}
 
-    def fit(
-        self,
-        source: Source,
-        seed: int,
-        report: Report = silent,
-        checkpoints: Checkpoints | None = None,
-        peers: ProcessGroup = ALONE,
-    ) -> Self:
+    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself, fitted in one pass over the source, or part of it; raises DataError for a single image."""
-        assert peers is ALONE, "RunConfig.final_workers has one worker fit it"
         num_images = len(source.image_ids)
         if num_images < 2:
             raise DataError("density compares images with each other and was given one; lower members.count")
@@ -80,7 +71,7 @@ class Density:
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
-        """See `Detector`."""
+        """See `Exportable`."""
         return _Scorer(self._placed, self._state)
 
     def state(self) -> State:
@@ -89,9 +80,6 @@ class Density:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         self._state = {name: state[name].to(self.device, torch.float32) for name in _NAMES}
         return self
-
-    def log(self) -> None:
-        """Nothing: there are no steps to note."""
 
     def _read(self, source: Source, chosen: npt.NDArray[np.int64], report: Report) -> torch.Tensor:
         """The patches [R, D, H, W] of the chosen images at the places that are looked at."""

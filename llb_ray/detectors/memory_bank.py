@@ -20,9 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors.base import (
-    Checkpoints,
     Layers,
     Report,
     Scores,
@@ -34,7 +32,7 @@ from llb_ray.detectors.base import (
 )
 from llb_ray.detectors.context import ContextSample, context_distances
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
+from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patch_selection import GATHER, Candidates
 from llb_ray.detectors.patches import nearest_distance, patches, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
@@ -43,7 +41,6 @@ from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
-ENTRIES = ("memory_MD", "weight_M")  # of the state: what grows with `coreset_size`
 _ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
 _FIT_BATCH = 32  # images read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
@@ -69,19 +66,8 @@ class MemoryBank:
         deep = layers[self.config.backbone.num_layers :]
         return patches(deep, self.config.neighbourhood) if deep else None
 
-    def fit(
-        self,
-        source: Source,
-        seed: int,
-        report: Report = silent,
-        checkpoints: Checkpoints | None = None,
-        peers: ProcessGroup = ALONE,
-    ) -> Self:
-        """Itself, fitted; `checkpoints` are left alone, there is little to resume.
-
-        Every image is read once for the memory, and once more for the places.
-        """
-        assert peers is ALONE, "RunConfig.final_workers has one worker fit a memory bank"
+    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
+        """Itself, fitted: every image is read once for the memory, and once more for the places."""
         memory = self._memory(source)
         gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
@@ -125,7 +111,7 @@ class MemoryBank:
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
-        """See `Detector`."""
+        """See `Exportable`."""
         return _Scorer(self.patches, self.context, self._state)
 
     def state(self) -> State:
@@ -134,9 +120,6 @@ class MemoryBank:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         self._state = {name: tensor.to(self.device, torch.float32) for name, tensor in state.items()}
         return self
-
-    def log(self) -> None:
-        """Nothing: there are no steps to note."""
 
     def _memory(self, source: Source) -> Literal["plain", "placed", "softpatch"]:
         """Memory of the training images; one image alone cannot be compared with others."""

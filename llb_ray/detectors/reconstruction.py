@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from llb_ray.config import ReconstructionConfig
 from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
 from llb_ray.detectors.data_parallel import Turn
 from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
 from llb_ray.detectors.gradient_detector import GradientDetector, moments
+from llb_ray.detectors.reconstruction_config import ReconstructionConfig
 from llb_ray.detectors.train_step import cosine_share
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -53,7 +53,7 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
         return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
-        """See `Detector`."""
+        """See `Exportable`."""
         return TopMean(self._network, TOP_SHARE)
 
     def _network_for(self, layers: Layers) -> "Network":

@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from llb_ray.config import DensityConfig, MemoryBankConfig, RunConfig
+from llb_ray.config import RunConfig
 from llb_ray.distributed import cluster
 from llb_ray.distributed.ray_executor import RayExecutor
 from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
@@ -105,10 +105,8 @@ def _silent(line: str) -> None:
 def _of_trial(config: RunConfig, share: float) -> RunConfig:
     """With a share of the final detector's steps, and without a threshold, which no objective looks at."""
     config = config.model_copy(update={"threshold": config.threshold.model_copy(update={"method": "none"})})
-    if share == RUNGS[-1] or isinstance(config.detector, MemoryBankConfig | DensityConfig):
-        return config
-    steps = max(1, round(share * config.detector.final_steps))
-    return config.model_copy(update={"detector": config.detector.model_copy(update={"final_steps": steps})})
+    detector = config.detector if share == RUNGS[-1] else config.detector.cut_short(share)
+    return config.model_copy(update={"detector": detector})
 
 
 def _resources(plan: Search) -> tune.PlacementGroupFactory:

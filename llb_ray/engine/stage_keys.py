@@ -3,9 +3,9 @@
 from typing import Any
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import PurifyConfig, RunConfig
+from llb_ray.config import PurifyConfig, Role, RunConfig
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.factory import Role, learner_settings
+from llb_ray.detectors.factory import learner_settings
 from llb_ray.engine import filenames
 from llb_ray.ensemble.filters.base import Labels
 from llb_ray.seeding import seed_for

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from llb_ray.data.manifest import path_from_text
-from llb_ray.detectors.base import Layers
+from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
 from llb_ray.engine.inference.trained_detector import TrainedDetector, Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -58,6 +58,9 @@ class Graph(nn.Module):
 
     def __init__(self, trained: TrainedDetector) -> None:
         super().__init__()
+        if not isinstance(trained.detector, Exportable):
+            name = trained.config.detector.name
+            raise ConfigError(f"detector {name} cannot be exported, as it has no method scorer; use llb-ray predict")
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llb_ray.detectors.factory import Role
+from llb_ray.config import Role
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock
 from packaging.requirements import Requirement
 
-from llb_ray.config import AutoencoderConfig, BackboneConfig, DetectorConfig, RunConfig
+from llb_ray.config import BackboneConfig, DetectorConfig, RunConfig
 from llb_ray.detectors.weight_packages import LICENSE, PACKAGES
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
@@ -120,15 +120,16 @@ def _devices(config: RunConfig, elsewhere: bool) -> Check:
 
 def _weights(detector: DetectorConfig) -> Check:
     """An image goes through the network, unless it is the default one: that the file is there is not enough."""
-    if isinstance(detector, AutoencoderConfig):
+    network = detector.network
+    if network is None:
         return Check("weights", "ok", f"detector {detector.name} needs none")
-    if detector.backbone == BackboneConfig():
-        return _default_weights(detector.backbone.name)
+    if network == BackboneConfig():
+        return _default_weights(network.name)
     from llb_ray.detectors.backbones import hub_cache
     from llb_ray.detectors.factory import weights_origin
     from llb_ray.engine.features.cache_budget import trial
 
-    name, weights = detector.backbone.name, detector.backbone.weights
+    name, weights = network.name, network.weights
     try:
         if weights == "hub" and hub_cache(name) is None:
             fix = "have the machine online at the first run, or set detector.backbone.weights to bundled or PATH"

@@ -1,16 +1,16 @@
 """Costs of a detector in one of its roles: fits of different length and share, taken apart, and scoring."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from llb_ray.config import RunConfig
+from llb_ray.config import Role, RunConfig
 from llb_ray.detectors.base import Detector, Layers, Report, State
-from llb_ray.detectors.factory import Role, build_detector, shortened
-from llb_ray.detectors.memory_bank import ENTRIES
+from llb_ray.detectors.factory import build_detector
 from llb_ray.engine.features.feature_access import CachedSource
 from llb_ray.planning.cost_model import Cost, Linear
 
@@ -24,8 +24,8 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
 
     Memories are chosen small and their times scaled, so that a large one does not take the calibration's minute.
     """
-    trial = _Trial(config, role, source, device)
-    scale = shortened(config.detector_of(role), 2)[1]
+    trial, kind = _Trial(config, role, source, device), config.detector_of(role)
+    scale = kind.shortened(2)[1]
     many = min(max(num_rows, _LEAST_ROWS), _ROWS)
     few = max(_LEAST_ROWS, many // 2)
     _, warm_step_s, _ = trial.fit(few, steps=3)
@@ -33,13 +33,13 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
     steps = int(np.clip(_STEPS_S / warm_step_s, 4, 200)) if warm_step_s else 2
     many_s, step_s, detector = trial.fit(many, steps)
     fit = Linear.through((few, few_s - 2 * step_s), (many, many_s - steps * step_s))
-    state = detector.state()
+    state, grown_bytes = detector.state(), partial(state_bytes, scale=scale, growing=kind.memory_tensors)
     return Cost(
         fit=Linear(fit.start * scale, fit.unit),
         step_s=step_s,
         score_s=seconds_per_image(detector, source, config.resources.batch_size) * scale,
         load_s=_timed(lambda: trial.unfitted(2).load_state(state)),
-        state=Linear.through((few, state_bytes(small.state(), scale)), (many, state_bytes(state, scale))),
+        state=Linear.through((few, grown_bytes(small.state())), (many, grown_bytes(state))),
     )
 
 
@@ -54,9 +54,9 @@ def seconds_per_image(detector: Detector, source: CachedSource, batch_size: int)
     return (time.perf_counter() - started_s) / num_done / batch_size
 
 
-def state_bytes(state: State, scale: float) -> float:
-    """Bytes of a detector with `scale` times as many entries in its memory; what it knows of places stays as it is."""
-    return sum(tensor.nbytes * (scale if name in ENTRIES else 1) for name, tensor in state.items())
+def state_bytes(state: State, scale: float, growing: Collection[str]) -> float:
+    """Bytes of a detector's state with `scale` times as large tensors of these names; others stay as they are."""
+    return sum(tensor.nbytes * (scale if name in growing else 1) for name, tensor in state.items())
 
 
 class _Trial:
@@ -67,7 +67,7 @@ class _Trial:
 
     def unfitted(self, steps: int) -> Detector:
         """The detector as the run will have it, but for its budget."""
-        short, _ = shortened(self._config.detector_of(self._role), steps)
+        short, _ = self._config.detector_of(self._role).shortened(steps)
         return build_detector(short, self._role, self._device, self._config.importance_of(self._role))
 
     def fit(self, num_rows: int, steps: int) -> tuple[float, float, Detector]:

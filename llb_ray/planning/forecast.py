@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llb_ray.config import RunConfig
+from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.detectors.factory import Role, fit_reads, num_steps
 from llb_ray.engine.features.cache_budget import no_room
 from llb_ray.engine.features.featurizer import num_shards
 from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
@@ -121,9 +120,9 @@ class _Work:
     def fit_s(self, role: Role, num_images: int) -> float:
         """Seconds of one fit; without a cache every reading is an encoding."""
         detector, rows = self.at.config.detector_of(role), num_images * self.at.size.num_copies
-        reads = 0 if self.at.cached else fit_reads(detector, role, rows)
+        reads = 0 if self.at.cached else detector.reads(role, rows)
         cost = self.at.measured.costs[role]
-        steps_s = cost.step_s * num_steps(detector, role)
+        steps_s = cost.step_s * detector.num_steps(role)
         return cost.fit.of(rows) + steps_s + reads * self.at.measured.encode.unit
 
     def _features(self) -> StageForecast:

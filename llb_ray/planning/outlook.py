@@ -15,9 +15,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from llb_ray.artifacts import digest
-from llb_ray.config import RunConfig
+from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.detectors.factory import Role
 from llb_ray.disk import write_json
 from llb_ray.engine.execution.executor import Executor, SerialExecutor
 from llb_ray.engine.rundir.stage_timer import StageTime
@@ -30,14 +29,7 @@ _CORRECTION = (0.1, 20.0)  # at least and at most
 _START_S = 4.0  # of a worker in a process of its own
 _REPORT_S = 0.02  # per image that it shows
 _UNFORESEEN = ("ray", "other")  # before the first stage, and between stages
-# Seconds of a slow core at 224 px: of an encoding, and per detector of a fit, per row, per step, and of a score.
-_ENCODE_S, _PIXELS_S = 0.05, 0.005
-_COSTS = {
-    "memory_bank": (2.0, 0.006, 0.0, 0.02),
-    "density": (0.1, 0.0005, 0.0, 0.001),
-    "autoencoder": (0.5, 0.0, 0.5, 0.02),
-    "reconstruction": (0.5, 0.0, 0.5, 0.02),
-}
+_ENCODE_S, _PIXELS_S = 0.05, 0.005  # of a slow core at 224 px, by a network and without one
 _PX = 224
 
 
@@ -129,7 +121,7 @@ def _usual(config: RunConfig, size: Size) -> CostModel:
     """The costs of a slow core."""
     area = (config.detector.image_size_px / _PX) ** 2
     return CostModel(
-        encode=Linear(1.0, area * (_PIXELS_S if config.detector.name == "autoencoder" else _ENCODE_S)),
+        encode=Linear(1.0, area * (_PIXELS_S if config.detector.network is None else _ENCODE_S)),
         costs={role: _cost(config, role, area) for role in size.fit_rows},
         reading=Linear(0.3, 0.001),
         evaluate=Linear(0.2, 0.004 * area),
@@ -147,5 +139,5 @@ def _usual(config: RunConfig, size: Size) -> CostModel:
 
 
 def _cost(config: RunConfig, role: Role, area: float) -> Cost:
-    fit_s, row_s, step_s, score_s = _COSTS[config.detector_of(role).name]
-    return Cost(Linear(fit_s, row_s * area), step_s * area, score_s * area, 0.0, Linear(0.0, 0.0))
+    core = config.detector_of(role).slow_core
+    return Cost(Linear(core.fit, core.row * area), core.step * area, core.score * area, 0.0, Linear(0.0, 0.0))

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import RunConfig
+from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import TEST, TRAIN, Manifest
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.factory import Role, shortened
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import SerialExecutor
@@ -114,7 +113,7 @@ def sampled(manifest: Manifest, most: int) -> Manifest:
 
 def _measured(spec: CalibrationSpec) -> CostModel:
     started_s = time.perf_counter()
-    short, _ = shortened(spec.config.detector, steps=2)
+    short, _ = spec.config.detector.shortened(steps=2)
     # No members, and no threshold, which would take folds; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
     config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llb_ray.config import RunConfig
+from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
-from llb_ray.detectors.factory import Role
 from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.timing_worker import num_labelled
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llb_ray.artifacts import digest
-from llb_ray.config import DensityConfig, MemoryBankConfig, RunConfig
+from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.errors import ConfigError
 from llb_ray.search.canary import with_canaries, without_test
@@ -43,9 +43,10 @@ class Search:
             raise ConfigError("a grid has as many trials as it has points; drop --trials, or search at random")
         if self.searcher != "grid" and self.trials is None:
             raise ConfigError(f"searcher {self.searcher} needs to know how many trials; give --trials")
-        if self.early_stopping and isinstance(self.base.detector, MemoryBankConfig | DensityConfig):
+        if self.early_stopping and not self.base.detector.num_steps("final"):
+            name = self.base.detector.name
             raise ConfigError(
-                "early stopping cuts the final detector's steps, and a memory bank has none; leave it out"
+                f"early stopping cuts the final detector's steps, and detector {name} takes none; leave it out"
             )
         if self.base.final_workers > 1:
             raise ConfigError(

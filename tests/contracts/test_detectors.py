@@ -5,7 +5,7 @@ import functools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,11 @@ import torch
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import DetectorConfig, ImportanceConfig, parse
-from llb_ray.config.reading import _DETECTORS
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import Detector, Layers, Report, Scores, State
+from llb_ray.detectors.base import Detector, FitLog, Layers, Report, Scores, State, SteppedDetector
 from llb_ray.detectors.factory import build_detector, build_encoder, encoder_fingerprint, learner_settings
 from llb_ray.engine.features.encoding import layers_of, stored_layers
+from llb_ray.extensions import DETECTORS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -72,7 +72,6 @@ CASES: dict[str, dict[str, Any]] = {
 BANDS = {"autoencoder, 1 band": 1, "autoencoder, 5 bands": 5, "autoencoder, 200 bands": 200}
 CASES |= {name: {"name": "autoencoder", **CASES["autoencoder"]} for name in BANDS}
 CASES["autoencoder, 200 bands"] |= {"batch_size": 4, "member_steps": 30, "final_steps": 35}  # for speed
-STEPLESS = ("density", "memory_bank", "memory_bank, plain")  # fitted in one pass, without a loss
 detectors = pytest.mark.parametrize("name", sorted(CASES))
 
 
@@ -133,7 +132,7 @@ def _scores(detector: Detector, name: str, image_BHW3: Pixels) -> Scores:
 
 
 def test_every_detector_has_a_case() -> None:
-    assert {_config(name).name for name in CASES} == set(_DETECTORS), "a new detector needs a case here"
+    assert {_config(name).name for name in CASES} == set(DETECTORS.names()), "a new detector needs a case here"
 
 
 @detectors
@@ -191,8 +190,7 @@ def test_a_detector_is_a_function_of_its_seed(name: str) -> None:
     first, again, other = (_scores(_fit(name, seed=seed), name, images) for seed in (0, 0, 1))
     assert np.array_equal(first.score_N, again.score_N)
     assert np.array_equal(first.map_NHW, again.map_NHW)
-    # Density compares with all images, unless there are more than 256: nothing is drawn.
-    assert np.array_equal(first.map_NHW, other.map_NHW) == (name == "density")
+    assert np.array_equal(first.map_NHW, other.map_NHW) == (not _config(name).draws_at_random)
 
 
 @detectors
@@ -252,25 +250,32 @@ IMPORTANCE = {
 losses = pytest.mark.parametrize("loss", IMPORTANCE)
 
 
-def _bytes_of(detector: Detector) -> tuple[bytes, dict[str, bytes]]:
-    log = detector.log()
+def _log(name: str, detector: Detector) -> FitLog | None:
+    return cast(SteppedDetector, detector).log() if _config(name).trains_by_gradient else None
+
+
+def _bytes_of(name: str, detector: Detector) -> tuple[bytes, dict[str, bytes]]:
+    log = _log(name, detector)
     columns = {**log.steps, **log.images} if log else {}
     return safetensors.torch.save(detector.state()), {name: column.tobytes() for name, column in columns.items()}
 
 
 @losses
-@detectors
+@pytest.mark.parametrize("name", [name for name in sorted(CASES) if _config(name).trains_by_gradient])
 def test_a_fit_that_goes_on_from_a_checkpoint_ends_as_if_it_had_never_stopped(name: str, loss: str) -> None:
-    config, importance = _config(name), None if name in STEPLESS else IMPORTANCE[loss]
+    config, importance = _config(name), IMPORTANCE[loss]
     source = Copied(name, _stripes(12))
-    whole = build_detector(config, "member", CPU, importance).fit(source, 3)
+
+    def unfitted() -> SteppedDetector:
+        return cast(SteppedDetector, build_detector(config, "member", CPU, importance))
+
+    whole = unfitted().fit(source, 3)
     notebook = Notebook()
     for last in (5, 20, 21, 59):
         with contextlib.suppress(KeyboardInterrupt):
-            build_detector(config, "member", CPU, importance).fit(source, 3, _killer(last), notebook)
-    assert bool(notebook.content) == (name not in STEPLESS), "one pass is not worth a checkpoint"
-    resumed = build_detector(config, "member", CPU, importance).fit(source, 3, checkpoints=notebook)
-    assert _bytes_of(resumed) == _bytes_of(whole)
+            unfitted().fit(source, 3, _killer(last), notebook)
+    assert notebook.content
+    assert _bytes_of(name, unfitted().fit(source, 3, checkpoints=notebook)) == _bytes_of(name, whole)
 
 
 def _killer(last: int) -> Report:
@@ -293,8 +298,8 @@ def test_a_fit_reads_every_copy_and_says_something_of_each_image_once(name: str)
             read.extend(rows.tolist())
             return super().batch(rows)
 
-    importance = None if name in STEPLESS else ImportanceConfig(mode="moments")
-    log = build_detector(config, "member", CPU, importance).fit(Watched(name, _stripes(8)), 0).log()
+    importance = ImportanceConfig(mode="moments") if config.trains_by_gradient else None
+    log = _log(name, build_detector(config, "member", CPU, importance).fit(Watched(name, _stripes(8)), 0))
     assert set(read) == set(range(24))
     if log is not None:
         assert {len(column) for column in log.images.values()} == {8}
@@ -321,6 +326,28 @@ def test_settings_of_a_role_leave_out_the_other_roles_budget_and_nothing_else(na
             longer = _config(name, **{field: getattr(_config(name), field) + 1})
             assert learner_settings(longer, role) == settings
             assert learner_settings(longer, other) != learner_settings(_config(name), other)
+
+
+@detectors
+def test_what_the_settings_say_of_a_fit_is_so(name: str) -> None:
+    """Its steps, the images that it reads, and a shorter one."""
+    config, steps, read = _config(name), list[int](), list[int]()
+
+    class Watched(Encoded):
+        def batch(self, rows: npt.NDArray[np.int64]) -> Layers:
+            read.extend(rows.tolist())
+            return super().batch(rows)
+
+    def report(done: int, total: int, unit: str, *_: object) -> None:
+        steps.extend([done] if unit == "step" else [])
+
+    build_detector(config, "member", CPU).fit(Watched(name, _stripes(20)), 0, report)
+    assert len(steps) == config.num_steps("member")
+    assert bool(steps) == bool(config.images_per_step) == config.trains_by_gradient
+    assert len(read) == config.reads("member", 20)
+    shorter, _ = config.shortened(3)
+    assert shorter.num_steps("final") == min(3, config.num_steps("final"))
+    assert config.cut_short(0.5).num_steps("final") == config.num_steps("final") // 2
 
 
 @detectors

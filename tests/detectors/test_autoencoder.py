@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from llb_ray.config import AutoencoderConfig
 from llb_ray.detectors.autoencoder import Autoencoder, Pixels
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.base import Detector, Encoder, Layers, Source
 from llb_ray.errors import MemberError
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.stats import gaussian_kde
 
-from llb_ray.config import AutoencoderConfig, ImportanceConfig
+from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.importance import ImportanceWeights, Numbers, Ratio, kernel_density, settled, target
 from llb_ray.detectors.train_step import Descent

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from llb_ray.config import MemoryBankConfig
 from llb_ray.detectors import memory_bank, patch_selection
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.detectors.base import Layers
 from llb_ray.detectors.memory_bank import MemoryBank, nearest_distance
+from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 
 CPU = torch.device("cpu")
 

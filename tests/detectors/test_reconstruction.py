@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 from torch.nn import functional
 
-from llb_ray.config import ReconstructionConfig, load, parse
+from llb_ray.config import load, parse
 from llb_ray.detectors.base import Detector, Layers
 from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.decoders import AttentionDecoder, PyramidDecoder
 from llb_ray.detectors.reconstruction import Network, Reconstruction, _mined
+from llb_ray.detectors.reconstruction_config import ReconstructionConfig
 from llb_ray.errors import ConfigError, MemberError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

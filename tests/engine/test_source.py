@@ -16,7 +16,7 @@ from llb_ray.artifacts import Store, digest
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.factory import build_detector, encoder_fingerprint, fit_reads
+from llb_ray.detectors.factory import build_detector, encoder_fingerprint
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.features import encoding as photographs_module
 from llb_ray.engine.features.cache_budget import no_room
@@ -121,7 +121,7 @@ def test_members_are_scored_in_one_pass_without_a_cache(config: RunConfig, manif
         with_overrides(strict, [f"members.count={count}"]), manifest, out=tmp_path / str(count), executor="serial"
     )
     three, six = run(3).passes, run(6).passes
-    fits = [sum(fit_reads(config.detector, "member", size) for size in shares) for shares in ([16] * 3, [8] * 6)]
+    fits = [sum(config.detector.reads("member", size) for size in shares) for shares in ([16] * 3, [8] * 6)]
     assert six.done - three.done == fits[1] - fits[0]
     assert six.recomputing - three.recomputing == fits[1] - fits[0] + 3 * 48
 
@@ -153,7 +153,7 @@ def test_the_reads_of_a_fit_are_what_it_reads(
     monkeypatch.setattr(CachedSource, "batch", counted)
     source = accesses[0].source([image.image_id for image in images[:20]], place, AUGMENT)
     build_detector(config.detector, "member", torch.device("cpu")).fit(source, seed=0)
-    assert reads == fit_reads(config.detector, "member", 60)
+    assert reads == config.detector.reads("member", 60)
 
 
 def test_augmented_copies_multiply_the_cache_and_change_the_fit(

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.cli import main
-from llb_ray.config import AutoencoderConfig, DetectorConfig, MemoryBankConfig, load, load_scan, parse, with_overrides
+from llb_ray.config import DetectorConfig, Role, load, load_scan, parse, with_overrides
+from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.base import Detector
-from llb_ray.detectors.factory import Role, build_detector, num_steps, shortened
+from llb_ray.detectors.factory import build_detector
+from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.engine.evaluation.evaluate import EXACT_PIXELS
 from llb_ray.engine.execution.executor import SerialExecutor
 from llb_ray.errors import DataError, ResourceError
@@ -103,19 +105,19 @@ def test_a_sample_has_images_of_each_split(manifest: Manifest) -> None:
 
 def test_a_short_detector_differs_in_its_budget_alone() -> None:
     config = AutoencoderConfig()
-    short, scale = shortened(config, 7)
-    assert (num_steps(short, "member"), num_steps(short, "final"), scale) == (7, 7, 1.0)
+    short, scale = config.shortened(7)
+    assert (short.num_steps("member"), short.num_steps("final"), scale) == (7, 7, 1.0)
     assert short.image_size_px == config.image_size_px
     bank = MemoryBankConfig(coreset_size=20_000)
-    short, scale = shortened(bank, 7)
-    assert (num_steps(bank, "final"), scale) == (0, 5.0)
-    assert shortened(MemoryBankConfig(), 7) == (MemoryBankConfig(), 1.0)
+    short, scale = bank.shortened(7)
+    assert (bank.num_steps("final"), scale) == (0, 5.0)
+    assert MemoryBankConfig().shortened(7) == (MemoryBankConfig(), 1.0)
 
 
 def test_a_larger_memory_knows_as_many_places() -> None:
     """Of a detector's bytes only those of the memory's entries grow with `coreset_size`."""
     state = {"memory_MD": torch.zeros(7, 4), "weight_M": torch.zeros(7), "place_precision_Ldd": torch.zeros(9, 4, 4)}
-    assert fit_timing.state_bytes(state, 3) == 4 * (3 * 7 * 5 + 9 * 4 * 4)
+    assert fit_timing.state_bytes(state, 3, MemoryBankConfig.memory_tensors) == 4 * (3 * 7 * 5 + 9 * 4 * 4)
 
 
 def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
@@ -336,6 +338,6 @@ def test_it_can_be_asked_of_any_shipped_configuration() -> None:
     """At least the detectors are known to it."""
     for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
         detector = (load_scan(path) if path.stem == "real_iad_fuiad" else load(path)).detector
-        short, _ = shortened(detector, 3)
+        short, _ = detector.shortened(3)
         parse({"detector": short.model_dump()})
-        assert num_steps(short, "final") in (0, 3)
+        assert short.num_steps("final") in (0, 3)

@@ -13,7 +13,7 @@ from llb_ray.config import RunConfig
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import TRAIN, Manifest
-from llb_ray.detectors.factory import encoder_fingerprint, fit_reads, refuse_unsuitable
+from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Grid, PixelShard
 from llb_ray.engine.execution.protocols import WorkerContext
@@ -169,7 +169,7 @@ class ParallelStages:
     def _trial(self, num_channels: int) -> Stored:
         """One image's layers, for their size; says now, not hours later, what about them the detector refuses."""
         one = trial(self.config.detector, num_channels)
-        for notice in refuse_unsuitable(self.config.detector, layers_of(one, torch.device("cpu"))):
+        for notice in self.config.detector.check_layers(layers_of(one, torch.device("cpu"))):
             self._clock.tell(f"note: {notice}")
         return one
 
@@ -240,4 +240,5 @@ def _num_images(shards: Sequence[Shard]) -> int:
 def _reads(spec: MemberSpec) -> int:
     """Images that a fit reads, with repetitions."""
     num_rows = len(spec.fit_ids) * (1 + len(spec.augment))
-    return fit_reads(spec.detector, spec.role, num_rows, len(spec.fit_ids) if spec.importance else 0)
+    num_weighted = len(spec.fit_ids) if spec.importance else 0  # once more at the end, for their weights
+    return spec.detector.reads(spec.role, num_rows) + num_weighted

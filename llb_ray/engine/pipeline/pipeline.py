@@ -29,6 +29,7 @@ from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.rundir.stage_timer import StageTime, StageTimer
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.refinement import num_changed
 from llb_ray.errors import DataError, LlbError
 from llb_ray.remote import Remote
@@ -95,6 +96,7 @@ def run_stages(
     lost by it.
     """
     _refuse(manifest, out)
+    filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
     with RunFolder.locked(out, store) as folder:

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save
 
 from llb_ray.artifacts import Artifact, Recipe, digest
-from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig
+from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig, Role
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.detectors.base import Detector, Report, silent
+from llb_ray.detectors.base import Detector, FitLog, Report, SteppedDetector, silent
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
-from llb_ray.detectors.factory import Role, build_detector
+from llb_ray.detectors.factory import build_detector
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.checkpoint import FileCheckpoints
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -112,18 +112,21 @@ class Member:
 
     def _write(self, folder: Path, report: Report) -> None:
         self._peers.told(_FIT)
-        detector, source = self._fitted(report)
+        detector, source, log = self._fitted(report)
         # Not `save_file`: of a full disk it raises an error of its own.
         (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
         write_table(folder / filenames.TRAINED_ON, pa.table({"image_id": source.image_ids}))
-        write_log(folder, detector.log(), source.image_ids)
+        write_log(folder, log, source.image_ids)
 
-    def _fitted(self, report: Report) -> tuple[Detector, OrderedSource]:
+    def _fitted(self, report: Report) -> tuple[Detector, OrderedSource, FitLog | None]:
         spec, device = self._spec, device_for(self._spec.place.resources)
         source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
-        detector.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
-        return detector, source
+        if not spec.detector.trains_by_gradient:
+            return detector.fit(source, spec.settings["seed"], report), source, None
+        stepped = cast(SteppedDetector, detector)
+        stepped.fit(source, spec.settings["seed"], report, self._checkpoints, self._peers)
+        return stepped, source, stepped.log()
 
 
 @contextlib.contextmanager
