@@ -1,4 +1,4 @@
-"""What the settings of every detector are, and what the rest of llb_ray asks of them; `detector.name` chooses one."""
+"""The settings that all detectors have, and their traits for the rest of llb_ray; `detector.name` chooses one."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -106,7 +106,7 @@ class DetectorConfig(Settings):
         return 0
 
     def reads(self, role: Role, num_rows: int) -> int:
-        """How many images a fit on `num_rows` rows reads from its source, repetitions counted."""
+        """Number of images that a fit on `num_rows` rows reads from its source, repetitions counted."""
         return num_rows
 
     def shortened(self, steps: int) -> tuple[Self, float]:
@@ -167,7 +167,7 @@ class GradientDetectorConfig(DetectorConfig):
 
     @property
     def measuring_passes(self) -> int:
-        """How often a fit reads all images besides its steps."""
+        """Number of passes over all images besides the steps of a fit."""
         return 0
 
     def num_steps(self, role: Role) -> int:

@@ -128,7 +128,7 @@ class RunConfig(Settings):
 
     @property
     def _member_detector(self) -> DetectorConfig:
-        """What the section members says of it."""
+        """The settings of a sub-model's detector by the section members."""
         if not self.screens_by_density:
             return self.detector.with_memory(FilterTraits.final_memory)
         shared = self.detector.model_dump(include={"image_size_px", "backbone", "neighbourhood"})
