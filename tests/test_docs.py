@@ -82,10 +82,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray  # of the search
-@pytest.mark.usefixtures("one_thread", "ray_local")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_work(page: Path, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_a_page_work(
+    page: Path, desk: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names: dict[str, Any] = {}
+    if any(_may_use_ray(block) for block in blocks(page)):
+        request.getfixturevalue("ray_local")
     if files := files_of(page):
         install(desk / "site", files, monkeypatch)
     for block in blocks(page):
@@ -125,6 +129,11 @@ def test_the_site_builds(tmp_path: Path) -> None:
 def test_figures_are_small() -> None:
     for picture in DOCS.glob("*.png"):
         assert picture.stat().st_size <= 200_000, picture.name
+
+
+def _may_use_ray(block: Block) -> bool:
+    """True for a search and for Python, whose runs do so by default; other commands are given the serial executor."""
+    return block.reason is None and block.file is None and (block.kind == "python" or "llb-ray tune" in block.text)
 
 
 def _lines(text: str) -> Iterator[str]:
