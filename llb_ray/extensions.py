@@ -110,3 +110,14 @@ DETECTORS = Extensions(
     },
     "llb_ray.detectors",
 )
+DATASETS = Extensions(
+    "data set layout",
+    {
+        "folder": "llb_ray.data.adapters.folders:PlainFolder",
+        "mvtec": "llb_ray.data.adapters.folders:Trees",
+        "visa": "llb_ray.data.adapters.visa:Visa",
+        "real_iad": "llb_ray.data.adapters.real_iad:RealIad",
+        "table": "llb_ray.data.adapters.image_list:ImageList",
+        "arrays": "llb_ray.data.adapters.arrays:Arrays",
+    },
+)

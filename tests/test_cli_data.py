@@ -13,8 +13,10 @@ from click.testing import CliRunner, Result
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.cli import main
-from llb_ray.config import with_overrides
+from llb_ray.config import DatasetOptions, with_overrides
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.listing import Listing
+from llb_ray.extensions import DATASETS
 from tests.support import final_files, photo
 
 
@@ -94,14 +96,11 @@ def test_what_cannot_be_listed_is_refused(
     assert (result.exit_code, sentence in result.stderr) == (code, True), result.stderr
 
 
-def test_kinds_of_the_command_line_are_those_of_the_adapters() -> None:
-    from typing import get_args
-
-    from llb_ray.cli.data_commands import _KINDS
-    from llb_ray.config.dataset_options import Kind
-    from llb_ray.data.adapters import _READERS
-
-    assert tuple(_KINDS) == get_args(Kind) == tuple(_READERS)
+def test_every_layout_has_an_adapter_whose_options_there_are() -> None:
+    for kind in DATASETS.names():
+        adapter = DATASETS.load(kind, Adapter)
+        assert adapter.options | adapter.needs.keys() <= set(DatasetOptions.model_fields)
+        assert adapter.needs.keys() <= adapter.options, "what is needed has a meaning"
 
 
 def test_a_run_of_a_manifest_file_is_the_run_of_its_folder(

@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from llb_ray.cli.common import FOLDER, main, refusals
+from llb_ray.extensions import DATASETS
 
 _REALIAD = ["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]
-_KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 
 
 @main.command()
-@click.argument("kind", type=click.Choice(_KINDS))
+@click.argument("kind", type=click.Choice(DATASETS.names()))
 @click.argument("root", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The manifest file to write, for llb-ray run --manifest.")
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all that are there.")
@@ -22,7 +22,7 @@ _KINDS = ["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
 @click.option("--views", type=click.Choice(["multi", "single"]), help="real_iad: five views, or the top one alone.")
 @click.option(
     "--images",
-    type=click.Choice(["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]),
+    type=click.Choice(_REALIAD),
     help="real_iad: the folder of the images.",
 )
 @click.option("--alpha", type=float, help="real_iad: the official contaminated lists of this share.")

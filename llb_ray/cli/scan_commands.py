@@ -16,6 +16,7 @@ from llb_ray.cli.common import (
     override_option,
     refusals,
 )
+from llb_ray.extensions import DATASETS, FILTERS
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 _CHOICES: Sequence[Callable[[Command], Command]] = (
     click.option("--config", "config_path", type=FOLDER, help="YAML file of a scan, or of the runs it is made of."),
-    click.option("--dataset", help="mvtec, visa, real_iad, folder or table (scan.dataset.kind)."),
+    click.option("--dataset", help=f"{', '.join(DATASETS.names())} (scan.dataset.kind)."),
     click.option("--root", help="Where the data set is (scan.dataset.root)."),
     click.option("--categories", help="all, or names with commas between them (scan.dataset.categories)."),
     click.option("--alphas", help="Anomalous shares, with commas (scan.alphas)."),
@@ -90,7 +91,6 @@ def certify(
     """
     with refusals() as console:
         from llb_ray import config
-        from llb_ray.extensions import FILTERS
         from llb_ray.report.robustness_table import show_robustness
 
         usual = {"alphas": [0, 0.1, 0.2, 0.4], "seeds": [0, 1, 2, 3, 4], "filters": FILTERS.names()}

@@ -5,7 +5,7 @@ Neither torch nor ray is imported here: reading a configuration is instant.
 """
 
 from llb_ray.config.contaminate_config import ContaminateConfig, TailConfig
-from llb_ray.config.dataset_options import DatasetConfig, DatasetOptions
+from llb_ray.config.dataset_options import AdapterTraits, DatasetConfig, DatasetOptions
 from llb_ray.config.detector_configs import (
     WEIGHTS_BY_NAME,
     BackboneConfig,
@@ -34,6 +34,7 @@ from llb_ray.config.sections import (
 
 __all__ = [
     "WEIGHTS_BY_NAME",
+    "AdapterTraits",
     "Augmentation",
     "BackboneConfig",
     "BackboneDetectorConfig",

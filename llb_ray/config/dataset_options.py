@@ -1,22 +1,33 @@
 """Place and layout of a data set, and which part of it is listed."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from llb_ray.config.base import Settings
+from llb_ray.extensions import DATASETS
 
-Kind = Literal["folder", "mvtec", "visa", "real_iad", "table", "arrays"]
-_FOR: dict[str, tuple[Kind, ...]] = {  # the kinds that an option has a meaning for; all where it is not named
-    "categories": ("mvtec", "visa", "real_iad", "table"),
-    "group_pattern": ("folder", "mvtec", "visa"),
-    "table": ("visa", "table"),
-    "views": ("real_iad",),
-    "images": ("real_iad",),
-    "alpha": ("real_iad",),
-    "write_to": ("arrays",),
-}
+
+class AdapterTraits:
+    """Options of a data set that an adapter of one layout reads; `data.adapters.base.Adapter` adds how."""
+
+    options: ClassVar[frozenset[str]] = frozenset()  # that have a meaning, besides those that always have
+    needs: ClassVar[Mapping[str, str]] = {}  # options that must be given, and what each one is
+
+
+def _adapter(kind: str) -> type[AdapterTraits]:
+    return DATASETS.load(kind, AdapterTraits)
+
+
+def _known(kind: str) -> str:
+    if problem := DATASETS.problem(kind):
+        raise ValueError(problem)
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_known)]
 
 
 class DatasetOptions(Settings):
@@ -53,14 +64,19 @@ class DatasetConfig(DatasetOptions):
 
     @model_validator(mode="after")
     def _options_have_a_meaning(self) -> "DatasetConfig":
-        for name, kinds in _FOR.items():
-            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect with kind {self.kind}; it is for {' and '.join(kinds)}")
-        if self.kind == "table" and self.table is None:
-            raise ValueError("kind table needs table, the CSV, TSV, Parquet or text file that lists the images")
-        if self.kind == "arrays" and self.write_to is None:
-            raise ValueError("kind arrays needs write_to, the folder that the images are written to")
+        for name, spec in DatasetOptions.model_fields.items():
+            if getattr(self, name) != spec.default:
+                self._refuse_without_meaning(name)
+        for name, what in _adapter(self.kind).needs.items():
+            if getattr(self, name) is None:
+                raise ValueError(f"kind {self.kind} needs {name}, {what}")
         return self
+
+    def _refuse_without_meaning(self, name: str) -> None:
+        """Raise ValueError for an option that has a meaning for other kinds alone."""
+        kinds = [kind for kind in DATASETS.names() if name in _adapter(kind).options]
+        if kinds and self.kind not in kinds:
+            raise ValueError(f"{name} has no effect with kind {self.kind}; it is for {' and '.join(kinds)}")
 
     def options(self) -> DatasetOptions:
         """The options alone."""

@@ -3,7 +3,7 @@
 Shape suffixes: N images, O objects, T thresholds.  Scores rise with abnormality.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ Labels = npt.NDArray[np.integer | np.bool_]
 
 
 def image_metrics(score_N: Floats, label_N: Labels) -> dict[str, float | None]:
-    """`i_auroc`, `i_ap` and `i_f1_max`, each in [0, 1]; all None unless both classes are present.
+    """All `MEASURES`, each in [0, 1]; None unless both classes are present.
 
     Equal scores share one threshold, so a tied pair counts one half in `i_auroc`, and constant scores give 0.5.
     Raises ValueError for a NaN or infinite score: it has no place in the ranking, and means a broken detector.
@@ -24,12 +24,8 @@ def image_metrics(score_N: Floats, label_N: Labels) -> dict[str, float | None]:
     assert np.isin(label_N, (0, 1)).all(), "labels are 0 (normal) or 1 (anomalous)"
     assert_all_finite(score_N, input_name="score_N")
     if np.unique(label_N).size < 2:
-        return {"i_auroc": None, "i_ap": None, "i_f1_max": None}
-    return {
-        "i_auroc": float(roc_auc_score(label_N, score_N)),
-        "i_ap": float(average_precision_score(label_N, score_N)),
-        "i_f1_max": f1_max(score_N, label_N),
-    }
+        return dict.fromkeys(MEASURES)
+    return {name: measure(score_N, label_N) for name, measure in MEASURES.items()}
 
 
 def object_metrics(score_N: Floats, label_N: Labels, group_N: Sequence[str]) -> dict[str, float | None]:
@@ -58,3 +54,10 @@ def f1_max(score_N: Floats, label_N: Labels) -> float:
     found_T = recall_T > 0
     precision_T, recall_T = precision_T[found_T], recall_T[found_T]
     return float(np.max(2 * precision_T * recall_T / (precision_T + recall_T)))
+
+
+MEASURES: Mapping[str, Callable[[Floats, Labels], float]] = {
+    "i_auroc": lambda score_N, label_N: float(roc_auc_score(label_N, score_N)),
+    "i_ap": lambda score_N, label_N: float(average_precision_score(label_N, score_N)),
+    "i_f1_max": f1_max,
+}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from llb_ray.metrics.metric_names import of_run
+
 if TYPE_CHECKING:  # some of it imports torch
     from llb_ray.engine.features.cache_budget import EncoderPasses
     from llb_ray.engine.inspection.run_status import Outcome, Status
@@ -17,19 +19,6 @@ if TYPE_CHECKING:  # some of it imports torch
 _FEW_ABOVE = 0.5  # of the rejected images, below which a threshold misses more anomalies than it finds
 _WORTH_A_ROW_S = 0.1
 _NORMALS = {"bulk": "the bulk of the kept", "kept": "the kept", "all": "all"}
-METRIC_NAMES = {  # metrics.json key -> displayed name
-    "contamination": "contamination before",
-    "residual_contamination": "residual contamination",
-    "normals_lost": "normals lost",
-    "i_auroc": "I-AUROC",
-    "i_ap": "I-AP",
-    "i_f1_max": "I-F1-max",
-    "s_auroc": "S-AUROC",
-    "p_auroc": "P-AUROC",
-    "p_ap": "P-AP",
-    "p_f1_max": "P-F1-max",
-    "aupro": "AUPRO",
-}
 
 
 def show_result(console: Console, result: "Result") -> None:
@@ -121,7 +110,7 @@ def _time_rows(times: "Sequence[StageTime]") -> Iterator[tuple[str, str]]:
 
 
 def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    known = [(title, metrics[name]) for name, title in METRIC_NAMES.items() if name in metrics]
+    known = [(title, metrics[name]) for name, title in of_run().items() if name in metrics]
     if not known:
         yield "metrics", "skipped: no labels"
     for title, value in known:

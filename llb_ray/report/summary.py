@@ -26,7 +26,7 @@ from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.refinement import num_changed
-from llb_ray.report.console import METRIC_NAMES
+from llb_ray.metrics.metric_names import of_run
 
 _PACKAGES = ("torch", "timm", "ray", "numpy", "pyarrow", "pillow", "scipy", "scikit-learn")
 _MOST_ASIDE = 500
@@ -87,7 +87,7 @@ def facts_of(run: FinishedRun) -> Facts:
         by_hand=0 if run.overrides is None else run.overrides.num_rows,
         against=sum(published != filtered for published, filtered in decisions),
         quarantined=run.quarantine.slice(0, _MOST_ASIDE).to_pylist(),
-        metrics=[(name, _figure(metrics[key])) for key, name in METRIC_NAMES.items() if key in metrics],
+        metrics=[(name, _figure(metrics[key])) for key, name in of_run().items() if key in metrics],
         protocol=metrics.get("protocol", {}),
         types=list(_types(run, threshold_of(run), metrics.get("by_type", {}))),
         times=[time for time in status.times if time.stage != REPORT_STAGE],  # of an earlier page

@@ -13,22 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.config import filter_traits
+from llb_ray.metrics.metric_names import of_scan
 from llb_ray.scans.comparable import Row, comparable, left_out
 from llb_ray.scans.job_results import COSTS, DONE
 
 MEAN = "mean"
-_PERCENT = {  # by what people ask first: a narrow terminal shows as many as fit
-    "i_auroc": "I-AUROC",
-    "s_auroc": "S-AUROC",
-    "aupro": "AUPRO",
-    "p_auroc": "P-AUROC",
-    "residual_contamination": "residual contamination",
-    "normals_lost": "normals lost",
-    "i_ap": "I-AP",
-    "i_f1_max": "I-F1-max",
-    "p_ap": "P-AP",
-    "p_f1_max": "P-F1-max",
-}
+_PERCENT = of_scan()
 _PLAIN = {
     "seconds": "seconds",
     "worker_seconds": "worker-seconds",

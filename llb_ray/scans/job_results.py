@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from llb_ray.data.tables import DAMAGED, checked
 from llb_ray.disk import write_atomic, write_json
 from llb_ray.errors import ArtifactError
+from llb_ray.metrics.metric_names import of_detection
 from llb_ray.scans.scan_plan import Job, Scan
 
 DONE, FAILED = "done", "failed"
 RESULTS = "results.parquet"
 PROTOCOL = b"llb_ray.protocol"  # key of the table's metadata: how the metrics were measured, as JSON
 METRICS = (
-    *("i_auroc", "s_auroc", "p_auroc", "aupro", "i_ap", "p_ap", "i_f1_max", "p_f1_max"),
+    *of_detection(),
     *("contamination", "estimated_contamination", "residual_contamination", "normals_lost"),
 )
 COSTS = ("seconds", "worker_seconds", "gpu_seconds", "images_per_second")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.metrics.image_metrics import f1_max, image_metrics, object_metrics
+from llb_ray.metrics.image_metrics import MEASURES, f1_max, image_metrics, object_metrics
+from llb_ray.metrics.metric_names import METRICS, of_detection, of_run, of_scan
 
 UNDEFINED = {"i_auroc": None, "i_ap": None, "i_f1_max": None}
 # Few distinct scores, so that most examples hold ties within and across the classes.
@@ -106,3 +107,15 @@ def test_an_objects_score_is_its_highest_and_one_anomaly_makes_it_one(images):
 
 def test_no_image_is_no_object():
     assert object_metrics(np.empty(0), np.empty(0, int), []) == {}
+
+
+def test_every_image_metric_has_a_title() -> None:
+    assert set(MEASURES) == {name for name, metric in METRICS.items() if metric.level == "image"}
+
+
+def test_the_tables_have_their_metrics_in_their_order() -> None:
+    assert list(of_run())[:4] == ["contamination", "residual_contamination", "normals_lost", "i_auroc"]
+    assert list(of_run())[-1] == "aupro"
+    assert list(of_scan())[:3] == ["i_auroc", "s_auroc", "aupro"]
+    detection = ("i_auroc", "s_auroc", "p_auroc", "aupro", "i_ap", "p_ap", "i_f1_max", "p_f1_max")
+    assert of_detection() == detection, "columns of files that are there"

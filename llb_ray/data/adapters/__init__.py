@@ -1,15 +1,10 @@
-"""Data sets by their own layouts and tables; `read_listing` is the one door.
+"""Data sets by their own layouts and tables; `read_listing` reads any of them.  Each has an adapter.
 
-folder    any folder of images, unlabelled
-mvtec     train/good, test/<type>, ground_truth/<type>: one category, or a folder of them
-visa      VisA, by split_csv/1cls.csv or another CSV of that form
-real_iad  Real-IAD, by its official JSON files, clean or contaminated (FUIAD)
-table     any list: CSV, TSV or Parquet with a column `path`, or a text file of paths
-arrays    an .npz of x_train, y_train, x_test and y_test, written out as PNG files
+`extensions.DATASETS` names the adapters.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DatasetConfig, DatasetOptions, parse_as
-from llb_ray.data.adapters import arrays, folders, image_list, real_iad, visa
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.columns import joined_by_path
 from llb_ray.data.adapters.entries import Draft
 from llb_ray.data.adapters.listing_checks import Fault, missing_or_unfit, repeated
@@ -25,15 +20,7 @@ from llb_ray.data.listing import Listing
 from llb_ray.data.listing_problems import BadEntries, Problem
 from llb_ray.data.manifest import without_normal
 from llb_ray.errors import DataError
-
-_READERS: dict[str, Callable[[DatasetConfig], Draft]] = {
-    "folder": folders.read_plain,
-    "mvtec": folders.read_trees,
-    "visa": visa.read,
-    "real_iad": real_iad.read,
-    "table": image_list.read,
-    "arrays": arrays.read,
-}
+from llb_ray.extensions import DATASETS
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ def read_listing(kind: str, root: str | Path, options: DatasetOptions | None = N
 
 def official_alphas(config: DatasetConfig) -> list[float]:
     """The anomalous shares at which the data set's authors contaminated its training sets themselves, rising."""
-    return real_iad.official_alphas(config.root) if config.kind == "real_iad" else []
+    return _adapter(config.kind).official_alphas(config.root)
 
 
 def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -> Survey:
@@ -76,7 +63,7 @@ def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -
     Raises DataError where there is nothing to read, and ConfigError for options that do not fit the kind.
     """
     config = _config(kind, root, options)
-    draft = _READERS[config.kind](config)
+    draft = _adapter(config.kind).read(config)
     listed = pa.concat_tables([part.table for part in draft.parts])
     origin = pa.concat_tables([part.origin for part in draft.parts])
     faults = repeated(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
@@ -84,6 +71,10 @@ def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -
     kept = listed.take(pa.array([row for row in range(len(listed)) if row not in bad], pa.int64())) if bad else listed
     about = _about(config, draft, without_normal(kept), len(unlisted) + len(bad))
     return Survey(joined_by_path(Listing.of(draft.root, kept, about), config), unlisted + _problems(origin, faults))
+
+
+def _adapter(kind: str) -> Adapter:
+    return DATASETS.load(kind, Adapter)()  # type: ignore[type-abstract]
 
 
 def _config(kind: str, root: str | Path, options: DatasetOptions | None) -> DatasetConfig:

@@ -5,9 +5,9 @@ It is unknown which class is normal, so no image has a label; its class is in th
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from llb_ray.config import DatasetConfig
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.disk import file_digest, write_json
@@ -26,24 +27,30 @@ _FOLDER_NAME = re.compile(r"[\w-][\w .-]*")
 _WRITTEN = "arrays.json"  # says of which file the pictures were made; written last
 
 
-def read(config: DatasetConfig) -> Draft:
-    """Every image of the arrays, written to ``<write_to>/<split>/<class>/<number>.png`` unless it already exists."""
-    assert config.write_to is not None, "DatasetConfig requires it"
-    folder, sha256 = config.write_to.absolute(), _digest(config.root)
-    splits = _arrays(config.root)
-    written = _was_written(folder, sha256)
-    category = config.root.stem
-    parts = []
-    for split, (image_N, class_N) in splits.items():
-        names = [f"{split}/{kind}/{row:06d}.png" for row, kind in enumerate(class_N)]
+class Arrays(Adapter):
+    """An .npz of x_train, y_train, x_test and y_test, written out as PNG files."""
+
+    options = frozenset({"write_to"})
+    needs: ClassVar[Mapping[str, str]] = {"write_to": "the folder that the images are written to"}
+
+    def read(self, config: DatasetConfig) -> Draft:
+        """Every image of the arrays, as ``<write_to>/<split>/<class>/<number>.png``; written unless it exists."""
+        assert config.write_to is not None, "DatasetConfig requires it"
+        folder, sha256 = config.write_to.absolute(), _digest(config.root)
+        splits = _arrays(config.root)
+        written = _was_written(folder, sha256)
+        category = config.root.stem
+        parts = []
+        for split, (image_N, class_N) in splits.items():
+            names = [f"{split}/{kind}/{row:06d}.png" for row, kind in enumerate(class_N)]
+            if not written:
+                _write(folder, names, image_N)
+            part = Part.of(config.root.name, (Entry(row, name, category, split) for row, name in enumerate(names, 1)))
+            pattern = pa.array([str(kind) for kind in class_N], pa.string())
+            parts.append(Part(part.table.append_column(PATTERN, pattern), part.origin, part.problems))
         if not written:
-            _write(folder, names, image_N)
-        part = Part.of(config.root.name, (Entry(row, name, category, split) for row, name in enumerate(names, 1)))
-        pattern = pa.array([str(kind) for kind in class_N], pa.string())
-        parts.append(Part(part.table.append_column(PATTERN, pattern), part.origin, part.problems))
-    if not written:
-        write_json(folder / _WRITTEN, {"sha256": sha256})
-    return Draft(folder, parts, {config.root.name: sha256})
+            write_json(folder / _WRITTEN, {"sha256": sha256})
+        return Draft(folder, parts, {config.root.name: sha256})
 
 
 def _digest(path: Path) -> str:

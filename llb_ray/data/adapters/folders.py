@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llb_ray.config import DatasetConfig
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
 from llb_ray.data.directory_tree import Found, plain_files, require_folder, tree_files
 from llb_ray.data.groups import Grouping
@@ -13,31 +14,41 @@ from llb_ray.data.manifest import path_text
 from llb_ray.errors import DataError
 
 
-def read_plain(config: DatasetConfig) -> Draft:
-    """Every file below the root as an unlabelled training image; raises DataError for a tree or a folder of trees."""
-    require_folder(config.root)
-    if is_tree_on_disk(config.root):
-        raise DataError(f"{config.root}: is laid out as train/ and test/; read it as kind mvtec")
-    grouping = Grouping.of(config.group_pattern, "group_pattern")
-    found = plain_files(config.root)
-    grouping.require_match(config.root, [file.path for file in found.files])
-    category = path_text(config.root.name or "images")
-    return Draft(config.root, [Part.of("", _entries(config.root, found, category, grouping))], notes=found.notes())
+class PlainFolder(Adapter):
+    """Any folder of images, unlabelled."""
+
+    options = frozenset({"group_pattern"})
+
+    def read(self, config: DatasetConfig) -> Draft:
+        """Every file below the root as an unlabelled training image; raises DataError for a tree or several."""
+        require_folder(config.root)
+        if is_tree_on_disk(config.root):
+            raise DataError(f"{config.root}: is laid out as train/ and test/; read it as kind mvtec")
+        grouping = Grouping.of(config.group_pattern, "group_pattern")
+        found = plain_files(config.root)
+        grouping.require_match(config.root, [file.path for file in found.files])
+        category = path_text(config.root.name or "images")
+        return Draft(config.root, [Part.of("", _entries(config.root, found, category, grouping))], notes=found.notes())
 
 
-def read_trees(config: DatasetConfig) -> Draft:
-    """Every input of one tree, or of all trees directly below the root; raises DataError where there is none."""
-    require_folder(config.root)
-    grouping = Grouping.of(config.group_pattern, "group_pattern")
-    trees = {name: config.root / folder for name, folder in _trees(config.root).items()}
-    chosen = asked_for(config.root, trees, config.categories)
-    found = {name: tree_files(trees[name]) for name in chosen}
-    grouping.require_match(config.root, [file.path for tree in found.values() for file in tree.files])
-    parts = [
-        Part.of("", _entries(config.root, tree, name, grouping), _base(config.root, tree.root))
-        for name, tree in found.items()
-    ]
-    return Draft(config.root, parts, notes=[note for tree in found.values() for note in tree.notes()])
+class Trees(Adapter):
+    """MVTec's layout: train/good, test/<type>, ground_truth/<type>; one category, or a folder of them."""
+
+    options = frozenset({"categories", "group_pattern"})
+
+    def read(self, config: DatasetConfig) -> Draft:
+        """Every input of one tree, or of all trees directly below the root; raises DataError where there is none."""
+        require_folder(config.root)
+        grouping = Grouping.of(config.group_pattern, "group_pattern")
+        trees = {name: config.root / folder for name, folder in _trees(config.root).items()}
+        chosen = asked_for(config.root, trees, config.categories)
+        found = {name: tree_files(trees[name]) for name in chosen}
+        grouping.require_match(config.root, [file.path for tree in found.values() for file in tree.files])
+        parts = [
+            Part.of("", _entries(config.root, tree, name, grouping), _base(config.root, tree.root))
+            for name, tree in found.items()
+        ]
+        return Draft(config.root, parts, notes=[note for tree in found.values() for note in tree.notes()])
 
 
 def _trees(root: Path) -> dict[str, str]:

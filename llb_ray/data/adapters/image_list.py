@@ -1,11 +1,13 @@
 """Any list of images (`llb_ray.data.lists`): the columns of a listing where it has them, and others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 
 from llb_ray.config import DatasetConfig
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.listing import LISTING
@@ -18,17 +20,23 @@ from llb_ray.errors import DataError
 _LABELS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 
-def read(config: DatasetConfig) -> Draft:
-    """Every row whose category is asked for; what is not said is unknown, a split that is not said is train."""
-    assert config.table is not None, "DatasetConfig requires it"
-    source = Source.read(config.root, config.table)
-    table = read_columns(source)
-    category = path_text(config.root.name or "images")
-    rows = _Rows(config.root, source.name, {name: _texts(table, name) for name in LISTING.names}, category)
-    chosen = set(asked_for(config.root, {rows.category(row) for row in range(len(table))}, config.categories))
-    part = Part.of(source.name, (rows.entry(row) for row in range(len(table)) if rows.category(row) in chosen))
-    own = [name for name in table.column_names if name not in LISTING.names]
-    return Draft(config.root, [_with(part, table.select(own))], {source.name: source.sha256})
+class ImageList(Adapter):
+    """Any list: CSV, TSV or Parquet with a column `path`, or a text file of paths."""
+
+    options = frozenset({"categories", "table"})
+    needs: ClassVar[Mapping[str, str]] = {"table": "the CSV, TSV, Parquet or text file that lists the images"}
+
+    def read(self, config: DatasetConfig) -> Draft:
+        """Every row whose category is asked for; what is not said is unknown, a split that is not said is train."""
+        assert config.table is not None, "DatasetConfig requires it"
+        source = Source.read(config.root, config.table)
+        table = read_columns(source)
+        category = path_text(config.root.name or "images")
+        rows = _Rows(config.root, source.name, {name: _texts(table, name) for name in LISTING.names}, category)
+        chosen = set(asked_for(config.root, {rows.category(row) for row in range(len(table))}, config.categories))
+        part = Part.of(source.name, (rows.entry(row) for row in range(len(table)) if rows.category(row) in chosen))
+        own = [name for name in table.column_names if name not in LISTING.names]
+        return Draft(config.root, [_with(part, table.select(own))], {source.name: source.sha256})
 
 
 def read_columns(source: Source) -> pa.Table:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llb_ray.config import DatasetConfig
+from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.listing_problems import Problem
@@ -27,15 +28,24 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_MASK = (None, "None", "")
 
 
-def read(config: DatasetConfig) -> Draft:
-    """Every image of the official lists of one protocol: clean, or contaminated at `config.alpha`."""
-    folder, single_list = _lists(config)
-    images, notes = _images(config)
-    files = {path.stem: path for path in folder.glob("*.json")}
-    sources = [Source.read(config.root, files[name]) for name in asked_for(folder, files, config.categories)]
-    view = _TOP if config.views == "single" and not single_list else None
-    parts = [part for source in sources for part in _parts(source, view, images)]
-    return Draft(config.root, parts, {source.name: source.sha256 for source in sources}, notes)
+class RealIad(Adapter):
+    """Real-IAD, by its official JSON files, clean or contaminated (FUIAD)."""
+
+    options = frozenset({"categories", "views", "images", "alpha"})
+
+    def read(self, config: DatasetConfig) -> Draft:
+        """Every image of the official lists of one protocol: clean, or contaminated at `config.alpha`."""
+        folder, single_list = _lists(config)
+        images, notes = _images(config)
+        files = {path.stem: path for path in folder.glob("*.json")}
+        sources = [Source.read(config.root, files[name]) for name in asked_for(folder, files, config.categories)]
+        view = _TOP if config.views == "single" and not single_list else None
+        parts = [part for source in sources for part in _parts(source, view, images)]
+        return Draft(config.root, parts, {source.name: source.sha256 for source in sources}, notes)
+
+    def official_alphas(self, root: Path) -> list[float]:
+        """See `Adapter`: those of the contaminated (FUIAD) lists below `root`."""
+        return _official_alphas(root)
 
 
 def _lists(config: DatasetConfig) -> tuple[Path, bool]:
@@ -61,13 +71,13 @@ def _folder(root: Path, name: str, remedy: str) -> Path:
 
 
 def _alphas(root: Path) -> str:
-    there = ", ".join(map(str, official_alphas(root)))
+    there = ", ".join(map(str, _official_alphas(root)))
     if there:
         return f"those of alpha {there} are there"
     return "none of any alpha is there; `llb-ray contaminate` makes such sets of the clean lists"
 
 
-def official_alphas(root: Path) -> list[float]:
+def _official_alphas(root: Path) -> list[float]:
     """The anomalous shares that the official contaminated (FUIAD) lists below `root` are there for, rising."""
     folders = [*root.glob(f"{_FUIAD}*"), *(root / _LISTS).glob(f"{_FUIAD}*")]
     return sorted({float(folder.name.removeprefix(_FUIAD)) for folder in folders if _SHARE.fullmatch(folder.name)})

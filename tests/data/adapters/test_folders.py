@@ -121,7 +121,7 @@ def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         rows("mvtec", tmp_path, views="single")
     with pytest.raises(ConfigError, match="group_pattern = '.nope.': matches no file"):
         rows("mvtec", tmp_path, group_pattern="(nope)")
-    with pytest.raises(ConfigError, match="kind = 'mvtek': input should be 'folder', 'mvtec'"):
+    with pytest.raises(ConfigError, match="kind = 'mvtek': there is no such data set layout; did you mean 'mvtec'"):
         rows("mvtek", tmp_path)
 
 
