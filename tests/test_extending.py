@@ -1,8 +1,6 @@
 """A package that is not ours adds a detector and a filter; a broken one is refused in one sentence."""
 
 import inspect
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
@@ -194,16 +192,3 @@ def test_a_detector_without_a_scorer_is_not_exported(
     with pytest.raises(ConfigError, match="detector gaussian cannot be exported, as it has no method scorer"):
         llb_ray.export(out, "onnx", out=tmp_path / "own.onnx")
     assert not (tmp_path / "own.onnx").exists()
-
-
-@pytest.mark.ray
-def test_workers_of_ray_find_them_too(extra: Path, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text(_config().to_yaml())
-    command = ["run", "--data", str(photos), "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]
-    path = os.pathsep.join([str(extra), *sys.path])
-    environment = os.environ | {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run(
-        [sys.executable, "-m", "llb_ray", *command], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "filter: tukey" in (tmp_path / "run" / "config.yaml").read_text()
