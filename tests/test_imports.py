@@ -74,7 +74,13 @@ def test_a_module_imports_its_own_part_and_lower_layers(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("ray", "distributed"), ("timm", "detectors/backbones/timm_import.py"), ("click", "cli/"), ("fastapi", "serving")],
+    [
+        ("ray", "distributed"),
+        ("timm", "detectors/backbones/timm_import.py"),
+        ("click", "cli/"),
+        ("fastapi", "serving"),
+        ("starlette", "serving"),
+    ],
 )
 def test_a_library_has_one_home(library: str, home: str) -> None:
     users = [path for path in MODULES if any(name.split(".")[0] == library for name in _imports(path))]

@@ -3,6 +3,7 @@
 from llb_ray.api.images import contaminate, manifest, read_folder, read_manifest, synth
 from llb_ray.api.planning import doctor, init, outlook, plan
 from llb_ray.api.results import audit, drift, export, predict, report, status, threshold
+from llb_ray.api.reviewing import review
 from llb_ray.api.running import make_executor, repurify, run
 from llb_ray.api.scanning import scan, scan_status, table
 from llb_ray.api.searching import tune
@@ -24,6 +25,7 @@ __all__ = [
     "read_manifest",
     "report",
     "repurify",
+    "review",
     "run",
     "scan",
     "scan_status",

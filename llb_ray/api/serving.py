@@ -83,7 +83,7 @@ def serve(
     LLB_SERVE_TOKEN is the token that clients have to send; without one, `host` has to be a loopback address.
     Raises a `LlbError` for what cannot be served, also where the extra `serve` is not installed.
     """
-    _refuse_missing()
+    refuse_missing()
     from llb_ray.distributed import ray_serve
     from llb_ray.distributed.cluster import connected
     from llb_ray.serving.access import TOKEN, digest_of, refuse_open
@@ -110,7 +110,8 @@ def serve(
             ray_serve.stop(said)
 
 
-def _refuse_missing() -> None:
+def refuse_missing() -> None:
+    """Raise ConfigError where the extra `serve` is not installed."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"llb-ray serve needs further packages ({', '.join(missing)}): pip install 'llb-ray[serve]'")
+        raise ConfigError(f"serving needs further packages ({', '.join(missing)}): pip install 'llb-ray[serve]'")

@@ -7,7 +7,6 @@ it by name.  A judge's answer depends on nothing but the image, so a request who
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from llb_ray.distributed import cluster
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError, LlbError, ResourceError
 from llb_ray.remote import located
-from llb_ray.serving.access import TOKEN, digest_of
+from llb_ray.serving.access import TOKEN, digest_of, refuse_taken
 from llb_ray.serving.answer import Judged, Refused
 from llb_ray.serving.app import Ask, build_app
 from llb_ray.serving.busy import Busy
@@ -159,7 +158,7 @@ def refuse_crowd(said: ServeArguments) -> None:
 
 def listen(host: str, port: int) -> None:
     """Start Ray Serve at `host` and `port`; raises ResourceError where something else listens."""
-    _refuse_taken(host, port)
+    refuse_taken(host, port)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
 
@@ -200,12 +199,3 @@ def _reason(messages: list[str]) -> str:
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
     return (errors or lines or ["no reason given"])[-1]
-
-
-def _refuse_taken(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ResourceError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from error

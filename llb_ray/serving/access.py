@@ -6,6 +6,7 @@ Only the token's digest is kept, so that no state of a cluster holds the token.
 import hashlib
 import ipaddress
 import secrets
+import socket
 from collections.abc import Callable
 from typing import Annotated
 
@@ -13,13 +14,13 @@ from fastapi import FastAPI, HTTPException, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from llb_ray.errors import ConfigError
+from llb_ray.errors import ConfigError, ResourceError
 from llb_ray.names import shown
 
 TOKEN = "LLB_SERVE_TOKEN"  # an environment variable: a command line is readable by all users of a machine
 _LEAST_TOKEN = 16  # characters
 _UNAUTHORIZED = 401
-_LOCAL = ["localhost", "127.0.0.1", "[::1]"]
+LOCAL = ["localhost", "127.0.0.1", "[::1]"]
 
 
 def digest_of(token: str | None) -> str | None:
@@ -47,7 +48,7 @@ def protect(app: FastAPI, token_digest: str | None) -> Callable[..., None]:
     resolve to this machine gets nothing.
     """
     if token_digest is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOCAL)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)
         return lambda: None
     bearer, expected = HTTPBearer(auto_error=False), token_digest
 
@@ -58,6 +59,16 @@ def protect(app: FastAPI, token_digest: str | None) -> Callable[..., None]:
             raise HTTPException(_UNAUTHORIZED, why, {"WWW-Authenticate": "Bearer"})
 
     return check
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """Raise ResourceError where a server cannot listen, since another one does."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ResourceError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from error
 
 
 def _is_loopback(host: str) -> bool:

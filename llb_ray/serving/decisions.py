@@ -1,0 +1,98 @@
+"""Decisions of a review, by image: written to an overrides.csv after each change, and undone one change at a time."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llb_ray.disk import write_atomic
+from llb_ray.ensemble.overrides import WORDS
+from llb_ray.errors import DataError
+from llb_ray.names import path_cell
+
+_MOST_UNDONE = 1000
+
+
+class Decision(BaseModel):
+    """A word on an image, or none yet, and a note."""
+
+    model_config = ConfigDict(extra="forbid")
+    decision: str = Field("", pattern=f"^({'|'.join(WORDS)})?$")
+    note: Annotated[str, Field(max_length=2000)] = ""
+
+
+Changes = Mapping[str, Decision | None]
+
+
+class Decisions:
+    """The decisions on the images of a run; `version` rises with each change."""
+
+    def __init__(self, file: Path, paths: Mapping[str, str]) -> None:
+        """Those that the file has, if it is there; `paths` is where each image is, by image_id.
+
+        Raises DataError for a file that is about other images.
+        """
+        self._file, self._paths = file, paths
+        self._said: dict[str, Decision] = self._read() if file.exists() else {}
+        self._before: list[dict[str, Decision | None]] = []
+        self.version = 0
+
+    def change(self, changes: Changes) -> None:
+        """Replace the decisions on these images alone; raises DataError for an image that the run does not have."""
+        unknown = next((image_id for image_id in changes if image_id not in self._paths), None)
+        if unknown is not None:
+            raise DataError(f"image {unknown[:64]!r} is not among the training images of this run; reload the page")
+        before = {image_id: self._said.get(image_id) for image_id in changes}
+        self._apply(changes)
+        self._before = [*self._before[1 - _MOST_UNDONE :], before]
+
+    def undo(self) -> None:
+        """Take back the last change, from any page; without one, nothing happens."""
+        if self._before:
+            self._apply(self._before.pop())
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self._before)
+
+    @property
+    def num_decided(self) -> int:
+        return sum(bool(one.decision) for one in self._said.values())
+
+    def as_json(self) -> dict[str, dict[str, str]]:
+        """All of them, by image_id."""
+        return {image_id: one.model_dump() for image_id, one in self._said.items()}
+
+    def _apply(self, changes: Changes) -> None:
+        said = dict(self._said)
+        for image_id, one in changes.items():
+            if one is None or one == Decision():
+                said.pop(image_id, None)
+            else:
+                said[image_id] = one
+        self._write(said)
+        self._said = said
+        self.version += 1
+
+    def _write(self, said: Mapping[str, Decision]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["image_id", "path", "decision", "note"])
+        for image_id, one in said.items():
+            if one.decision:
+                writer.writerow([image_id, path_cell(self._paths[image_id]), one.decision, one.note])
+        write_atomic(self._file, text.getvalue().encode("utf-8", "surrogateescape"), durable=True)
+
+    def _read(self) -> dict[str, Decision]:
+        try:
+            with self._file.open(newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+            found = {row["image_id"]: Decision(decision=row["decision"], note=row.get("note") or "") for row in rows}
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            raise DataError(f"{self._file}: not an overrides.csv; move it, or name another --decisions") from error
+        if not found.keys() <= self._paths.keys():
+            raise DataError(f"{self._file}: is about images that this run does not have; name another --decisions")
+        return found

@@ -1,0 +1,171 @@
+"""`llb-ray review`: decisions of several tabs, undo, refused pages, and the whole way to a new run in Chromium."""
+
+import csv
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from selenium.webdriver.common.by import By
+from starlette.testclient import TestClient
+
+from llb_ray import api
+from llb_ray.data.tables import read_table
+from llb_ray.errors import DataError
+from llb_ray.serving.decisions import Decision, Decisions
+from llb_ray.serving.repurify_job import RepurifyJob
+from llb_ray.serving.review import live, review_app
+from tests.browser import chromium, complaints, until
+
+_HOME = "http://127.0.0.1:8010"
+_PATHS = {"a": "=1.png", "b": "b.png"}
+_REPORT = "<meta content=\"script-src 'sha256-x'\"><body><script>1</script></body></html>"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "overrides.csv"
+
+
+@pytest.fixture
+def client(file: Path) -> TestClient:
+    job = RepurifyJob(file.parent / "run", file, file.parent / "out", [])
+    return TestClient(review_app(_REPORT, Decisions(file, _PATHS), job, "secret"), base_url=_HOME)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.open(newline="")))
+
+
+def test_decisions_are_saved_as_they_are_made_and_found_again(file: Path) -> None:
+    said = Decisions(file, _PATHS)
+    said.change({"a": Decision(decision="keep", note='say "yes", twice')})
+    said.change({"b": Decision(decision="reject")})
+    assert [(row["image_id"], row["path"], row["decision"]) for row in _rows(file)] == [
+        ("a", "./=1.png", "keep"),
+        ("b", "b.png", "reject"),
+    ]
+    assert Decisions(file, _PATHS).as_json() == said.as_json()
+    said.undo()
+    assert [row["image_id"] for row in _rows(file)] == ["a"]
+    said.undo()
+    said.undo()
+    assert (_rows(file), said.can_undo) == ([], False)
+
+
+@pytest.mark.parametrize("text", ["image_id,decision\nz,keep\n", "image_id,decision\na,perhaps\n", "x\n1\n", "\xff"])
+def test_a_file_of_something_else_is_refused(file: Path, text: str) -> None:
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="overrides.csv|this run does not have"):
+        Decisions(file, _PATHS)
+    assert file.read_bytes() == text.encode("latin-1")
+
+
+def test_two_tabs_keep_each_others_decisions(client: TestClient) -> None:
+    for image, word in (("a", "keep"), ("b", "reject")):  # each tab sends what changed in it, and nothing else
+        client.post("/secret/decisions", json={image: {"decision": word}}, headers={"Origin": _HOME})
+    state = client.get("/secret/state").json()
+    assert {image: one["decision"] for image, one in state["decisions"].items()} == {"a": "keep", "b": "reject"}
+    assert client.post("/secret/undo", headers={"Origin": _HOME}).json()["decisions"].keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    "origin", [None, "null", "https://example.com", "http://127.0.0.1:9000", "http://localhost:8010"]
+)
+@pytest.mark.parametrize("path", ["decisions", "undo", "repurify"])
+def test_another_page_changes_nothing(client: TestClient, path: str, origin: str | None) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    assert client.post(f"/secret/{path}", json={"a": {"decision": "keep"}}, headers=headers).status_code == 403
+    assert client.get("/secret/state").json()["decisions"] == {}
+
+
+def test_only_who_has_the_path_is_served_and_only_under_this_machines_name(client: TestClient) -> None:
+    assert client.get("/secret/").status_code == 200
+    assert client.get("/").status_code == client.get("/other/").status_code == 404
+    assert client.get("/secret/", headers={"Host": "photos.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "body", ['{"z": {"decision": "keep"}}', '{"a": {"decision": "maybe"}}', "[1]", "nothing", '{"a": {"by": "x"}}']
+)
+def test_changes_that_make_no_sense_are_refused(client: TestClient, file: Path, body: str) -> None:
+    assert client.post("/secret/decisions", content=body, headers={"Origin": _HOME}).status_code == 422
+    assert not file.exists()
+
+
+def test_repurify_needs_a_decision(client: TestClient) -> None:
+    assert client.post("/secret/repurify", headers={"Origin": _HOME}).status_code == 422
+    assert client.get("/secret/after").status_code == 404
+
+
+def test_the_report_may_ask_its_own_server_and_nobody_else() -> None:
+    page = live(_REPORT)
+    assert "connect-src 'self'; script-src 'self' 'sha256-x'" in page
+    assert page.endswith('<script src="live.js"></script></body></html>')
+
+
+@pytest.fixture
+def reviewed(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The address of a review of a run in a thread of its own, and the folder of its files."""
+    api.report(finished)
+    options = ["--executor", "serial"]
+    servers: list[uvicorn.Server] = []
+    start = uvicorn.Server.run
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: (servers.append(self), start(self)))
+    files = {"out": tmp_path / "new", "decisions": tmp_path / "overrides.csv"}
+    with api.review(finished, port=_free_port(), options=options, **files) as (address, run):
+        thread = threading.Thread(target=run)
+        thread.start()
+        while not (servers and servers[0].started):
+            time.sleep(0.02)
+        yield address, tmp_path
+        servers[0].should_exit = True
+        thread.join()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_WORD = "return document.querySelector(`.card[data-row='{0}'] [data-word={1}]`).getAttribute('aria-pressed') === 'true'"
+
+
+@pytest.mark.timeout(900)
+def test_decisions_in_two_tabs_undo_and_a_new_run(reviewed: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = reviewed
+    saved = folder / "overrides.csv"
+    with chromium(tmp_path / "one") as browser, chromium(tmp_path / "two") as other:
+        for one in (browser, other):
+            one.get(address)
+            until(one, "return document.getElementById('live')?.textContent === 'Saved as you decide.'")
+        first, second = [card.get_attribute("data-row") for card in browser.find_elements(By.CSS_SELECTOR, ".card")[:2]]
+        _decide(browser, first, "reject")
+        _decide(other, second, "keep")
+        until(browser, _WORD.format(second, "keep"))
+        until(other, _WORD.format(first, "reject"))
+        assert sorted(row["decision"] for row in _rows(saved)) == ["keep", "reject"]
+        other.find_element(By.ID, "undo").click()
+        until(browser, _WORD.replace("===", "!==").format(second, "keep"))
+        assert [row["decision"] for row in _rows(saved)] == ["reject"]
+        browser.find_element(By.ID, "repurify").click()
+        give_up_s = time.monotonic() + 600
+        while "After:" not in browser.find_element(By.ID, "live").text and time.monotonic() < give_up_s:
+            time.sleep(0.2)
+        assert "images changed" in browser.find_element(By.ID, "live").text
+        for width in (1280, 400):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert complaints(browser) == []
+    said = read_table(folder / "new" / "overrides.arrow").to_pylist()
+    assert [row["decision"] for row in said] == ["reject"]
+
+
+def _decide(browser: object, row: str, word: str) -> None:
+    browser.find_element(By.CSS_SELECTOR, f".card[data-row='{row}'] [data-word={word}]").click()  # type: ignore[attr-defined]
