@@ -55,13 +55,13 @@ def trained(out: Path) -> list[Path]:
 def measured(run: Path, paths: Sequence[Path], count: int) -> list[Row]:
     """A row for each thing that is timed, in milliseconds of one image."""
     detector = llb_ray.Detector.load(run)
-    pixels = [detector._pixels(path) for path in paths]
+    pixels = [detector.photographs.pixels(path) for path in paths]
     stored = [detector.encoding.encode(image_HW3[None]) for image_HW3 in pixels]
     layers: list[Layers] = [layers_of(layer, detector.encoding.device) for layer in stored]
     many = [path for _ in range(BATCH) for path in paths][:BATCH]
     return [
         row("predict, one image", lambda at: detector.predict([paths[at % len(paths)]]), count),
-        row("read and resize", lambda at: detector._pixels(paths[at % len(paths)]), count),
+        row("read and resize", lambda at: detector.photographs.pixels(paths[at % len(paths)]), count),
         row("backbone", lambda at: detector.encoding.encode(pixels[at % len(pixels)][None]), count),
         row("memory", lambda at: detector.detector.score(layers[at % len(layers)]), count),
         row(f"predict, per image of {BATCH}", lambda _: detector.predict(many), max(3, count // BATCH), BATCH),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llb_ray.engine.drift.watch import Drift
     from llb_ray.engine.execution.executor import Tell
     from llb_ray.engine.inference.predict import Prediction
+    from llb_ray.engine.inference.prediction_tables import Judged
     from llb_ray.engine.inspection.run_status import Status
     from llb_ray.engine.rundir.stage_timer import StageTime
     from llb_ray.exporting.dataset_layouts import ExportedSet, Layout
@@ -84,28 +85,40 @@ def predict(
     out: str | Path,
     overlays: Literal["all", "anomalous", "none"] = "all",
     maps: bool = False,
+    masks: bool = False,
     threshold: float | None = None,
     false_alarm_rate: float | None = None,
+    false_area_rate: float = 0.001,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "Prediction":
     """Verdicts of the final detector of `run` (a folder or a URI) on new images, written to the folder `out`.
 
     `data` is an image, a folder of images, a list of them, a pattern (``new/*.jpg``), ``-`` for paths on standard
-    input, or several of these (`llb_ray.data.predict_inputs`).  Tables have a row per
-    image with its score, its decision at the run's threshold (or at `threshold`, or at the threshold that the run's
-    held-out scores give for `false_alarm_rate`), and the share of held-out normal images that score lower;
-    `overlays` says which photographs are drawn with their heatmap, `maps` whether the anomaly maps are kept.  Memory
+    input, or several of these (`llb_ray.data.predict_inputs`).  Tables have a row per image with its score, its
+    decision at the run's threshold (or at `threshold`, or at the one that the run's held-out scores give for
+    `false_alarm_rate`), and the share of held-out normal images that score lower; and a row per region: a place where
+    the map is above what a share `false_area_rate` of the area of held-out normal images exceeds.  `overlays` says
+    which photographs are drawn with their heatmap, `maps` and `masks` whether these are kept as files.  Memory
     does not grow with the number of images.  `progress` is called with (done, total) files.
     """
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
     from llb_ray.report.heatmaps import Overlays
+    from llb_ray.report.masks import Masks
 
     to, folder = local_folder("--out", out), RunFolder.open(located(run))
     draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
-    each = draw if overlays != "none" else lambda judged: None
-    decided = {"threshold": threshold, "false_alarm_rate": false_alarm_rate}
-    return predict_images(folder, data, to, each, progress, keep_maps=maps, drawn=overlays, **decided)
+    write = Masks(folder, to) if masks else None
+
+    def each(judged: "Judged") -> None:
+        if overlays != "none":
+            draw(judged)
+        if write is not None:
+            write(judged)
+
+    drawn = f"{overlays}, masks" if masks else overlays
+    rates = threshold, false_alarm_rate, false_area_rate
+    return predict_images(folder, data, to, each, progress, maps, drawn, *rates)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:

@@ -24,6 +24,15 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
     help="Which photographs are drawn with their heatmap.",
 )
 @click.option("--maps", is_flag=True, help="Keep the anomaly maps, in Arrow files of a thousand.")
+@click.option("--masks", is_flag=True, help="Write the regions of each image as a black and white PNG of its size.")
+@click.option(
+    "--false-area-rate",
+    type=float,
+    default=0.001,
+    show_default=True,
+    metavar="F",
+    help="Regions are where a map is above what a share F of the area of normal images exceeds.",
+)
 @click.option("--threshold", type=float, metavar="X", help="Call images that score above X anomalous, for once.")
 @click.option(
     "--false-alarm-rate",
@@ -38,7 +47,7 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 def predict(
     run_folder: str, images: tuple[str, ...], data: str | None, out: str, fail_on_anomaly: bool, **choices: Any
 ) -> None:
-    """Score new images with a run's final detector: Parquet, CSV and heatmap overlays.
+    """Score new images with a run's final detector, and find regions: Parquet, CSV, COCO JSON, heatmap overlays.
 
     IMAGES are any of: an image, a folder, a list of paths (.txt, .csv, .tsv, .parquet), a quoted pattern
     ('new/**/*.jpg', for more files than a command line takes), and - for a path per line on standard input.
@@ -49,7 +58,7 @@ def predict(
     find new -name '*.jpg' | llb-ray predict runs/photos - --out predictions
     llb-ray predict runs/photos --data new_photos --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
-    llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001
+    llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001 --masks
     """
     named = [*images, *([] if data is None else [data])]
     if not named:

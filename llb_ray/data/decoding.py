@@ -33,6 +33,7 @@ from llb_ray.data.tiff import is_signed_byte, size_of
 from llb_ray.data.unreadable_files import SAVE_AS, UnreadableImage, refusing
 from llb_ray.errors import DataError
 
+Size = tuple[int, int]  # height and width, in pixels
 _Half = Literal["high", "low"]
 _HALVES: tuple[_Half, _Half] = ("high", "low")
 _OTHER_ORDER = {";16B": ";16L", ";16L": ";16B", ";16N": {"little": ";16B", "big": ";16L"}[sys.byteorder]}
@@ -56,8 +57,15 @@ def read_rgb(path: Path, size_px: int | None, max_pixels: int, levels: Levels | 
     the content, never from the extension.  Raises UnreadableImage for anything that is not exactly one decodable image
     of at most `max_pixels`; the header's size is checked before a pixel is decoded.  Safe to call from several threads.
     """
+    return read_sized(path, size_px, max_pixels, levels)[0]
+
+
+def read_sized(
+    path: Path, size_px: int | None, max_pixels: int, levels: Levels | None = None
+) -> tuple[NDArray[np.uint8], Size]:
+    """The image as `read_rgb` gives it, and the height and width that it has in the file, upright."""
     with refusing():
-        return _pixels(_read(path, max_pixels, levels), size_px, levels)
+        return _sized(_read(path, max_pixels, levels), size_px, levels)
 
 
 def read_thumbnail(path: Path, side_px: int, max_pixels: int, levels: Levels | None = None) -> Image.Image:
@@ -73,8 +81,17 @@ def read_thumbnail(path: Path, side_px: int, max_pixels: int, levels: Levels | N
 
 def as_rgb(image: Image.Image, size_px: int | None, levels: Levels | None = None) -> NDArray[np.uint8]:
     """An opened image as `read_rgb` would give it, had it been read from a file; raises UnreadableImage likewise."""
+    return as_sized(image, size_px, levels)[0]
+
+
+def as_sized(image: Image.Image, size_px: int | None, levels: Levels | None = None) -> tuple[NDArray[np.uint8], Size]:
+    """The same, and its own height and width, upright."""
     with refusing():
-        return _pixels(ImageOps.exif_transpose(image), size_px, levels)
+        return _sized(ImageOps.exif_transpose(image), size_px, levels)
+
+
+def _sized(image: Image.Image, size_px: int | None, levels: Levels | None) -> tuple[NDArray[np.uint8], Size]:
+    return _pixels(image, size_px, levels), (image.height, image.width)
 
 
 def read_deep(path: Path, max_pixels: int) -> NDArray[Any] | None:

@@ -13,6 +13,7 @@ SCORES = "scores.arrow"  # score: of a shard of images; scores: the matrix
 PURIFIED = "purified.arrow"  # purify
 PIXEL_COUNTS, LEFT_OUT = "pixel_counts.arrow", "left_out.arrow"  # pixels: of a large test set
 THRESHOLD, HELD_OUT = "threshold.json", "held_out.arrow"  # threshold
+PIXEL_LEVELS = "pixel_levels.arrow"  # threshold, where there are held-out maps
 OVERRIDES = "overrides.arrow"  # overrides: decisions by hand
 CONTAMINATION, WHAT_IF = "contamination.json", "what_if.arrow"  # purify, where the keep ratio is estimated
 METRICS, IMAGE_SCORES = "metrics.json", "image_scores.arrow"  # evaluate

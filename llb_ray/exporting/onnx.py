@@ -24,7 +24,8 @@ from torch import nn
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
-from llb_ray.engine.inference.trained_detector import TrainedDetector, Verdicts
+from llb_ray.engine.inference.trained_detector import TrainedDetector
+from llb_ray.engine.inference.verdicts import Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 

@@ -25,11 +25,13 @@ from llb_ray.detectors.base import upsample
 from llb_ray.engine import filenames
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
-from llb_ray.engine.inference.predict import COLOUR_SCALE, OVERLAYS, Judged
-from llb_ray.engine.inference.trained_detector import ANOMALOUS
+from llb_ray.engine.inference.predict import COLOUR_SCALE, OVERLAYS
+from llb_ray.engine.inference.prediction_tables import Judged
+from llb_ray.engine.inference.verdicts import ANOMALOUS
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.report.region_boxes import with_boxes
 
 _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable without colour vision
 _MAX_SIDE_PX = 1024
@@ -124,7 +126,7 @@ class Painter:
 class Overlays:
     """Draws ``overlays/<path>.png`` below `out` for each image of each batch it is called with, or each anomalous one.
 
-    All are on the run's colour scale, which is drawn beside them.
+    All are on the run's colour scale, which is drawn beside them, and have boxes round their regions.
     """
 
     def __init__(self, folder: RunFolder, out: Path, anomalous_only: bool) -> None:
@@ -137,11 +139,13 @@ class Overlays:
         """Draw a batch."""
         if judged.verdicts is None:
             return
-        decisions = judged.verdicts.decisions
-        for file, decision, map_HW in zip(judged.files, decisions, judged.verdicts.map_NHW, strict=True):
+        decisions, regions = judged.verdicts.decisions, judged.regions or [[] for _ in judged.files]
+        rows = zip(judged.files, decisions, judged.verdicts.map_NHW, regions, judged.verdicts.sizes, strict=True)
+        for file, decision, map_HW, found, size in rows:
             if decision == ANOMALOUS or not self._anomalous_only:
                 self._draw_scale()
-                _save(self._paint(judged.root / file.path, map_HW), self._out / OVERLAYS, file)
+                picture_HW3 = with_boxes(self._paint(judged.root / file.path, map_HW), found, size)
+                save_picture(picture_HW3, self._out / OVERLAYS, file)
 
     def _draw_scale(self) -> None:
         """Once, with the first picture: a prediction that is refused leaves none."""
@@ -157,18 +161,18 @@ def photograph(path: Path, config: DataConfig, bands: BandScale | None, levels: 
     return bands.picture(read_bands(path, bands.num_bands, config.max_pixels))
 
 
-def _save(picture_HW3: npt.NDArray[np.uint8], folder: Path, file: File) -> None:
+def save_picture(picture: npt.NDArray[np.uint8], folder: Path, file: File) -> None:
     """As <path>.png; as <image_id>.png where that is too long, also the name of a folder of the data, or not below
     the folder that paths are relative to."""
     within = os.path.normpath(file.path).lstrip("/")
     path = folder / f"{file.image_id if within.startswith('..') else within}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture_HW3).save(path)
+        Image.fromarray(picture).save(path)
     except OSError as error:
         if error.errno not in _NAME_TROUBLE:
             raise
-        Image.fromarray(picture_HW3).save(folder / f"{file.image_id}.png")
+        Image.fromarray(picture).save(folder / f"{file.image_id}.png")
 
 
 def smooth(map_NHW: Floats, config: RunConfig) -> Floats:

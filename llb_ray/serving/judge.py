@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from llb_ray.data.unreadable_files import UnreadableImage
-from llb_ray.engine.inference.trained_detector import Floats, Pixels, TrainedDetector
+from llb_ray.engine.inference.trained_detector import Pixels, TrainedDetector
+from llb_ray.engine.inference.verdicts import Floats
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.remote import located
 from llb_ray.report.heatmaps import Painter

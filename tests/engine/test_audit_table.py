@@ -236,7 +236,7 @@ def test_an_honest_run_passes_with_all_scores_made_again(whole: Path) -> None:
     told = json.loads(said.stdout)
     assert (told["ok"], told["failed"]) == (True, None)
     assert len({check["check"] for check in told["checks"]}) == len(told["checks"]) >= 20
-    assert "72 images scored again by 6 detectors" in told["checks"][-1]["found"]
+    assert "72 images scored again by 8 detectors" in told["checks"][-1]["found"]
 
 
 def test_there_are_forty() -> None:
@@ -343,15 +343,19 @@ def _forged_scores(run: Path) -> None:
 
 
 def _thresholded_again(run: Path) -> None:
+    from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
     from llb_ray.engine.evaluation.run_threshold import calibrated
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.engine.workers.scorer import read_scores
 
     finished = FinishedRun(RunFolder.open(run), None)
     made = finished.made
     decided = (made.rounds, made.purified, made.overrides)
     threshold = finished.config.threshold
     held_out, facts = calibrated(threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
+    maps = HeldOutMaps.of(made.held_out_maps, finished.config)
+    facts |= pixel_facts(maps, maps.levels(held_out, finished.purified, read_scores(made.final_scores)))
     artifact = artifact_of(run, "threshold")
     _rewritten(artifact / "held_out.arrow", lambda _: held_out)
     (artifact / "threshold.json").write_text(json.dumps(facts))

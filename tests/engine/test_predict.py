@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 import llb_ray
 from llb_ray.cli import main
+from llb_ray.data.decoding import Size
 from llb_ray.data.tables import read_table
 from llb_ray.engine.inference.predict import Prediction
 from llb_ray.errors import DataError
@@ -54,7 +55,10 @@ def test_a_list_is_scored_like_a_folder_and_predictions_are_lists(finished: Path
 def test_every_row_has_its_decision_and_quantile(finished: Path, photos: Path, noise: Path, tmp_path: Path) -> None:
     prediction = llb_ray.predict(finished, photos / "test", out=tmp_path)
     table = parquet.read_table(tmp_path / "scores.parquet")
-    assert table.column_names == ["path", "image_id", "score", "decision", "quantile"]
+    assert table.column_names == [
+        *("path", "image_id", "score", "decision", "quantile"),
+        *("num_regions", "width", "height"),
+    ]
     above = [score > prediction.threshold for score in table["score"].to_pylist()]
     assert table["decision"].to_pylist() == ["anomalous" if one else "normal" for one in above]
     assert prediction.num_anomalous == sum(above)
@@ -241,9 +245,9 @@ def test_what_is_recorded_is_not_judged_again_unless_it_changed(
     data = Path(shutil.copytree(photos / "train", tmp_path / "data"))
     judge, batches = TrainedDetector.judge, list[int]()
 
-    def counted(self: TrainedDetector, image_NHWC: np.ndarray) -> object:
+    def counted(self: TrainedDetector, image_NHWC: np.ndarray, sizes: Sequence[Size]) -> object:
         batches.append(len(image_NHWC))
-        return judge(self, image_NHWC)
+        return judge(self, image_NHWC, sizes)
 
     def stopped(done: int, total: int) -> None:
         raise KeyboardInterrupt

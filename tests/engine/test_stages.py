@@ -26,29 +26,35 @@ from llb_ray.engine.workers.scorer import map_batch, score_batch
 from llb_ray.errors import MemberError
 from tests.support import final_files
 
-ALL = "manifest labels partition features members member-scores scores purify final final-scores threshold evaluate"
+ALL = (
+    "manifest labels partition features members member-scores scores purify "
+    "final final-scores held-out-maps threshold evaluate"
+)
 
 FOLDS = "folds fold-scores"  # where there are no members whose held-out scores the threshold could come from
 
 # `final?` is expected exactly where the kept set changed.
 SETTINGS = [
-    ("seed=1", "partition members member-scores scores purify final final-scores threshold evaluate"),
-    ("members.count=4", "partition members member-scores scores purify final? threshold evaluate"),
-    ("detector.member_steps=30", "members member-scores scores purify final? threshold evaluate"),
+    ("seed=1", "partition members member-scores scores purify final final-scores held-out-maps threshold evaluate"),
+    ("members.count=4", "partition members member-scores scores purify final? held-out-maps threshold evaluate"),
+    ("detector.member_steps=30", "members member-scores scores purify final? held-out-maps threshold evaluate"),
     ("detector.final_steps=25", "final final-scores threshold evaluate"),
-    ("detector.image_size_px=48", "features members member-scores scores purify final final-scores threshold evaluate"),
+    (
+        "detector.image_size_px=48",
+        "features members member-scores scores purify final final-scores held-out-maps threshold evaluate",
+    ),
     ("threshold.false_alarm_rate=0.05", "threshold"),
     ("threshold.normals=all", "threshold"),
     ("threshold.normals=bulk", "threshold"),
     ("threshold.method=none", ""),
-    ("threshold.method=folds", f"{FOLDS} threshold"),
+    ("threshold.method=folds", f"{FOLDS} held-out-maps threshold"),
     ("threshold.folds=3", ""),
-    ("evaluation.sigma_px=2.5", "evaluate"),
+    ("evaluation.sigma_px=2.5", "threshold evaluate"),
     ("evaluation.fpr_limit=0.1", "evaluate"),
-    ("purify.keep_ratio=0.5", "purify final final-scores threshold evaluate"),
-    ("purify.filter=none", f"purify {FOLDS} final final-scores threshold evaluate"),
-    ("purify.filter=random", f"purify {FOLDS} final final-scores threshold evaluate"),
-    ("purify.filter=oracle", f"purify {FOLDS} final final-scores threshold evaluate"),
+    ("purify.keep_ratio=0.5", "purify final final-scores held-out-maps threshold evaluate"),
+    ("purify.filter=none", f"purify {FOLDS} final final-scores held-out-maps threshold evaluate"),
+    ("purify.filter=random", f"purify {FOLDS} final final-scores held-out-maps threshold evaluate"),
+    ("purify.filter=oracle", f"purify {FOLDS} final final-scores held-out-maps threshold evaluate"),
     # Without it the views of an object are near duplicates, which are named.
     (
         "data.group_pattern=null",
@@ -116,7 +122,7 @@ def test_a_machine_with_other_resources_keeps_what_is_finished(
 def test_the_seed_alone_trains_the_final_detector_anew(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, ["purify.filter=none"])
     first = _again(config, photos, tmp_path)
-    again = f"purify {FOLDS} final final-scores threshold evaluate".split()
+    again = f"purify {FOLDS} final final-scores held-out-maps threshold evaluate".split()
     assert _rerun(first) == ["manifest", "labels", "features", *again]
     assert _rerun(_again(with_overrides(config, ["seed=1"]), photos, tmp_path)) == again
 

@@ -187,6 +187,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     decision_checks.decisions_follow,
     decision_checks.only_overridden_differ,
     decision_checks.final_trained_on_kept,
+    decision_checks.held_out_maps_are,
     decision_checks.threshold_follows,
     metric_checks.estimate_follows,
     metric_checks.image_scores_follow,

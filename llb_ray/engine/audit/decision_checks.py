@@ -13,6 +13,7 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, asked_for, mapping_detectors, pixel_facts
 from llb_ray.engine.evaluation.run_threshold import calibrated
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.stages import FINAL
@@ -181,12 +182,47 @@ def threshold_follows(run: FinishedRun) -> str:
         raise AuditError(f"{where}: damaged ({error}); run the same command again") from error
     decided = (made.rounds, made.purified, made.overrides)
     held_out, facts = calibrated(run.config.threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
+    facts |= _pixel_facts(run, held_out)
     if not read_table(made.threshold.file(filenames.HELD_OUT)).equals(held_out):
         raise AuditError(f"{made.threshold.where}/{filenames.HELD_OUT}: not the held-out scores that the run has")
-    odd = [name for name, value in json.loads(json.dumps(facts)).items() if said.get(name) != value]
+    expected = json.loads(json.dumps(facts))
+    odd = [name for name in sorted(expected.keys() | said.keys()) if said.get(name) != expected.get(name)]
     if odd:
-        raise AuditError(f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts[odd[0]]!r}")
+        raise AuditError(
+            f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts.get(odd[0])!r}"
+        )
     return f"the threshold follows from {said['num_held_out']} held-out scores, which no label or test image entered"
+
+
+def held_out_maps_are(run: FinishedRun) -> str:
+    """The held-out maps are of a fixed sample of the images, each by a detector of this run that had not seen it."""
+    made = run.made
+    if not made.held_out_maps:
+        return "no held-out maps, so no pixel threshold"
+    members = {member_name(number): fitted for number, fitted in made.by_number().items()}
+    detectors = mapping_detectors(run.config, made.folds, made.fold_scores, members)
+    expected = {(name, i) for name, (_, ids) in asked_for(detectors, run.purified).items() for i in ids}
+    found = set[tuple[str, str]]()
+    for shard in made.held_out_maps:
+        by = [name for name, fitted in detectors.items() if shard.inputs.get(name) == fitted.content]
+        if len(by) != 1:
+            raise AuditError(f"{shard.where}: held-out maps were made by another detector than the run's")
+        found |= {(by[0], image_id) for image_id in read_scores([shard])["image_id"].to_pylist()}
+    for name, image_id in sorted(found ^ expected):
+        raise AuditError(f"held-out maps: image {image_id} by {name} is there, or missing, against the sample")
+    return f"{len(found)} held-out maps, each by a detector that had not seen the image"
+
+
+def _pixel_facts(run: FinishedRun, held_out: pa.Table) -> dict[str, Any]:
+    """The facts of the pixel threshold, derived again, as is the table that predictions read."""
+    made, maps = run.made, HeldOutMaps.of(run.made.held_out_maps, run.config)
+    assert made.threshold is not None, "asked for only where there is one"
+    levels = maps.levels(held_out, run.purified, read_scores(made.final_scores))
+    if (levels is not None) != (filenames.PIXEL_LEVELS in made.threshold.files):
+        raise AuditError(f"{made.threshold.where}: has a pixel threshold without held-out maps, or maps without one")
+    if levels is not None and not read_table(made.threshold.file(filenames.PIXEL_LEVELS)).equals(levels):
+        raise AuditError(f"{made.threshold.where}/{filenames.PIXEL_LEVELS}: not what the held-out maps give")
+    return pixel_facts(maps, levels)
 
 
 def same_ids(what: str, found: Sequence[str], where: str, expected: Sequence[str]) -> None:

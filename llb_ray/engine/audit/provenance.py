@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
@@ -20,7 +21,7 @@ from llb_ray.engine.workers.fitter import fit_recipe, member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores, score_shard
 from llb_ray.errors import AuditError
 
-_SHARD = re.compile(r"^(folds|final|scores|pixels)-[0-9]+$")
+_SHARD = re.compile(r"^(folds|final|scores|pixels|maps)-[0-9]+$")
 RunArtifacts = tuple[str, Artifact, Recipe]
 
 
@@ -89,6 +90,10 @@ def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
     for shard in [*made.fold_scores, *(shard for shards in made.round_scores for shard in shards)]:
         by = {name: by_content[content] for name, content in shard.inputs.items() if content in by_content}
         yield "fold-scores", shard, _score_recipe(run, shard, by, keeps_maps=False)
+    by_content |= {fitted.content: fitted for fitted in members.values()}
+    for shard in made.held_out_maps:
+        by = {name: by_content[content] for name, content in shard.inputs.items() if content in by_content}
+        yield "held-out-maps", shard, _score_recipe(run, shard, by, keeps_maps=True)
 
 
 def _score_recipe(run: FinishedRun, shard: Artifact, by: dict[str, Artifact], keeps_maps: bool) -> Recipe:
@@ -110,7 +115,8 @@ def _decided(run: FinishedRun) -> Iterator[RunArtifacts]:
         raise AuditError(f"{made.purified.where}: is not what the last round decided ({made.rounds[-1].where})")
     if made.threshold is not None:
         decided_by = (made.rounds, made.purified, made.overrides, made.matrix)
-        recipe = threshold_recipe(config.threshold, *decided_by, made.fold_scores, made.final_scores)
+        maps = HeldOutMaps.of(made.held_out_maps, config)
+        recipe = threshold_recipe(config.threshold, *decided_by, made.fold_scores, made.final_scores, maps)
         yield "threshold", made.threshold, recipe
 
 

@@ -97,10 +97,7 @@ def _loaded(run: FinishedRun, said: Said, resources: ResourcesConfig) -> Detecto
 
 def _said(run: FinishedRun, chosen: Sequence[str]) -> Iterator[Said]:
     made = run.made
-    final = read_scores(made.final_scores)
-    rows = final.filter(pc.is_in(final["image_id"], pa.array(chosen)))
-    maps = dict(zip(rows["image_id"].to_pylist(), rows["map"].combine_chunks().to_numpy_ndarray(), strict=True))
-    yield Said(FINAL, made.final, _by_id(final["image_id"].to_pylist(), final["score"].to_pylist()), maps)
+    yield _mapped(FINAL, made.final, made.final_scores, chosen)
     if made.member_scores:
         wrote = read_scores(made.member_scores)
         columns = zip(*wrote["scores"].to_pylist(), strict=True)
@@ -111,6 +108,22 @@ def _said(run: FinishedRun, chosen: Sequence[str]) -> Iterator[Said]:
         mine = read_scores([shard for shard in shards if fitted.content in shard.inputs.values()])
         scores = [score for (score,) in mine["scores"].to_pylist()]
         yield Said("a detector without a fold", fitted, _by_id(mine["image_id"].to_pylist(), scores), {})
+    for fitted in [*made.folds, *made.by_number().values()]:
+        shards = [shard for shard in made.held_out_maps if fitted.content in shard.inputs.values()]
+        if shards and (said := _mapped("held-out maps", fitted, shards, chosen)).maps:
+            yield said
+
+
+def _mapped(name: str, fitted: Artifact, shards: Sequence[Artifact], chosen: Sequence[str]) -> Said:
+    """The scores and maps that a detector is said to have given, of the chosen images in these shards."""
+    table = read_scores(shards)
+    rows = table.filter(pc.is_in(table["image_id"], pa.array(chosen)))
+    maps = {
+        image_id: map_HW
+        for batch in rows.to_batches()
+        for image_id, map_HW in zip(batch["image_id"].to_pylist(), batch["map"].to_numpy_ndarray(), strict=True)
+    }
+    return Said(name, fitted, _by_id(table["image_id"].to_pylist(), table["score"].to_pylist()), maps)
 
 
 def _by_id(image_ids: Sequence[str], scores: Sequence[float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig
 from llb_ray.data.augment import augmented
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands, resized
-from llb_ray.data.decoding import content_id, read_rgb
+from llb_ray.data.decoding import Size, content_id, read_sized
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.unreadable_files import UnreadableImage
@@ -77,10 +77,16 @@ class FeatureExtractor:
 
     def pixels(self, path: Path) -> Pixels:
         """Any file as the encoder takes it [H, W, C]; raises UnreadableImage for what is not one usable image."""
+        return self.sized(path)[0]
+
+    def sized(self, path: Path) -> tuple[Pixels, Size]:
+        """The same, and the height and width of the image in the file."""
         size_px = self.detector.image_size_px
         if self.scale is None:
-            return read_rgb(path, size_px, self.max_pixels, self.levels)
-        return self.scale.to_bytes(resized(read_bands(path, self.scale.num_bands, self.max_pixels), size_px))
+            return read_sized(path, size_px, self.max_pixels, self.levels)
+        value_HWC = read_bands(path, self.scale.num_bands, self.max_pixels)
+        height, width = value_HWC.shape[:2]
+        return self.scale.to_bytes(resized(value_HWC, size_px)), (height, width)
 
 
 def unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:

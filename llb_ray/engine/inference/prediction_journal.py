@@ -7,7 +7,7 @@ again.  A record that a power cut or a disk has damaged counts as missing.
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import pyarrow as pa
 
 from llb_ray.artifacts import digest
 from llb_ray.data.candidate_files import File
+from llb_ray.data.decoding import Size
 from llb_ray.data.tables import checked
 from llb_ray.disk import sealed, unsealed, write_atomic
-from llb_ray.engine.inference.trained_detector import Floats
+from llb_ray.engine.inference.regions import Region
+from llb_ray.engine.inference.verdicts import Floats
 
 UNFINISHED = ".unfinished"  # in the folder of the prediction; gone when that is finished
 _ASKED = "asked"
@@ -32,6 +34,8 @@ class Recorded:
 
     files: Sequence[File]
     score_N: Floats
+    sizes: Sequence[Size]
+    regions: Sequence[Sequence[Region]]  # nothing where the run has no pixel threshold
     map_NHW: Floats  # [N, 0, 0] where maps are not kept
 
 
@@ -64,13 +68,17 @@ class Journal:
         known = [_known(file, problem, ids) for file, problem in zip(files, facts["problems"], strict=True)]
         height, width = facts["shape"] or (0, 0)
         flat = table["map"].combine_chunks().flatten().to_numpy() if facts["shape"] else np.zeros(0, np.float32)
-        return Recorded(known, table["score"].to_numpy(), flat.reshape(table.num_rows, height, width))
+        maps = flat.reshape(table.num_rows, height, width)
+        sizes = [(size[0], size[1]) for size in facts["sizes"]]
+        regions = [[_region(one) for one in some] for some in facts["regions"]]
+        return Recorded(known, table["score"].to_numpy(), sizes, regions, maps)
 
     def add(self, number: int, said: Recorded) -> None:
         """Record a batch."""
         shape = list(said.map_NHW.shape[1:]) if said.map_NHW.size else None
         paths, problems = [file.path for file in said.files], [file.problem for file in said.files]
-        facts = json.dumps({"paths": paths, "problems": problems, "shape": shape})
+        found = {"sizes": [*said.sizes], "regions": [[asdict(region) for region in some] for some in said.regions]}
+        facts = json.dumps({"paths": paths, "problems": problems, "shape": shape, **found})
         ids = [file.image_id for file in said.files if file.problem is None]
         columns = [pa.array(ids, pa.string()), pa.array(said.score_N, pa.float32())]
         fields = [pa.field(name, kind) for name, kind in _SCORED]
@@ -93,6 +101,10 @@ class Journal:
             return unsealed((self._folder / name).read_bytes())
         except OSError:
             return None
+
+
+def _region(facts: dict[str, Any]) -> Region:
+    return Region(**facts | {"polygon": tuple(facts["polygon"])})
 
 
 def _known(file: File, problem: str | None, ids: Iterator[str]) -> File:

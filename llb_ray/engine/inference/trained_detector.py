@@ -3,10 +3,7 @@
 Shapes: N images, H x W cells of the detector's map.
 """
 
-import json
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -17,84 +14,27 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from llb_ray.artifacts import Artifact
-from llb_ray.config import RunConfig, ThresholdConfig, parse_as
-from llb_ray.data.decoding import as_rgb
-from llb_ray.data.tables import read_table
+from llb_ray.config import RunConfig
+from llb_ray.data.decoding import Size, as_sized
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.factory import encoder_fingerprint
-from llb_ray.engine import filenames
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, layers_of
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
-from llb_ray.ensemble.threshold import threshold_at
-from llb_ray.errors import ArtifactError, ConfigError, DataError, MemberError, WeightsError
+from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
+from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
 from llb_ray.remote import located
 
-NORMAL, ANOMALOUS = "normal", "anomalous"
 _STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
-Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
+Sized = tuple[Pixels, Size]  # an image as the encoder takes it, and its own height and width
 Picture = str | PathLike[str] | Image.Image | Pixels
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A run's threshold, and the scores it comes from: of normal images by detectors that had not seen them."""
-
-    threshold: float
-    held_out_N: Floats  # ascending
-
-    @classmethod
-    def of(cls, made: Artifact) -> "Calibration":
-        """Content of a `threshold` artifact."""
-        threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
-        return cls(threshold, np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy()))
-
-    def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
-        """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
-
-        Raises ConfigError for both at once, a threshold that is not finite, and a rate outside (0, 0.5].
-        """
-        if threshold is None and false_alarm_rate is None:
-            return self
-        if false_alarm_rate is None:
-            threshold = _finite(threshold)
-        elif threshold is None:
-            asked = parse_as(ThresholdConfig, {"false_alarm_rate": false_alarm_rate}, "the threshold")
-            threshold = threshold_at(self.held_out_N, asked.false_alarm_rate).value
-        else:
-            raise ConfigError("a threshold and a false-alarm rate: each decides by itself; give one of the two")
-        return replace(self, threshold=threshold)
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """Verdicts of a detector on N images, in their order."""
-
-    score_N: Floats  # rising with abnormality
-    map_NHW: Floats  # at the detector's own resolution
-    calibration: Calibration
-
-    def __len__(self) -> int:
-        return len(self.score_N)
-
-    @property
-    def decisions(self) -> list[str]:
-        """``anomalous`` where the score is above the run's threshold, else ``normal``."""
-        return [ANOMALOUS if score > self.calibration.threshold else NORMAL for score in self.score_N.tolist()]
-
-    @property
-    def quantile_N(self) -> npt.NDArray[np.float64]:
-        """Share of the run's held-out normal images that score lower."""
-        held_out_N = self.calibration.held_out_N
-        share_N: npt.NDArray[np.float64] = np.searchsorted(held_out_N, self.score_N) / len(held_out_N)
-        return share_N
 
 
 class TrainedDetector:
@@ -118,20 +58,30 @@ class TrainedDetector:
 
     @classmethod
     def load(
-        cls, run: str | Path, *, threshold: float | None = None, false_alarm_rate: float | None = None
+        cls,
+        run: str | Path,
+        *,
+        threshold: float | None = None,
+        false_alarm_rate: float | None = None,
+        false_area_rate: float = FALSE_AREA_RATE,
     ) -> "TrainedDetector":
         """The final detector of a finished run, a folder or a URI, on the kind of device that the run was made on.
 
         Images are called anomalous above the run's threshold, or above this `threshold`, or above the one for this
-        `false_alarm_rate`, from the run's held-out scores.
+        `false_alarm_rate`, from the run's held-out scores.  Regions are where maps are above what a share
+        `false_area_rate` of the area of held-out normal images exceeds.
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate)
+        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate, false_area_rate)
 
     @classmethod
     def of(
-        cls, folder: RunFolder, threshold: float | None = None, false_alarm_rate: float | None = None
+        cls,
+        folder: RunFolder,
+        threshold: float | None = None,
+        false_alarm_rate: float | None = None,
+        false_area_rate: float = FALSE_AREA_RATE,
     ) -> "TrainedDetector":
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
@@ -149,7 +99,8 @@ class TrainedDetector:
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
-        return cls(config, photographs, detector, Calibration.of(made.threshold).moved(threshold, false_alarm_rate))
+        calibration = Calibration.of(made.threshold, config, false_area_rate)
+        return cls(config, photographs, detector, calibration.moved(threshold, false_alarm_rate))
 
     def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
         """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
@@ -159,14 +110,17 @@ class TrainedDetector:
         for an image that cannot be read, and where there is none.
         """
         chunks = batched(_each(images), self.config.resources.batch_size)
-        verdicts = [self.judge(np.stack(read)) for read in self.encoding.ahead(self._pixels, chunks)]
+        verdicts = [self.judge(*stacked(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
         score_N, map_NHW = (np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW"))
-        return Verdicts(score_N, map_NHW, self.calibration)
+        return Verdicts(score_N, map_NHW, [size for one in verdicts for size in one.sizes], self.calibration)
 
-    def judge(self, image_NHWC: Pixels) -> Verdicts:
-        """The verdicts on images of the detector's own size; raises MemberError for a score that is not finite."""
+    def judge(self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None) -> Verdicts:
+        """The verdicts on images of the detector's own size, of photographs of these sizes.
+
+        Raises MemberError for a score that is not finite.
+        """
         with owned_threads(self.config.resources):
             # Through the cache's number format, so that an image gets the score that a run gives it, within float
             # noise.
@@ -176,18 +130,19 @@ class TrainedDetector:
             raise MemberError(
                 "the final detector gave a score that is not finite; run again with a lower learning rate"
             )
-        return Verdicts(scores.score_N, scores.map_NHW, self.calibration)
+        own = image_NHWC.shape[1:3]
+        return Verdicts(scores.score_N, scores.map_NHW, sizes or [own] * len(image_NHWC), self.calibration)
 
-    def _pixels(self, picture: Picture) -> Pixels:
+    def _sized(self, picture: Picture) -> Sized:
         size_px = self.config.detector.image_size_px
         try:
             if isinstance(picture, str | PathLike):
-                return self.photographs.pixels(Path(picture))
+                return self.photographs.sized(Path(picture))
             if self.config.data.bands is not None:
                 raise DataError("images of several bands are predicted from their files; give their paths")
             if isinstance(picture, Image.Image):
-                return as_rgb(picture, size_px, self.photographs.levels)
-            return as_rgb(Image.fromarray(_checked(picture)), size_px)
+                return as_sized(picture, size_px, self.photographs.levels)
+            return as_sized(Image.fromarray(_checked(picture)), size_px)
         except UnreadableImage as error:
             where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
             raise DataError(f"{where}: {error}; leave it out") from error
@@ -200,10 +155,10 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
-def _finite(threshold: float | None) -> float:
-    if threshold is None or not math.isfinite(threshold):
-        raise ConfigError(f"the threshold {threshold} is no score; give a finite number")
-    return float(threshold)
+def stacked(read: Sequence[Sized]) -> tuple[Pixels, Sequence[Size]]:
+    """The pixels [N, S, S, C] of images that were read, and their sizes."""
+    pixels, sizes = zip(*read, strict=True)
+    return np.stack(pixels), sizes
 
 
 def _each(images: Picture | Iterable[Picture]) -> Iterable[Picture]:

@@ -13,6 +13,7 @@ from llb_ray.config import PurifyConfig, RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
 from llb_ray.engine.evaluation.run_threshold import calibrated
 from llb_ray.engine.stage_keys import filter_labels, purify_settings
 from llb_ray.engine.workers.scorer import read_scores
@@ -81,6 +82,7 @@ class Decisions:
         matrix: Artifact | None,
         folds: Sequence[Artifact],
         final_scores: Sequence[Artifact],
+        maps: HeldOutMaps,
     ) -> Artifact | None:
         """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
         or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
@@ -90,10 +92,14 @@ class Decisions:
 
         def build(folder: Path) -> None:
             held_out, facts = calibrated(config, rounds, purified, overrides, matrix, folds, final_scores)
+            decided = read_table(purified.file(filenames.PURIFIED))
+            levels = maps.levels(held_out, decided, read_scores(final_scores))
             write_table(folder / filenames.HELD_OUT, held_out)
-            write_json(folder / filenames.THRESHOLD, facts)
+            if levels is not None:
+                write_table(folder / filenames.PIXEL_LEVELS, levels)
+            write_json(folder / filenames.THRESHOLD, facts | pixel_facts(maps, levels))
 
-        recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores)
+        recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores, maps)
         return self.make(recipe, build)
 
 
@@ -143,12 +149,15 @@ def threshold_recipe(
     matrix: Artifact | None,
     folds: Sequence[Artifact],
     final_scores: Sequence[Artifact],
+    maps: HeldOutMaps,
 ) -> Recipe:
     """Recipe of the threshold, with the matrix only where there are no folds."""
     inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
     inputs |= {} if overrides is None else {"overrides": overrides.content}
     inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
-    return Recipe("threshold", {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals}, inputs)
+    inputs |= _numbered("maps", maps.shards)
+    settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals} | maps.settings
+    return Recipe("threshold", settings, inputs)
 
 
 def _numbered(role: str, artifacts: Sequence[Artifact]) -> dict[str, str]:

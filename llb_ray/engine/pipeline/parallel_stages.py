@@ -126,20 +126,18 @@ class ParallelStages:
         return [self._store.get(shard.recipe) for shard in shards]
 
     def score_apart(
-        self, stage: str, asked: Mapping[str, tuple[Artifact, Sequence[str]]], features: Features
+        self, stage: str, asked: Mapping[str, tuple[Artifact, Sequence[str]]], features: Features, keeps_maps: bool
     ) -> list[Artifact]:
         """Scores of each of these detectors, by name, for images of its own, in shards."""
         shards = {
-            name: [
-                score_shard(ids, features.encoder, {name: fitted}, keeps_maps=False) for ids in _dealt(chosen, features)
-            ]
+            name: [score_shard(ids, features.encoder, {name: fitted}, keeps_maps) for ids in _dealt(chosen, features)]
             for name, (fitted, chosen) in asked.items()
         }
         todo = {name: missing for name in asked if (missing := self.dispatcher.unmade(shards[name]))}
         with self._clock.timed(stage, reused=not todo):
             fitted = {name: {name: asked[name][0]} for name in todo}
             specs = [
-                self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps=False)
+                self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps)
                 for slot, (name, missing) in enumerate(todo.items())
             ]
             self.dispatcher.each(Scorer, specs)

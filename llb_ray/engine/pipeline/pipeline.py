@@ -182,7 +182,8 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     apart = _apart(stages, rounds, judged, overrides, features)  # before the final fit: they may lack images
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
-    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores)
+    maps = stages.held_out_maps(purified, apart, members, features)
+    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores, maps)
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
     return RunArtifacts(
@@ -206,6 +207,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
         round_scores=[folds.scores for folds in judged],
         fold_scores=apart.scores,
         overrides=overrides,
+        held_out_maps=[*maps.shards],
         pixel_counts=counted,
         pool=pool,
     )

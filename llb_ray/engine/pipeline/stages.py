@@ -22,6 +22,7 @@ from llb_ray.disk import write_json
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, image_scores, measured, shards_to_count
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, asked_for, mapping_detectors
 from llb_ray.engine.features.cache_budget import Features
 from llb_ray.engine.features.measured_bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, read_levels, write_levels
@@ -185,7 +186,18 @@ class Stages:
         ]
         fitted = self.parallel.fit("folds", specs, num_workers=self.config.final_workers)
         apart = {name: (fitted[name], fold) for name, fold in folds.items()}
-        return Folds([*fitted.values()], self.parallel.score_apart("fold-scores", apart, features))
+        return Folds([*fitted.values()], self.parallel.score_apart("fold-scores", apart, features, keeps_maps=False))
+
+    def held_out_maps(
+        self, purified: Artifact, folds: Folds, members: Mapping[str, Artifact], features: Features
+    ) -> HeldOutMaps:
+        """Maps of a sample of the images by detectors that have not seen them; none where no threshold is set."""
+        if self.config.threshold.method == "none":
+            return HeldOutMaps.of([], self.config)
+        detectors = mapping_detectors(self.config, folds.fitted, folds.scores, members)
+        asked = asked_for(detectors, read_table(purified.file(filenames.PURIFIED)))
+        shards = self.parallel.score_apart("held-out-maps", asked, features, keeps_maps=True) if asked else []
+        return HeldOutMaps.of(shards, self.config)
 
     def pixel_counts(self, images: Artifact, labels: Artifact, scored: Sequence[Artifact]) -> list[Artifact]:
         """The pixels of a large test set, counted by workers; nothing of a small one."""

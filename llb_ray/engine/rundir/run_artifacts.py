@@ -8,6 +8,8 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
+_ADDED: dict[str, Any] = {"held_out_maps": []}  # roles that runs of earlier versions have not
+
 
 @dataclass(frozen=True)
 class RunArtifacts:
@@ -33,6 +35,7 @@ class RunArtifacts:
     round_scores: list[list[Artifact]] = field(default_factory=list)  # by which each round but the first judged
     fold_scores: list[Artifact] = field(default_factory=list)  # that the threshold comes from; may be none
     overrides: Artifact | None = None  # where somebody decided by hand
+    held_out_maps: list[Artifact] = field(default_factory=list)  # that the pixel threshold comes from; may be none
     pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
     pool: Artifact | None = None  # where runs draw their images from one, and the features are those of all its images
 
@@ -53,7 +56,8 @@ class RunArtifacts:
     def of_index(cls, index: dict[str, Any], store: Store) -> "RunArtifacts":
         """The artifacts that an index names; raises ArtifactError if it is not one, or one of them is gone."""
         try:
-            return cls(**{spec.name: _from_json(index[spec.name], store) for spec in fields(cls)})
+            roles = _ADDED | index
+            return cls(**{spec.name: _from_json(roles[spec.name], store) for spec in fields(cls)})
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{store.root.parent}/run.json: damaged ({error}); run the same command again"

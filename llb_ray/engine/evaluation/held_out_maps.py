@@ -1,0 +1,138 @@
+"""Anomaly maps of images by detectors that have not seen them: the pixel threshold comes from these.
+
+A sample of the kept images, each mapped by one detector that was not trained on it: a detector without its fold, or,
+where there are none, a member.  A member's maps are brought to the final detector's scale by means of rejected images,
+which neither has seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.detectors.base import upsample
+from llb_ray.engine.workers.fitter import trained_on
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.held_out_scores import split
+from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE, level_at, levels_of
+from llb_ray.ensemble.threshold import threshold_at
+
+MOST_IMAGES = 300  # kept ones; ids are hashes, so that the first few hundred are a random sample
+_MOST_REJECTED = 50
+_STEPS = 56  # pixels of a map that are looked at, along a side: it is too smooth for more to tell more
+_HIGH = 0.99  # quantile of a map that scales are compared by
+_AT_ONCE = 32
+_RATE = 0.01  # of the images, that are left out as possibly defective
+Asked = Mapping[str, tuple[Artifact, Sequence[str]]]
+Floats = npt.NDArray[np.float32]
+
+
+def mapping_detectors(
+    config: RunConfig, folds: Sequence[Artifact], fold_scores: Sequence[Artifact], members: Mapping[str, Artifact]
+) -> Mapping[str, Artifact]:
+    """The detectors that held-out maps come from, by name: those that made the scores of folds, or the members.
+
+    Empty where members are of another kind than the final detector, for then their maps have another unit.
+    """
+    if fold_scores:
+        fitted = {artifact.content: artifact for artifact in folds}
+        by = {name: content for shard in fold_scores for name, content in shard.inputs.items() if content in fitted}
+        return {name: fitted[content] for name, content in sorted(by.items())}
+    return members if config.detector_of("member") == config.detector_of("final") else {}
+
+
+def asked_for(detectors: Mapping[str, Artifact], purified: pa.Table) -> Asked:
+    """The images that each detector is to map, none of which it was trained on: a sample of the kept ones.
+
+    By members also a sample of the rejected ones, which scales are compared by.
+    """
+    kept, rejected = (sorted(some["image_id"].to_pylist()) for some in split(purified))
+    sample = kept[:MOST_IMAGES] + ([] if any(map(_is_fold, detectors)) else rejected[:_MOST_REJECTED])
+    seen = {name: set(trained_on(fitted)) for name, fitted in detectors.items()}
+    chosen: dict[str, list[str]] = {name: [] for name in detectors}
+    for number, image_id in enumerate(sample):
+        apart = [name for name in detectors if image_id not in seen[name]]
+        if apart:
+            chosen[apart[number % len(apart)]].append(image_id)
+    return {name: (detectors[name], ids) for name, ids in chosen.items() if ids}
+
+
+@dataclass(frozen=True)
+class HeldOutMaps:
+    """The maps that scorers wrote, in shards or none, and the size and Gaussian, in pixels, for finding regions."""
+
+    shards: Sequence[Artifact]
+    size_px: int
+    sigma_px: float
+
+    @classmethod
+    def of(cls, shards: Sequence[Artifact], config: RunConfig) -> "HeldOutMaps":
+        """The maps in these shards, smoothed as pixel metrics see maps."""
+        size_px = config.detector.image_size_px
+        return cls(shards, size_px, config.evaluation.sigma_at(size_px))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything the pixel threshold depends on besides the maps; nothing where there are none."""
+        return {"size_px": self.size_px, "sigma_px": self.sigma_px} if self.shards else {}
+
+    def levels(self, held_out: pa.Table, purified: pa.Table, final: pa.Table) -> pa.Table | None:
+        """The map values that shares of the area exceed (schema `LEVELS`), in kept images that look normal.
+
+        Of the held-out scores (schema `HELD_OUT`) theirs are not above the threshold for a fixed rate, whatever rate
+        the run's own threshold is for: defects that were kept would otherwise raise the values.  `final` has the final
+        detector's maps, of rejected images at least.  None without maps.
+        """
+        if not self.shards:
+            return None
+        table, (kept, rejected) = read_scores(self.shards), split(purified)
+        highest = threshold_at(held_out["score"].to_numpy(), _RATE).value
+        normal = held_out.filter(pc.less_equal(held_out["score"], highest))
+        normals = _of(_of(table, kept), normal)
+        if not normals.num_rows:
+            return None
+        return levels_of(self._sampled(_maps(normals)) * self._scale(_of(table, rejected), final))
+
+    def _sampled(self, map_NHW: Floats) -> Floats:
+        """Some pixels of each map at the size that regions are found at; a few maps at once are held in full."""
+        step = max(1, self.size_px // _STEPS)
+        parts = range(0, len(map_NHW), _AT_ONCE)
+        smooth = (upsample(map_NHW[at : at + _AT_ONCE], self.size_px, self.sigma_px) for at in parts)
+        return np.concatenate([part[:, ::step, ::step] for part in smooth])
+
+    def _scale(self, rejected: pa.Table, final: pa.Table) -> np.float32:
+        """The factor of these detectors' maps: 1 of detectors that are fitted like the final one."""
+        if any(map(_is_fold, self.shards[0].inputs)):
+            return np.float32(1)
+        rows = pc.index_in(rejected["image_id"], final["image_id"].combine_chunks())
+        finals, theirs = (np.quantile(_maps(some), _HIGH, axis=(1, 2)) for some in (final.take(rows), rejected))
+        return np.float32(np.median(finals / theirs))
+
+
+def pixel_facts(maps: HeldOutMaps, levels: pa.Table | None) -> dict[str, Any]:
+    """The pixel threshold as a run writes it down, JSON-ready; nothing where it has none."""
+    if levels is None:
+        return {}
+    num = read_scores(maps.shards).num_rows
+    level = level_at(levels, FALSE_AREA_RATE)
+    return {"pixel_threshold": level, "false_area_rate": FALSE_AREA_RATE, "num_held_out_maps": num}
+
+
+def _is_fold(name: str) -> bool:
+    """True of the name of a detector that was fitted without a fold."""
+    return name.startswith("fold-")
+
+
+def _of(table: pa.Table, images: pa.Table) -> pa.Table:
+    return table.filter(pc.is_in(table["image_id"], images["image_id"].combine_chunks()))
+
+
+def _maps(table: pa.Table) -> Floats:
+    map_NHW: Floats = table["map"].combine_chunks().to_numpy_ndarray()
+    return map_NHW

@@ -1,0 +1,102 @@
+"""The places in a photograph where an anomaly map is above the run's pixel threshold.
+
+Shapes: S x S pixels of the size that maps are smoothed at.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from llb_ray.config import RunConfig
+from llb_ray.data.decoding import Size
+from llb_ray.detectors.base import upsample
+from llb_ray.ensemble.pixel_threshold import level_at
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected place above the pixel threshold, in pixels of the photograph, upright; x runs right, y down."""
+
+    x: int  # of the bounding box, its left and upper end
+    y: int
+    width: int
+    height: int
+    area: int  # in square pixels
+    peak: float  # largest value of the anomaly map in it
+    mean: float
+    polygon: tuple[float, ...]  # its outline x0, y0, x1, y1, ..., closed
+
+
+@dataclass(frozen=True)
+class RegionFinder:
+    """The pixel threshold, and how maps are smoothed before it is applied."""
+
+    level: float
+    size_px: int
+    sigma_px: float
+
+    @classmethod
+    def of(cls, levels: pa.Table, false_area_rate: float, config: RunConfig) -> "RegionFinder":
+        """The finder with the level that this share of the area of normal images exceeds (schema `LEVELS`)."""
+        size_px = config.detector.image_size_px
+        return cls(level_at(levels, false_area_rate), size_px, config.evaluation.sigma_at(size_px))
+
+    def smooth(self, map_HW: Floats) -> Floats:
+        """The map [S, S] that is compared with the level, from one at the detector's own resolution."""
+        smooth_SS: Floats = upsample(map_HW[None], self.size_px, self.sigma_px)[0]
+        return smooth_SS
+
+    def find(self, map_HW: Floats, size: Size) -> list[Region]:
+        """The regions in a photograph of this height and width, the one with the highest peak first."""
+        from scipy import ndimage
+
+        map_SS = self.smooth(map_HW)
+        label_SS, num = ndimage.label(map_SS > self.level)
+        boxes = ndimage.find_objects(label_SS)
+        found = [self._region(map_SS, label_SS == at + 1, boxes[at], size) for at in range(num)]
+        return sorted(found, key=lambda region: -region.peak)
+
+    def mask(self, map_HW: Floats, size: Size) -> npt.NDArray[np.bool_]:
+        """True at the pixels of the photograph that are in a region."""
+        from PIL import Image
+
+        height, width = size
+        large = Image.fromarray(self.smooth(map_HW)).resize((width, height), Image.Resampling.BILINEAR)
+        mask_HW: npt.NDArray[np.bool_] = np.asarray(large) > self.level
+        return mask_HW
+
+    def _region(self, map_SS: Floats, inside_SS: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size) -> Region:
+        scale = np.array(size) / self.size_px  # y, x
+        starts, stops = (np.array([getattr(side, end) for side in box]) * scale for end in ("start", "stop"))
+        (y, x), (bottom, right) = np.floor(starts).astype(int).tolist(), np.ceil(stops).astype(int).tolist()
+        values = map_SS[inside_SS]
+        return Region(
+            x=x,
+            y=y,
+            width=right - x,
+            height=bottom - y,
+            area=max(1, round(values.size * float(scale.prod()))),
+            peak=float(values.max()),
+            mean=float(values.mean()),
+            polygon=self._outline(map_SS, inside_SS, box, size),
+        )
+
+    def _outline(
+        self, map_SS: Floats, inside_SS: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size
+    ) -> tuple[float, ...]:
+        """The line at which the map crosses the level, to a tenth of a pixel, of this region alone, without holes."""
+        from contourpy import FillType, contour_generator
+
+        low = self.level - (float(map_SS[inside_SS].max()) - self.level)  # so that an edge is crossed half a pixel away
+        alone = np.pad(np.where(inside_SS, map_SS, np.minimum(map_SS, self.level))[box], 1, constant_values=low)
+        filled: Any = contour_generator(z=alone, fill_type=FillType.OuterOffset).filled(self.level, np.inf)
+        line_P2 = max((line_P2[: ends[1]] for line_P2, ends in zip(*filled, strict=True)), key=len)
+        origin = np.array([box[1].start, box[0].start]) - 0.5  # a pixel before the box, and pixels have their centres
+        limit = np.array(size[::-1])
+        on_photo_P2 = np.clip((line_P2 + origin) * limit / self.size_px, 0, limit).round(1)
+        return tuple(on_photo_P2.ravel().tolist())

@@ -1,0 +1,107 @@
+"""Verdicts of a detector on images, and the calibration that they follow from.
+
+Shapes: N images, H x W cells of the detector's map.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig, ThresholdConfig, parse_as
+from llb_ray.data.decoding import Size
+from llb_ray.data.tables import read_table
+from llb_ray.engine import filenames
+from llb_ray.engine.inference.regions import Region, RegionFinder
+from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
+from llb_ray.ensemble.threshold import threshold_at
+from llb_ray.errors import ArtifactError, ConfigError
+
+NORMAL, ANOMALOUS = "normal", "anomalous"
+NO_REGIONS = (
+    "the run keeps no held-out maps, which regions need: it is of an earlier version (run the same command again, "
+    "which adds them), or its sub-models are of another kind than its final detector (set threshold.method=folds)"
+)
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A run's threshold, and the scores it comes from: of normal images by detectors that had not seen them."""
+
+    threshold: float
+    held_out_N: Floats  # ascending
+    regions: RegionFinder | None = None  # None: the run keeps no held-out maps
+
+    @classmethod
+    def of(cls, made: Artifact, config: RunConfig, false_area_rate: float = FALSE_AREA_RATE) -> "Calibration":
+        """Content of a `threshold` artifact; raises ConfigError for a false-area rate that is not in its table."""
+        threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
+        held_out_N = np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy())
+        if filenames.PIXEL_LEVELS not in made.files:
+            return cls(threshold, held_out_N)
+        levels = read_table(made.file(filenames.PIXEL_LEVELS))
+        return cls(threshold, held_out_N, RegionFinder.of(levels, false_area_rate, config))
+
+    def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
+        """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
+
+        Raises ConfigError for both at once, a threshold that is not finite, and a rate outside (0, 0.5].
+        """
+        if threshold is None and false_alarm_rate is None:
+            return self
+        if false_alarm_rate is None:
+            threshold = _finite(threshold)
+        elif threshold is None:
+            asked = parse_as(ThresholdConfig, {"false_alarm_rate": false_alarm_rate}, "the threshold")
+            threshold = threshold_at(self.held_out_N, asked.false_alarm_rate).value
+        else:
+            raise ConfigError("a threshold and a false-alarm rate: each decides by itself; give one of the two")
+        return replace(self, threshold=threshold)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Verdicts of a detector on N images, in their order."""
+
+    score_N: Floats  # rising with abnormality
+    map_NHW: Floats  # at the detector's own resolution
+    sizes: Sequence[Size]  # height and width of each photograph, upright
+    calibration: Calibration
+
+    def __len__(self) -> int:
+        return len(self.score_N)
+
+    @property
+    def decisions(self) -> list[str]:
+        """``anomalous`` where the score is above the run's threshold, else ``normal``."""
+        return [ANOMALOUS if score > self.calibration.threshold else NORMAL for score in self.score_N.tolist()]
+
+    @property
+    def quantile_N(self) -> npt.NDArray[np.float64]:
+        """Share of the run's held-out normal images that score lower."""
+        held_out_N = self.calibration.held_out_N
+        share_N: npt.NDArray[np.float64] = np.searchsorted(held_out_N, self.score_N) / len(held_out_N)
+        return share_N
+
+    @cached_property
+    def regions(self) -> list[list[Region]]:
+        """The places in each image where its map is above the run's pixel threshold, the highest peak first.
+
+        Raises ArtifactError where the run keeps no held-out maps, which the pixel threshold comes from.
+        """
+        finder = self.calibration.regions
+        if finder is None:
+            raise ArtifactError(NO_REGIONS)
+        return [finder.find(*one) for one in zip(self.map_NHW, self.sizes, strict=True)]
+
+
+def _finite(threshold: float | None) -> float:
+    if threshold is None or not math.isfinite(threshold):
+        raise ConfigError(f"the threshold {threshold} is no score; give a finite number")
+    return float(threshold)
