@@ -9,18 +9,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from llb_ray.data.lists import read_list
-from llb_ray.engine.inference.predict import SCORED
-from llb_ray.engine.inference.trained_detector import Calibration
+from llb_ray.engine.inference.prediction_tables import SCORED
+from llb_ray.engine.inference.verdicts import Calibration
 from llb_ray.errors import DataError
 
 FOLDER = "folder"  # lots by the folder that an image is in
 _SCORES = "scores.parquet"
+_READ = pa.schema([SCORED.field(name) for name in ("path", "image_id", "score", "decision", "quantile")])
 Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 
 def read_predictions(where: Path, calibration: Calibration) -> list[Row]:
-    """The rows of a prediction (`predict.SCORED`), a folder of `predict` or its scores as Parquet or CSV.
+    """The rows of a prediction (schema `_READ`), a folder of `predict` or its scores as Parquet or CSV.
 
     Raises DataError for what is none, has no row, or was made with another run than that of the calibration.
     """
@@ -41,7 +42,7 @@ def read_predictions(where: Path, calibration: Calibration) -> list[Row]:
 
 def _typed(path: Path, table: pa.Table) -> pa.Table:
     try:
-        return table.select(SCORED.names).cast(SCORED)
+        return table.select(_READ.names).cast(_READ)
     except (KeyError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not the scores of llb-ray predict ({str(error).splitlines()[0]})") from error
 

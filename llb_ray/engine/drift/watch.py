@@ -10,7 +10,7 @@ import numpy as np
 from llb_ray.engine import filenames
 from llb_ray.engine.drift.alarms import Reference, Watched, interval_of, watched
 from llb_ray.engine.drift.predictions import FOLDER, Floats, lots, read_predictions
-from llb_ray.engine.inference.trained_detector import Calibration
+from llb_ray.engine.inference.verdicts import Calibration
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError, ConfigError
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
 from llb_ray.data.decoding import Size
+from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import upsample
+from llb_ray.engine import filenames
 from llb_ray.ensemble.pixel_threshold import level_at
 
 Floats = npt.NDArray[np.float32]
@@ -41,10 +43,16 @@ class RegionFinder:
     sigma_px: float
 
     @classmethod
-    def of(cls, levels: pa.Table, false_area_rate: float, config: RunConfig) -> "RegionFinder":
-        """The finder with the level that this share of the area of normal images exceeds (schema `LEVELS`)."""
+    def of(cls, made: Artifact, false_area_rate: float, config: RunConfig) -> "RegionFinder | None":
+        """The finder with the level that this share of the area of normal images exceeds, by a `threshold` artifact.
+
+        None where this was made without held-out maps; raises ConfigError for a rate that is not in its table.
+        """
+        if filenames.PIXEL_LEVELS not in made.files:
+            return None
+        level = level_at(read_table(made.file(filenames.PIXEL_LEVELS)), false_area_rate)
         size_px = config.detector.image_size_px
-        return cls(level_at(levels, false_area_rate), size_px, config.evaluation.sigma_at(size_px))
+        return cls(level, size_px, config.evaluation.sigma_at(size_px))
 
     def smooth(self, map_HW: Floats) -> Floats:
         """The map [S, S] that is compared with the level, from one at the detector's own resolution."""

@@ -23,6 +23,7 @@ from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, layers_of
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.regions import RegionFinder
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
@@ -99,7 +100,7 @@ class TrainedDetector:
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
-        calibration = Calibration.of(made.threshold, config, false_area_rate)
+        calibration = Calibration.of(made.threshold, RegionFinder.of(made.threshold, false_area_rate, config))
         return cls(config, photographs, detector, calibration.moved(threshold, false_alarm_rate))
 
     def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import RunConfig, ThresholdConfig, parse_as
+from llb_ray.config import ThresholdConfig, parse_as
 from llb_ray.data.decoding import Size
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.inference.regions import Region, RegionFinder
-from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
 from llb_ray.ensemble.threshold import threshold_at
 from llb_ray.errors import ArtifactError, ConfigError
 
@@ -36,17 +35,14 @@ class Calibration:
 
     threshold: float
     held_out_N: Floats  # ascending
-    regions: RegionFinder | None = None  # None: the run keeps no held-out maps
+    regions: RegionFinder | None = None  # None: the run keeps no held-out maps, or none is asked for
 
     @classmethod
-    def of(cls, made: Artifact, config: RunConfig, false_area_rate: float = FALSE_AREA_RATE) -> "Calibration":
-        """Content of a `threshold` artifact; raises ConfigError for a false-area rate that is not in its table."""
+    def of(cls, made: Artifact, regions: RegionFinder | None = None) -> "Calibration":
+        """Content of a `threshold` artifact, with the finder of regions where those are wanted."""
         threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
         held_out_N = np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy())
-        if filenames.PIXEL_LEVELS not in made.files:
-            return cls(threshold, held_out_N)
-        levels = read_table(made.file(filenames.PIXEL_LEVELS))
-        return cls(threshold, held_out_N, RegionFinder.of(levels, false_area_rate, config))
+        return cls(threshold, held_out_N, regions)
 
     def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
         """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
