@@ -113,7 +113,7 @@ def page(rows: Sequence[Row], cost_ms: dict[str, float], arguments: argparse.Nam
     return (
         f"# Backbones of a memory bank on real sets, {date.today()}\n\n"
         f"{setting('python benchmarks/backbones.py ' + ' '.join(sys.argv[1:]))}\n\n"
-        f"{arguments.seeds} seeds, mean ± sd; training objects: "
+        f"Seeds: {arguments.seeds} (mean ± sd where more than one); training objects: "
         f"{', '.join(f'{name} {TRAINING[name]}' for name in arguments.sets)}.  *ms*: of one core for one image of 224 "
         "px, from bytes to layers (median of CPU time).  A set without masks has no AUPRO.\n\n"
         f"{tables}\n\nRaw rows: {arguments.result.stem}.csv\n"
@@ -130,7 +130,8 @@ def _table(rows: Sequence[Row], metric: str, cost_ms: dict[str, float]) -> str:
         for network in cost_ms:
             mine = [row for row in rows if row["network"] == network and name in (row["set"], "mean")]
             told = [spread([row[metric] for row in mine if (row["alpha"], row["filter"]) == cell]) for cell in CELLS]
-            cells = told if name != "mean" else [one.partition(" ")[0] for one in told]
+            single = name == "mean" or len({row["seed"] for row in rows}) == 1
+            cells = [one.partition(" ")[0] for one in told] if single else told
             lines.append(f"| {name} | {network} | " + " | ".join(cells) + f" | {cost_ms[network]:.1f} |")
     return "\n".join(lines)
 
