@@ -1,6 +1,7 @@
 """Files on a local disk: written whole or not at all, and an error that names them."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -88,16 +89,17 @@ class Disk:
         write_atomic(path, content)
 
     def delete(self, path: Path) -> None:
-        """Remove the file, if there is one."""
+        """Remove the file, if there is one, and what a killed `write` of it left."""
         path.unlink(missing_ok=True)
+        clear_temporary(path.parent, path.name)
 
 
 LOCAL = Disk()
 
 
-def clear_temporary(folder: Path) -> None:
-    """Remove what `write_atomic` left in `folder` when its process was killed."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
+def clear_temporary(folder: Path, name: str = "") -> None:
+    """Remove what `write_atomic` left in `folder`, of all files or of one, when its process was killed."""
+    for path in folder.glob(f".{glob.escape(name)}*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 

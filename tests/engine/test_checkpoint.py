@@ -53,3 +53,14 @@ def test_no_step_is_done_twice_and_nothing_is_different(
 def test_a_checkpoint_is_due_when_its_time_has_passed(tmp_path: Path) -> None:
     assert FileCheckpoints(tmp_path / "one", interval_s=0).due(1)
     assert not FileCheckpoints(tmp_path / "one", interval_s=3600).due(1000)
+
+
+def test_a_finished_fit_removes_what_a_kill_within_a_save_left(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "fit-1.checkpoint"
+    checkpoints = FileCheckpoints(path, 0)
+    checkpoints.save({})
+    others = path.with_name(".fit-2.checkpoint.abc.tmp")
+    for left in (path.with_name(".fit-1.checkpoint.abc.tmp"), others):
+        left.write_bytes(b"half")
+    checkpoints.drop()
+    assert [*path.parent.iterdir()] == [others], "another fit may be in the middle of its save"
