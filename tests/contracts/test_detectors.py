@@ -347,7 +347,7 @@ def test_what_the_settings_say_of_a_fit_is_so(name: str) -> None:
     assert len(read) == config.reads("member", 20)
     shorter, _ = config.shortened(3)
     assert shorter.num_steps("final") == min(3, config.num_steps("final"))
-    assert config.cut_short(0.5).num_steps("final") == config.num_steps("final") // 2
+    assert config.cut_short(0.5).num_steps("final") == round(config.num_steps("final") / 2)
 
 
 @detectors
