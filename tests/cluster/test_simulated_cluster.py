@@ -122,9 +122,9 @@ def test_the_death_of_an_actor_or_a_node_changes_nothing_and_is_told(
     if step == "fit":
         # Of those that died with a node, others may only have begun.
         (own,) = (line for line in died if line.startswith(f"{struck[0].name}:"))
-        first = int(own.split()[-3])
-        assert own.endswith(f"on from step {first} of {STEPS}")
-        assert first > 1
+        first, _, total = own.split()[-1].partition("/")
+        assert own.endswith(f"resuming at step {first}/{total}")
+        assert (int(first) > 1, int(total)) == (True, STEPS)
 
 
 @pytest.mark.parametrize("step", ["fit", "score"])
