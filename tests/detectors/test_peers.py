@@ -49,7 +49,8 @@ def test_three_workers_fit_what_one_fits(name: str, changes: Mapping[str, Any], 
     np.testing.assert_allclose(found.score_N, expected.score_N, rtol=TOLERANCE)
     np.testing.assert_allclose(found.map_NHW, expected.map_NHW, rtol=TOLERANCE, atol=TOLERANCE * expected.map_NHW.std())
     for other in others:
-        assert _bytes_of(name, other) == _bytes_of(name, first), "peers must hold one network to the bit, or they drift apart"
+        same = _bytes_of(name, other) == _bytes_of(name, first)
+        assert same, "peers must hold one network to the bit, or they drift apart"
     log, logged = first.log(), alone.log()
     if log is not None and logged is not None:
         np.testing.assert_allclose(log.steps["loss"], logged.steps["loss"], rtol=0.01)

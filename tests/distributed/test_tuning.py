@@ -108,7 +108,7 @@ def test_a_validation_folder_and_its_objective_belong_together(
             {"base": parse({"final": {"num_workers": 2}, "detector": {"name": "autoencoder"}})},
             "a trial of a search trains its final detector in one worker",
         ),
-        ({"early_stopping": True, "base": parse({"detector": {"name": "memory_bank"}})}, "detector memory_bank takes none"),
+        ({"early_stopping": True, "base": parse({"detector": {"name": "memory_bank"}})}, "memory_bank takes none"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(
