@@ -239,7 +239,7 @@ def test_the_audit_finds_a_scale_that_is_not_the_runs(
 
 @pytest.mark.parametrize("name", [None, "memory_bank", "reconstruction"])
 def test_a_backbone_refuses_bands_when_the_configuration_is_read(name: str | None) -> None:
-    sentence = f"the backbone of detector {name or 'memory_bank'} knows RGB .* alone; choose detector.name=autoencoder"
+    sentence = f"detector {name or 'memory_bank'} knows RGB .* alone; choose detector.name=autoencoder"
     with pytest.raises(ConfigError, match=sentence) as refusal:
         load(None, ["data.bands=5", *([f"detector.name={name}"] if name else [])])
     assert "\n" not in str(refusal.value)

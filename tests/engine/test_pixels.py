@@ -229,7 +229,7 @@ def test_a_stopped_run_goes_on_from_what_was_counted(
     assert _rerun(tiny, manifest, run) == ["pixels", "evaluate"]
     assert _rerun(tiny, manifest, run) == []
     assert _rerun(with_overrides(tiny, ["evaluation.fpr_limit=0.1"]), manifest, run) == ["evaluate"]
-    assert _rerun(with_overrides(tiny, ["evaluation.sigma_px=2"]), manifest, run) == ["pixels", "evaluate"]
+    assert _rerun(with_overrides(tiny, ["evaluation.sigma_px=2"]), manifest, run) == ["threshold", "pixels", "evaluate"]
 
 
 def _rerun(config: RunConfig, manifest: Manifest, out: Path) -> list[str]:

@@ -88,7 +88,8 @@ def test_workers_need_no_common_disk(
 ) -> None:
     scattered = Scattered(tmp_path / "disks")
     result = _run(tiny, photos, bucket, scattered)
-    assert len(scattered.used) == 7, "a featurizer, three members, their scorer, the final detector and its scorer"
+    used = "a featurizer, three members, their scorer, the final detector, its scorer, three for held-out maps"
+    assert len(scattered.used) == 10, used
     _same(synced(bucket, tmp_path / "plain"), finished)
     assert not list(result.path.rglob("layers.arrow")), "the driver reads no features"
     assert not list(result.path.rglob("detector.safetensors")), "nor detectors"
@@ -136,6 +137,7 @@ def test_an_interrupted_run_goes_on_on_another_machine(
     assert [time.stage for time in result.times if not time.reused] == [
         "final",
         "final-scores",
+        "held-out-maps",
         "threshold",
         "evaluate",
     ]
@@ -175,7 +177,7 @@ def test_the_command_line_takes_a_uri_for_a_run(
     code, status = _llb("status", secret)
     assert (code, status.splitlines()[-1]) == (0, f"all files         {shown}"), status
     code, audited = _llb("audit", secret)
-    assert (code, audited.count("ok  ")) == (0, 23), audited
+    assert (code, audited.count("ok  ")) == (0, 24), audited
     good, out = photos / "test" / "good", tmp_path / "predicted"
     code, predicted = _llb("predict", secret, "--data", good, "--out", out)
     assert code == 0, predicted

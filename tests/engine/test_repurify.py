@@ -50,7 +50,7 @@ def _fresh(result: Result) -> set[str]:
 def test_only_what_depends_on_the_decisions_is_made(finished: Path, tmp_path: Path) -> None:
     (kept,), (rejected,) = _some(finished, "kept"), _some(finished, "rejected")
     result = _again(finished, {kept: "reject", rejected: "keep"}, tmp_path / "new")
-    assert _fresh(result) == {"overrides", "by-hand", "final", "final-scores", "threshold", "evaluate"}
+    assert _fresh(result) == {"overrides", "by-hand", "final", "final-scores", "held-out-maps", "threshold", "evaluate"}
     before, after = _rows(finished), _rows(tmp_path / "new")
     assert {image_id for image_id in before if before[image_id] != after[image_id]} == {kept, rejected}
     assert str(after[rejected]["reason"]).startswith("kept by hand (Ada): the filter had rejected it (held_out mean")
@@ -107,7 +107,8 @@ def test_an_interrupted_one_is_resumed(finished: Path, tmp_path: Path, monkeypat
         patch.setattr("llb_ray.engine.pipeline.stages.Stages.final_scores", lost)
         with pytest.raises(OSError, match="Input/output"):
             _again(finished, words, tmp_path / "new")
-    assert _fresh(_again(finished, words, tmp_path / "new")) == {"final-scores", "threshold", "evaluate"}
+    fresh = _fresh(_again(finished, words, tmp_path / "new"))
+    assert fresh == {"final-scores", "held-out-maps", "threshold", "evaluate"}
     assert final_files(tmp_path / "new") == final_files(tmp_path / "undisturbed")
 
 

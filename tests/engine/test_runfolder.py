@@ -184,7 +184,7 @@ def test_an_index_names_the_very_artifacts_it_was_made_of(run: Path) -> None:
     made = folder.made()
     assert len(made.members) == 3
     assert made.matrix is not None
-    assert len(list(made.artifacts())) == 14
+    assert len(list(made.artifacts())) == 17
     assert RunArtifacts.of_index(made.index(folder.store), folder.store) == made
     assert made.index(folder.store) == folder.index()["artifacts"]
 

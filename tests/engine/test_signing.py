@@ -20,8 +20,8 @@ def _keys(folder: Path) -> tuple[Path, Path]:
     """A private key and its public one, as files."""
     key = ed25519.Ed25519PrivateKey.generate()
     private, public = folder / "key.pem", folder / "public.pem"
-    private.write_bytes(key.private_bytes(pem.EncoderSpec.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(pem.EncoderSpec.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
+    private.write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
     return private, public
 
 
@@ -80,7 +80,7 @@ def test_somebody_elses_key_and_what_is_no_key_are_refused(signed: tuple[Path, P
     with pytest.raises(AuditError, match="was not signed with the key"):
         api.audit(run, rescore=None, verify=other)
     wrong = rsa.generate_private_key(65537, 2048).public_key()
-    (tmp_path / "rsa.pem").write_bytes(wrong.public_bytes(pem.EncoderSpec.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "rsa.pem").write_bytes(wrong.public_bytes(pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo))
     for key in (private, tmp_path / "rsa.pem", tmp_path / "gone.pem", run / "run.json"):
         with pytest.raises(ConfigError, match="openssl genpkey"):
             api.audit(run, rescore=None, verify=key)
