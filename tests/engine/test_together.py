@@ -111,5 +111,5 @@ def test_a_memory_bank_takes_one_worker_and_says_so(
     run, said = Path(shutil.copytree(finished_bank, tmp_path / "run")), list[str]()
     shutil.rmtree(RunFolder.open(run).made().final.path)
     _run(with_overrides(tiny_bank, THREE), photos, run, "serial", said)
-    assert "note: final.num_workers has no effect: a memory bank is fitted by one worker" in said
+    assert "note: final.num_workers has no effect: detector memory_bank is fitted by one worker" in said
     assert scores_of(run) == scores_of(finished_bank)
