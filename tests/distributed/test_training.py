@@ -134,7 +134,7 @@ def test_a_programming_error_keeps_its_type(ray_local: None, tmp_path: Path) -> 
 
 @pytest.mark.cluster
 def test_a_worker_that_keeps_dying_is_told_with_how_it_ended(ray_local: None, tmp_path: Path) -> None:
-    with pytest.raises(MemberError, match=r"^team: a worker died for good \(.+\); run") as caught:
+    with pytest.raises(MemberError, match=r"^team: a worker died for good \(.+\); rerun") as caught:
         _meet(tmp_path, "die", max_restarts=1)
     assert "\n" not in str(caught.value)
 
