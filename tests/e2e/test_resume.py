@@ -124,6 +124,7 @@ def test_running_again_does_nothing_and_a_new_setting_only_what_it_needs(
         "purify",
         "final",
         "final-scores",
+        "held-out-maps",
         "threshold",
         "evaluate",
     ]
