@@ -4,13 +4,12 @@ With ``memory=placed`` the distance to the nearest entry is multiplied by the Ma
 of the grid (`place_gaussians`), and the map is the root of the product.  The score of an image is made of three: the
 distance of a deeper layer (`context`) is multiplied too, where the network has one.
 ``memory=plain`` is PatchCore's.
-``memory=softpatch`` doubts outlying patches in the way of that paper (see `candidates`).
+``memory=softpatch`` doubts outlying patches in the way of that paper (see `patch_selection`).
 
 Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D patch dimensions, P candidate patches,
 Q cells of one image, M memory entries.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Literal, Self
@@ -30,11 +29,11 @@ from llb_ray.detectors.base import (
     silent,
     top_mean,
 )
-from llb_ray.detectors.context import ContextSample, context_distances
+from llb_ray.detectors.context import context_distances, remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
-from llb_ray.detectors.patch_selection import GATHER, Candidates
-from llb_ray.detectors.patches import nearest_distance, patches, usable_spread
+from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
+from llb_ray.detectors.patches import patches, relative_distance, standardize, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
@@ -78,9 +77,10 @@ class MemoryBank:
 
     def _learn_places(self, source: Source, state: State, seed: int) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
-        sample = ContextSample([*source.image_ids], len(source), self.config.coreset_size, seed)
+        sample = PatchSample(source, self.config.coreset_size, seed)
         placed = fit_places(self._standardized(source, state, sample), len(state["mean_D"]), seed)
-        return placed | sample.state()
+        deep_PD = sample.patches()
+        return placed if deep_PD is None else placed | remember_context(deep_PD)
 
     def _entries(self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int) -> State:
         """The memory, with its weights where the candidates have weights."""
@@ -89,7 +89,7 @@ class MemoryBank:
         weighted = {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
         return {"memory_MD": candidate_PD[rows]} | weighted
 
-    def _standardized(self, source: Source, state: State, sample: ContextSample) -> Iterator[torch.Tensor]:
+    def _standardized(self, source: Source, state: State, sample: PatchSample) -> Iterator[torch.Tensor]:
         """All images' patches [B, D, h, w] at their places; their deep patches are sampled on the way."""
         for rows in row_batches(len(source), _FIT_BATCH):
             layers = source.batch(rows)
@@ -172,12 +172,12 @@ class _Scorer(nn.Module):
 
 
 def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return (patch_BDHW - state["mean_D"][:, None, None]) / state["scale_D"][:, None, None]
+    return standardize(patch_BDHW, state["mean_D"], state["scale_D"])
 
 
 def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Distance [Q] of standardised patches to the memory, per root of D."""
-    return nearest_distance(patch_QD, state["memory_MD"], state.get("weight_M")) / math.sqrt(patch_QD.shape[1])
+    return relative_distance(patch_QD, state["memory_MD"], state.get("weight_M"))
 
 
 def _combine(

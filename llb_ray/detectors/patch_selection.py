@@ -28,16 +28,35 @@ class Candidates(NamedTuple):
     weight_P: torch.Tensor | None = None
 
 
+class PatchSample:
+    """At most `wanted` patches, the same number from each row of a source (give or take one)."""
+
+    def __init__(self, source: Source, wanted: int, seed: int) -> None:
+        self._image_ids, self._seed = source.image_ids, seed
+        self._quota_N = _quotas(len(source), wanted, seed)
+        self._chosen: list[torch.Tensor] = []
+
+    def add(self, rows: npt.NDArray[np.int64], patch_BDHW: torch.Tensor) -> None:
+        """Take the share of these rows from their patches."""
+        for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
+            copy, image = divmod(int(row), len(self._image_ids))
+            quota = int(self._quota_N[row])
+            self._chosen.append(sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy))
+
+    def patches(self) -> torch.Tensor | None:
+        """The patches [P, D]; None where nothing was added."""
+        return torch.cat(self._chosen) if self._chosen else None
+
+
 def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
     """At most so many patches, the same number from each row (give or take one)."""
-    quota_N = quotas(len(source), wanted, seed)
-    chosen = []
+    sample = PatchSample(source, wanted, seed)
     for rows in row_batches(len(source), _BATCH):
-        for row, patch_DHW in zip(rows, read(rows), strict=True):
-            copy, image = divmod(int(row), len(source.image_ids))
-            chosen.append(sample_patches(patch_DHW, int(quota_N[row]), seed, source.image_ids[image], copy))
+        sample.add(rows, read(rows))
         report(int(rows[-1]) + 1, len(source), "images")
-    return Candidates(torch.cat(chosen))
+    patch_PD = sample.patches()
+    assert patch_PD is not None, "a source has rows"
+    return Candidates(patch_PD)
 
 
 def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
@@ -80,7 +99,7 @@ def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report:
     return torch.cat(parts)
 
 
-def quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
+def _quotas(num_images: int, candidates: int, seed: int) -> npt.NDArray[np.int64]:
     """Number of patches to take from each row [N]: equal shares, the remainder to rows drawn at random."""
     quota_N = np.full(num_images, candidates // num_images)
     quota_N[stream(seed, "candidates").choice(num_images, candidates % num_images, replace=False)] += 1

@@ -47,6 +47,18 @@ def usable_spread(point_PD: torch.Tensor) -> torch.Tensor:
     return torch.where(spread_D > 1e-3 * spread_D.mean(), spread_D, torch.ones_like(spread_D))
 
 
+def standardize(patch_BDHW: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.Tensor) -> torch.Tensor:
+    """Patches less the mean, in units of each channel's scale."""
+    return (patch_BDHW - mean_D[:, None, None]) / scale_D[:, None, None]
+
+
+def relative_distance(
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`nearest_distance` per root of D, so that layers of any width compare."""
+    return nearest_distance(patch_QD, memory_MD, weight_M) / math.sqrt(patch_QD.shape[1])
+
+
 def nearest_distance(
     patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
 ) -> torch.Tensor:

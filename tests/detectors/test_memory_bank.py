@@ -14,8 +14,9 @@ from sklearn.metrics import roc_auc_score
 from llb_ray.detectors import memory_bank, patch_selection
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.memory_bank import MemoryBank, nearest_distance
+from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
+from llb_ray.detectors.patches import nearest_distance
 
 CPU = torch.device("cpu")
 
