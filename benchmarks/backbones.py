@@ -23,7 +23,7 @@ from latency import row as timed
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
-from llb_ray.detectors.backbones import Backbone
+from llb_ray.detectors.factory import build_encoder
 from llb_ray.scans.job_results import DONE
 
 TRAINING = {  # objects: such that a fifth of anomalies leaves some for the test set
@@ -100,7 +100,7 @@ def _backbone(network: str) -> list[str]:
 def _cost_ms(network: str) -> float:
     """Milliseconds of one core for one image at the detector's size, from bytes to layers."""
     detector = llb_ray.load_config(HERE.parent / "configs" / "memory_bank.yaml", _backbone(network)).detector
-    encoder = Backbone(detector.backbone, detector.image_size_px, torch.device("cpu"))
+    encoder = build_encoder(detector, torch.device("cpu"))
     size = (1, 3, detector.image_size_px, detector.image_size_px)
     image_13HW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
     image_13HW = image_13HW.contiguous(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ benchmarks/leave_out.md, and the raw rows as CSV beside it.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
 from statistics import mean
@@ -79,19 +80,13 @@ def _cells(
     overrides = [] if shipped or choice.module else [f"{name}={str(candidate).lower()}"]
     alphas = [alpha for alpha in SETS[category][1] if alpha in ALPHAS]
     config = suite_config(category, [choice.filter], alphas, SEEDS, overrides)
-    constant = {f"{choice.module}.{name}": candidate} if choice.module and not shipped else {}
-    with _patched(constant):
+    patched = choice.module and not shipped
+    with patch(f"{choice.module}.{name}", candidate) if patched else nullcontext():
         table = llb_ray.scan(config, out=folder, executor="serial")
     for row in table.to_pylist():
         if row["status"] != DONE:
             sys.exit(f"{folder}: {row['reason']}")
         yield {"alpha": row["alpha"], "i_auroc": row["i_auroc"]}
-
-
-def _patched(constant: Mapping[str, object]) -> "patch[object]":
-    """The constant with another value inside; without one, nothing changes."""
-    target, value = next(iter(constant.items()), ("llb_ray.detectors.memory_bank.TOP_SHARE", 0.05))
-    return patch(target, value)
 
 
 def _page(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
