@@ -5,7 +5,7 @@ place, and as it is without a twin among them.  It learns nothing, so that there
 either, and costs a fraction of a memory bank: a matrix product per place.  It suits purification better than final
 detection: a map is coarse, and an image without a twin is not yet defective.
 
-Shapes as in `neighbours`.
+Shapes as in `local_outlier_factor`.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class Density:
     def score(self, layers: Layers) -> Scores:
         """Logarithms of the local outlier factors, 0 where a patch is as dense as its neighbours; the score of an
         image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
-        (`neighbours.loneliness`) added.
+        (`local_outlier_factor.loneliness`) added.
         """
         score_B, map_BHW = _scores(self._placed(layers), self._state, judged_in_blocks)
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())

@@ -1,7 +1,7 @@
 """Several workers that go through the same steps as peers: Ray Train starts them, connects them and starts them again.
 
 A worker that dies takes the others down, for they wait for it; Ray Train then restarts all of them, at most
-`resources.max_restarts` times, and they go on from the checkpoint of the leading one (`engine.checkpoint`).
+`resources.max_restarts` times, and they go on from the checkpoint of the leading one (`engine.execution.checkpoint`).
 """
 
 import os

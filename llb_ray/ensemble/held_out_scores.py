@@ -67,10 +67,10 @@ def by_folds(scores: pa.Table) -> pa.Table:
 def by_members(purified: pa.Table, matrix: pa.Table, final: pa.Table) -> pa.Table:
     """Scores of kept images by the members that held them out, on the final detector's scale (schema `HELD_OUT`).
 
-    `matrix` has the schema `scores.SCORES`; `final` the final detector's score of the rejected images at least.  The
-    scale is a line through the pairs of scores (Theil and Sen: the median slope) of the rejected images that are most
-    like kept ones, the half with the lowest scores; an image's distance from it is noise that kept images have too, and
-    is assigned to them at random.
+    `matrix` has the schema `score_matrix.SCORES`; `final` the final detector's score of the rejected images at least.
+    The scale is a line through the pairs of scores (Theil and Sen: the median slope) of the rejected images that are
+    most like kept ones, the half with the lowest scores; an image's distance from it is noise that kept images have
+    too, and is assigned to them at random.
     """
     members = _held_out_means(matrix)
     kept, rejected = split(purified)

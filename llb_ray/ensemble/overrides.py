@@ -40,8 +40,8 @@ class _Row(NamedTuple):
 def read_overrides(path: Path, purified: pa.Table, by: str = "") -> pa.Table:
     """The decisions in the CSV file that report.html gives out (schema `OVERRIDES`, in image_id order).
 
-    `purified` is the table that they are about (schema `dataset.PURIFIED`).  Raises DataError, naming the line, for an
-    image that is not in it, under another path or twice, and for any other word.
+    `purified` is the table that they are about (schema `purified_dataset.PURIFIED`).  Raises DataError, naming the
+    line, for an image that is not in it, under another path or twice, and for any other word.
     """
     rows = list(_rows(path))
     if not rows:

@@ -22,8 +22,8 @@ def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out
     """Decisions of round `number` on every training image (schema `PURIFIED`, in image_id order).
 
     `before` is an earlier round's table, of which the images and the members' scores are taken and no decision;
-    `held_out` has a score of every image (schema `held_out.HELD_OUT`).  With ``keep_ratio=auto`` it keeps what does not
-    stand out of these.
+    `held_out` has a score of every image (schema `held_out_scores.HELD_OUT`).  With ``keep_ratio=auto`` it keeps what
+    does not stand out of these.
     """
     held_out = held_out.sort_by("image_id")
     score_N = held_out["score"].to_numpy()

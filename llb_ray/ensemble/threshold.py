@@ -70,9 +70,9 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
 def threshold_facts(held_out: Mapping[str, pa.Table], rate: float, normals: str) -> dict[str, Any]:
     """Record of a run's threshold, JSON-ready.
 
-    `held_out` has the held-out scores (schema `held_out.HELD_OUT`) of the training images in ``all``, of the ``kept``
-    ones, and of the ``bulk`` of these, which do not stand out; `normals` says which of the three count as normal.  If
-    some of the others are normal too, normal images exceed the threshold more often than asked: at most at
+    `held_out` has the held-out scores (schema `held_out_scores.HELD_OUT`) of the training images in ``all``, of the
+    ``kept`` ones, and of the ``bulk`` of these, which do not stand out; `normals` says which of the three count as
+    normal.  If some of the others are normal too, normal images exceed the threshold more often than asked: at most at
     `rate_if_all_are_normal`, when all of them are.  If some of the kept ones are anomalous, the threshold is too high:
     at most by as much as it is above `threshold_if_bulk_is_normal`, when all of them that stand out are.
     """

@@ -59,7 +59,7 @@ class PixelCounts:
         return self._count_KSB.nbytes
 
     def add(self, map_NHW: Floats, mask_NHW: Bools) -> None:
-        """Count these pixels; what a pixel is, and what is refused, as for `pixel.pixel_metrics`."""
+        """Count these pixels; what a pixel is, and what is refused, as for `exact_pixel.pixel_metrics`."""
         check_pixels(map_NHW, mask_NHW)
         num_images = max(1, _CHUNK_PIXELS // max(1, map_NHW[:1].size))
         for start in range(0, len(map_NHW), num_images):
@@ -73,7 +73,7 @@ class PixelCounts:
         self._count_KSB[:, np.searchsorted(self._page_S, other._page_S)] += count_KSB
 
     def metrics(self, fpr_limit: float = 0.3) -> Metrics:
-        """`p_auroc`, `p_ap`, `p_f1_max` and `aupro` as `pixel.pixel_metrics` gives them, of the bins as scores."""
+        """`p_auroc`, `p_ap`, `p_f1_max` and `aupro` as `exact_pixel.pixel_metrics` gives them, of the bins."""
         steps = self._steps()
         return dict.fromkeys(NAMES) if steps is None else steps.metrics(fpr_limit)
 

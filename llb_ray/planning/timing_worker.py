@@ -1,6 +1,6 @@
 """Times a miniature run and its parts on the workers that a run will have.
 
-Two runs of different size give what a stage costs at all and what it costs per image; fits (`fitting`) what members
+Two runs of different size give what a stage costs at all and what it costs per image; fits (`fit_timing`) what members
 and the final detector take, which may be of different kinds.  All of it is done by the engine itself, on layers of real
 photographs, by as many workers at a time as will share the machine.  Nothing of the results is kept.
 """

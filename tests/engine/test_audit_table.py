@@ -343,22 +343,16 @@ def _forged_scores(run: Path) -> None:
 
 
 def _thresholded_again(run: Path) -> None:
-    from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
-    from llb_ray.engine.evaluation.run_threshold import calibrated
+    from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
-    from llb_ray.engine.workers.scorer import read_scores
 
     finished = FinishedRun(RunFolder.open(run), None)
     made = finished.made
-    decided = (made.rounds, made.purified, made.overrides)
-    threshold = finished.config.threshold
-    held_out, facts = calibrated(threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
-    maps = HeldOutMaps.of(made.held_out_maps, finished.config)
-    facts |= pixel_facts(maps, maps.levels(held_out, finished.purified, read_scores(made.final_scores)))
+    found = derive_thresholds(finished.config.threshold, ThresholdInputs.of(made, finished.config))
     artifact = artifact_of(run, "threshold")
-    _rewritten(artifact / "held_out.arrow", lambda _: held_out)
-    (artifact / "threshold.json").write_text(json.dumps(facts))
+    _rewritten(artifact / "held_out.arrow", lambda _: found.held_out)
+    (artifact / "threshold.json").write_text(json.dumps(found.facts))
     artifact = _moved(run, "threshold", {f"final-{i:03d}": one.content for i, one in enumerate(made.final_scores)})
     _publish(run, "threshold.json", artifact / "threshold.json")
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -218,13 +219,13 @@ def test_a_run_of_before_has_no_regions_and_says_how_to_get_them(
 
 def _before(run: Path) -> None:
     from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
+    from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
     from llb_ray.engine.pipeline.decision_stages import Decisions
 
     finished = FinishedRun(RunFolder.open(run), None)
     made, config = finished.made, finished.config
-    decided_by = (made.rounds, made.purified, made.overrides, made.matrix, made.fold_scores, made.final_scores)
-    no_maps = HeldOutMaps.of([], config)
-    threshold = Decisions(config, finished.train, finished.folder.store.make).threshold(*decided_by, no_maps)
+    inputs = replace(ThresholdInputs.of(made, config), maps=HeldOutMaps.of([], config))
+    threshold = Decisions(config, finished.train, finished.folder.store.make).threshold(inputs)
     assert threshold is not None
     index = json.loads((run / "run.json").read_text())
     for artifact in index["artifacts"].pop("held_out_maps"):

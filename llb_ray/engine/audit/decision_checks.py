@@ -13,8 +13,8 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, asked_for, mapping_detectors, pixel_facts
-from llb_ray.engine.evaluation.run_threshold import calibrated
+from llb_ray.engine.evaluation.held_out_maps import asked_for, mapping_detectors
+from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.stages import FINAL
 from llb_ray.engine.pipeline.training_set import given_ids, why_folds, without_fold
@@ -180,16 +180,15 @@ def threshold_follows(run: FinishedRun) -> str:
         said = dict(json.loads(where.read_text()))
     except (ValueError, TypeError) as error:
         raise AuditError(f"{where}: damaged ({error}); run the same command again") from error
-    decided = (made.rounds, made.purified, made.overrides)
-    held_out, facts = calibrated(run.config.threshold, *decided, made.matrix, made.fold_scores, made.final_scores)
-    facts |= _pixel_facts(run, held_out)
-    if not read_table(made.threshold.file(filenames.HELD_OUT)).equals(held_out):
+    found = derive_thresholds(run.config.threshold, ThresholdInputs.of(made, run.config))
+    _check_levels(made.threshold, found.levels)
+    if not read_table(made.threshold.file(filenames.HELD_OUT)).equals(found.held_out):
         raise AuditError(f"{made.threshold.where}/{filenames.HELD_OUT}: not the held-out scores that the run has")
-    expected = json.loads(json.dumps(facts))
+    expected = json.loads(json.dumps(found.facts))
     odd = [name for name in sorted(expected.keys() | said.keys()) if said.get(name) != expected.get(name)]
     if odd:
         raise AuditError(
-            f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {facts.get(odd[0])!r}"
+            f"{where}: {odd[0]} is {said.get(odd[0])!r}, but the held-out scores give {found.facts.get(odd[0])!r}"
         )
     return f"the threshold follows from {said['num_held_out']} held-out scores, which no label or test image entered"
 
@@ -213,16 +212,12 @@ def held_out_maps_are(run: FinishedRun) -> str:
     return f"{len(found)} held-out maps, each by a detector that had not seen the image"
 
 
-def _pixel_facts(run: FinishedRun, held_out: pa.Table) -> dict[str, Any]:
-    """The facts of the pixel threshold, derived again, as is the table that predictions read."""
-    made, maps = run.made, HeldOutMaps.of(run.made.held_out_maps, run.config)
-    assert made.threshold is not None, "asked for only where there is one"
-    levels = maps.levels(held_out, run.purified, read_scores(made.final_scores))
-    if (levels is not None) != (filenames.PIXEL_LEVELS in made.threshold.files):
-        raise AuditError(f"{made.threshold.where}: has a pixel threshold without held-out maps, or maps without one")
-    if levels is not None and not read_table(made.threshold.file(filenames.PIXEL_LEVELS)).equals(levels):
-        raise AuditError(f"{made.threshold.where}/{filenames.PIXEL_LEVELS}: not what the held-out maps give")
-    return pixel_facts(maps, levels)
+def _check_levels(threshold: Artifact, levels: pa.Table | None) -> None:
+    """Raise AuditError unless the table that predictions read their pixel threshold off is the one derived again."""
+    if (levels is not None) != (filenames.PIXEL_LEVELS in threshold.files):
+        raise AuditError(f"{threshold.where}: has a pixel threshold without held-out maps, or maps without one")
+    if levels is not None and not read_table(threshold.file(filenames.PIXEL_LEVELS)).equals(levels):
+        raise AuditError(f"{threshold.where}/{filenames.PIXEL_LEVELS}: not what the held-out maps give")
 
 
 def same_ids(what: str, found: Sequence[str], where: str, expected: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
-from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
+from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
@@ -114,9 +114,7 @@ def _decided(run: FinishedRun) -> Iterator[RunArtifacts]:
     elif made.purified.path != made.rounds[-1].path:
         raise AuditError(f"{made.purified.where}: is not what the last round decided ({made.rounds[-1].where})")
     if made.threshold is not None:
-        decided_by = (made.rounds, made.purified, made.overrides, made.matrix)
-        maps = HeldOutMaps.of(made.held_out_maps, config)
-        recipe = threshold_recipe(config.threshold, *decided_by, made.fold_scores, made.final_scores, maps)
+        recipe = threshold_recipe(config.threshold, ThresholdInputs.of(made, config))
         yield "threshold", made.threshold, recipe
 
 

@@ -70,8 +70,8 @@ def shards_to_count(scored: Sequence[Artifact], truth: GroundTruth, grid: Grid) 
 def measured(
     config: RunConfig, truth: GroundTruth, purified: pa.Table, scores: pa.Table, counted: Sequence[Artifact] = ()
 ) -> Metrics:
-    """The contents of metrics.json: what labels say of the decisions (schema `dataset.PURIFIED`) and of the final
-    detector's `scores` (image_id, score and map), as far as there are labels, and the protocol."""
+    """The contents of metrics.json: what labels say of the decisions (schema `purified_dataset.PURIFIED`) and of the
+    final detector's `scores` (image_id, score and map), as far as there are labels, and the protocol."""
     size_px = config.detector.image_size_px
     metrics = purification_metrics(purified, truth.known(TRAIN))
     metrics |= detection_metrics(scores, truth, size_px, config.evaluation, counted)

@@ -1,14 +1,16 @@
-"""A run's threshold from its artifacts: the stage makes it, and the audit makes it again."""
+"""A run's thresholds from its artifacts: the stage makes them, and the audit makes them again."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import ThresholdConfig
+from llb_ray.config import RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds, by_members, of_bulk, of_images, with_rejected
@@ -18,25 +20,50 @@ from llb_ray.ensemble.refinement import kept_in_any
 from llb_ray.ensemble.threshold import threshold_facts
 
 
-def calibrated(
-    config: ThresholdConfig,
-    rounds: Sequence[Artifact],
-    purified: Artifact,
-    overrides: Artifact | None,
-    matrix: Artifact | None,
-    folds: Sequence[Artifact],
-    final_scores: Sequence[Artifact],
-) -> tuple[pa.Table, dict[str, Any]]:
-    """The held-out scores (schema `held_out.HELD_OUT`) that the threshold comes from, and its facts, JSON-ready.
+@dataclass(frozen=True)
+class ThresholdInputs:
+    """The artifacts that the thresholds of images and pixels come from."""
 
-    They are those of `threshold_facts`, and how many of the images that stand out are kept in the end.
+    rounds: Sequence[Artifact]
+    purified: Artifact
+    overrides: Artifact | None
+    matrix: Artifact | None  # read where there are no folds, for nothing else
+    fold_scores: Sequence[Artifact]
+    final_scores: Sequence[Artifact]
+    maps: HeldOutMaps
+
+    @classmethod
+    def of(cls, made: RunArtifacts, config: RunConfig) -> "ThresholdInputs":
+        """Those of a finished run."""
+        maps = HeldOutMaps.of(made.held_out_maps, config)
+        decided = (made.rounds, made.purified, made.overrides, made.matrix)
+        return cls(*decided, made.fold_scores, made.final_scores, maps)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a run, and the tables that they can be read off for other rates."""
+
+    held_out: pa.Table  # schema `held_out_scores.HELD_OUT`
+    levels: pa.Table | None  # schema `pixel_threshold.LEVELS`; None without held-out maps
+    facts: dict[str, Any]  # JSON-ready
+
+
+def derive_thresholds(config: ThresholdConfig, inputs: ThresholdInputs) -> Thresholds:
+    """The thresholds that these artifacts give.
+
+    Facts are those of `threshold_facts` and `pixel_facts`, and how many of the images that stand out are kept in the
+    end.
     """
-    decided, final = [_decided(made) for made in (*rounds, purified)], read_scores(final_scores)
-    held_out = _held_out(decided[-1], matrix, folds, final)
-    kept = _of_kept(held_out, decided, overrides)
+    decided = [_decided(made) for made in (*inputs.rounds, inputs.purified)]
+    final = read_scores(inputs.final_scores)
+    held_out = _held_out(decided[-1], inputs.matrix, inputs.fold_scores, final)
+    kept = _of_kept(held_out, decided, inputs.overrides)
     normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided[-1], final)}
     facts = threshold_facts(normals, config.false_alarm_rate, config.normals)
-    return normals[config.normals], facts | {"num_standing_out_kept": len(_kept_outside(kept, decided[-1]))}
+    facts |= {"num_standing_out_kept": len(_kept_outside(kept, decided[-1]))}
+    levels = inputs.maps.levels(normals[config.normals], decided[-1], final)
+    return Thresholds(normals[config.normals], levels, facts | pixel_facts(inputs.maps, levels))
 
 
 def standing_out_ids(made: RunArtifacts) -> list[str]:

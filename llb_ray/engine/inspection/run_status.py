@@ -40,7 +40,7 @@ class Outcome:
     num_quarantined: int
     metrics: dict[str, Any]
     missing: dict[str, str]  # sub-models that it had to do without, and why
-    threshold: dict[str, Any]  # the facts of `calibrate.calibrated`
+    threshold: dict[str, Any]  # the facts of `run_threshold.derive_thresholds`
     contamination: dict[str, float]  # estimated share, low and high; empty where it was given
 
 

@@ -13,8 +13,7 @@ from llb_ray.config import PurifyConfig, RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
-from llb_ray.engine.evaluation.run_threshold import calibrated
+from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.stage_keys import filter_labels, purify_settings
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.contamination import KEEP_ALL, contamination, what_if
@@ -74,33 +73,21 @@ class Decisions:
 
         return self.make(by_hand_recipe(decided, overrides), build)
 
-    def threshold(
-        self,
-        rounds: Sequence[Artifact],
-        purified: Artifact,
-        overrides: Artifact | None,
-        matrix: Artifact | None,
-        folds: Sequence[Artifact],
-        final_scores: Sequence[Artifact],
-        maps: HeldOutMaps,
-    ) -> Artifact | None:
-        """The score above which an image is called anomalous, and the held-out scores that it comes from: by `folds`,
-        or where there are none by the members, whose `matrix` is read for nothing else.  None if it is not wanted."""
+    def threshold(self, inputs: ThresholdInputs) -> Artifact | None:
+        """The score above which an image is called anomalous, the map value above which a pixel is, and the tables
+        that they come from.  None if no threshold is wanted."""
         config = self.config.threshold
         if config.method == "none":
             return None
 
         def build(folder: Path) -> None:
-            held_out, facts = calibrated(config, rounds, purified, overrides, matrix, folds, final_scores)
-            decided = read_table(purified.file(filenames.PURIFIED))
-            levels = maps.levels(held_out, decided, read_scores(final_scores))
-            write_table(folder / filenames.HELD_OUT, held_out)
-            if levels is not None:
-                write_table(folder / filenames.PIXEL_LEVELS, levels)
-            write_json(folder / filenames.THRESHOLD, facts | pixel_facts(maps, levels))
+            found = derive_thresholds(config, inputs)
+            write_table(folder / filenames.HELD_OUT, found.held_out)
+            if found.levels is not None:
+                write_table(folder / filenames.PIXEL_LEVELS, found.levels)
+            write_json(folder / filenames.THRESHOLD, found.facts)
 
-        recipe = threshold_recipe(config, rounds, purified, overrides, matrix, folds, final_scores, maps)
-        return self.make(recipe, build)
+        return self.make(threshold_recipe(config, inputs), build)
 
 
 def _write_estimate(folder: Path, evidence_N: Floats) -> None:
@@ -141,22 +128,16 @@ def by_hand_recipe(decided: Artifact, overrides: Artifact) -> Recipe:
     return Recipe("by-hand", {}, {"decided": decided.content, "overrides": overrides.content})
 
 
-def threshold_recipe(
-    config: ThresholdConfig,
-    rounds: Sequence[Artifact],
-    purified: Artifact,
-    overrides: Artifact | None,
-    matrix: Artifact | None,
-    folds: Sequence[Artifact],
-    final_scores: Sequence[Artifact],
-    maps: HeldOutMaps,
-) -> Recipe:
+def threshold_recipe(config: ThresholdConfig, made: ThresholdInputs) -> Recipe:
     """Recipe of the threshold, with the matrix only where there are no folds."""
-    inputs = _numbered("decided", [*rounds, purified]) | _numbered("final", final_scores)
-    inputs |= {} if overrides is None else {"overrides": overrides.content}
-    inputs |= _numbered("folds", folds) if folds or matrix is None else {"matrix": matrix.content}
-    inputs |= _numbered("maps", maps.shards)
-    settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals} | maps.settings
+    inputs = _numbered("decided", [*made.rounds, made.purified]) | _numbered("final", made.final_scores)
+    inputs |= {} if made.overrides is None else {"overrides": made.overrides.content}
+    if made.fold_scores or made.matrix is None:
+        inputs |= _numbered("folds", made.fold_scores)
+    else:
+        inputs["matrix"] = made.matrix.content
+    inputs |= _numbered("maps", made.maps.shards)
+    settings = {"false_alarm_rate": config.false_alarm_rate, "normals": config.normals} | made.maps.settings
     return Recipe("threshold", settings, inputs)
 
 

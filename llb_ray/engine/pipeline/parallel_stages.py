@@ -69,7 +69,7 @@ class ParallelStages:
     def member(
         self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
     ) -> MemberSpec:
-        """Specification of a fit on these images, with the settings of `settings.fit_settings`."""
+        """Specification of a fit on these images, with the settings of `stage_keys.fit_settings`."""
         return MemberSpec(
             name=name,
             place=self._place,

@@ -16,6 +16,7 @@ from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.data.near_duplicates import near_sentences
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.features.cache_budget import EncoderPasses, Features
 from llb_ray.engine.inspection.run_status import died_in
@@ -53,7 +54,7 @@ class Result:
     worker_s: float = 0.0  # that workers worked for it, all of them together, on machines whose beats are seen
     gpu_s: float = 0.0  # the same, each second times the GPUs of the worker
     missing: dict[str, str] = field(default_factory=dict)  # sub-models that it had to do without, and why
-    threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `calibrate.calibrated`
+    threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `run_threshold.derive_thresholds`
     contamination: dict[str, float] = field(default_factory=dict)  # estimated share, low and high, if it was
 
 
@@ -183,7 +184,8 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     final = stages.final(purified, overrides, features)
     final_scores = stages.final_scores(final, features)
     maps = stages.held_out_maps(purified, apart, members, features)
-    threshold = stages.decisions.threshold(rounds, purified, overrides, matrix, apart.scores, final_scores, maps)
+    decided = (rounds, purified, overrides, matrix)
+    threshold = stages.decisions.threshold(ThresholdInputs(*decided, apart.scores, final_scores, maps))
     counted = stages.pixel_counts(images, labels, final_scores)
     evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
     return RunArtifacts(

@@ -7,7 +7,7 @@ from typing import Any
 
 from llb_ray.config import RunConfig, ThresholdConfig, parse_as
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
+from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import Decisions
 from llb_ray.engine.rundir.run_folder import THRESHOLD_SET, RunFolder
@@ -29,9 +29,8 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
                 f"{where}: threshold.method=none, so no held-out scores are kept; run again with "
                 "threshold.method=members, which reuses all that is finished"
             )
-        decided_by = (made.rounds, made.purified, made.overrides, made.matrix, made.fold_scores, made.final_scores)
-        maps = HeldOutMaps.of(made.held_out_maps, config)
-        threshold = Decisions(config, run.train, folder.store.make).threshold(*decided_by, maps)
+        decisions = Decisions(config, run.train, folder.store.make)
+        threshold = decisions.threshold(ThresholdInputs.of(made, config))
         assert threshold is not None, "its method is not none"
         folder.publish(config, run.root, replace(made, threshold=threshold))
         folder.log(THRESHOLD_SET, false_alarm_rate=rate)

@@ -1,7 +1,8 @@
 """Scoring by detectors: every one of them scores every image, and an image's layers are read once for all of them.
 
 Work is cut by images and not by detectors, so scoring resumes by shard, spreads over all GPUs however many members
-there are, and costs one pass over the images even where features are encoded on the fly (`source.Streamed`).
+there are, and costs one pass over the images even where features are encoded on the fly
+(`feature_access.StreamedFeatures`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
