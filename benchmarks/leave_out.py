@@ -44,6 +44,8 @@ CHOICES: Mapping[str, Choice] = {
     "detector.neighbourhood": Choice((3, 1, 5)),
     "TOP_SHARE": Choice((0.05, 0.02, 0.1), module=f"{DETECTORS}.memory_bank"),
     "SHRINKAGE": Choice((0.1, 0.03, 0.3), module=f"{DETECTORS}.place_gaussians"),
+    "purify.doubted": Choice((0.1, 0, 0.05, 0.2), "llb"),
+    "DOUBTED": Choice((0.75, 0.6, 0.9), "llb", f"{ENSEMBLE}.trust"),
     "_SEPARATIONS": Choice(((2.75, 3.25), (2.25, 2.75), (3.25, 3.75)), "llb", f"{ENSEMBLE}.contamination"),
     "_CLEAR_EVIDENCE": Choice((0.6, 0.4, 1), "llb", f"{ENSEMBLE}.contamination"),
     "_TAIL": Choice((1.8, 1.5, 2.2), "llb", f"{ENSEMBLE}.contamination"),

@@ -92,6 +92,11 @@ class DetectorConfig(Settings):
         return None
 
     @property
+    def weighs_images(self) -> bool:
+        """True if it can learn less from some images than from others: see `detectors.base.WeighingDetector`."""
+        return False
+
+    @property
     def reads_context(self) -> bool:
         """True if the encoder is to give a deeper layer of the network, after the others."""
         return False

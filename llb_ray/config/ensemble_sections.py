@@ -39,7 +39,7 @@ class MembersConfig(Settings):
 _KINDS = Annotated[Share, Tag("share")] | Annotated[Literal["auto"], Tag("auto")]
 # Distinguished before they are checked, so that an error speaks of the one that was meant.
 KeepRatio = Annotated[_KINDS, Discriminator(lambda value: "auto" if isinstance(value, str) else "share")]
-_SETTINGS = ("aggregate", "members", "normalize", "rounds", "trim", "keep_ratio", "memories")  # of filters
+_SETTINGS = ("aggregate", "members", "normalize", "rounds", "trim", "keep_ratio", "memories", "doubted")  # of filters
 Aggregate = Literal["mean", "median", "min", "max", "max_var", "trimmed_mean"]
 
 
@@ -73,6 +73,11 @@ class PurifyConfig(Settings):
         description="times that llb judges every image: first by the members, then by detectors like the final one, "
         "fitted on what the round before kept, each without a fold (threshold.folds) of the images; ends early once no "
         "decision changes",
+    )
+    doubted: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1,
+        description="share of the images that llb keeps, those with the highest anomaly scores, that a memory bank "
+        "learns less from; 0 trusts all alike",
     )
     memories: int = Field(20, ge=2, description="random small memories that are averaged (memory_ensemble)")
     trim: Annotated[float, Field(gt=0, lt=0.5)] = Field(0.25, description="share cut at each end (trimmed_mean)")

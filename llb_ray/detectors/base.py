@@ -143,6 +143,13 @@ class SteppedDetector(Detector, Protocol):
         """The log of the last `fit`; None where there was nothing to note, and after `load_state`."""
 
 
+class WeighingDetector(Detector, Protocol):
+    """A detector whose settings say `weighs_images`: it can learn less from some images than from others."""
+
+    def fit(self, source: Source, seed: int, report: Report = silent, trust: Sequence[float] | None = None) -> Self:
+        """Itself, fitted; `trust` in each of the source's images is in (0, 1], None: 1 of all."""
+
+
 @runtime_checkable
 class Exportable(Protocol):
     """A detector that can be exported to other runtimes."""

@@ -15,19 +15,22 @@ from llb_ray.detectors.base import State
 from llb_ray.detectors.patches import relative_distance, standardize, usable_spread
 
 
-def remember_context(patch_PD: torch.Tensor) -> State:
-    """A memory of these deep patches, standardised, with each channel's mean and spread."""
+def remember_context(patch_PD: torch.Tensor, reach_P: torch.Tensor | None) -> State:
+    """A memory of these deep patches, standardised, with each channel's mean and spread, and the reach of each patch
+    unless it is 1 (see `patches.least_distance`)."""
     mean_D, scale_D = patch_PD.mean(dim=0), usable_spread(patch_PD)
-    return {
+    state = {
         "context_mean_D": mean_D,
         "context_scale_D": scale_D,
         "context_memory_MD": (patch_PD - mean_D) / scale_D,
     }
+    return state if reach_P is None else state | {"context_reach_M": reach_P}
 
 
 def context_distances(patch_BDhw: torch.Tensor, state: Mapping[str, torch.Tensor], grid: torch.Size) -> torch.Tensor:
     """Distance of each deep patch to the nearest one remembered, per root of D, on another grid [B, H, W]."""
     scaled_BDhw = standardize(patch_BDhw, state["context_mean_D"], state["context_scale_D"])
-    distance_Q = relative_distance(scaled_BDhw.permute(0, 2, 3, 1).flatten(0, 2), state["context_memory_MD"])
+    patch_QD, memory_MD = scaled_BDhw.permute(0, 2, 3, 1).flatten(0, 2), state["context_memory_MD"]
+    distance_Q = relative_distance(patch_QD, memory_MD, state.get("context_reach_M"))
     distance_B1hw = distance_Q.view(-1, 1, *patch_BDhw.shape[2:])
     return functional.interpolate(distance_B1hw, grid, mode="bilinear", align_corners=False)[:, 0]

@@ -10,7 +10,8 @@ Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D p
 Q cells of one image, M memory entries.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self
 
@@ -33,7 +34,7 @@ from llb_ray.detectors.context import context_distances, remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
-from llb_ray.detectors.patches import patches, relative_distance, standardize, usable_spread
+from llb_ray.detectors.patches import nearest_distance, patches, relative_distance, standardize, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
@@ -65,37 +66,47 @@ class MemoryBank:
         deep = layers[self.config.backbone.num_layers :]
         return patches(deep, self.config.neighbourhood) if deep else None
 
-    def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
-        """Itself, fitted: every image is read once for the memory, and once more for the places."""
-        memory = self._memory(source)
+    def fit(self, source: Source, seed: int, report: Report = silent, trust: Sequence[float] | None = None) -> Self:
+        """Itself, fitted: every image is read once for the memory, and once more for the places.
+
+        See `WeighingDetector`: distances to the patches of an image are divided by the root of the trust in it, and
+        it has this weight in the statistics of the places.
+        """
+        memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
         gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
-        state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed)
+        state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed, trust_N)
         if memory == "placed":
-            state |= self._learn_places(source, state, seed)
+            state |= self._learn_places(source, state, seed, trust_N)
         return self.load_state(state)
 
-    def _learn_places(self, source: Source, state: State, seed: int) -> State:
+    def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
         sample = PatchSample(source, self.config.coreset_size, seed)
-        placed = fit_places(self._standardized(source, state, sample), len(state["mean_D"]), seed)
-        deep_PD = sample.patches()
-        return placed if deep_PD is None else placed | remember_context(deep_PD)
+        placed = fit_places(self._standardized(source, state, sample, trust_N), len(state["mean_D"]), seed)
+        deep = sample.candidates()
+        return placed if deep is None else placed | remember_context(deep.patch_PD, _reach(deep, trust_N))
 
-    def _entries(self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int) -> State:
-        """The memory, with its weights where the candidates have weights."""
+    def _entries(
+        self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int, trust_N: torch.Tensor
+    ) -> State:
+        """The memory, with the weights and the reach of its entries where they are not all 1."""
         candidate_PD = (gathered.patch_PD - mean_D) / scale_D
         rows = self._coreset(candidate_PD, self.config.coreset_size, seed)
-        weighted = {} if gathered.weight_P is None else {"weight_M": gathered.weight_P[rows]}
-        return {"memory_MD": candidate_PD[rows]} | weighted
+        of_candidates = {"weight_M": gathered.weight_P, "reach_M": _reach(gathered, trust_N)}
+        of_entries = {name: value_P[rows] for name, value_P in of_candidates.items() if value_P is not None}
+        return {"memory_MD": candidate_PD[rows]} | of_entries
 
-    def _standardized(self, source: Source, state: State, sample: PatchSample) -> Iterator[torch.Tensor]:
-        """All images' patches [B, D, h, w] at their places; their deep patches are sampled on the way."""
+    def _standardized(
+        self, source: Source, state: State, sample: PatchSample, trust_N: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """All images' patches [B, D, h, w] at their places, with the trust in them [B]; their deep patches are sampled
+        on the way."""
         for rows in row_batches(len(source), _FIT_BATCH):
             layers = source.batch(rows)
             if (deep_BDhw := self.context(layers)) is not None:
                 sample.add(rows, deep_BDhw)
-            yield _standardize(pool_places(self.patches(layers)), state)
+            yield _standardize(pool_places(self.patches(layers)), state), trust_N[rows]
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -171,13 +182,28 @@ class _Scorer(nn.Module):
         return _combine(near_BHW, patch_BDHW, self._context(layers), state)
 
 
+def _of_rows(source: Source, trust: Sequence[float] | None, device: torch.device) -> torch.Tensor:
+    """The trust in the image of each row of a source [N]."""
+    of_images = torch.ones(len(source.image_ids)) if trust is None else torch.tensor(trust, dtype=torch.float32)
+    return of_images.repeat(len(source) // len(of_images)).to(device)
+
+
+def _reach(found: Candidates, trust_N: torch.Tensor) -> torch.Tensor | None:
+    """Factors [P] of distances to these patches (see `patches.least_distance`); None where all images are trusted."""
+    if found.row_P is None or bool((trust_N == 1).all()):
+        return None
+    return trust_N[found.row_P].rsqrt()
+
+
 def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return standardize(patch_BDHW, state["mean_D"], state["scale_D"])
 
 
 def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Distance [Q] of standardised patches to the memory, per root of D."""
-    return relative_distance(patch_QD, state["memory_MD"], state.get("weight_M"))
+    if "weight_M" in state:
+        return nearest_distance(patch_QD, state["memory_MD"], state["weight_M"]) / math.sqrt(patch_QD.shape[1])
+    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"))
 
 
 def _combine(

@@ -16,7 +16,7 @@ class MemoryBankConfig(BackboneDetectorConfig):
     """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
 
     has_memory = True
-    memory_tensors = ("memory_MD", "weight_M")
+    memory_tensors = ("memory_MD", "weight_M", "reach_M")
     slow_core = SlowCore(fit=2.0, row=0.006)
 
     name: Literal["memory_bank"] = "memory_bank"
@@ -41,6 +41,11 @@ class MemoryBankConfig(BackboneDetectorConfig):
     def reads_context(self) -> bool:
         """See `DetectorConfig`."""
         return self.context and self.memory in ("by_filter", "placed")
+
+    @property
+    def weighs_images(self) -> bool:
+        """See `DetectorConfig`."""
+        return self.memory in ("by_filter", "placed")
 
     def reads(self, role: Role, num_rows: int) -> int:
         """Every image once for the memory, and for a placed one once more for the places."""

@@ -22,9 +22,10 @@ _BATCH = 32  # rows read at once
 
 
 class Candidates(NamedTuple):
-    """Patches, and what distances to each are multiplied by."""
+    """Patches, the row of the source that each is of, and what distances to it are multiplied by once it is nearest."""
 
     patch_PD: torch.Tensor
+    row_P: torch.Tensor | None = None  # None: drawn from all of them
     weight_P: torch.Tensor | None = None
 
 
@@ -35,17 +36,20 @@ class PatchSample:
         self._image_ids, self._seed = source.image_ids, seed
         self._quota_N = _quotas(len(source), wanted, seed)
         self._chosen: list[torch.Tensor] = []
+        self._rows: list[torch.Tensor] = []
 
     def add(self, rows: npt.NDArray[np.int64], patch_BDHW: torch.Tensor) -> None:
         """Take the share of these rows from their patches."""
         for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
             copy, image = divmod(int(row), len(self._image_ids))
             quota = int(self._quota_N[row])
-            self._chosen.append(sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy))
+            chosen = sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy)
+            self._chosen.append(chosen)
+            self._rows.append(torch.full((len(chosen),), int(row), device=chosen.device))
 
-    def patches(self) -> torch.Tensor | None:
-        """The patches [P, D]; None where nothing was added."""
-        return torch.cat(self._chosen) if self._chosen else None
+    def candidates(self) -> Candidates | None:
+        """The patches with their rows; None where nothing was added."""
+        return Candidates(torch.cat(self._chosen), torch.cat(self._rows)) if self._chosen else None
 
 
 def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
@@ -54,9 +58,9 @@ def every(read: Read, source: Source, wanted: int, seed: int, report: Report) ->
     for rows in row_batches(len(source), _BATCH):
         sample.add(rows, read(rows))
         report(int(rows[-1]) + 1, len(source), "images")
-    patch_PD = sample.patches()
-    assert patch_PD is not None, "a source has rows"
-    return Candidates(patch_PD)
+    found = sample.candidates()
+    assert found is not None, "a source has rows"
+    return found
 
 
 def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
@@ -81,7 +85,8 @@ def _drawn(
     """As many of the good ones as are wanted, drawn at random."""
     drawn = stream(seed, "dense").permutation(int(good_NL.sum()))[:wanted]
     row_P = torch.from_numpy(drawn).sort().values.to(patch_NLD.device)
-    return Candidates(patch_NLD[good_NL][row_P], None if weight_NL is None else weight_NL[good_NL][row_P])
+    weight_P = None if weight_NL is None else weight_NL[good_NL][row_P]
+    return Candidates(patch_NLD[good_NL][row_P], weight_P=weight_P)
 
 
 def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report: Report) -> torch.Tensor:

@@ -49,19 +49,21 @@ def _side(height: int, width: int) -> int:
     return max(1, math.ceil(math.sqrt(height * width / PLACES)))
 
 
-def fit_places(batches: Iterable[torch.Tensor], num_dims: int, seed: int) -> State:
-    """The mean and inverse covariance of each place, from standardised patches [B, D, h, w] of all images, read once.
+def fit_places(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_dims: int, seed: int) -> State:
+    """The mean and inverse covariance of each place, from standardised patches [B, D, h, w] of all images and the
+    weights [B] of these, read once.
 
     Takes O(L d^2) memory, whatever the number of images.
     """
     basis_Dd = _basis(num_dims, seed)
-    count, sum_Ld, square_Ldd = 0, torch.zeros(()), torch.zeros(())
-    for patch_BDhw in batches:
+    count, sum_Ld, square_Ldd = 0.0, torch.zeros(()), torch.zeros(())
+    for patch_BDhw, weight_B in batches:
         patch_LBd = _placed(patch_BDhw, basis_Dd)
-        count += patch_LBd.shape[1]
+        weighted_LBd = patch_LBd * weight_B[:, None]
+        count += float(weight_B.sum())
         # Sums of many squares: in double precision, a batch's own in single, which is fast.
-        sum_Ld = sum_Ld + patch_LBd.sum(dim=1).double()
-        square_Ldd = square_Ldd + (patch_LBd.transpose(1, 2) @ patch_LBd).double()
+        sum_Ld = sum_Ld + weighted_LBd.sum(dim=1).double()
+        square_Ldd = square_Ldd + (weighted_LBd.transpose(1, 2) @ patch_LBd).double()
     mean_Ld = sum_Ld / count
     covariance_Ldd = square_Ldd / count - mean_Ld[:, :, None] * mean_Ld[:, None]
     state = {"place_mean_Ld": mean_Ld.float(), "place_precision_Ldd": _precision(covariance_Ldd).float().contiguous()}

@@ -17,6 +17,7 @@ Shapes: N images, M keep ratios, S quantiles.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,10 @@ from llb_ray.seeding import stream
 
 Floats = npt.NDArray[np.float64]
 KEEP_ALL = "no image stands apart; all are kept"
+NOT_CLEARLY = (
+    "what stands apart may be a second kind of normal image and is kept, counting less: look at the kept images in "
+    "report.html, and if they are defects set purify.keep_ratio to a number"
+)
 WHAT_IF = pa.schema(
     [
         pa.field("keep_ratio", pa.float64(), nullable=False),
@@ -57,6 +62,8 @@ _CLEAR_SHARE, _CLEAR_SEPARATION, _CLEAR_VALLEY, _CLEAR_EVIDENCE = 0.25, 4.0, 0.4
 _LARGEST = 0.475
 # Valleys that a share of up to 0.2 and one of 0.4 or more must have; Gaussians 4 spreads apart have 0.5 and 0.3.
 _SHARES, _VALLEYS = (0.2, 0.4), (1.0, 0.55)
+# The largest share of a kind that is clearly apart: more may be a second kind of normal image, however far apart.
+_CLEAR_AT_MOST = 1 / 3
 _DRAWS, _INTERVAL = 50, (0.05, 0.95)
 
 
@@ -74,11 +81,13 @@ class Bulk:
 
 @dataclass(frozen=True)
 class Contamination:
-    """The estimated share of anomalous images, in [0, 0.5], with a 90 % bootstrap interval that contains it."""
+    """The estimated share of anomalous images, in [0, 0.5], with a 90 % bootstrap interval that contains it, and the
+    share that is clearly apart."""
 
     share: float
     low: float
     high: float
+    clearly: float
     bulk: Bulk
 
 
@@ -105,12 +114,25 @@ def _mode(score_S: Floats, bandwidth: float, grid: Floats) -> float:
     return float(grid[stats.gaussian_kde(score_S, bw_method=bandwidth)(grid).argmax()])
 
 
-def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:
-    """Mask of the scores that stand apart from the bulk [N], at most half; none of them where all are equal."""
+class Apart(NamedTuple):
+    """Masks of the scores that stand apart from the bulk [N], at most half, and of those that do so clearly: single far
+    ones, and a second kind that is small and has a wide and deep valley before it."""
+
+    stands_N: npt.NDArray[np.bool_]
+    clearly_N: npt.NDArray[np.bool_]
+
+
+def apart(score_N: Floats) -> Apart:
+    """The scores that stand apart; none of them where all are equal."""
     far = _far(score_N)
     near_N = np.sort(score_N[score_N <= far])
-    stands_N: npt.NDArray[np.bool_] = score_N > min(far, _second_kind(near_N, len(score_N) - len(near_N)))
-    return stands_N
+    cut, is_clear = _second_kind(near_N, len(score_N) - len(near_N))
+    return Apart(score_N > min(far, cut), score_N > (min(far, cut) if is_clear else far))
+
+
+def standing_out(score_N: Floats) -> npt.NDArray[np.bool_]:
+    """Mask of the scores that stand apart from the bulk [N], clearly or not."""
+    return apart(score_N).stands_N
 
 
 def _far(score_N: Floats) -> float:
@@ -124,16 +146,19 @@ def _far(score_N: Floats) -> float:
     return float(middle + min(above or below, below) / np.log(2) * np.log(len(score_N) / 2 / _FAR))
 
 
-def _second_kind(near_N: Floats, num_far: int) -> float:
-    """The score above which a second kind begins; infinity if none does.  `near_N` are all but the far ones, sorted."""
+def _second_kind(near_N: Floats, num_far: int) -> tuple[float, bool]:
+    """The score above which a second kind begins, infinity if none does, and whether it is clearly apart.  `near_N` are
+    all but the far ones, sorted."""
     if np.ptp(near_N) == 0:
-        return np.inf
+        return np.inf, False
     score_Q = near_N if len(near_N) <= _QUANTILES else _quantiles(near_N)
     found, num = two_kinds(score_Q), len(near_N)
     share = float((num - np.searchsorted(near_N, found.cut, side="right") + num_far) / (num + num_far))
     needed = _PARAMETERS / 2 * np.log(max(num, _FEW)) * (_CLEAR_EVIDENCE if _is_clear(found, share) else 1)
     likelier = found.gain * num / len(score_Q) > needed
-    return found.cut if likelier and _is_apart(found, share) else np.inf
+    if not (likelier and _is_apart(found, share)):
+        return np.inf, False
+    return found.cut, _has_gap(found) and share <= _CLEAR_AT_MOST
 
 
 def _is_apart(found: TwoKinds, share: float) -> bool:
@@ -146,7 +171,11 @@ def _is_apart(found: TwoKinds, share: float) -> bool:
 
 
 def _is_clear(found: TwoKinds, share: float) -> bool:
-    return found.separation > _CLEAR_SEPARATION and found.valley < _CLEAR_VALLEY and share <= _CLEAR_SHARE
+    return _has_gap(found) and share <= _CLEAR_SHARE
+
+
+def _has_gap(found: TwoKinds) -> bool:
+    return found.separation > _CLEAR_SEPARATION and found.valley < _CLEAR_VALLEY
 
 
 def anomalous_share(score_N: Floats) -> float:
@@ -165,12 +194,13 @@ def contamination(score_N: Floats) -> Contamination:
             "set purify.keep_ratio to a number"
         )
     score_N = np.sort(score_N)
-    stands_N = standing_out(score_N)
+    stands_N, clearly_N = apart(score_N)
     share = float(stands_N.mean())
     random = stream(0, "contamination", "bootstrap")
     draws = [anomalous_share(score_N[random.integers(len(score_N), size=len(score_N))]) for _ in range(_DRAWS)]
     low, high = np.quantile(draws, _INTERVAL)
-    return Contamination(share, min(share, float(low)), max(share, float(high)), bulk(score_N[~stands_N]))
+    interval = min(share, float(low)), max(share, float(high))
+    return Contamination(share, *interval, float(clearly_N.mean()), bulk(score_N[~stands_N]))
 
 
 def what_if(score_N: Floats, found: Contamination, num_ratios: int = 101) -> pa.Table:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.trust import TRUSTED, UNTRUSTED
 from llb_ray.errors import DataError
 
 KEEP, REJECT, UNSURE = WORDS = ("keep", "reject", "unsure")
@@ -63,12 +64,12 @@ def laid_over(earlier: pa.Table, later: pa.Table) -> pa.Table:
 
 
 def by_hand(purified: pa.Table, overrides: pa.Table) -> pa.Table:
-    """`purified`, as the filter made it, with the decisions and reasons of `overrides` (schema `OVERRIDES`).
+    """`purified`, as the filter made it, with the decisions, reasons and trust of `overrides` (schema `OVERRIDES`).
 
     Raises DataError for an image that is not in it, and where nothing would be kept.
     """
     place = {image_id: row for row, image_id in enumerate(purified["image_id"].to_pylist())}
-    decisions, reasons = purified["decision"].to_pylist(), purified["reason"].to_pylist()
+    decisions, reasons, trust = (purified[name].to_pylist() for name in ("decision", "reason", "trust"))
     for said in overrides.to_pylist():
         row = place.get(said["image_id"])
         if row is None:
@@ -76,9 +77,12 @@ def by_hand(purified: pa.Table, overrides: pa.Table) -> pa.Table:
         if said["decision"] != UNSURE:
             found, decisions[row] = decisions[row], _DONE[said["decision"]]
             reasons[row] = _reason(said["by"], decisions[row], found, reasons[row])
+            trust[row] = TRUSTED if decisions[row] == KEPT else UNTRUSTED
     if KEPT not in decisions:
         raise DataError("overrides: every image is rejected, and the final detector needs some; keep a few")
-    return _set(_set(purified, "decision", decisions), "reason", reasons)
+    for name, values in {"decision": decisions, "reason": reasons, "trust": trust}.items():
+        purified = _set(purified, name, values)
+    return purified
 
 
 def rejected_by_hand(overrides: pa.Table | None) -> set[str]:
@@ -92,9 +96,10 @@ def _reason(by: str, decided: str, found: str, reason: str) -> str:
     return f"{who}, as by the filter ({reason})" if decided == found else f"{who}: the filter had {found} it ({reason})"
 
 
-def _set(table: pa.Table, name: str, values: Sequence[str]) -> pa.Table:
+def _set(table: pa.Table, name: str, values: Sequence[str] | Sequence[float]) -> pa.Table:
     index = table.schema.get_field_index(name)
-    return table.set_column(index, table.schema.field(index), pa.array(values, pa.string()))
+    field = table.schema.field(index)
+    return table.set_column(index, field, pa.array(values, field.type))
 
 
 def _rows(path: Path) -> Iterator[_Row]:

@@ -11,11 +11,13 @@ from llb_ray.data.tables import joined
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import DECISIONS, Evidence, Floats, Labels, filter_of
 from llb_ray.ensemble.score_matrix import dense
+from llb_ray.ensemble.trust import trust
 
 PURIFIED = pa.schema(
     [
         *IMAGES,
         *list(DECISIONS)[1:],
+        pa.field("trust", pa.float64(), nullable=False),  # in [0, 1]: see `trust`; 0 of a rejected image
         pa.field("member_scores", pa.list_(pa.float32())),  # by member 0, 1, ...; null where it was not asked, or lost
     ]
 )
@@ -40,13 +42,20 @@ def purified_dataset(
     matrix = None if scores is None else dense(scores)
     decided = filter_of(config).decide(Evidence(image_ids, seed, matrix, labels))
     rows = joined(images.sort_by("image_id"), decided.table)
-    table = pa.table([*rows.columns, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
+    trust_N = trust(rows, decided.doubted)
+    table = pa.table([*rows.columns, trust_N, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
     return Purified(table, decided.anomaly_N)
 
 
 def kept_ids(purified: pa.Table) -> list[str]:
     """Images that the final detector takes for normal, in image_id order."""
     return sorted(purified.filter(pc.equal(purified["decision"], KEPT))["image_id"].to_pylist())
+
+
+def kept_trust(purified: pa.Table) -> dict[str, float]:
+    """The trust in each of `kept_ids`, in their order."""
+    said = dict(zip(purified["image_id"].to_pylist(), purified["trust"].to_pylist(), strict=True))
+    return {image_id: said[image_id] for image_id in kept_ids(purified)}
 
 
 def _member_scores(image_ids: pa.ChunkedArray, scores: pa.Table | None) -> pa.ChunkedArray | pa.Array:

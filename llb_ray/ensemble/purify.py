@@ -10,6 +10,7 @@ Shapes: N images, K members, M members used per image (K, or K - 1 where the ima
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -93,14 +94,29 @@ def evidence_if_estimated(config: PurifyConfig, matrix: ScoreMatrix) -> Floats |
     return anomaly_evidence(config, matrix) if config.keep_ratio == "auto" else None
 
 
-def chosen_ratio(config: PurifyConfig, anomaly_N: Floats | None) -> float:
-    """The share of images to keep: as given, or with ``keep_ratio=auto`` what the evidence against N images leaves."""
+class Selection(NamedTuple):
+    """The share of images to keep, and the share of these to trust less (see `trust`)."""
+
+    keep_ratio: float
+    doubted: float
+
+
+def selection(config: PurifyConfig, anomaly_N: Floats | None) -> Selection:
+    """The ratio as given, or with ``keep_ratio=auto`` what the evidence against N images leaves.
+
+    What stands apart, but not clearly, is not rejected: it is doubted, unless no image is to be.  A second kind of
+    normal image looks so: 120 clean commutators of two kinds, 42 of them in the second, lost 12 points of image AUROC
+    with it (MobileNetV2).
+    """
     if config.keep_ratio != "auto":
-        return config.keep_ratio
-    from llb_ray.ensemble.contamination import anomalous_share  # scipy, as in `_normalized`
+        return Selection(config.keep_ratio, config.doubted)
+    from llb_ray.ensemble.contamination import apart  # scipy, as in `_normalized`
 
     assert anomaly_N is not None, "it is estimated from scores"
-    return 1 - anomalous_share(anomaly_N)
+    stands_N, clearly_N = apart(anomaly_N)
+    keep_ratio = 1 - float(clearly_N.mean())
+    unclear = float((stands_N & ~clearly_N).mean()) / keep_ratio
+    return Selection(keep_ratio, max(unclear, config.doubted) if config.doubted else 0.0)
 
 
 def limit(image_ids: Sequence[str], value_N: Floats, most: float, name: str) -> pa.Table:

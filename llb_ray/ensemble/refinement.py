@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from llb_ray.config import PurifyConfig
 from llb_ray.data.tables import joined
-from llb_ray.ensemble.contamination import anomalous_share
 from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
-from llb_ray.ensemble.purify import cut
+from llb_ray.ensemble.purify import cut, selection
+from llb_ray.ensemble.trust import trust
 
 
 def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out: pa.Table) -> pa.Table:
@@ -27,8 +27,9 @@ def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out
     """
     held_out = held_out.sort_by("image_id")
     score_N = held_out["score"].to_numpy()
-    share = 1 - anomalous_share(score_N) if config.keep_ratio == "auto" else config.keep_ratio
-    decided = cut(held_out["image_id"].to_pylist(), score_N, share, f"round {number}: the held-out score")
+    keep_ratio, doubted = selection(config, score_N)
+    decided = cut(held_out["image_id"].to_pylist(), score_N, keep_ratio, f"round {number}: the held-out score")
+    decided = decided.append_column("trust", pa.array(trust(decided, doubted)))
     rows = joined(before.sort_by("image_id").drop_columns(decided.column_names[1:]), decided)
     return rows.select(PURIFIED.names).cast(PURIFIED)
 

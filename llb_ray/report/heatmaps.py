@@ -23,6 +23,7 @@ from llb_ray.data.levels import Levels
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import upsample
 from llb_ray.engine import filenames
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.predict import COLOUR_SCALE, OVERLAYS
@@ -72,12 +73,18 @@ class Scale:
 
 
 def kept_maps(folder: RunFolder) -> Floats:
-    """The final detector's maps of images that the run kept, a few hundred at most, as `smooth` gives them."""
+    """Maps of images that the run kept, a few hundred at most, as `smooth` gives them.
+
+    By detectors that had not seen the image, where the run has such maps: those of the final detector are lower on what
+    it was trained on, and by their scale every new image would look hot.
+    """
     made, config = folder.made(), folder.config()
+    purified, scores = read_table(made.purified.file(filenames.PURIFIED)), read_scores(made.final_scores)
+    held_out = HeldOutMaps.of(made.held_out_maps, config).of_kept(purified, scores, purified)
+    if held_out is not None:
+        return smooth(held_out, config)
     # Ids are hashes, so the first few hundred are a random sample.
-    kept = kept_ids(read_table(made.purified.file(filenames.PURIFIED)))[:_SCALE_IMAGES]
-    scores = read_scores(made.final_scores)
-    rows = pc.index_in(pa.array(kept), scores["image_id"].combine_chunks())
+    rows = pc.index_in(pa.array(kept_ids(purified)[:_SCALE_IMAGES]), scores["image_id"].combine_chunks())
     return smooth(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), config)
 
 

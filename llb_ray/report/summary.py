@@ -22,10 +22,12 @@ from llb_ray.engine.inspection.run_status import REPORT_STAGE, Outcome, read_sta
 from llb_ray.engine.pipeline.decision_stages import kept_all_notices
 from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.engine.workers.fit_log import fall_back_notices
+from llb_ray.engine.workers.fitter import trained_on
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.refinement import num_changed
+from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.metrics.metric_names import of_run
 
 _PACKAGES = ("torch", "timm", "ray", "numpy", "pyarrow", "pillow", "scipy", "scikit-learn")
@@ -122,7 +124,14 @@ def _here(where: str) -> str:
 def _rule(run: FinishedRun) -> str:
     """The counts of the run, as the tiles have them, and how its filter came to them."""
     kept, num = len(kept_ids(run.purified)), run.purified.num_rows
-    return " ".join([f"Of {num:,} training images, {kept:,} are kept and {num - kept:,} rejected.", *_rounds(run)])
+    counts = f"Of {num:,} training images, {kept:,} are kept and {num - kept:,} rejected."
+    return " ".join([counts, *_rounds(run), *_doubted(run)])
+
+
+def _doubted(run: FinishedRun) -> Iterator[str]:
+    trust = [trust for trust in trained_on(run.made.final).values() if trust < TRUSTED]
+    if trust:
+        yield f"{len(trust):,} of the kept ones, the most anomalous, count less in the final detector."
 
 
 def _rounds(run: FinishedRun) -> Iterator[str]:

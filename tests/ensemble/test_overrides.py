@@ -112,7 +112,9 @@ def test_nothing_changes_but_what_was_decided(words: dict[str, str]) -> None:
         word = words.get(old["image_id"], "unsure")
         assert new["decision"] == {"keep": "kept", "reject": "rejected", "unsure": old["decision"]}[word]
         changed = {name for name in old if old[name] != new[name]}
-        assert changed <= (set() if word == "unsure" else {"decision", "reason"})
+        assert changed <= (set() if word == "unsure" else {"decision", "reason", "trust"})
+        decided = {"keep": 1, "reject": 0}
+        assert new["trust"] == decided.get(word, old["trust"])
 
 
 def test_the_later_word_counts_and_unsure_gives_back_to_the_filter(purified: pa.Table) -> None:

@@ -8,6 +8,7 @@ from llb_ray.config import PurifyConfig, parse
 from llb_ray.ensemble.held_out_scores import HELD_OUT
 from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
 from llb_ray.ensemble.refinement import kept_in_any, num_changed, purified_again
+from llb_ray.ensemble.trust import DOUBTED, TRUSTED, UNTRUSTED
 
 COUNT = 40
 IDS = [f"{number:04d}" for number in range(COUNT)]
@@ -20,6 +21,7 @@ def _before(*rejected: str) -> pa.Table:
     columns |= {name: pa.array([f"{name} {id_}" for id_ in IDS]) for name in ("path", "split", "category", "group")}
     columns |= {"image_id": pa.array(IDS), "reason": pa.array(["before"] * COUNT)}
     columns["decision"] = pa.array(["rejected" if id_ in rejected else "kept" for id_ in IDS])
+    columns["trust"] = pa.array([0.0 if id_ in rejected else 1.0 for id_ in IDS])
     columns["member_scores"] = pa.array([[float(number)] for number in range(COUNT)], pa.list_(pa.float32()))
     return pa.table({name: columns[name] for name in PURIFIED.names}).cast(PURIFIED)
 
@@ -39,6 +41,11 @@ def test_what_stands_out_is_rejected_and_what_does_not_comes_back() -> None:
     assert after["member_scores"].equals(before["member_scores"])
     assert after["path"].equals(before["path"])
     assert after["reason"][0].as_py() == "round 2: the held-out score is 1, rank 1; the 36 most normal of 40 are kept"
+
+
+def test_a_round_trusts_by_its_own_scores() -> None:
+    after = purified_again(PurifyConfig(doubted=0.25), 2, _before(IDS[0]), _held_out())
+    assert after["trust"].to_pylist() == [TRUSTED] * 27 + [DOUBTED] * 9 + [UNTRUSTED] * 4
 
 
 def test_a_keep_ratio_is_kept_to() -> None:

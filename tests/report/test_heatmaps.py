@@ -10,6 +10,7 @@ from PIL import Image
 
 import llb_ray
 from llb_ray.data.tables import read_table
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.purified_dataset import kept_ids
@@ -88,16 +89,28 @@ def test_equal_maps_have_a_scale(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
-def test_the_scale_is_of_all_that_the_run_kept(finished: Path) -> None:
+def test_the_scale_is_of_held_out_maps_of_kept_images(finished: Path) -> None:
     folder = RunFolder.open(finished)
-    scale = Scale.of_run(folder)
+    made, config = folder.made(), folder.config()
+    purified, final = read_table(finished / "purified" / "part-0.arrow"), read_scores(made.final_scores)
+    maps = HeldOutMaps.of(made.held_out_maps, config).of_kept(purified, final, purified)
+    assert maps is not None
+    scale, expected = Scale.of_run(folder), Scale.of(smooth(maps, config))
+    assert (scale.low, scale.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert scale.low < scale.high
+
+
+def test_without_these_the_scale_is_of_the_maps_of_all_kept_images(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldOutMaps, "of_kept", lambda *_: None)
+    folder = RunFolder.open(finished)
     scored = read_scores(folder.made().final_scores)
     kept = set(kept_ids(read_table(finished / "purified" / "part-0.arrow")))
     rows = [row for row, image_id in enumerate(scored["image_id"].to_pylist()) if image_id in kept]
     map_NHW = scored["map"].combine_chunks().to_numpy_ndarray()[rows]
-    expected = Scale.of(smooth(map_NHW, folder.config()))
+    scale, expected = Scale.of_run(folder), Scale.of(smooth(map_NHW, folder.config()))
     assert (scale.low, scale.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert scale.low < scale.high
 
 
 def test_a_hot_image_does_not_change_how_another_looks(finished: Path, photos: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Each returns a sentence, or raises AuditError with the first thing that does not
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from llb_ray.engine.evaluation.held_out_maps import asked_for, mapping_detectors
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.stages import FINAL
-from llb_ray.engine.pipeline.training_set import given_ids, why_folds, without_fold
+from llb_ray.engine.pipeline.training_set import training_images, why_folds, without_fold
 from llb_ray.engine.workers.fitter import member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.overrides import UNSURE, by_hand
@@ -46,7 +46,7 @@ def trained_on_shares(run: FinishedRun) -> str:
     members, fewest = run.made.by_number(), run.config.fewest_members if run.owned else 0
     given = run.config.purify.rule.training_sets(run.owned)
     for member, fitted in members.items():
-        same_ids(f"member {member}'s training images", trained_on(fitted), "its share", given[member])
+        same_ids(f"member {member}'s training images", list(trained_on(fitted)), "its share", given[member])
     missing = [member_name(member) for member in range(len(run.owned)) if member not in members]
     if len(members) < fewest:
         raise AuditError(f"{', '.join(missing)}: missing, and the configuration wants {fewest} members")
@@ -72,10 +72,10 @@ def held_out_scores_are(run: FinishedRun) -> str:
     made = run.made
     judged = list(zip(made.round_scores, made.rounds, strict=False))
     for scores, before in judged:
-        _held_out(run, scores, given_ids(before, None))
+        _held_out(run, scores, training_images(run.config, before, None))
     before = judged[-1][1] if judged else made.rounds[-1]
     if made.fold_scores:
-        _held_out(run, made.fold_scores, given_ids(before, made.overrides))
+        _held_out(run, made.fold_scores, training_images(run.config, before, made.overrides))
     elif made.threshold is not None and why_folds(run.config, before, made.overrides):
         raise AuditError("the threshold is to come from detectors without a fold, and there are no scores by such")
     if not made.folds:
@@ -83,7 +83,7 @@ def held_out_scores_are(run: FinishedRun) -> str:
     return f"{len(made.folds)} detectors without a fold each scored images that they had not seen"
 
 
-def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: list[str]) -> None:
+def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: Mapping[str, float]) -> None:
     fitted = {artifact.content: artifact for artifact in run.made.folds}
     apart = dict[str, list[str]]()
     for shard in scores:
@@ -97,12 +97,12 @@ def _held_out(run: FinishedRun, scores: Sequence[Artifact], images: list[str]) -
         _was_given(fitted[content], fold, images)
 
 
-def _was_given(fitted: Artifact, fold: list[str], images: list[str]) -> None:
-    learnt = set(trained_on(fitted))
-    seen = sorted(learnt & set(fold))
+def _was_given(fitted: Artifact, fold: list[str], images: Mapping[str, float]) -> None:
+    learnt = trained_on(fitted)
+    seen = sorted(learnt.keys() & set(fold))
     if seen:
         raise AuditError(f"{fitted.where}: image {seen[0]} was scored by a detector that was trained on it")
-    odd = sorted(learnt ^ set(without_fold(images, fold)))
+    odd = sorted(image_id for image_id, _ in learnt.items() ^ without_fold(images, fold).items())
     if odd:
         raise AuditError(f"{fitted.where}: image {odd[0]} was not learnt from as had been decided")
 
@@ -161,9 +161,14 @@ def only_overridden_differ(run: FinishedRun) -> str:
 
 
 def final_trained_on_kept(run: FinishedRun) -> str:
-    """The final detector was given the kept images and no other."""
-    kept = kept_ids(run.purified)
-    same_ids("final detector's training images", trained_on(run.made.final), "kept set", kept)
+    """The final detector was given the kept images and no other, each with the trust that was decided."""
+    kept, learnt = kept_ids(run.purified), trained_on(run.made.final)
+    same_ids("final detector's training images", list(learnt), "kept set", kept)
+    decided = training_images(run.config, run.made.purified, run.made.overrides)
+    if odd := sorted(image_id for image_id in kept if learnt[image_id] != decided[image_id]):
+        raise AuditError(
+            f"final detector: it trusts image {odd[0]} with {learnt[odd[0]]:g}, but {decided[odd[0]]:g} was decided"
+        )
     if run.weighted is not None:
         same_ids("importance.arrow", run.weighted, "kept set", kept)
     return f"the final detector was trained on the {len(kept)} kept images and nothing else"

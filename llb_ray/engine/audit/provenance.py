@@ -15,10 +15,11 @@ from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
 from llb_ray.engine.pipeline.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
 from llb_ray.engine.pipeline.stages import FINAL
-from llb_ray.engine.pipeline.training_set import given_ids
+from llb_ray.engine.pipeline.training_set import training_images
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import fit_recipe, member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores, score_shard
+from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.errors import AuditError
 
 _SHARD = re.compile(r"^(folds|final|scores|pixels|maps)-[0-9]+$")
@@ -70,11 +71,11 @@ def _fitted(run: FinishedRun) -> Iterator[RunArtifacts]:
     shares = config.purify.rule.training_sets(run.owned)
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
-        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), shares[number])
-    kept = given_ids(made.purified, made.overrides)
+        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), dict.fromkeys(shares[number], TRUSTED))
+    kept = training_images(config, made.purified, made.overrides)
     yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept)
     for number, fitted in enumerate(made.folds):
-        learnt = sorted(trained_on(fitted))  # whether it should is asked by `held_out_scores_are`
+        learnt = dict(sorted(trained_on(fitted).items()))  # whether it should is asked by `held_out_scores_are`
         settings = fit_settings(config, "final", number % config.threshold.folds)
         yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt)
 

@@ -89,15 +89,18 @@ class HeldOutMaps:
         the run's own threshold is for: defects that were kept would otherwise raise the values.  `final` has the final
         detector's maps, of rejected images at least.  None without maps.
         """
+        highest = threshold_at(held_out["score"].to_numpy(), _RATE).value
+        maps = self.of_kept(purified, final, held_out.filter(pc.less_equal(held_out["score"], highest)))
+        return None if maps is None else levels_of(self._sampled(maps))
+
+    def of_kept(self, purified: pa.Table, final: pa.Table, among: pa.Table) -> Floats | None:
+        """The maps of the kept images, those that are also `among` others, on the final detector's scale; None where
+        there are none."""
         if not self.shards:
             return None
         table, (kept, rejected) = read_scores(self.shards), split(purified)
-        highest = threshold_at(held_out["score"].to_numpy(), _RATE).value
-        normal = held_out.filter(pc.less_equal(held_out["score"], highest))
-        normals = _of(_of(table, kept), normal)
-        if not normals.num_rows:
-            return None
-        return levels_of(self._sampled(_maps(normals)) * self._scale(_of(table, rejected), final))
+        chosen = _of(_of(table, kept), among)
+        return _maps(chosen) * self._scale(_of(table, rejected), final) if chosen.num_rows else None
 
     def _sampled(self, map_NHW: Floats) -> Floats:
         """Some pixels of each map at the size that regions are found at; a few maps at once are held in full."""

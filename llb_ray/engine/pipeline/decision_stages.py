@@ -16,7 +16,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.stage_keys import filter_labels, purify_settings
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.ensemble.contamination import KEEP_ALL, contamination, what_if
+from llb_ray.ensemble.contamination import KEEP_ALL, NOT_CLEARLY, contamination, what_if
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.purified_dataset import purified_dataset
@@ -100,14 +100,18 @@ def _write_estimate(folder: Path, evidence_N: Floats) -> None:
 def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
     """The contents of contamination.json and what_if.arrow, by the evidence against N images."""
     found = contamination(evidence_N)
-    return {"share": found.share, "low": found.low, "high": found.high}, what_if(evidence_N, found)
+    said = {"share": found.share, "low": found.low, "high": found.high, "clearly": found.clearly}
+    return said, what_if(evidence_N, found)
 
 
 def kept_all_notices(config: PurifyConfig, estimate: Mapping[str, float]) -> list[str]:
     """One sentence if the filter was to estimate how many images are anomalous (contents of contamination.json) and
-    found none."""
-    chosen = config.rule.uses_keep_ratio and estimate.get("share") == 0
-    return [KEEP_ALL] if chosen else []
+    found none, or some that are not clearly apart."""
+    if not estimate or not config.rule.uses_keep_ratio:
+        return []
+    if estimate["share"] == 0:
+        return [KEEP_ALL]
+    return [NOT_CLEARLY] if estimate["clearly"] < estimate["share"] else []
 
 
 def purify_recipe(config: RunConfig, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Recipe:

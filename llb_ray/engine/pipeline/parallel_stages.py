@@ -67,9 +67,9 @@ class ParallelStages:
         return Features(plain, cached, CachedFeatures(tuple(shard.recipe for shard in shards)))
 
     def member(
-        self, name: str, settings: Mapping[str, Any], image_ids: Sequence[str], features: Features
+        self, name: str, settings: Mapping[str, Any], images: Mapping[str, float], features: Features
     ) -> MemberSpec:
-        """Specification of a fit on these images, with the settings of `stage_keys.fit_settings`."""
+        """Specification of a fit on these images, with the trust in each, by `stage_keys.fit_settings`."""
         return MemberSpec(
             name=name,
             place=self._place,
@@ -78,7 +78,7 @@ class ParallelStages:
             settings=settings,
             access=features.access,
             encoder_digest=features.encoder,
-            fit_ids=tuple(image_ids),
+            images=images,
         )
 
     def fit(
@@ -237,6 +237,6 @@ def _num_images(shards: Sequence[Shard]) -> int:
 
 def _reads(spec: MemberSpec) -> int:
     """Images that a fit reads, with repetitions."""
-    num_rows = len(spec.fit_ids) * (1 + len(spec.augment))
-    num_weighted = len(spec.fit_ids) if spec.importance else 0  # once more at the end, for their weights
+    num_rows = len(spec.images) * (1 + len(spec.augment))
+    num_weighted = len(spec.images) if spec.importance else 0  # once more at the end, for their weights
     return spec.detector.reads(spec.role, num_rows) + num_weighted

@@ -29,13 +29,14 @@ from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe,
 from llb_ray.engine.pipeline.decision_stages import Decisions
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
 from llb_ray.engine.pipeline.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
-from llb_ray.engine.pipeline.training_set import fold_ids, given_ids, why_folds, without_fold
+from llb_ray.engine.pipeline.training_set import fold_ids, training_images, why_folds, without_fold
 from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.score_matrix import assemble
+from llb_ray.ensemble.trust import TRUSTED
 
 FINAL = "final"  # the name of the final detector
 
@@ -129,7 +130,9 @@ class Stages:
             self.parallel.lose(member_name(index), "missing in the original run")
         owned = shares(read_table(partitioned.file(filenames.PARTITION)))
         specs = [
-            self.parallel.member(member_name(index), fit_settings(self.config, "member", index), share, features)
+            self.parallel.member(
+                member_name(index), fit_settings(self.config, "member", index), dict.fromkeys(share, TRUSTED), features
+            )
             for index, share in enumerate(self.config.purify.rule.training_sets(owned))
             if index not in self.lost
         ]
@@ -156,7 +159,8 @@ class Stages:
 
     def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
         """The final detector, fitted on the kept images."""
-        spec = self.parallel.member(FINAL, fit_settings(self.config, "final"), given_ids(purified, overrides), features)
+        images = training_images(self.config, purified, overrides)
+        spec = self.parallel.member(FINAL, fit_settings(self.config, "final"), images, features)
         return self.parallel.fit("final", [spec], num_workers=self.config.final_workers)[FINAL]
 
     def final_scores(self, final: Artifact, features: Features) -> list[Artifact]:
@@ -179,7 +183,8 @@ class Stages:
 
     def folds(self, decided: Artifact, overrides: Artifact | None, features: Features) -> Folds:
         """Detectors like the final one, each fitted without a fold of the training images, and their scores of it."""
-        kept, folds = given_ids(decided, overrides), fold_ids(self.config, self._train_images)
+        kept = training_images(self.config, decided, overrides)
+        folds = fold_ids(self.config, self._train_images)
         specs = [
             self.parallel.member(name, fit_settings(self.config, "final", index), without_fold(kept, fold), features)
             for index, (name, fold) in enumerate(folds.items())

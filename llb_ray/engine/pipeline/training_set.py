@@ -1,6 +1,6 @@
 """The images that the final detector is fitted on, and the folds of them that further fits leave out."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -11,24 +11,26 @@ from llb_ray.engine import filenames
 from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares
-from llb_ray.ensemble.purified_dataset import kept_ids
+from llb_ray.ensemble.purified_dataset import kept_ids, kept_trust
+from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.errors import DataError
 from llb_ray.seeding import seed_for
 
 LEAST_KEPT = 2  # one image has no other to be compared with
 
 
-def given_ids(purified: Artifact, overrides: Artifact | None) -> list[str]:
-    """The ids of the images that the final detector is trained on: what is kept once decisions by hand are applied."""
+def training_images(config: RunConfig, purified: Artifact, overrides: Artifact | None) -> dict[str, float]:
+    """The images that the final detector is trained on, sorted, and the trust in each: what is kept once decisions by
+    hand are applied.  A detector that does not weigh images trusts all."""
     decided = read_table(purified.file(filenames.PURIFIED))
     if overrides is not None:
         decided = by_hand(decided, read_table(overrides.file(filenames.OVERRIDES)))
-    return kept_ids(decided)
+    return kept_trust(decided) if config.detector.weighs_images else dict.fromkeys(kept_ids(decided), TRUSTED)
 
 
-def without_fold(image_ids: Collection[str], fold: Collection[str]) -> list[str]:
-    """The images without those of a fold, sorted; raises DataError where too few remain."""
-    left = sorted(set(image_ids) - set(fold))
+def without_fold(image_ids: Mapping[str, float], fold: Collection[str]) -> dict[str, float]:
+    """The images without those of a fold, sorted, and the trust in each; raises DataError where too few remain."""
+    left = {image_id: image_ids[image_id] for image_id in sorted(set(image_ids) - set(fold))}
     if len(left) < LEAST_KEPT:
         raise DataError(
             f"kept images, {len(image_ids)}: too few to leave out a fold of them; keep "
@@ -41,7 +43,7 @@ def why_folds(config: RunConfig, purified: Artifact, overrides: Artifact | None)
     """Reason why the members cannot say what a threshold of theirs needs; empty: they can."""
     if config.why_folds:
         return config.why_folds
-    rejected = len(read_table(purified.file(filenames.PURIFIED))) - len(given_ids(purified, overrides))
+    rejected = len(read_table(purified.file(filenames.PURIFIED))) - len(training_images(config, purified, overrides))
     return f"only {rejected} images were rejected" if rejected < LEAST_REJECTED else ""
 
 

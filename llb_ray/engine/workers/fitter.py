@@ -5,7 +5,7 @@ workers together: the leading one writes the artifact, and the others fit along 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig, Role
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.detectors.base import Detector, FitLog, Report, SteppedDetector, silent
+from llb_ray.detectors.base import Detector, FitLog, Report, SteppedDetector, WeighingDetector, silent
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 from llb_ray.detectors.factory import build_detector
 from llb_ray.engine import filenames
@@ -27,6 +27,7 @@ from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext, device_for, owned_threads
 from llb_ray.engine.features.feature_access import FeatureAccess, OrderedSource
 from llb_ray.engine.workers.fit_log import write_log
+from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.errors import LlbError, ResourceError
 
 
@@ -49,13 +50,13 @@ class MemberSpec:
     settings: Mapping[str, Any]  # role, seed, and the learner's own
     access: FeatureAccess
     encoder_digest: str
-    fit_ids: tuple[str, ...]
+    images: Mapping[str, float]  # by image_id: the trust in each, 1 where all count alike
 
     @property
     def title(self) -> str:
         """``member-003 (its share: 20 images)``; partition.arrow lists a share by the member's number."""
         images = "its share" if self.role == "member" else "the kept set"
-        return f"{self.name} ({images}: {len(self.fit_ids)} images)"
+        return f"{self.name} ({images}: {len(self.images)} images)"
 
     @property
     def role(self) -> Role:
@@ -68,12 +69,18 @@ class MemberSpec:
 
     @property
     def recipe(self) -> Recipe:
-        return fit_recipe(self.settings, self.encoder_digest, self.fit_ids)
+        return fit_recipe(self.settings, self.encoder_digest, self.images)
 
 
-def fit_recipe(settings: Mapping[str, Any], encoder: str, image_ids: Sequence[str]) -> Recipe:
-    """Recipe of a fitted detector."""
-    return Recipe("fit", settings, {"encoder": encoder, "images": digest(list(image_ids))})
+def fit_recipe(settings: Mapping[str, Any], encoder: str, images: Mapping[str, float]) -> Recipe:
+    """Recipe of a fitted detector, from the trust in each image; named only where some are trusted less."""
+    inputs = {"encoder": encoder, "images": digest(list(images))}
+    inputs |= {"trust": digest(list(images.values()))} if _weighed(images) else {}
+    return Recipe("fit", settings, inputs)
+
+
+def _weighed(images: Mapping[str, float]) -> bool:
+    return any(trust != TRUSTED for trust in images.values())
 
 
 class Member:
@@ -90,7 +97,7 @@ class Member:
         self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, interval_s, peers)
 
     def __repr__(self) -> str:
-        return f"Member({self._spec.name}, {len(self._spec.fit_ids)} images)"
+        return f"Member({self._spec.name}, {len(self._spec.images)} images)"
 
     def fit(self) -> None:
         """The fitted detector and the ids it was given are an artifact afterwards; an error names this member."""
@@ -115,13 +122,19 @@ class Member:
         detector, source, log = self._fitted(report)
         # Not `save_file`: of a full disk it raises an error of its own.
         (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
-        write_table(folder / filenames.TRAINED_ON, pa.table({"image_id": source.image_ids}))
+        write_table(
+            folder / filenames.TRAINED_ON,
+            pa.table({"image_id": [*self._spec.images], "trust": [*self._spec.images.values()]}),
+        )
         write_log(folder, log, source.image_ids)
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource, FitLog | None]:
         spec, device = self._spec, device_for(self._spec.place.resources)
-        source = spec.access.source(spec.fit_ids, spec.place, spec.augment)
+        source = spec.access.source(tuple(spec.images), spec.place, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
+        if _weighed(spec.images):
+            weighing = cast(WeighingDetector, detector)
+            return weighing.fit(source, spec.settings["seed"], report, [*spec.images.values()]), source, None
         if not spec.detector.trains_by_gradient:
             return detector.fit(source, spec.settings["seed"], report), source, None
         stepped = cast(SteppedDetector, detector)
@@ -149,7 +162,7 @@ def load_detector(config: DetectorConfig, fitted: Artifact, resources: Resources
     return detector.load_state(load_file(fitted.file(filenames.DETECTOR)))
 
 
-def trained_on(fitted: Artifact) -> list[str]:
-    """The ids of the images that a `fit` artifact's detector was trained on."""
-    image_ids: list[str] = read_table(fitted.file(filenames.TRAINED_ON))["image_id"].to_pylist()
-    return image_ids
+def trained_on(fitted: Artifact) -> dict[str, float]:
+    """The images that a `fit` artifact's detector was trained on, by image_id, and the trust in each."""
+    table = read_table(fitted.file(filenames.TRAINED_ON))
+    return dict(zip(table["image_id"].to_pylist(), table["trust"].to_pylist(), strict=True))

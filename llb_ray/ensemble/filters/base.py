@@ -56,6 +56,7 @@ class Decided:
 
     table: pa.Table  # schema `DECISIONS`, in any order
     anomaly_N: Floats | None = None  # rises with abnormality, in any order; None: the share is not estimated
+    doubted: float = 0  # share of the kept images, the most anomalous ones, that are trusted less: see `trust`
 
 
 class Filter(FilterTraits, ABC):

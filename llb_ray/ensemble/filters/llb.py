@@ -1,7 +1,7 @@
 """The method itself: sub-models on disjoint shares judge the images that they did not train on (arXiv 2508.07441)."""
 
 from llb_ray.ensemble.filters.base import Decided, Evidence, Filter
-from llb_ray.ensemble.purify import aggregate, anomaly_evidence, chosen_ratio, cut
+from llb_ray.ensemble.purify import aggregate, anomaly_evidence, cut, selection
 
 _NUMBERS = {"rank": "rank", "robust_z": "robust z-score", "none": "score"}
 _PLURALS = {"rank": "ranks", "robust_z": "robust z-scores", "none": "raw scores"}
@@ -21,7 +21,7 @@ class Llb(Filter):
     def settings_in_use(self) -> frozenset[str]:
         """See `FilterTraits`."""
         trims = {"trim"} if self.settings.aggregate == "trimmed_mean" else set()
-        return frozenset({"keep_ratio", "aggregate", "members", "normalize", "rounds"} | trims)
+        return frozenset({"keep_ratio", "aggregate", "members", "normalize", "rounds", "doubted"} | trims)
 
     @property
     def rounds(self) -> int:
@@ -34,7 +34,8 @@ class Llb(Filter):
         rule = f"{settings.members} {settings.aggregate} of {settings.normalize} scores"
         value_N = aggregate(settings, matrix)
         anomaly_N = anomaly_evidence(settings, matrix) if settings.keep_ratio == "auto" else None
-        return Decided(cut(matrix.image_ids, value_N, chosen_ratio(settings, anomaly_N), rule), anomaly_N)
+        keep_ratio, doubted = selection(settings, anomaly_N)
+        return Decided(cut(matrix.image_ids, value_N, keep_ratio, rule), anomaly_N, doubted)
 
     @property
     def value_name(self) -> str:

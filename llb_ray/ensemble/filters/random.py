@@ -2,7 +2,7 @@
 
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.filters.base import Decided, Evidence, Filter, decisions
-from llb_ray.ensemble.purify import anomaly_evidence, chosen_ratio, num_kept
+from llb_ray.ensemble.purify import anomaly_evidence, num_kept, selection
 from llb_ray.seeding import stream
 
 
@@ -25,7 +25,7 @@ class Random(Filter):
         """See `Filter`."""
         anomaly_N = anomaly_evidence(self.settings, evidence.scores) if self.reads_scores else None
         image_ids = sorted(evidence.image_ids)
-        keep = num_kept(chosen_ratio(self.settings, anomaly_N), len(image_ids))
+        keep = num_kept(selection(self.settings, anomaly_N).keep_ratio, len(image_ids))
         drawn = stream(evidence.seed, "purify", "random").permutation(len(image_ids))[:keep]
         kept = {image_ids[row] for row in drawn}
         reason = f"filter random keeps {keep} of {len(image_ids)}"
