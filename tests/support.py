@@ -117,3 +117,23 @@ def republish(run: Path, name: str) -> None:
     index = json.loads((run / "run.json").read_text())
     index["published"][name] = file_digest(run / name)
     (run / "run.json").write_text(json.dumps(index))
+
+
+def write_scan(
+    out: Path, *, done: int, total: int, failed: int = 0, up_to_date: int = 0, running: Sequence[str] = ()
+) -> Path:
+    """The folder of a scan that began 100 seconds ago, whose running jobs have begun their first stage."""
+    out.mkdir()
+    (out / "scan.yaml").touch()
+    now_s = time.time()
+    beat = {"state": "working", "pid": 1, "time_s": now_s}
+    figures = {"failed": failed, "up_to_date": up_to_date}
+    jobs = {"done": done, "total": total, "unit": "jobs", "since_s": now_s - 100, "figures": figures}
+    write_json(out / "progress" / "jobs.json", {"name": "jobs", "step": "scan", **beat, **jobs})
+    for name in running:
+        job = {"done": 0, "total": 0, "unit": "", "since_s": now_s - 1}
+        write_json(out / "progress" / "running" / f"{name}.json", {"name": name, "step": "job", **beat, **job})
+        (out / "jobs" / name).mkdir(parents=True)
+        started = {"event": "run started", "config": {"members": {"count": 2}}}
+        write_events(out / "jobs" / name, started, {"event": "stage started", "stage": "features", "reused": False})
+    return out

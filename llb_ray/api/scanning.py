@@ -40,8 +40,9 @@ def scan(
         raise ConfigError(f"executor {executor!r} is unknown; choose ray or serial")
     from llb_ray.distributed import cluster
     from llb_ray.distributed.ray_scan_runner import on_cluster
+    from llb_ray.distributed.scan_telemetry import scan_metrics
 
-    with cluster.connected(ray_address):
+    with cluster.connected(ray_address), scan_metrics(plan.out):
         return run_scan(plan, on_cluster, tell)
 
 

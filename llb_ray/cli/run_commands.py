@@ -86,16 +86,16 @@ def status(run_folder: str, as_json: bool) -> None:
     """
     with refusals() as console:
         from llb_ray import api
-        from llb_ray.report.json_output import status_object
+        from llb_ray.report.json_output import scan_status_object, status_object
         from llb_ray.report.status_lines import show_scan_status, show_status
         from llb_ray.scans.scan_status import is_scan
 
-        if as_json:
-            print_json(status_object(api.status(run_folder)))
-        elif is_scan(Path(run_folder)):
-            show_scan_status(console, api.scan_status(run_folder))
-        else:
-            show_status(console, api.status(run_folder))
+        if is_scan(Path(run_folder)):
+            scan = api.scan_status(run_folder)
+            print_json(scan_status_object(scan)) if as_json else show_scan_status(console, scan)
+            return
+        run = api.status(run_folder)
+        print_json(status_object(run)) if as_json else show_status(console, run)
 
 
 @main.command()

@@ -1,10 +1,11 @@
 """The jobs of a scan on a Ray cluster, as tasks: Ray's own scheduler deals GPUs to jobs, or to their members.
 
-Where there are more jobs than places, a job holds one place and does its members one after the other in it: nothing is
-started for a member alone, and no GPU waits.  Where there are fewer, a job's members go to places of their own.
+While at least as many jobs wait as there are places, a job holds one place and does its members one after the other in
+it: nothing is started for a member alone, and no GPU waits.  The members of the last jobs go to places of their own, so
+that places that run out of jobs take part in those that are left (`benchmarks/cluster.md` has the idle share).
 """
 
-from itertools import islice
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,12 @@ def on_cluster(scan: Scan, todo: Todo) -> tuple[int, Ended]:
     """
     asked = scan.config.resources
     places = cluster.slots(asked)
-    spread = len(todo) < places or scan.config.final_workers > 1
     proof = scan.progress / ".proof"
     proof.parent.mkdir(exist_ok=True)
     proof.touch()
     cluster.refuse_unshared({scan.progress: proof} | _an_image(todo))
     proof.unlink()
-    task = ray.remote(_do).options(
-        num_cpus=0 if spread else asked.num_cpus,
-        num_gpus=0 if spread else asked.num_gpus,
-        max_retries=asked.max_restarts,  # of a process that died; an error is a row
-    )
-    return min(places, len(todo)), _ended(scan, todo, task, spread, places)
+    return min(places, len(todo)), _ended(scan, todo, places)
 
 
 def _do(scan: Scan, job: Job, material: Material, spread: bool) -> Row:
@@ -51,19 +46,32 @@ def _do(scan: Scan, job: Job, material: Material, spread: bool) -> Row:
         return run_job(scan, job, material, executor)
 
 
-def _ended(scan: Scan, todo: Todo, task: Any, spread: bool, places: int) -> Ended:
+def _ended(scan: Scan, todo: Todo, places: int) -> Ended:
     """Jobs as they end; never more of them submitted than there are places, so that a stop leaves nothing queued."""
     materials = {material.category: ray.put(material) for _, material in todo}
-    waiting = (job for job, _ in todo)
+    waiting = deque(job for job, _ in todo)
     in_flight: dict[Any, Job] = {}
-    while True:
-        for job in islice(waiting, places - len(in_flight)):
-            in_flight[task.remote(scan, job, materials[job.category], spread)] = job
-        if not in_flight:
-            return
+    while waiting or in_flight:
+        while waiting and len(in_flight) < places:
+            spread = scan.config.final_workers > 1 or len(waiting) < places
+            job = waiting.popleft()
+            in_flight[_submit(scan, job, materials[job.category], spread)] = job
         (reference, *_), _ = ray.wait(list(in_flight), num_returns=1)
         job = in_flight.pop(reference)
         yield job, _row(scan, job, reference)
+
+
+def _submit(scan: Scan, job: Job, material: Any, spread: bool) -> Any:
+    """Reference of the job's row; a job whose members have places of their own asks for none itself."""
+    asked = scan.config.resources
+    task = ray.remote(_do).options(
+        name=f"llb-{job.name}",
+        num_cpus=0 if spread else asked.num_cpus,
+        num_gpus=0 if spread else asked.num_gpus,
+        scheduling_strategy="SPREAD" if spread else "DEFAULT",  # else those that ask for nothing share one node
+        max_retries=asked.max_restarts,  # of a process that died; an error is a row
+    )
+    return task.remote(scan, job, material, spread)
 
 
 def _row(scan: Scan, job: Job, reference: Any) -> Row:

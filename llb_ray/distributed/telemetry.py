@@ -6,7 +6,6 @@ and ends between two looks is missed.  On a cluster without a metrics endpoint n
 """
 
 import contextlib
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +13,12 @@ from typing import Self
 
 from ray.util.metrics import Counter, Gauge
 
+from llb_ray.distributed.repeating import Repeating
 from llb_ray.engine.execution.heartbeat import Beat
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.inspection.run_status import Status, read_status
 from llb_ray.errors import LlbError
 
-_LOOK_S = 5.0  # Ray exports every ten seconds
 _RUN = ("run", "category")
 
 
@@ -55,32 +54,27 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._runs: dict[Path, _Watched] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look_again, name="llb-telemetry", daemon=True)
+        self._repeating = Repeating(self._look, "llb-telemetry")
 
     def __enter__(self) -> Self:
         self._meters = Meters()
-        self._thread.start()
+        self._repeating.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._repeating.__exit__(kind, error, traceback)
 
     def watch(self, place: WorkerContext) -> None:
         """Take the run that `place` belongs to into account from now on."""
         self._runs.setdefault(place.run, _Watched(place.category))
 
-    def _look_again(self) -> None:
-        ended = False
-        while not ended:
-            ended = self._stop.wait(_LOOK_S)
-            for path, watched in list(self._runs.items()):
-                # Metrics are a courtesy: a folder that is gone or half written must not end a run.
-                with contextlib.suppress(LlbError, OSError):
-                    self._publish(read_status(path), watched)
+    def _look(self) -> None:
+        for path, watched in list(self._runs.items()):
+            # Metrics are a courtesy: a folder that is gone or half written must not end a run.
+            with contextlib.suppress(LlbError, OSError):
+                self._publish(read_status(path), watched)
 
     def _publish(self, status: Status, watched: _Watched) -> None:
         tags = {"run": status.path.name, "category": watched.category}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llb_ray.engine.inspection.run_status import Outcome, Status
     from llb_ray.engine.pipeline.pipeline import Result
     from llb_ray.engine.rundir.stage_timer import StageTime
+    from llb_ray.scans.scan_status import ScanStatus
 
 
 def result_object(result: "Result") -> dict[str, Any]:
@@ -41,6 +42,17 @@ def status_object(status: "Status") -> dict[str, Any]:
         "workers": {} if status.state == "finished" else workers,
         **({} if status.outcome is None else _outcome(status.outcome)),
         "stages": _stages(status.times),
+    }
+
+
+def scan_status_object(scan: "ScanStatus") -> dict[str, Any]:
+    """Of a scan: its jobs by state, how fast they go, and the stage of each that is running."""
+    return {
+        "scan": str(scan.path),
+        "jobs": scan.counts(),
+        "images_per_second": scan.images_per_second,
+        "left_s": scan.left_s,
+        "running": {name: status and (status.stage or None) for name, status in scan.at_work.items()},
     }
 
 

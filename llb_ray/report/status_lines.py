@@ -28,13 +28,16 @@ def show_scan_status(console: Console, scan: ScanStatus) -> None:
 
 
 def _scan_lines(scan: ScanStatus) -> Iterator[str]:
-    failed = f", {scan.num_failed} failed" if scan.num_failed else ""
     if scan.jobs is None:
-        yield f"no job was begun in this call{failed}"
+        yield f"no job was begun in this call{f', {scan.num_failed} failed' if scan.num_failed else ''}"
         return
-    yield f"{scan.jobs.done} of {scan.jobs.total} jobs ended{failed}, {len(scan.at_work)} running"
+    counts = ", ".join(f"{count} {state}" for state, count in scan.counts().items())
+    rate = f", {scan.images_per_second:.1f} images/s" if scan.images_per_second else ""
+    left = f", about {duration(scan.left_s)} left" if scan.left_s else ""
+    yield f"{scan.jobs.total} jobs: {counts}{rate}{left}"
     for name, status in list(scan.at_work.items())[:_SHOWN_WORKERS]:
-        yield f"  {name}: {status.stage or 'between stages'}, {_headline(status)}"
+        stage = "reading images" if status is None else f"{status.stage or 'between stages'}, {_headline(status)}"
+        yield f"  {name}: {stage}"
     if len(scan.at_work) > _SHOWN_WORKERS:
         yield f"  ... and {len(scan.at_work) - _SHOWN_WORKERS} more running"
 
@@ -71,7 +74,7 @@ def _headline(status: Status) -> str:
 
 def _images_per_second(status: Status, kind: str) -> str:
     beats = [beat for beat in status.beats if (beat.kind, beat.state, beat.unit) == (kind, "working", "images")]
-    return f", {sum(beat.per_second for beat in beats):.1f} images/s" if beats else ""
+    return f", {status.images_per_second(kind):.1f} images/s" if beats else ""
 
 
 def _worker(beat: Beat, now_s: float) -> str:

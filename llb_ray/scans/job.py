@@ -9,6 +9,8 @@ from typing import Any
 from llb_ray.artifacts import Store, digest
 from llb_ray.disk import LOCAL, write_atomic
 from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.execution.heartbeat import Heartbeat
+from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.pipeline.pipeline import Result, run_stages
 from llb_ray.errors import LlbError
 from llb_ray.scans.datasets import Material, drawn
@@ -27,8 +29,12 @@ def key(scan: Scan, job: Job, material: Material) -> str:
 
 
 def run_job(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
-    """The job's row, also written to the scan's folder; a failure is a row too, and never an exception."""
+    """The job's row, also written to the scan's folder; a failure is a row too, and never an exception.
+
+    Its heartbeat stays until the driver has the row.
+    """
     try:
+        Heartbeat(WorkerContext(Store(scan.store), scan.running, scan.config.resources), job.name).report("job")
         row = _row(scan, job, material, executor)
     except (LlbError, OSError) as error:
         row = failed_row(scan, job, str(error))

@@ -20,6 +20,7 @@ from llb_ray.scans.datasets import Material, read_materials
 from llb_ray.scans.job import key, run_job
 from llb_ray.scans.job_results import DONE, Results, Row, read_row
 from llb_ray.scans.scan_plan import CONFIG, Job, Scan
+from llb_ray.scans.scan_status import FAILED, UP_TO_DATE, time_left_s
 
 Todo = Sequence[tuple[Job, Material]]
 Ended = Iterator[tuple[Job, Row]]
@@ -91,27 +92,33 @@ class _Progress:
 
     def __init__(self, scan: Scan, total: int, to_do: int, at_once: int, tell: Tell) -> None:
         self._total, self._to_do, self._at_once, self._tell = total, to_do, at_once, tell
-        self._left, self._started_s = to_do, time.monotonic()
-        for beat in scan.progress.glob("*.json"):
+        self._left, self._num_failed, self._started_s = to_do, 0, time.monotonic()
+        self._running = scan.running
+        for beat in (*scan.progress.glob("*.json"), *scan.running.glob("*.json")):
             beat.unlink()
         # A heartbeat like a worker's: bars on a terminal and `llb-ray status` need no other source.
-        self._report = Heartbeat(WorkerContext(Store(scan.store), scan.progress, scan.config.resources), "jobs").report(
-            "scan"
-        )
-        self._report(total - to_do, total, "jobs")
+        place = WorkerContext(Store(scan.store), scan.progress, scan.config.resources)
+        self._report = Heartbeat(place, "jobs", interval_s=0).report("scan")
+        self._beat()
 
     def ended(self, job: Job, row: Row) -> None:
         """Report the outcome of a job."""
+        (self._running / f"{job.name}.json").unlink(missing_ok=True)
         self._left -= 1
-        done = self._total - self._left
-        self._report(done, self._total, "jobs")
-        running = min(self._at_once, self._left)
-        rest = f"{running} running, {self._left - running} waiting, about {duration(self._rest_s())} left"
-        self._tell(f"job {done} of {self._total}: {job.title}: {_outcome(row)}{'; ' + rest if self._left else ''}")
+        self._num_failed += row["status"] != DONE
+        self._beat()
+        done, rest = self._total - self._left, f"; {self._rest()}" if self._left else ""
+        self._tell(f"job {done} of {self._total}: {job.title}: {_outcome(row)}{rest}")
 
-    def _rest_s(self) -> float:
-        """Seconds, if the jobs to come take as long as those of this call did."""
-        return (time.monotonic() - self._started_s) / (self._to_do - self._left) * self._left
+    def _beat(self) -> None:
+        figures = {FAILED: self._num_failed, UP_TO_DATE: self._total - self._to_do}
+        self._report(self._total - self._left, self._total, "jobs", figures)
+
+    def _rest(self) -> str:
+        running = min(self._at_once, self._left)
+        waiting, elapsed_s = self._left - running, time.monotonic() - self._started_s
+        left_s = time_left_s(self._to_do - self._left, running, waiting, elapsed_s) or 0.0
+        return f"{running} running, {waiting} waiting, about {duration(left_s)} left"
 
 
 def _outcome(row: Row) -> str:

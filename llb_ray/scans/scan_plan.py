@@ -11,7 +11,8 @@ from llb_ray.artifacts import digest
 from llb_ray.config import ScanConfig
 from llb_ray.errors import ConfigError
 
-CONFIG = "scan.yaml"  # in the folder of a scan
+CONFIG, PROGRESS = "scan.yaml", "progress"  # in the folder of a scan
+RUNNING = "running"  # in the folder of its progress: a heartbeat of each job that was begun and has not ended
 _UNTOLD = re.compile(r"[^\w.+-]+")  # what a folder's name leaves out of a category's
 
 
@@ -51,6 +52,7 @@ class Scan:
         OUT/jobs/<job>/         the job's run folder
         OUT/artifacts/          what all the runs are made of; they share it
         OUT/errors/<job>.txt    the traceback of a job that met an error of ours
+        OUT/progress/           heartbeats of the driver and of the jobs that are running
     """
 
     config: ScanConfig
@@ -83,7 +85,11 @@ class Scan:
 
     @property
     def progress(self) -> Path:
-        return self.out / "progress"
+        return self.out / PROGRESS
+
+    @property
+    def running(self) -> Path:
+        return self.progress / RUNNING
 
     def run(self, job: Job) -> Path:
         """The job's run folder."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from llb_ray.distributed import telemetry
+from llb_ray.distributed import repeating, telemetry
 from llb_ray.distributed.telemetry import Telemetry
 from tests.support import write_beat, write_events
 from tests.workers import place
@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(_Recorder, "values", defaultdict(float))
     monkeypatch.setattr(telemetry, "Gauge", _Recorder)
     monkeypatch.setattr(telemetry, "Counter", _Recorder)
-    monkeypatch.setattr(telemetry, "_LOOK_S", 0.001)
+    monkeypatch.setattr(repeating, "LOOK_S", 0.001)
     folder = tmp_path / "night"
     folder.mkdir()
     write_events(folder, {"event": "run started", "config": {"members": {"count": 3}}})

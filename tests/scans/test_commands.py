@@ -40,7 +40,7 @@ def test_table_prints_what_is_there_and_published_rows_apart(certified: tuple[Pa
 
 def test_status_counts_jobs(certified: tuple[Path, Result]) -> None:
     result = _typed("status", certified[0])
-    assert result.output == "12 of 12 jobs ended, 0 running\n"
+    assert result.output == "12 jobs: 12 done, 0 running, 0 failed, 0 waiting\n"
 
 
 def test_failed_jobs_end_the_command_with_status_1_and_their_reasons(scan_yaml: Path, tmp_path: Path) -> None:

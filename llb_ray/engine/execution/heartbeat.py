@@ -54,11 +54,12 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes a worker's progress where any process can read it, at most twice a second."""
+    """Writes a worker's progress where any process can read it, every `interval_s` seconds at most."""
 
-    def __init__(self, place: "WorkerContext", name: str) -> None:
+    def __init__(self, place: "WorkerContext", name: str, interval_s: float = _BEAT_INTERVAL_S) -> None:
         self._path = _path(place, name)
         self._name = name
+        self._interval_s = interval_s
 
     def wait(self) -> None:
         """The executor's word that the worker has no place yet."""
@@ -79,7 +80,7 @@ class Heartbeat:
         def beat(done: int, total: int, unit: str, figures: Mapping[str, float] = _NO_FIGURES) -> None:
             nonlocal last_s, first
             first, now_s = first or done, time.time()
-            if done in (0, total) or now_s - last_s >= _BEAT_INTERVAL_S:
+            if done in (0, total) or now_s - last_s >= self._interval_s:
                 last_s = now_s
                 now = replace(begun, done=done, total=total, unit=unit, time_s=now_s, first=first)
                 self._write(replace(now, figures=dict(figures)))

@@ -66,6 +66,11 @@ class Status:
         """Seconds since anybody wrote anything."""
         return max(0.0, self.now_s - self.last_sign_s)
 
+    def images_per_second(self, kind: str | None = None) -> float:
+        """Images that the working workers, all or those of a kind, do a second; 0 where none counts images."""
+        beats = (beat for beat in self.beats if (beat.state, beat.unit) == ("working", "images"))
+        return sum(beat.per_second for beat in beats if kind in (None, beat.kind))
+
     def workers(self) -> dict[str, Counter[State]]:
         """Numbers of workers of each kind that are waiting, working, done; members up to date count as done."""
         kinds: dict[str, Counter[State]] = {}
