@@ -80,4 +80,4 @@ class Counting:
 
     def _leave(self, step: str) -> None:
         path = self._spec.folder / f"{self._spec.name}-{step}.txt"
-        path.write_text(step)
+        path.write_text(str(os.getpid()))

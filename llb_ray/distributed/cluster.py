@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import state
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -107,12 +106,6 @@ def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
     by_cpu = node.get("CPU", 0) / resources.num_cpus
     by_gpu = node.get("GPU", 0) / resources.num_gpus if resources.num_gpus else by_cpu
     return int(min(by_cpu, by_gpu) + 1e-3)  # a third of a GPU is typed as 0.3333
-
-
-def num_restarts(actor: Any) -> int:
-    """Number of times that Ray has restarted the actor."""
-    facts = state.actors(actor._actor_id.hex())
-    return int(facts.get("NumRestarts", 0)) if facts else 0
 
 
 def nodes() -> dict[str, str]:

@@ -13,14 +13,28 @@ LOOK_S = 1.0
 _PATIENCE_S = 60.0
 
 
+class KnownNodes:
+    """The nodes that were alive when last looked at; Ray may take longer to miss one than a stage takes to end."""
+
+    def __init__(self) -> None:
+        self._alive = cluster.nodes()
+
+    def gone(self) -> list[str]:
+        """Names of the nodes that are gone since the last look."""
+        alive = cluster.nodes()
+        gone = [name for node, name in self._alive.items() if node not in alive]
+        self._alive = alive
+        return gone
+
+
 class Watch:
     """Reports in one line each what died and what was resumed, and, now and then, what a long wait is for."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, nodes: KnownNodes) -> None:
         self._tell = tell
-        self._nodes = cluster.nodes()
+        self._nodes = nodes
         self._told: set[tuple[str, str, int]] = set()  # worker, step, start
-        self._heard_s = self._looked_s = time.monotonic()
+        self._heard_s, self._looked_s = time.monotonic(), 0.0
 
     def look(self, specs: Sequence[Spec]) -> None:
         """Report what is new of the workers in flight and the nodes they may be on, once a second at most."""
@@ -51,12 +65,8 @@ class Watch:
                 self._say(line)
 
     def _look_at_nodes(self, spec: Spec) -> None:
-        alive = cluster.nodes()
-        for gone in self._nodes.keys() - alive.keys():
-            self._say(
-                f"node {self._nodes[gone]} is gone; what ran there starts again where there is room: {_room(spec)}"
-            )
-        self._nodes = alive
+        for name in self._nodes.gone():
+            self._say(f"node {name} is gone; what ran there starts again where there is room: {_room(spec)}")
 
     def _say(self, line: str) -> None:
         self._heard_s = time.monotonic()

@@ -1,7 +1,6 @@
 """The calibration of a plan, run by the executor that the run will have."""
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -43,22 +42,21 @@ def planned(
         specs = list(_specs(config, manifest, Path(name), min(slots, _AT_ONCE, max(1, size.num_members)), size))
         executor.refuse_unshared(_proofs(manifest, Path(name)))
         tell(f"trying out {len(specs)} workers on {len(specs[0].manifest.table)} images")
+        serial = isinstance(executor, SerialExecutor)
+        start_s = 0.0 if serial else _start_s(executor, specs)
         executor.run(Calibrator, specs, lambda line: None)
         found = [CostModel.of_json(json.loads(spec.result.read_text())) for spec in specs]
-        serial = isinstance(executor, SerialExecutor)
-        start_s = 0.0 if serial else _start_s(executor, specs[0], slots)
     measured = _middle(found)
     remember(config, measured)
     return forecast(config, manifest, measured, Cluster(slots, start_s, serial, connect_s), out)
 
 
-def _start_s(executor: Executor, spec: CalibrationSpec, slots: int) -> float:
-    """Seconds until a worker begins where another has just ended, in a process that was not started in advance."""
-    count = 2 * min(slots, _AT_ONCE)
-    idle = [replace(spec, name=f"idler-{number:03d}") for number in range(count)]
+def _start_s(executor: Executor, specs: Sequence[CalibrationSpec]) -> float:
+    """Seconds until so many workers have begun, in processes that are not there yet."""
+    idle = [replace(spec, name=f"idler-{number:03d}") for number, spec in enumerate(specs)]
     started_s = time.perf_counter()
     executor.run(Idler, idle, lambda line: None)
-    return (time.perf_counter() - started_s) / math.ceil(count / slots)
+    return time.perf_counter() - started_s
 
 
 def _specs(config: RunConfig, manifest: Manifest, folder: Path, count: int, size: Size) -> Iterator[CalibrationSpec]:

@@ -110,12 +110,11 @@ class _Work:
     def folds(self) -> Iterator[StageForecast]:
         """The fits without a fold that a further round takes, or the threshold may, and their scores."""
         count, fit_s = self.at.size.num_folds, self.fit_s("final", self.at.size.fold_images)
-        seconds = self._rounds(count) * (self.at.cluster.start_s + fit_s)
-        yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, without a fold each" + self._starting())
+        seconds = self._rounds(count) * fit_s
+        yield StageForecast("folds", seconds, f"{count} fits of {fit_s:.3g} s, without a fold each")
         scored = self.at.size.num_train
         one_s = self.at.measured.reading.start + self._score_s("final", 1) * scored / count
-        seconds = self._rounds(count) * (self.at.cluster.start_s + one_s)
-        yield StageForecast("fold-scores", seconds, f"{scored} images, by one detector each" + self._starting())
+        yield StageForecast("fold-scores", self._rounds(count) * one_s, f"{scored} images, by one detector each")
 
     def fit_s(self, role: Role, num_images: int) -> float:
         """Seconds of one fit; without a cache every reading is an encoding."""
@@ -126,32 +125,33 @@ class _Work:
         return cost.fit.of(rows) + steps_s + reads * self.at.measured.encode.unit
 
     def _features(self) -> StageForecast:
+        start_s = self.at.cluster.start_s  # of the processes that do all later stages as well
         if not self.at.cached:
-            return StageForecast("features", self.at.measured.encode.start, "one image, for its size")
+            return StageForecast("features", start_s + self.at.measured.encode.start, "one image, for its size")
         images = self.at.size.cached_images
-        seconds = self.at.measured.encode.of(images * self._largest_part(images)) + self.at.cluster.start_s
+        seconds = start_s + self.at.measured.encode.of(images * self._largest_part(images))
         # In a process of its own, a worker imports timm once more.
         seconds += 0 if self.at.cluster.in_process else self.at.measured.unclocked_s
-        return StageForecast("features", seconds, f"{images} images, {1000 * self.at.measured.encode.unit:.3g} ms each")
+        what = f"{images} images, {1000 * self.at.measured.encode.unit:.3g} ms each"
+        starting = "" if self.at.cluster.in_process else f"; processes take {start_s:.3g} s to start"
+        return StageForecast("features", seconds, what + starting)
 
     def _members(self) -> StageForecast:
         count, one_s = self.at.size.num_members, self.fit_s("member", self.at.size.member_images)
         what = f"{count} fits of {one_s:.3g} s, {min(count, self.at.cluster.slots)} at once"
-        return StageForecast(
-            "members", self._rounds(count) * (self.at.cluster.start_s + one_s), what + self._starting()
-        )
+        return StageForecast("members", self._rounds(count) * one_s, what)
 
     def _final(self) -> StageForecast:
         one_s = self.fit_s("final", self.at.size.final_images)
         what = f"one fit of {one_s:.3g} s, on {self.at.size.final_images} images"
-        return StageForecast("final", self.at.cluster.start_s + one_s, what + self._starting())
+        return StageForecast("final", one_s, what)
 
     def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
         measured, one_s = self.at.measured, self._score_s(role, num_detectors)
-        start_s = self.at.cluster.start_s + measured.reading.start + (num_detectors - 1) * measured.costs[role].load_s
+        start_s = measured.reading.start + (num_detectors - 1) * measured.costs[role].load_s
         seconds = start_s + one_s * num_images * self._largest_part(self.at.size.num_images)
         what = f"{num_images} images by {num_detectors} detectors, {1000 * one_s:.3g} ms each"
-        return StageForecast(stage, seconds, what + self._starting())
+        return StageForecast(stage, seconds, what)
 
     def _score_s(self, role: Role, num_detectors: int) -> float:
         """Seconds of one image by all these detectors."""
@@ -165,9 +165,6 @@ class _Work:
         """The share of the images that the busiest worker has: they are assigned in whole shards."""
         shards = num_shards(num_images)
         return math.ceil(shards / self.at.cluster.slots) / shards
-
-    def _starting(self) -> str:
-        return "" if self.at.cluster.in_process else f", each process {self.at.cluster.start_s:.3g} s to start"
 
     def _other_s(self) -> float:
         return self.at.measured.unclocked_s + _TABLE_S * self.at.size.num_images * (1 + self.at.size.num_members / 16)

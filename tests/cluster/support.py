@@ -31,7 +31,10 @@ class Nodes:
     """
 
     def __init__(self) -> None:
+        # By default Ray takes a quarter of a minute to miss a node, and the runs here end sooner.
+        soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
         head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20}
+        head |= {"_system_config": soon}
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         self.workers = [self._add(), self._add()]
 

@@ -75,7 +75,7 @@ def test_the_demo_as_a_job_is_followed_measured_and_leaves_its_results(head: Hea
     assert llb_ray.audit(tmp_path / "run")
     assert llb_ray.status(tmp_path / "run").state == "finished"
     assert scraped == metric_names()
-    assert any(re.fullmatch(r"llb-gear-member-00\d", name) for name in actors)
+    assert any(re.fullmatch(r"llb-gear-worker-\d\d", name) for name in actors)
 
 
 def _watch(head: Head, scraped: set[str], actors: set[str], ended: threading.Event) -> None:

@@ -176,19 +176,35 @@ def test_actors_have_telling_names_which_two_runs_at_once_may_share(ray_local: N
     named = replace(place(tmp_path), category="gear")
     specs = [CountingSpec(f"member-{number:03d}", named, tmp_path) for number in range(2)]
     found: list[dict[str, str]] = []
-    with make_executor("ray") as executor:
+    with make_executor("ray") as executor, make_executor("ray") as another:
 
         def tell(_: str) -> None:
             nested = not found
             found.extend(ray.util.list_named_actors(all_namespaces=True))
             if nested:
-                executor.run(Counting, specs, tell)
+                another.run(Counting, specs, tell)
 
         executor.run(Counting, specs, tell)
-    assert {actor["name"] for actor in found} <= {"llb-gear-member-000", "llb-gear-member-001"}
+    assert {actor["name"] for actor in found} <= {"llb-gear-worker-00", "llb-gear-worker-01"}
     namespaces = {actor["namespace"] for actor in found}
     assert len(namespaces) == 2
     assert all(namespace.startswith(f"llb-{tmp_path.name}-") for namespace in namespaces)
+
+
+def test_members_share_processes_and_the_next_stage_finds_them_at_work(ray_local: None, tmp_path: Path) -> None:
+    specs = [CountingSpec(f"w{number}", place(tmp_path, num_cpus=2), tmp_path) for number in range(12)]
+    with make_executor("ray") as executor:
+        executor.run(Counting, specs[:6], print)
+        executor.run(Counting, specs[6:], print)
+    pids = [(tmp_path / f"w{number}-score.txt").read_text() for number in range(12)]
+    assert len(set(pids)) <= 2, "there is room for two"
+    assert set(pids[:6]) & set(pids[6:])
+
+
+def test_idle_actors_give_their_place_to_workers_that_ask_for_something_else(ray_local: None, tmp_path: Path) -> None:
+    with make_executor("ray") as executor:
+        for name, num_cpus in (("small", 1), ("large", 4), ("small again", 1)):
+            executor.run(Counting, [CountingSpec(name, place(tmp_path, num_cpus=num_cpus), tmp_path)], print)
 
 
 def test_finished_actors_give_their_place_back(ray_local: None, tmp_path: Path) -> None:

@@ -131,15 +131,15 @@ def test_stages_add_up_where_one_process_does_all(tiny: RunConfig, manifest: Man
     assert seconds["evaluate"] == pytest.approx(0.3 + 24 * 0.01)
 
 
-def test_members_go_in_rounds_and_every_process_takes_its_time_to_start(
+def test_members_go_in_rounds_and_processes_are_started_once(
     tiny: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     told = _forecast(tiny, manifest, RAY, tmp_path)
     serial = _seconds(_forecast(tiny, manifest, SERIAL, tmp_path))
     assert _seconds(told)["ray"] == 5.0
-    assert _seconds(told)["members"] == pytest.approx(2 * (3 + serial["members"] / 3)), "3 members, 2 at once"
-    assert _seconds(told)["final"] == pytest.approx(3 + serial["final"])
-    assert told.bottleneck.stage == "members"
+    assert _seconds(told)["members"] == pytest.approx(2 * (serial["members"] / 3)), "3 members, 2 at once"
+    assert _seconds(told)["final"] == pytest.approx(serial["final"])
+    assert _seconds(told)["features"] > 3
 
 
 def test_without_a_filter_there_are_no_members(tiny: RunConfig, manifest: Manifest, tmp_path: Path) -> None:
