@@ -32,6 +32,7 @@ SECURITY = _fields(
     runAsNonRoot=FLAG,
     runAsUser=COUNT,
     fsGroup=COUNT,
+    fsGroupChangePolicy={"enum": ["Always", "OnRootMismatch"]},
     seccompProfile=_fields(("type",), type={"enum": ["RuntimeDefault", "Localhost", "Unconfined"]}),
     allowPrivilegeEscalation=FLAG,
     capabilities=_fields(drop=_list(TEXT), add=_list(TEXT)),

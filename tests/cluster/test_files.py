@@ -22,7 +22,7 @@ from ray.serve.schema import ServeDeploySchema
 
 import llb_ray
 from llb_ray import cli, config
-from llb_ray.distributed import ray_serve, telemetry
+from llb_ray.distributed import ray_serve, scan_telemetry, telemetry
 from llb_ray.serving.access import TOKEN
 from tests.cluster.rayjob_schema import CLAIM, RAY_JOB, RAY_SERVICE
 
@@ -142,7 +142,7 @@ def test_one_set_of_versions() -> None:
     assert _claim_and_job()[1]["spec"]["rayClusterSpec"]["rayVersion"] == PINNED["ray"]
     assert _yaml("kuberay-rayservice.yaml")["spec"]["rayClusterConfig"]["rayVersion"] == PINNED["ray"]
     assert set(re.findall(r"\bRay (\d+\.\d+\.\d+)", README)) == {PINNED["ray"]}
-    (python,) = re.findall(r"^FROM python:(\d+\.\d+)", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    (python,) = set(re.findall(r"^FROM python:(\d+\.\d+)", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE))
     assert f"Python {python}," in (ROOT / "constraints.txt").read_text().splitlines()[0]
 
 
@@ -150,7 +150,8 @@ def test_the_image_is_made_of_what_is_there_and_let_through() -> None:
     docker = (CLUSTER / "Dockerfile").read_text()
     assert "--constraint constraints.txt" in docker
     let_through = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
-    copied = [name for line in re.findall(r"^COPY (.*) \S+$", docker, re.MULTILINE) for name in line.split()]
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", docker, re.MULTILINE)
+    copied = [name for line in lines for name in line.split()]
     assert set(copied) == let_through
     for name in copied:
         assert (ROOT / name).exists(), name
@@ -171,8 +172,16 @@ def _commands() -> Iterator[tuple[str, str]]:
         for command in parsed["head_start_ray_commands"] + parsed["worker_start_ray_commands"]:
             yield from ((name, part) for part in command.split("&&"))
     yield "kuberay-rayjob.yaml", _claim_and_job()[1]["spec"]["entrypoint"]
-    for name, text in (("slurm.sh", (CLUSTER / "slurm.sh").read_text()), ("README.md", "\n".join(_fenced()))):
+    # The script is given a command; its opening comment says which.
+    slurm = (CLUSTER / "slurm.sh").read_text()
+    yield from (("slurm.sh", f"llb-ray {words}") for words in _given_to("slurm.sh", slurm.replace("\\\n#", "")))
+    slurm = slurm.replace('llb-ray "$command"', "llb-ray run")
+    for name, text in (("slurm.sh", slurm), ("README.md", "\n".join(_fenced()))):
         yield from ((name, line) for line in text.replace("\\\n", " ").splitlines())
+
+
+def _given_to(script: str, text: str) -> list[str]:
+    return re.findall(rf"^#   sbatch .*?cluster/{script} (.*)$", text, re.MULTILINE)
 
 
 def _fenced() -> list[str]:
@@ -230,7 +239,8 @@ def test_every_llb_ray_command_and_setting_exists() -> None:
         assert set(_flags(arguments)) <= _options(command), f"{name}: {line}"
         overrides = [value for flag, value in itertools.pairwise(arguments) if flag == "--set"]
         chosen = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
-        config.load(*(ROOT / "configs" / Path(path).name for path in chosen), overrides=overrides)
+        load = config.load_scan if subcommand == "scan" else config.load
+        load(*(ROOT / "configs" / Path(path).name for path in chosen), overrides=overrides)
         found += 1
     assert found >= 3
 
@@ -238,14 +248,14 @@ def test_every_llb_ray_command_and_setting_exists() -> None:
 def test_the_readme_names_every_file_and_every_metric_and_no_other() -> None:
     for path in CLUSTER.iterdir():
         assert path.name == "README.md" or f"`cluster/{path.name}`" in README, path.name
-    assert set(re.findall(r"`(ray_llb_\w+)", README)) == metric_names()
+    assert set(re.findall(r"`(ray_llb_\w+)", README)) == set(_tags())
 
 
 def test_the_dashboard_asks_for_metrics_that_we_set_by_tags_that_they_have() -> None:
     for expression in grafana_expressions():
         names = re.findall(r"ray_llb_\w+", expression)
         assert names
-        assert set(names) <= metric_names()
+        assert set(names) <= set(_tags())
         keys = _tags()[names[0]]
         asked = re.findall(r"(\w+)=~?\"", expression) + re.findall(r"\w+", re.findall(r"by \((.*?)\)", expression)[0])
         assert set(asked) <= set(keys), expression
@@ -253,17 +263,34 @@ def test_the_dashboard_asks_for_metrics_that_we_set_by_tags_that_they_have() -> 
 
 def _tags() -> dict[str, tuple[str, ...]]:
     """The tags of every metric, by the name that Prometheus sees."""
+    return {**_tags_of(telemetry.Meters()), **_tags_of(scan_telemetry.ScanMeters())}
+
+
+def _tags_of(meters: object) -> dict[str, tuple[str, ...]]:
     counters = telemetry.Counter
     return {
         f"ray_{meter.info['name']}{'_total' if isinstance(meter, counters) else ''}": meter.info["tag_keys"]
-        for meter in vars(telemetry.Meters()).values()
+        for meter in vars(meters).values()
     }
 
 
 def metric_names() -> set[str]:
-    return set(_tags())
+    """The metrics of a run."""
+    return set(_tags_of(telemetry.Meters()))
 
 
 def grafana_expressions() -> list[str]:
     dashboard = json.loads((CLUSTER / "grafana.json").read_text())
     return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_workers_with_a_gpu_go_to_nodes_that_are_kept_for_them_and_aws_machines_have_a_current_driver() -> None:
+    for group in _groups():
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["imagePullPolicy"] == "IfNotPresent"
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"]
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            assert {toleration["key"] for toleration in pod["tolerations"]} == {"nvidia.com/gpu"}
+    for node in _yaml("ray-aws.yaml")["available_node_types"].values():
+        assert node["node_config"]["ImageId"].startswith("resolve:ssm:/aws/service/deeplearning/ami/")

@@ -55,7 +55,7 @@ def _sbatch(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess
 
 def test_a_batch_job_runs_on_both_nodes_and_fails_if_the_run_does(photos: Path, folder: Path) -> None:
     demo = ("--config", ROOT / "configs" / "autoencoder.yaml")
-    done = _sbatch(folder, photos, folder / "out", *demo, *QUICK)
+    done = _sbatch(folder, "run", "--data", photos, "--out", folder / "out", *demo, *QUICK)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "purified dataset" in done.stdout
     assert "Connecting to Ray cluster" in (folder / "worker.log").read_text()
@@ -64,6 +64,6 @@ def test_a_batch_job_runs_on_both_nodes_and_fails_if_the_run_does(photos: Path, 
 
 
 def test_a_refused_batch_job_fails(photos: Path, folder: Path) -> None:
-    refused = _sbatch(folder, photos, folder / "out", "--set", "purify.keep_rato=1")
+    refused = _sbatch(folder, "run", "--data", photos, "--out", folder / "out", "--set", "purify.keep_rato=1")
     assert refused.returncode != 0
     assert "llb-ray: --set: unknown key 'purify.keep_rato'" in refused.stdout

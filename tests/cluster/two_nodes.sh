@@ -43,4 +43,5 @@ END
 chmod +x "$folder/bin/scontrol" "$folder/bin/srun"
 
 export PATH=$folder/bin:$PATH SLURM_SUBMIT_DIR=$folder SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=2 SLURM_JOB_NODELIST='node[1-2]'
+export SLURM_CPUS_ON_NODE=2
 bash "$@"
