@@ -103,18 +103,21 @@ def predict(
     """
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
-    from llb_ray.report.heatmaps import Overlays
-    from llb_ray.report.masks import Masks
 
     to, folder = local_folder("--out", out), RunFolder.open(located(run))
-    draw = Overlays(folder, to, anomalous_only=overlays == "anomalous")
-    write = Masks(folder, to) if masks else None
+    uses: list[Callable[[Judged], None]] = []
+    if overlays != "none":
+        from llb_ray.report.heatmaps import Overlays  # matplotlib takes half a second to import
+
+        uses.append(Overlays(folder, to, anomalous_only=overlays == "anomalous"))
+    if masks:
+        from llb_ray.report.masks import Masks
+
+        uses.append(Masks(folder, to))
 
     def each(judged: "Judged") -> None:
-        if overlays != "none":
-            draw(judged)
-        if write is not None:
-            write(judged)
+        for use in uses:
+            use(judged)
 
     drawn = f"{overlays}, masks" if masks else overlays
     rates = threshold, false_alarm_rate, false_area_rate

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from llb_ray.data.listing import LISTING
 from llb_ray.data.manifest import path_from_text, path_text
@@ -88,6 +87,8 @@ def _spellings(path: str, text: str) -> Iterator[str]:
 
 
 def _of_parquet(path: Path, path_alone: bool) -> Iterator[pa.Table]:
+    import pyarrow.dataset as ds  # half a second, with the pandas that it looks for
+
     dataset = ds.dataset(path, format="parquet")
     names = dataset.schema.names
     known = _known_names(path, names)

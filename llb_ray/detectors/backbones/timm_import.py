@@ -1,9 +1,13 @@
 """timm, imported beside a torch that is for the CPU alone: the only module that does."""
 
+import contextlib
 import difflib
 import functools
 import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,9 +35,48 @@ def declare_missing_torchvision_ops() -> bool:
         return False
 
 
+_COMPILER, _LOGGER = "torch._dynamo.utils", "wandb"
+
+
+@contextlib.contextmanager
+def _without_unused_imports() -> Iterator[None]:
+    """Inside, torch's compiler and wandb are not loaded: more than half of the time that timm takes to import.
+
+    torchvision's RoI align asks the compiler whether it can compile, and may still do so when it is called.  Both keep
+    some helpers from being compiled, which this package never does; and timm would write the figures of its training
+    script to wandb.
+    """
+    missing = [name for name in (_COMPILER, _LOGGER) if name not in sys.modules]
+    stand_in = ModuleType(_COMPILER)
+    stand_in.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    for name in missing:
+        sys.modules[name] = stand_in if name == _COMPILER else None  # type: ignore[assignment]  # None: not found
+    disable = torch.compiler.disable
+    torch.compiler.disable = _unchanged  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
+        for name in missing:
+            sys.modules.pop(name, None)
+
+
+def _unchanged(function: Any = None, *_: Any, **__: Any) -> Any:
+    """The function, or a decorator that returns it."""
+    return _unchanged if function is None else function
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    from torch._dynamo.utils import is_compile_supported
+
+    supported: bool = is_compile_supported(device_type)
+    return supported
+
+
 declare_missing_torchvision_ops()
 
-import timm  # noqa: E402
+with _without_unused_imports():
+    import timm
 
 __all__ = ["Network", "check_name", "declare_missing_torchvision_ops", "is_known", "timm"]
 Network = Any  # a timm model: an nn.Module with pretrained_cfg, feature_info and forward_intermediates
