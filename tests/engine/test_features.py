@@ -121,6 +121,20 @@ def test_rows_come_by_id_in_any_order_as_they_were_encoded(tiny: RunConfig, mani
     assert torch.equal(found, expected)
 
 
+def test_a_source_keeps_nothing_of_shards_without_its_images(
+    tiny: RunConfig, manifest: Manifest, tmp_path: Path
+) -> None:
+    spec = _spec(tiny, manifest, tmp_path)
+    Featurizer(spec).encode()
+    assert len(spec.shards) > 2
+    asked = spec.shards[1].image_ids[::2]
+    source = CachedSource(_artifacts(spec), asked, CPU)
+    assert len(source._mapped) == 1
+    (found,) = source.batch(np.arange(len(asked)))
+    (expected,) = _encoded(spec, asked)
+    assert torch.equal(found, expected)
+
+
 def test_features_are_stored_as_float16_and_read_as_float32(
     tiny_bank: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:

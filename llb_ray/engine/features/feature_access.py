@@ -1,6 +1,6 @@
 """Access to the layers of images: from the cache, or encoded on the fly where that does not fit the disk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -79,15 +79,26 @@ class CachedSource:
         self._device = device
         self._held_bytes = 0
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
-        where: dict[tuple[Augmentation | None, str], tuple[int, int]] = {}
-        self._mapped = [MappedBatches(artifact.file(filenames.LAYERS)) for artifact in artifacts]
-        for artifact, mapped in zip(artifacts, self._mapped, strict=True):
-            kind = artifact.settings.get("augment")
-            for batch in mapped.batches:
-                for row, image_id in enumerate(batch.column("image_id").to_pylist()):
-                    where[kind, image_id] = (len(self._layers), row)
+        self._mapped: list[MappedBatches] = []
+        self._found: dict[tuple[Augmentation | None, str], tuple[int, int]] = {}  # by the row's image: batch and row
+        wanted = set(image_ids)
+        for artifact in artifacts:
+            self._index(artifact, wanted)
+        self._where = [self._found[kind, image_id] for kind in (None, *augment) for image_id in image_ids]
+        self._found.clear()
+
+    def _index(self, artifact: Artifact, wanted: Collection[str]) -> None:
+        """Note where the wanted images of a shard are; of a shard without any, nothing is kept."""
+        kind, mapped = artifact.settings.get("augment"), MappedBatches(artifact.file(filenames.LAYERS))
+        num_found = len(self._found)
+        for batch in mapped.batches:
+            ids = enumerate(batch.column("image_id").to_pylist())
+            rows = {(kind, image_id): (len(self._layers), row) for row, image_id in ids if image_id in wanted}
+            if rows:
+                self._found |= rows
                 self._layers.append([column.to_numpy_ndarray() for column in batch.columns[1:]])
-        self._where = [where[kind, image_id] for kind in (None, *augment) for image_id in image_ids]
+        if len(self._found) > num_found:
+            self._mapped.append(mapped)
 
     def __len__(self) -> int:
         return len(self._where)
