@@ -89,6 +89,10 @@ def _swap_decision(table: pa.Table) -> pa.Table:
     return _set(table, "decision", decisions)
 
 
+def _trust_all(table: pa.Table) -> pa.Table:
+    return _set(table, "trust", [1.0] * len(table))
+
+
 FAULTS = [
     ("scores.arrow", _shuffle_rows, "scores.arrow says image .* but the members wrote"),
     ("scores.arrow", _edit_score, "scores.arrow says image .* but the members wrote"),
@@ -97,6 +101,7 @@ FAULTS = [
     ("scores.arrow", _drop_score, "has 2 scores, others have 3"),
     ("scores.arrow", _move_fold, "scores.arrow says image .* but the members wrote"),
     ("purified/part-0.arrow", _swap_decision, "has decision '.*', but the raw score matrix would give"),
+    ("purified/part-0.arrow", _trust_all, "has trust 1.0, but the raw score matrix would give"),
     ("purified/part-0.arrow", _drop_row, "purified set: image .* is missing"),
 ]
 
@@ -152,6 +157,16 @@ def test_training_on_something_else_is_named(run: Path, role: str) -> None:
     with pytest.raises(
         AuditError, match=f"{role}.*'s training images: image .* (is missing but is|is there but not) in"
     ):
+        llb_ray.audit(run)
+
+
+def test_another_trust_than_was_decided_is_named(run: Path) -> None:
+    final = json.loads((run / "run.json").read_text())["artifacts"]["final"]
+    path = run / "artifacts" / final / "trained_on.arrow"
+    table = read_table(path)
+    path.unlink()
+    write_table(path, _set(table, "trust", [0.5, *table["trust"].to_pylist()[1:]]))
+    with pytest.raises(AuditError, match=f"it trusts image {table['image_id'][0]} with 0.5, but 1 was decided"):
         llb_ray.audit(run)
 
 

@@ -13,7 +13,7 @@ from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine import filenames
 from llb_ray.engine.pipeline.decision_stages import Decisions, kept_all_notices
-from llb_ray.ensemble.contamination import KEEP_ALL
+from llb_ray.ensemble.contamination import KEEP_ALL, NOT_CLEARLY
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import DataError
@@ -70,13 +70,15 @@ def test_tied_scores_are_refused_where_it_is_to_be_estimated(stage, num_tied, tm
 @pytest.mark.parametrize(
     ("filter_name", "estimate", "said"),
     [
-        ("llb", {"share": 0.0}, True),
-        ("random", {"share": 0.0}, True),
-        ("llb", {"share": 0.01}, False),
-        ("llb", {}, False),  # the ratio was given
-        ("srr", {"share": 0.0}, False),  # has a rule of its own
+        ("llb", {"share": 0.0, "clearly": 0.0}, [KEEP_ALL]),
+        ("random", {"share": 0.0, "clearly": 0.0}, [KEEP_ALL]),
+        ("llb", {"share": 0.01, "clearly": 0.01}, []),
+        ("llb", {"share": 0.4, "clearly": 0.0}, [NOT_CLEARLY]),
+        ("llb", {"share": 0.4, "clearly": 0.1}, [NOT_CLEARLY]),
+        ("llb", {}, []),  # the ratio was given
+        ("srr", {"share": 0.0, "clearly": 0.0}, []),  # has a rule of its own
     ],
 )
-def test_a_run_says_that_nothing_stands_apart(filter_name: str, estimate: Mapping[str, float], said: bool) -> None:
+def test_a_run_says_why_all_images_are_kept(filter_name: str, estimate: Mapping[str, float], said: list[str]) -> None:
     config = PurifyConfig.model_validate({"filter": filter_name})
-    assert kept_all_notices(config, estimate) == ([KEEP_ALL] if said else [])
+    assert kept_all_notices(config, estimate) == said
