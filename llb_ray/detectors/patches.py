@@ -53,12 +53,10 @@ def standardize(patch_BDHW: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.T
 
 
 def relative_distance(
-    patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor | None = None
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`nearest_distance`, or with a reach of each entry `least_distance`, per root of D, so that layers of any width
-    compare."""
-    found_Q = nearest_distance(patch_QD, memory_MD) if reach_M is None else least_distance(patch_QD, memory_MD, reach_M)
-    return found_Q / math.sqrt(patch_QD.shape[1])
+    """`nearest_distance` per root of D, so that layers of any width compare."""
+    return nearest_distance(patch_QD, memory_MD, weight_M) / math.sqrt(patch_QD.shape[1])
 
 
 def nearest_distance(
@@ -67,27 +65,33 @@ def nearest_distance(
     """Euclidean distance [Q] from each patch to its nearest memory entry, times the entry's weight where there are
     weights; exact, in Q x M memory."""
     square_M = memory_MD.square().sum(dim=1)
-    nearest_Q = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2).argmin(dim=1)
+    nearest_Q = _argmin(torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2))
     # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
     distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
     return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]
 
 
-def least_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor) -> torch.Tensor:
-    """The least product [Q] of an entry's distance to each patch and its reach, 1 or more; exact, in Q x M memory.
-
-    An entry of a long reach counts only where no other is nearly as near.
-    """
-    square_M, square_Q1 = memory_MD.square().sum(dim=1), patch_QD.square().sum(dim=1, keepdim=True)
-    distance_QM = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2) + square_Q1
-    nearest_Q = (distance_QM.clamp(min=0) * reach_M.square()).argmin(dim=1)
-    return (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt() * reach_M[nearest_Q]
-
-
 def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:
-    return [
-        functional.avg_pool2d(layer, side, stride=1, padding=side // 2, count_include_pad=False) for layer in layers
-    ]
+    return [_pool(layer, side) for layer in layers]
+
+
+def _pool(layer_BCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """On a CPU the same bits in a fifth of the time, channels last (0.21 ms for 40 x 28 x 28)."""
+    if _is_eager_on_cpu(layer_BCHW):
+        layer_BCHW = layer_BCHW.contiguous(memory_format=torch.channels_last)
+    pooled = functional.avg_pool2d(layer_BCHW, side, stride=1, padding=side // 2, count_include_pad=False)
+    return pooled.contiguous()
+
+
+def _argmin(distance_QM: torch.Tensor) -> torch.Tensor:
+    """Index [Q] of each row's least, the first one; on a CPU by numpy, in a tenth of torch's 1 ms for 784 x 2,000."""
+    if _is_eager_on_cpu(distance_QM):
+        return torch.from_numpy(distance_QM.numpy().argmin(axis=1))
+    return distance_QM.argmin(dim=1)
+
+
+def _is_eager_on_cpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()  # which an export is as well
 
 
 def _places(height: int, width: int, wanted: int) -> tuple[slice, slice]:
