@@ -53,10 +53,12 @@ def standardize(patch_BDHW: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.T
 
 
 def relative_distance(
-    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`nearest_distance` per root of D, so that layers of any width compare."""
-    return nearest_distance(patch_QD, memory_MD, weight_M) / math.sqrt(patch_QD.shape[1])
+    """`nearest_distance`, or with a reach of each entry `least_distance`, per root of D, so that layers of any width
+    compare."""
+    found_Q = nearest_distance(patch_QD, memory_MD) if reach_M is None else least_distance(patch_QD, memory_MD, reach_M)
+    return found_Q / math.sqrt(patch_QD.shape[1])
 
 
 def nearest_distance(
@@ -69,6 +71,17 @@ def nearest_distance(
     # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
     distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
     return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]
+
+
+def least_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor) -> torch.Tensor:
+    """The least product [Q] of an entry's distance to each patch and its reach, 1 or more; exact, in Q x M memory.
+
+    An entry of a long reach counts only where no other is nearly as near.
+    """
+    square_M, square_Q1 = memory_MD.square().sum(dim=1), patch_QD.square().sum(dim=1, keepdim=True)
+    distance_QM = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2) + square_Q1
+    nearest_Q = _argmin(distance_QM.clamp(min=0) * reach_M.square())
+    return (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt() * reach_M[nearest_Q]
 
 
 def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:
