@@ -151,7 +151,7 @@ def test_an_estimate_is_told_where_there_is_one_and_not_made_up(run: Path) -> No
     before = _page(run)
     assert "estimated" not in before
     assert "<span>threshold, for 1.00% false alarms</span>" in before, "every run has one"
-    (run / "contamination.json").write_text('{"share": 0.214, "low": 0.18, "high": 0.25}')
+    (run / "contamination.json").write_text('{"share": 0.214, "low": 0.18, "high": 0.25, "clearly": 0.2}')
     threshold = json.loads((run / "threshold.json").read_text())
     threshold |= {"threshold": 1.43888, "threshold_if_bulk_is_normal": 1.0625}
     threshold |= {"num_standing_out": 1234, "num_standing_out_kept": 56}
