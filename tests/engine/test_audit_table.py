@@ -19,7 +19,7 @@ from llb_ray.artifacts import RECORD, Recipe, digest
 from llb_ray.cli import main
 from llb_ray.config import load, with_overrides
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.engine.rundir.run_folder import settings_digest
+from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.errors import AuditError
 from tests.support import artifact_of, republish, reseal, set_column
 

@@ -28,8 +28,8 @@ BUSY = "another run is active here; wait for it or choose another --out$"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from llb_ray.engine.rundir.run_folder import RunFolder
-with RunFolder.locked(Path(sys.argv[1])):
+from llb_ray.engine.rundir.run_lock import lock_run
+with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -186,7 +186,7 @@ def test_an_index_names_the_very_artifacts_it_was_made_of(run: Path) -> None:
     assert made.matrix is not None
     assert len(list(made.artifacts())) == 17
     assert RunArtifacts.of_index(made.index(folder.store), folder.store) == made
-    assert made.index(folder.store) == folder.index()["artifacts"]
+    assert made.index(folder.store) == folder.index().artifacts
 
 
 def test_an_index_without_members_comes_back_too(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:

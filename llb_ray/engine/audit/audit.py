@@ -25,7 +25,8 @@ from llb_ray.engine.evaluation.evaluate import protocol
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.features.measured_levels import levels_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
-from llb_ray.engine.rundir.run_folder import RunFolder, published
+from llb_ray.engine.rundir.published_files import published_sources
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.stage_keys import fit_settings, partition_settings, purify_settings
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.errors import AuditError, ConfigError, LlbError, ResourceError
@@ -160,7 +161,7 @@ def _levels_are_of_training_images(run: FinishedRun) -> str:
 
 
 def _published_are_artifacts(run: FinishedRun) -> str:
-    for name, source in published(run.made).items():
+    for name, source in published_sources(run.made).items():
         if source is not None and file_digest(run.folder.file(name)) != file_digest(source):
             raise AuditError(f"{run.folder.where}/{name}: not the file that its stage wrote ({source})")
     return "the published files are the artifacts'"

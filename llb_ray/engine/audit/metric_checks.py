@@ -14,7 +14,9 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.evaluate import image_scores, measured
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import estimated
-from llb_ray.engine.rundir.run_folder import REPORT, published, settings_digest
+from llb_ray.engine.rundir.published_files import published_sources
+from llb_ray.engine.rundir.run_folder import REPORT
+from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.errors import AuditError
@@ -72,7 +74,7 @@ def estimate_follows(run: FinishedRun) -> str:
 
 def nothing_else_published(run: FinishedRun) -> str:
     """Every published file is the one that was written, and there is no other."""
-    said, expected = run.folder.index()["published"], published(run.made)
+    said, expected = run.folder.index().published, published_sources(run.made)
     names = {name for name, source in expected.items() if source is not None}
     for name in sorted(names ^ said.keys()):
         raise AuditError(f"run.json: says that {name} was published, or does not, against what the run is made of")
@@ -82,7 +84,7 @@ def nothing_else_published(run: FinishedRun) -> str:
             raise AuditError(f"{run.folder.where}/{name}: is missing; run the same command again")
         if file_digest(path) != sha256:
             raise AuditError(f"{run.folder.where}/{name}: is not the file that the run published")
-    if settings_digest(run.config) != run.folder.index()["config"]:
+    if settings_digest(run.config) != run.folder.index().config:
         raise AuditError(f"{run.folder.where}/config.yaml: is not the configuration that the run published")
     for name in run.folder.others(names | {"config.yaml"}):
         raise AuditError(f"{run.folder.where}/{name}: is no file of this run; take it out")

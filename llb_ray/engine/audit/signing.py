@@ -60,7 +60,7 @@ def _refuse_forged(where: str, key: Path, signature: bytes, manifest: Any) -> No
 
 
 def _manifest(run: FinishedRun) -> dict[str, dict[str, str]]:
-    names = ["run.json", "config.yaml", *run.folder.index()["published"]]
+    names = ["run.json", "config.yaml", *run.folder.index().published]
     names += [REPORT] if run.folder.file(REPORT).exists() else []
     artifacts = {"/".join(made.path.parts[-2:]): made.content for made in run.made.artifacts()}
     return {"files": {name: file_digest(run.folder.file(name)) for name in names}, "artifacts": artifacts}

@@ -86,7 +86,7 @@ class TrainedDetector:
     ) -> "TrainedDetector":
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
-        fingerprint, root = encoder_fingerprint(config.detector), folder.index()["data_root"]
+        fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
         scales = read_scale(made.bands), read_levels(made.levels)
         photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
         if photographs.key != made.final.inputs["encoder"]:

@@ -49,7 +49,7 @@ class FinishedRun:
 
     @cached_property
     def root(self) -> Path:
-        return self.data or self.folder.index()["data_root"]
+        return self.data or self.folder.index().data_root
 
     @cached_property
     def images(self) -> pa.Table:

@@ -25,8 +25,10 @@ from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
 from llb_ray.engine.pipeline.stages import Folds, Stages
 from llb_ray.engine.rundir.output_guard import refuse_inside
+from llb_ray.engine.rundir.published_files import publish
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.rundir.run_lock import lock_run, probe_files
 from llb_ray.engine.rundir.stage_timer import StageTime, StageTimer
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.ensemble.decision import KEPT, REJECTED
@@ -100,7 +102,7 @@ def run_stages(
     filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
-    with RunFolder.locked(out, store) as folder:
+    with lock_run(out, store) as folder:
         for line in [
             *_last_words(folder),
             *_put_aside(manifest),
@@ -117,8 +119,8 @@ def run_stages(
         try:
             if amendment is not None:
                 amendment.put_into(folder.store)
-            with folder.proofs() as proofs:
-                executor.refuse_unshared(proofs | _an_image(manifest))
+            with probe_files(folder) as probes:
+                executor.refuse_unshared(probes | _an_image(manifest))
             made = _in_order(stages, amendment.overrides if amendment else None)
         except (LlbError, OSError) as error:
             with contextlib.suppress(OSError):  # of the same full disk, lost mount or network
@@ -128,7 +130,7 @@ def run_stages(
             with contextlib.suppress(OSError):
                 folder.log("run stopped")
             raise
-        folder.publish(config, manifest.root, made)
+        publish(folder, config, manifest.root, made)
         folder.log("run finished")
         return _result(stages, made)
 

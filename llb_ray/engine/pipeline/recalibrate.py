@@ -10,7 +10,9 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import Decisions
+from llb_ray.engine.rundir.published_files import publish
 from llb_ray.engine.rundir.run_folder import THRESHOLD_SET, RunFolder
+from llb_ray.engine.rundir.run_lock import lock_run
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
@@ -21,7 +23,7 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
     The run's report and signature speak of the threshold before, and are removed.  Raises ArtifactError for a run
     without a threshold, ConfigError for a rate outside (0, 0.5].
     """
-    with RunFolder.locked(where, _shared_store(RunFolder.open(where))) as folder:
+    with lock_run(where, _shared_store(RunFolder.open(where))) as folder:
         run = FinishedRun(folder, None)
         made, config = run.made, _with_rate(run.config, rate)
         if made.threshold is None:
@@ -32,7 +34,7 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
         decisions = Decisions(config, run.train, folder.store.make)
         threshold = decisions.threshold(ThresholdInputs.of(made, config))
         assert threshold is not None, "its method is not none"
-        folder.publish(config, run.root, replace(made, threshold=threshold))
+        publish(folder, config, run.root, replace(made, threshold=threshold))
         folder.log(THRESHOLD_SET, false_alarm_rate=rate)
         facts: dict[str, Any] = json.loads(threshold.file(filenames.THRESHOLD).read_text())
         return facts
@@ -40,7 +42,7 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
 
 def _shared_store(folder: RunFolder) -> Path | None:
     """The shared store of the run's artifacts, if other runs use them too."""
-    store: Path = folder.index()["store"]
+    store = folder.index().store
     return None if store == folder.store.root else store
 
 
