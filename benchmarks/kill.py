@@ -4,9 +4,10 @@
     python benchmarks/kill.py --trials 20 --commands predict scan    # some of them; further trials are added
 
 Each trial starts a command, sends it SIGKILL, SIGINT or SIGTERM after a random share of the time that it takes whole,
-runs the same command again to its end, and compares every file with those of a run that nobody disturbed (logs and
-reports have times in them and are left out).  A process is forked for each, with all libraries loaded, so that the
-moments are those of the work and not of imports.
+runs the same command again to its end, and compares every file with those of a run that nobody disturbed (logs are left
+out, and of a report the times and its own path).  ``report`` is killed in a finished run, ``tune --resume`` in a search
+that a SIGKILL interrupted before.  A process is forked for each, with all libraries loaded, so that the moments are
+those of the work and not of imports.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import csv
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import llb_ray
@@ -26,7 +29,8 @@ from llb_ray import api, config
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.data.tables import read_table
 
-PASSING = {"events.jsonl", "report.html", "results.parquet"}  # have times in them
+PASSING = {"events.jsonl", "results.parquet"}  # have times in them
+TIMINGS = re.compile(rb'<section id="timings">.*?</section>', re.DOTALL)  # of a report
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 SETTINGS = ["detector.name=autoencoder", "detector.image_size_px=32", "detector.channels=4", "members.count=3"]
 SETTINGS += [
@@ -40,6 +44,18 @@ COLUMNS = ["command", "trial", "signal", "after_s", "first", "second", "seconds"
 Act = Callable[[Path], object]
 
 
+def _nothing(out: Path) -> None:
+    """Most commands start without their --out."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is killed, given its --out, and what is there before it."""
+
+    act: Act
+    prepare: Act = _nothing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/kill"))
@@ -50,14 +66,14 @@ def main() -> None:
     import llb_ray.distributed.tuning  # noqa: F401  # loads Ray: a signal within an import is another matter
 
     options.out.mkdir(parents=True, exist_ok=True)
-    acts = _acts(options.out)
-    for name in options.commands or acts:
-        _tried(name, acts[name], options.out, options.trials, random.Random(options.seed))
-    _summarised(options.out)
+    commands = _commands(options.out)
+    for name in options.commands or commands:
+        _try(name, commands[name], options.out, options.trials, random.Random(options.seed))
+    _summarize(options.out)
 
 
-def _acts(out: Path) -> dict[str, Act]:
-    """What each command does, given its --out."""
+def _commands(out: Path) -> dict[str, Command]:
+    """Each command on the same small data set."""
     photos = out / "photos"
     if not photos.exists():
         made = SyntheticConfig(("weave",), train_objects=40, test_objects=20, alpha=0.2, size_px=48)
@@ -71,18 +87,23 @@ def _acts(out: Path) -> dict[str, Act]:
     overrides.write_text(f"image_id,decision\n{row['image_id']},keep\n")
     scanned = ["scan.dataset.kind=mvtec", f"scan.dataset.root={photos}", "scan.filters=[none,llb]", "scan.seeds=[0]"]
     scan = config.load_scan(None, [*SETTINGS, *scanned])
+    draws = random.Random(0)
     return {
-        "run (serial)": lambda to: api.run(settings, manifest, out=to, executor="serial"),
-        "run (Ray)": lambda to: api.run(settings, manifest, out=to, executor="ray"),
-        "predict": lambda to: api.predict(base, photos / "weave", out=to, maps=True),
-        "repurify": lambda to: api.repurify(base, overrides, out=to, executor="serial"),
-        "export": lambda to: api.export(base, "anomalib-csv", out=to),
-        "scan": lambda to: api.scan(scan, out=to, executor="serial"),
-        "tune": lambda to: _tuned(settings, manifest, to),
+        "run (serial)": Command(lambda to: api.run(settings, manifest, out=to, executor="serial")),
+        "run (Ray)": Command(lambda to: api.run(settings, manifest, out=to, executor="ray")),
+        "predict": Command(lambda to: api.predict(base, photos / "weave", out=to, maps=True)),
+        "repurify": Command(lambda to: api.repurify(base, overrides, out=to, executor="serial")),
+        "export": Command(lambda to: api.export(base, "anomalib-csv", out=to)),
+        "report": Command(api.report, lambda to: shutil.copytree(base, to)),
+        "scan": Command(lambda to: api.scan(scan, out=to, executor="serial")),
+        "tune": Command(lambda to: _tune(settings, manifest, to)),
+        "tune --resume": Command(
+            lambda to: _tune(settings, manifest, to), lambda to: _interrupt_tune(settings, manifest, to, draws)
+        ),
     }
 
 
-def _tuned(settings: llb_ray.RunConfig, manifest: llb_ray.Manifest, out: Path) -> object:
+def _tune(settings: llb_ray.RunConfig, manifest: llb_ray.Manifest, out: Path) -> object:
     from llb_ray.search.space import Choice, Space
 
     space = Space({"purify.keep_ratio": Choice((0.7, 0.8))})
@@ -90,25 +111,37 @@ def _tuned(settings: llb_ray.RunConfig, manifest: llb_ray.Manifest, out: Path) -
     return api.tune(settings, manifest, space, out=out, objective="separation", resume=resume)
 
 
-def _tried(name: str, act: Act, out: Path, trials: int, draws: random.Random) -> None:
+def _interrupt_tune(settings: llb_ray.RunConfig, manifest: llb_ray.Manifest, out: Path, draws: random.Random) -> None:
+    """A search that has begun its trials, killed a little later."""
+    process = _start(lambda to: _tune(settings, manifest, to), out)
+    while not list(out.glob("tune/experiment_state-*")):
+        time.sleep(0.1)
+    time.sleep(draws.uniform(0, 5))
+    os.kill(process, signal.SIGKILL)
+    _wait(process, 60)
+
+
+def _try(name: str, command: Command, out: Path, trials: int, draws: random.Random) -> None:
     """Run the command whole, then kill it `trials` times, and append a row for each trial."""
-    folder = out / name.replace(" ", "-").strip("()").replace("(", "").replace(")", "")
+    folder = out / "".join(letter for letter in name.replace(" ", "-") if letter not in "()")
     shutil.rmtree(folder, ignore_errors=True)
     whole = folder / "whole"
+    command.prepare(whole)
     started_s = time.monotonic()
-    assert _ended(_started(act, whole), STUCK_S) == 0, f"{name} does not even end undisturbed"
+    assert _wait(_start(command.act, whole), STUCK_S) == 0, f"{name} does not even end undisturbed"
     took_s = time.monotonic() - started_s
     expected = _files(whole)
     trial = interrupted = 0
     while interrupted < trials:
         hurt = folder / f"{trial:03d}"
+        command.prepare(hurt)
         number, after_s = draws.choice(SIGNALS), draws.uniform(0, took_s)
         started_s = time.monotonic()
-        process = _started(act, hurt)
+        process = _start(command.act, hurt)
         time.sleep(after_s)
         os.kill(process, number)
-        first = _ended(process, 60)
-        second = 0 if first == 0 else _ended(_started(act, hurt), STUCK_S)  # it was done before it was killed
+        first = _wait(process, 60)
+        second = 0 if first == 0 else _wait(_start(command.act, hurt), STUCK_S)  # it was done before it was killed
         found = _files(hurt)
         different = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         row = [name, trial, number.name, round(after_s, 2), first, second, round(time.monotonic() - started_s, 1)]
@@ -117,8 +150,8 @@ def _tried(name: str, act: Act, out: Path, trials: int, draws: random.Random) ->
         trial, interrupted = trial + 1, interrupted + (first != 0)
 
 
-def _started(act: Act, out: Path) -> int:
-    """The process that does it; its words go to a log."""
+def _start(act: Act, out: Path) -> int:
+    """The process that does it; its output goes to a log."""
     process = os.fork()
     if process:
         return process
@@ -139,7 +172,7 @@ def _started(act: Act, out: Path) -> int:
     os._exit(0)
 
 
-def _ended(process: int, patience_s: float) -> int | str:
+def _wait(process: int, patience_s: float) -> int | str:
     """Its exit status, negative for a signal; ``stuck`` if it had to be killed."""
     give_up_s = time.monotonic() + patience_s
     while time.monotonic() < give_up_s:
@@ -155,10 +188,15 @@ def _ended(process: int, patience_s: float) -> int | str:
 def _files(folder: Path) -> dict[str, str]:
     """The digest of every file that must not depend on luck or time."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): hashlib.sha256(_content(path, folder)).hexdigest()
         for path in folder.rglob("*")
         if path.is_file() and not _passes(path.relative_to(folder))
     }
+
+
+def _content(path: Path, folder: Path) -> bytes:
+    content = path.read_bytes()
+    return TIMINGS.sub(b"", content).replace(str(folder).encode(), b"RUN") if path.name == "report.html" else content
 
 
 def _passes(path: Path) -> bool:
@@ -174,7 +212,7 @@ def _append(out: Path, row: Sequence[object]) -> None:
         writer.writerows([COLUMNS, row] if is_new else [row])
 
 
-def _summarised(out: Path) -> None:
+def _summarize(out: Path) -> None:
     with (out / "kill.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     lines = ["| command | interrupted | lost | different | stuck |", "|---|---|---|---|---|"]
@@ -184,8 +222,8 @@ def _summarised(out: Path) -> None:
         different = sum(row["second"] == "0" and row["different"] != "" for row in mine)
         stuck = sum("stuck" in (row["first"], row["second"]) for row in mine)
         lines.append(f"| {name} | {len(mine)} | {lost} | {different} | {stuck} |")
-    told = f"Killed at a random moment by SIGKILL, SIGINT or SIGTERM, then run again (`{' '.join(sys.argv[:1])}`).\n\n"
-    (out / "kill.md").write_text(told + "\n".join(lines) + "\n")
+    title = f"Killed at a random moment by SIGKILL, SIGINT or SIGTERM, then run again (`{' '.join(sys.argv[:1])}`).\n\n"
+    (out / "kill.md").write_text(title + "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
