@@ -6,6 +6,7 @@ member, and one that differs in the target Gaussian alone trains the final detec
 """
 
 import contextlib
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -37,23 +38,29 @@ def run_trials(plan: Search, tell: Tell, resume: bool = False) -> list[Trial]:
     """Every trial, in the order they were started; call inside `cluster.connected`.
 
     With `resume`, an interrupted search goes on where it was: Ray Tune remembers its trials, the store their stages.
-    Raises ConfigError for a search that cannot be, ResourceError where no trial fits the cluster.
+    Raises ConfigError for a search that cannot be, ResourceError where no trial fits the cluster, and
+    KeyboardInterrupt where it was stopped before any trial ended.
     """
     cluster.slots(plan.base.resources)
     with _quiet(tell):
-        results = _tuner(plan, resume).fit()
+        results = _tuner(plan, tell, resume).fit()
     # Tune gives them in another order after a resume; its folders are numbered as the trials were started.
     ordered = sorted((results[index] for index in range(len(results))), key=lambda result: Path(result.path).name)
-    return [_trial(plan, number, result) for number, result in enumerate(ordered)]
+    begun = [(result, values) for result in ordered if (values := _values_of(result)) is not None]
+    if not any(result.error or "reason" in (result.metrics or {}) for result, _ in begun):
+        raise KeyboardInterrupt  # Tune takes a Ctrl-C for the end of the search
+    return [_trial(plan, number, result, values) for number, (result, values) in enumerate(begun)]
 
 
-def _tuner(plan: Search, resume: bool) -> tune.Tuner:
+def _tuner(plan: Search, tell: Tell, resume: bool) -> tune.Tuner:
     trainable = tune.with_resources(tune.with_parameters(_run_trial, plan=plan), _resources(plan))
-    folder = str(plan.out / _NAME)
+    folder = plan.out / _NAME
     if resume:
-        if not tune.Tuner.can_restore(folder):
+        if not tune.Tuner.can_restore(str(folder)):
             raise ConfigError(f"{plan.out}: no interrupted search to resume here; leave --resume out")
-        return tune.Tuner.restore(folder, trainable=trainable, resume_errored=True)
+        if any(folder.glob("experiment_state-*.json")):
+            return tune.Tuner.restore(str(folder), trainable=trainable, resume_errored=True)
+        tell("the search was stopped before its first trial; starting it again")  # Tune would restore no trials
     record_search(plan)
     return tune.Tuner(
         trainable,
@@ -184,8 +191,16 @@ def _text(values: Mapping[str, Any]) -> str:
     )
 
 
-def _trial(plan: Search, number: int, result: Any) -> Trial:
-    values, metrics = result.config, result.metrics or {}
+def _values_of(result: Any) -> dict[str, Any] | None:
+    """Values that a trial has; None where it had not begun when the search was stopped."""
+    if result.config:
+        return dict(result.config)
+    written = Path(result.path, "params.json")  # of a trial whose process died before it reported anything
+    return dict(json.loads(written.read_text())) if written.exists() else None
+
+
+def _trial(plan: Search, number: int, result: Any, values: Mapping[str, Any]) -> Trial:
+    metrics = result.metrics or {}
     seconds, folder = metrics.get("time_total_s", 0.0), plan.folder(values)
     reason = metrics.get("reason", "the search was stopped before it ended")
     if result.error is not None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,38 @@ def test_there_is_nothing_to_resume(manifest: Manifest, tiny: RunConfig, tmp_pat
     plan = Search(tiny, GRID, manifest, tmp_path)
     with pytest.raises(ConfigError, match="no interrupted search to resume here"):
         tuning.run_trials(plan, print, resume=True)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_search_that_was_stopped_before_its_first_trial_starts_again(
+    manifest: Manifest, tiny: RunConfig, tmp_path: Path
+) -> None:
+    plan, lines = Search(tiny, GRID, manifest, tmp_path), list[str]()
+    record_search(plan)
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "tuner.pkl").touch()  # Tune writes it first, and then waits for resources
+    tuning._tuner(plan, lines.append, resume=True)  # unpickles nothing, or the empty file would raise
+    assert lines == ["the search was stopped before its first trial; starting it again"]
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("its process died")])
+def test_a_trial_that_reported_nothing_has_its_values_or_had_not_begun(error: Exception | None, tmp_path: Path) -> None:
+    result = SimpleNamespace(config=None, metrics={}, error=error, path=str(tmp_path))
+    assert tuning._values_of(result) is None
+    (tmp_path / "params.json").write_text('{"purify.keep_ratio": 0.7}')
+    assert tuning._values_of(result) == {"purify.keep_ratio": 0.7}
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {"trial_id": "a"}, {"config": {"members.count": 2}}])
+@pytest.mark.usefixtures("ray_local")
+def test_a_search_that_was_stopped_before_any_trial_ended_is_an_interruption(
+    metrics: dict[str, Any] | None, manifest: Manifest, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = (metrics or {}).get("config")
+    results = [SimpleNamespace(config=config, metrics=metrics, error=None, path=str(tmp_path))]
+    monkeypatch.setattr(tuning, "_tuner", lambda *_: SimpleNamespace(fit=lambda: results))
+    with pytest.raises(KeyboardInterrupt):
+        tuning.run_trials(Search(tiny, GRID, manifest, tmp_path), print)
 
 
 @pytest.mark.cluster
