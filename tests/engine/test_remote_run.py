@@ -72,6 +72,16 @@ def _same(synced_run: Path, local: Path) -> None:
     assert plain == expected
 
 
+@pytest.fixture
+def filled(bucket: str, finished: Path) -> str:
+    """The URI of a finished run, which is what a local run leaves; this machine has no working copy of it."""
+    for path in (path for path in finished.rglob("*") if path.is_file()):
+        name = path.relative_to(finished).as_posix()
+        if name != ".lock" and not name.startswith("progress/"):
+            overwrite(bucket, name, path.read_bytes())
+    return bucket
+
+
 def test_what_lies_there_is_what_a_local_run_leaves(
     bucket: str, photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path
 ) -> None:
@@ -96,15 +106,14 @@ def test_workers_need_no_common_disk(
 
 
 def test_a_rerun_from_another_machine_makes_nothing(
-    bucket: str, photos: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    filled: str, photos: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _run(tiny, photos, bucket)
     cache = _elsewhere(monkeypatch, tmp_path)
-    again = _run(tiny, photos, bucket)
+    again = _run(tiny, photos, filled)
     assert again.times
     assert all(time.reused for time in again.times)
     assert not list(cache.rglob("layers.arrow"))
-    events = synced(bucket, tmp_path / "plain") / "events.jsonl"
+    events = synced(filled, tmp_path / "plain") / "events.jsonl"
     assert [json.loads(line)["event"] for line in events.open()].count("run finished") == 2
 
 
@@ -194,20 +203,21 @@ def test_the_command_line_takes_a_uri_for_a_run(
 def test_the_audit_reads_what_lies_there(
     what: str,
     elsewhere: bool,
-    bucket: str,
+    request: pytest.FixtureRequest,
     photos: Path,
     tiny: RunConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    result = _run(tiny, photos, bucket)
+    uri: str = request.getfixturevalue("filled" if elsewhere else "bucket")
+    result = _run(tiny, photos, uri)
     fitted = min(path for path in (result.path / "artifacts" / "fit").iterdir())
     name = f"artifacts/fit/{fitted.name}/detector.safetensors" if what == "member" else "metrics.json"
-    overwrite(bucket, name, b"{}")
+    overwrite(uri, name, b"{}")
     if elsewhere:
         _elsewhere(monkeypatch, tmp_path)
     with pytest.raises(AuditError, match=f"s3://bucket-[^?]*/{name}: "):
-        llb_ray.audit(bucket)
+        llb_ray.audit(uri)
 
 
 def test_a_bucket_emptied_behind_our_back_is_filled_again(
@@ -220,9 +230,9 @@ def test_a_bucket_emptied_behind_our_back_is_filled_again(
     _same(synced(bucket, tmp_path / "plain"), finished)
 
 
-def test_a_working_copy_may_be_thrown_away(bucket: str, photos: Path, tiny: RunConfig) -> None:
-    shutil.rmtree(_run(tiny, photos, bucket).path)
-    assert llb_ray.audit(bucket)
+def test_a_working_copy_may_be_thrown_away(filled: str, photos: Path, tiny: RunConfig) -> None:
+    shutil.rmtree(_run(tiny, photos, filled).path)
+    assert llb_ray.audit(filled)
 
 
 def test_files_of_another_kind_are_refused(bucket: str, photos: Path, tiny: RunConfig) -> None:
