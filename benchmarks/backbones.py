@@ -101,7 +101,7 @@ def _cost_ms(network: str) -> float:
     """Milliseconds of one core for one image at the detector's size, from bytes to layers."""
     detector = llb_ray.load_config(HERE.parent / "configs" / "memory_bank.yaml", _backbone(network)).detector
     encoder = build_encoder(detector, torch.device("cpu"))
-    size = (1, 3, detector.image_size_px, detector.image_size_px)
+    size = (1, 3, *detector.size)
     image_13HW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8))
     image_13HW = image_13HW.contiguous(memory_format=torch.channels_last)
     return float(timed(network, lambda _: encoder.encode(image_13HW), 30)["cpu_ms"])

@@ -21,6 +21,7 @@ from harness import Row, setting, write_rows
 from scipy import ndimage
 
 import llb_ray
+from llb_ray.config import Size
 from llb_ray.data.decoding import read_mask
 
 SETS = ("lenses", "glass_fabric", "commutator", "fabric")
@@ -52,7 +53,7 @@ def _measured(name: str, run: Path) -> Iterator[Row]:
     detector = llb_ray.Detector.load(run)
     own = detector.calibration.regions
     assert own is not None, "a run without a filter has detectors without a fold"
-    masks = dict(_masks(root, own.size_px))
+    masks = dict(_masks(root, own.grid.size))
     maps = [own.smooth(map_HW) for map_HW in detector.predict(list(masks)).map_NHW]
     yield _row(name, "own", own.level, maps, list(masks.values()))
     levels = np.quantile(np.stack(maps), 1 - RATES)
@@ -60,14 +61,14 @@ def _measured(name: str, run: Path) -> Iterator[Row]:
         yield _row(name, f"{rate:.3g}", float(level), maps, list(masks.values()))
 
 
-def _masks(root: Path, size_px: int) -> Iterator[tuple[Path, Bools]]:
+def _masks(root: Path, size: Size) -> Iterator[tuple[Path, Bools]]:
     """The mask of every test image that is normal or has one."""
     for path in sorted((root / "test").glob("*/*")):
         mask = root / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
         if mask.exists():
-            yield path, read_mask(mask, size_px, MAX_PIXELS)
+            yield path, read_mask(mask, size, MAX_PIXELS)
         elif path.parent.name == "good":
-            yield path, np.zeros((size_px, size_px), bool)
+            yield path, np.zeros(size, bool)
 
 
 def _row(name: str, grid: str, level: float, maps: Sequence[Floats], masks: Sequence[Bools]) -> Row:

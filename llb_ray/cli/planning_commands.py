@@ -66,7 +66,7 @@ def doctor(
 )
 @click.option("--backbone", help="The timm network that they are of; default: what the file is called.")
 def init(data: Path, out: str, weights: Path | None, backbone: str | None) -> None:
-    """Look at a folder of images and write a commented configuration for it.
+    """Look at a folder of images and write a commented configuration for it, with tiles where photographs are large.
 
     \b
     llb-ray init photos

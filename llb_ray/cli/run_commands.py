@@ -50,6 +50,7 @@ def run(
     llb-ray run --data photos --out runs/photos
     llb-ray run --manifest realiad.arrow --category audiojack --out runs/audiojack
     llb-ray run --config configs/demo.yaml --data photos --out runs/photos --set purify.keep_ratio=0.9
+    llb-ray run --data photos --out runs/wide --set 'detector.image_size_px=[192, 320]' --set data.ignore_mask=mask.png
     """
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config

@@ -18,6 +18,7 @@ from llb_ray.config.detector_configs import (
 )
 from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
 from llb_ray.config.filter_traits import FilterTraits, filter_traits
+from llb_ray.config.image_size import ImageSize, Size, said, sides
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run_config import RunConfig
 from llb_ray.config.scan_config import ScanConfig, ScanSettings
@@ -31,6 +32,7 @@ from llb_ray.config.sections import (
     ResourcesConfig,
     ThresholdConfig,
 )
+from llb_ray.config.tiles_config import TilesConfig, tile_starts
 
 __all__ = [
     "WEIGHTS_BY_NAME",
@@ -48,6 +50,7 @@ __all__ = [
     "FilterTraits",
     "FinalConfig",
     "GradientDetectorConfig",
+    "ImageSize",
     "ImportanceConfig",
     "MembersConfig",
     "PurifyConfig",
@@ -56,9 +59,11 @@ __all__ = [
     "RunConfig",
     "ScanConfig",
     "ScanSettings",
+    "Size",
     "SlowCore",
     "TailConfig",
     "ThresholdConfig",
+    "TilesConfig",
     "detector_class",
     "filter_traits",
     "known_keys",
@@ -67,5 +72,8 @@ __all__ = [
     "parse",
     "parse_as",
     "read_yaml",
+    "said",
+    "sides",
+    "tile_starts",
     "with_overrides",
 ]

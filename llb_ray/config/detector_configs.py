@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator, field_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from llb_ray.config.base import Settings
+from llb_ray.config.image_size import ImageSize, Size, said, sides
+from llb_ray.config.tiles_config import TilesConfig
 from llb_ray.errors import ConfigError
 from llb_ray.extensions import DETECTORS
 
@@ -71,13 +73,14 @@ class DetectorConfig(Settings):
 
     trains_by_gradient: ClassVar[bool] = False  # down a loss, in steps: see `GradientDetectorConfig`
     max_bands: ClassVar[int] = 0  # of images that are arrays; 0: RGB photographs alone
+    leaves_out: ClassVar[bool] = False  # regions of images: has `detectors.base.LeavingOut.leave_out`
     has_memory: ClassVar[bool] = False  # of patches, with settings memory, coreset, coreset_size and candidates
     memory_tensors: ClassVar[tuple[str, ...]] = ()  # of its state: those that grow with what `shortened` cuts
     draws_at_random: ClassVar[bool] = True  # another seed gives another detector
     slow_core: ClassVar[SlowCore] = SlowCore()
 
     name: str
-    image_size_px: PositiveInt
+    image_size_px: ImageSize
 
     @abstractmethod
     def build(self, role: Role, device: "torch.device", importance: "ImportanceConfig | None") -> Any:
@@ -85,6 +88,30 @@ class DetectorConfig(Settings):
 
         `importance` weights its training loss, if it trains by gradient; only fitting needs to know.
         """
+
+    @property
+    def size(self) -> Size:
+        """Height and width that images are brought to."""
+        return sides(self.image_size_px)
+
+    @property
+    def tiling(self) -> TilesConfig | None:
+        """The pieces that images are encoded in; None: as a whole."""
+        return None
+
+    @property
+    def encoded_size(self) -> Size:
+        """Height and width of what the encoder takes at once."""
+        return self.size if self.tiling is None else sides(self.tiling.size_px)
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of pieces of an image."""
+        return 1 if self.tiling is None else self.tiling.count(self.size)
+
+    def images_at_once(self, batch_size: int) -> int:
+        """Number of images to handle together where so many would be that are not in pieces."""
+        return max(1, batch_size // self.num_tiles)
 
     @property
     def network(self) -> "BackboneConfig | None":
@@ -140,7 +167,12 @@ class DetectorConfig(Settings):
 class BackboneDetectorConfig(DetectorConfig):
     """The settings of a detector on the features of a frozen network."""
 
-    image_size_px: PositiveInt = Field(224, le=4096)
+    image_size_px: ImageSize = Field(
+        224, description="size that photographs are brought to: the side of a square, or [height, width]"
+    )
+    tiles: TilesConfig | None = Field(
+        None, description="encode photographs in overlapping tiles, for small defects in large photographs"
+    )
     backbone: BackboneConfig = BackboneConfig()
     neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
 
@@ -150,6 +182,20 @@ class BackboneDetectorConfig(DetectorConfig):
         if neighbourhood % 2 == 0:
             raise ValueError("the side must be odd, so that each cell is the centre of its neighbourhood")
         return neighbourhood
+
+    @model_validator(mode="after")
+    def _tiles_fit_the_image(self) -> Self:
+        if self.tiles is not None and self.tiles.size_px > min(self.size):
+            raise ValueError(
+                f"tiles.size_px={self.tiles.size_px} is larger than an image of {said(self.size)} px "
+                "(image_size_px, the size of the whole photograph); raise that one, or leave tiles out"
+            )
+        return self
+
+    @property
+    def tiling(self) -> TilesConfig | None:
+        """See `DetectorConfig`."""
+        return self.tiles
 
     @property
     def network(self) -> BackboneConfig:

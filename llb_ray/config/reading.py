@@ -83,15 +83,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """`read_yaml` of a configuration: a relative path of weights is relative to the file that it is written in."""
+    """`read_yaml` of a configuration: a relative path in it is relative to the file that it is written in."""
     tree = read_yaml(path)
-    detector = tree.get("detector")
+    detector, data = tree.get("detector"), tree.get("data")
     backbone = detector.get("backbone") if isinstance(detector, dict) else None
-    if not isinstance(backbone, dict):
-        return tree
-    weights = backbone.get("weights")
-    if isinstance(weights, str) and weights not in WEIGHTS_BY_NAME:
-        backbone["weights"] = str(path.absolute().parent / Path(weights).expanduser())
+    for section, name in ((backbone, "weights"), (data, "ignore_mask"), (data, "inspect_mask")):
+        file = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(file, str) and not (name == "weights" and file in WEIGHTS_BY_NAME):
+            section[name] = str(path.absolute().parent / Path(file).expanduser())
     return tree
 
 

@@ -77,6 +77,29 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _ignored_regions_are_left_out(self) -> "RunConfig":
+        named = [name for name in ("ignore_mask", "inspect_mask") if getattr(self.data, name) is not None]
+        if named and not self.detector.leaves_out:
+            raise ValueError(
+                f"data.{named[0]}: detector {self.detector.name} cannot leave out regions; choose "
+                "detector.name=memory_bank, or paint the regions over in the photographs"
+            )
+        if named and self.features.augment:
+            raise ValueError(f"features.augment moves what data.{named[0]} is about; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _turned_copies_fit(self) -> "RunConfig":
+        height, width = self.detector.size
+        turned = [kind for kind in self.features.augment if kind in ("rot90", "rot270")]
+        if height != width and turned:
+            raise ValueError(
+                f"features.augment={turned[0]} turns images on their side, and detector.image_size_px is "
+                f"{height} x {width}; leave it out, or choose a square size"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_worker_has_something_to_do(self) -> "RunConfig":
         count = self.final_workers
         if count > 1 and count > self.detector.images_per_step:
@@ -92,6 +115,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"members.detector=density looks at a backbone's features, and detector {self.detector.name} has none; "
                 "choose members.detector=same or another detector"
+            )
+        if self.screens_by_density and self.detector.tiling is not None:
+            raise ValueError(
+                "members.detector=density looks at few places of a photograph, at none of most of detector.tiles; "
+                "choose members.detector=same"
             )
         return self
 

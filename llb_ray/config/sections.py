@@ -1,10 +1,12 @@
 """The sections of a run's configuration that are about the run itself, not its detectors or its members."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from llb_ray.config.base import Settings, Share
+from llb_ray.config.image_size import Size, sides
 from llb_ray.errors import ConfigError
 
 
@@ -20,6 +22,20 @@ class DataConfig(Settings):
         None,
         description="images are arrays (.npy, .npz) or TIFFs of this many bands or pages; default: photographs, as RGB",
     )
+    ignore_mask: str | None = Field(
+        None,
+        description="an image, white where photographs are not to be looked at, or a labelme file of polygons; brought "
+        "to the photographs' size (a relative path is relative to the YAML file it is in)",
+    )
+    inspect_mask: str | None = Field(
+        None, description="the same, white where they are to be looked at; everything else is ignored"
+    )
+
+    @field_validator("ignore_mask", "inspect_mask")
+    @classmethod
+    def _absolute(cls, mask: str | None) -> str | None:
+        """A path that is the same from every working directory."""
+        return None if mask is None else str(Path(mask).expanduser().absolute())
 
     def refuse_beside_manifest(self) -> None:
         """Raise ConfigError for a setting that a manifest file decides."""
@@ -169,6 +185,6 @@ class EvaluationConfig(Settings):
         None, description="Gaussian that smooths upsampled maps; default: 4 at 224 px, in proportion elsewhere"
     )
 
-    def sigma_at(self, size_px: int) -> float:
-        """The Gaussian for maps of `size_px`, in pixels (LLBNAD and PatchCore: 4)."""
-        return size_px / 56 if self.sigma_px is None else self.sigma_px
+    def sigma_at(self, size_px: int | Size) -> float:
+        """The Gaussian for maps of `size_px`, in pixels, by the shorter side (LLBNAD and PatchCore: 4)."""
+        return min(sides(size_px)) / 56 if self.sigma_px is None else self.sigma_px

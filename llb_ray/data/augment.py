@@ -19,5 +19,5 @@ _TRANSFORMS: dict[Augmentation, Callable[[Image], Image]] = {
 
 
 def augmented(image_HWC: Image, kind: Augmentation | None) -> Image:
-    """The square image mirrored or turned; itself for None."""
+    """The image mirrored or turned, of a quarter turn a square one; itself for None."""
     return image_HWC if kind is None else _TRANSFORMS[kind](image_HWC)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, SAMPLEFORMAT, TiffImageFile
 
+from llb_ray.config import Size
 from llb_ray.data.decoding import lift_ceiling
 from llb_ray.data.unreadable_files import UnreadableImage, refusing
 
@@ -60,12 +61,12 @@ def may_hold_bands(path: Path) -> bool:
         return prefix.startswith((_NPY, *_ZIP)) or (prefix.startswith(_TIFF) and TiffImageFile(file, "").n_frames > 1)
 
 
-def resized(value_HWC: Values, size_px: int) -> Values:
-    """[size_px, size_px, C]: bicubic with antialias, as photographs are resized, every band on its own."""
-    if value_HWC.shape[:2] == (size_px, size_px):
+def resized(value_HWC: Values, size: Size) -> Values:
+    """The values at `size`: bicubic with antialias, as photographs are resized, every band on its own."""
+    if value_HWC.shape[:2] == size:
         return value_HWC
     planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(value_HWC, 2, 0))
-    small = [np.asarray(plane.resize((size_px, size_px), Image.Resampling.BICUBIC)) for plane in planes]
+    small = [np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC)) for plane in planes]
     return np.stack(small, axis=2)
 
 

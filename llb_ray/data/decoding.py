@@ -27,13 +27,14 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from llb_ray.config import Size, sides
 from llb_ray.data.formats import header
 from llb_ray.data.levels import WHOLE_SCALE, Levels
 from llb_ray.data.tiff import is_signed_byte, size_of
 from llb_ray.data.unreadable_files import SAVE_AS, UnreadableImage, refusing
 from llb_ray.errors import DataError
 
-Size = tuple[int, int]  # height and width, in pixels
+Wanted = int | Size | None  # the side of a square, or height and width; None: as it is in the file
 _Half = Literal["high", "low"]
 _HALVES: tuple[_Half, _Half] = ("high", "low")
 _OTHER_ORDER = {";16B": ";16L", ";16L": ";16B", ";16N": {"little": ";16B", "big": ";16L"}[sys.byteorder]}
@@ -50,8 +51,8 @@ def content_id(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def read_rgb(path: Path, size_px: int | None, max_pixels: int, levels: Levels | None = None) -> NDArray[np.uint8]:
-    """The image as [H, W, 3] uint8, H = W = `size_px` (bicubic with antialias), or its own size if that is None.
+def read_rgb(path: Path, size_px: Wanted, max_pixels: int, levels: Levels | None = None) -> NDArray[np.uint8]:
+    """The image as [H, W, 3] uint8 at `size_px` (bicubic with antialias), or its own size if that is None.
 
     `levels` are those of the set that the image is of; None for the whole scale of 16 bits.  The format is found from
     the content, never from the extension.  Raises UnreadableImage for anything that is not exactly one decodable image
@@ -61,7 +62,7 @@ def read_rgb(path: Path, size_px: int | None, max_pixels: int, levels: Levels | 
 
 
 def read_sized(
-    path: Path, size_px: int | None, max_pixels: int, levels: Levels | None = None
+    path: Path, size_px: Wanted, max_pixels: int, levels: Levels | None = None
 ) -> tuple[NDArray[np.uint8], Size]:
     """The image as `read_rgb` gives it, and the height and width that it has in the file, upright."""
     with refusing():
@@ -79,18 +80,18 @@ def read_thumbnail(path: Path, side_px: int, max_pixels: int, levels: Levels | N
         return image
 
 
-def as_rgb(image: Image.Image, size_px: int | None, levels: Levels | None = None) -> NDArray[np.uint8]:
+def as_rgb(image: Image.Image, size_px: Wanted, levels: Levels | None = None) -> NDArray[np.uint8]:
     """An opened image as `read_rgb` would give it, had it been read from a file; raises UnreadableImage likewise."""
     return as_sized(image, size_px, levels)[0]
 
 
-def as_sized(image: Image.Image, size_px: int | None, levels: Levels | None = None) -> tuple[NDArray[np.uint8], Size]:
+def as_sized(image: Image.Image, size_px: Wanted, levels: Levels | None = None) -> tuple[NDArray[np.uint8], Size]:
     """The same, and its own height and width, upright."""
     with refusing():
         return _sized(ImageOps.exif_transpose(image), size_px, levels)
 
 
-def _sized(image: Image.Image, size_px: int | None, levels: Levels | None) -> tuple[NDArray[np.uint8], Size]:
+def _sized(image: Image.Image, size_px: Wanted, levels: Levels | None) -> tuple[NDArray[np.uint8], Size]:
     return _pixels(image, size_px, levels), (image.height, image.width)
 
 
@@ -115,15 +116,15 @@ def may_be_deep(path: Path) -> bool:
     return False
 
 
-def _pixels(image: Image.Image, size_px: int | None, levels: Levels | None) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, size_px: Wanted, levels: Levels | None) -> NDArray[np.uint8]:
     """An upright image as [H, W, 3]."""
     image = _rgb(image, levels)
     if size_px is not None:
-        image = image.resize((size_px, size_px), Image.Resampling.BICUBIC)
+        image = image.resize(sides(size_px)[::-1], Image.Resampling.BICUBIC)
     return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
 
 
-def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bool_]:
+def read_mask(path: Path, size_px: Wanted, max_pixels: int) -> NDArray[np.bool_]:
     """The defect mask as [H, W] bool: true where a pixel is not black; resized by nearest neighbour.
 
     Transparent pixels count as black, and so do the darker ones of a JPEG, which blurs edges.  Raises DataError if the
@@ -133,7 +134,7 @@ def read_mask(path: Path, size_px: int | None, max_pixels: int) -> NDArray[np.bo
         with refusing():
             mask = Image.fromarray(_not_black(_decoded(path, max_pixels)))
             if size_px is not None:
-                mask = mask.resize((size_px, size_px), Image.Resampling.NEAREST)
+                mask = mask.resize(sides(size_px)[::-1], Image.Resampling.NEAREST)
             return np.array(mask)
     except UnreadableImage as error:
         raise DataError(f"{path}: not a usable mask ({error.reason}); replace or delete it") from error

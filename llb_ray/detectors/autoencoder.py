@@ -10,7 +10,8 @@ Shapes as in `base`, C being 3 (RGB) or the number of bands; pixels are 0..255 o
 centred and scaled, inside it.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from llb_ray.config import Size
 from llb_ray.detectors.autoencoder_config import AutoencoderConfig
-from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
+from llb_ray.detectors.base import Layers, MapScorer, Scores, Source
 from llb_ray.detectors.data_parallel import Turn
 from llb_ray.detectors.gradient_detector import GradientDetector, moments
+from llb_ray.detectors.tiles import WorstTile
 from llb_ray.detectors.train_step import cosine_share
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -36,7 +39,7 @@ class Pixels:
 
     cache_dtypes: tuple[torch.dtype, ...] = (torch.uint8,)
 
-    def __init__(self, image_size_px: int, device: torch.device) -> None:
+    def __init__(self, image_size_px: int | Size, device: torch.device) -> None:
         self.image_size_px = image_size_px
         self._device = device
 
@@ -69,11 +72,15 @@ class Autoencoder(GradientDetector[AutoencoderConfig, "_Network"]):
     def score(self, layers: Layers) -> Scores:
         """Standard deviations above the usual error, per cell of two pixels; an image's score is its worst 1 %."""
         map_BHW = self._network(*self._ready(layers))
-        return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
+        return Scores(self._score(map_BHW).cpu().numpy(), map_BHW.cpu().numpy())
+
+    @property
+    def _score(self) -> WorstTile:
+        return WorstTile(self._config, TOP_SHARE)
 
     def scorer(self) -> nn.Module:
         """See `Exportable`."""
-        return TopMean(self._network, TOP_SHARE)
+        return MapScorer(self._network, self._score)
 
     def _network_for(self, layers: Layers) -> "_Network":
         return _Network(self._config, num_channels=layers[0].shape[1])
@@ -116,12 +123,12 @@ class _Network(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, num_channels: int) -> None:
         super().__init__()
-        size, cells = config.image_size_px, config.image_size_px // 2
-        self.redraw = _layers(num_channels, config.channels, config.latent_dim, size // 8)
-        self.register_buffer("mean_3HW", torch.zeros(num_channels, size, size))
+        size, cells = config.size, [side // 2 for side in config.size]
+        self.redraw = _layers(num_channels, config.channels, config.latent_dim, [side // 8 for side in size])
+        self.register_buffer("mean_3HW", torch.zeros(num_channels, *size))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("usual_HW", torch.zeros(cells, cells))
-        self.register_buffer("spread_HW", torch.ones(cells, cells))
+        self.register_buffer("usual_HW", torch.zeros(*cells))
+        self.register_buffer("spread_HW", torch.ones(*cells))
 
     def loss(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Mean squared error of each image [B], in units of the scale."""
@@ -156,14 +163,14 @@ class _Network(nn.Module):
         return pooled[:, 0]
 
 
-def _layers(num_channels: int, channels: int, latent_dim: int, side: int) -> nn.Sequential:
+def _layers(num_channels: int, channels: int, latent_dim: int, grid: Sequence[int]) -> nn.Sequential:
     """Patches of 4 px, then of 8, then one vector, and back; unshuffling is far quicker on a CPU than strides."""
     return nn.Sequential(
         *(nn.PixelUnshuffle(4), nn.Conv2d(16 * num_channels, channels, 1), nn.LeakyReLU(0.1)),
         *(nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 2 * channels, 1), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(2 * channels, channels, 3, padding=1), nn.LeakyReLU(0.1)),
-        *(nn.Flatten(), nn.Linear(channels * side * side, latent_dim)),
-        *(nn.Linear(latent_dim, channels * side * side), nn.LeakyReLU(0.1), nn.Unflatten(1, (channels, side, side))),
+        *(nn.Flatten(), nn.Linear(channels * math.prod(grid), latent_dim)),
+        *(nn.Linear(latent_dim, channels * math.prod(grid)), nn.LeakyReLU(0.1), nn.Unflatten(1, (channels, *grid))),
         *(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(2 * channels, 4 * channels, 1), nn.PixelShuffle(2), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(channels, 16 * num_channels, 1), nn.PixelShuffle(4)),

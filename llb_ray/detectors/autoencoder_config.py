@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
-from llb_ray.config import GradientDetectorConfig, ImportanceConfig, Role, SlowCore
+from llb_ray.config import GradientDetectorConfig, ImageSize, ImportanceConfig, Role, Size, SlowCore, sides
 
 if TYPE_CHECKING:
     import torch
+
+_STEP_PX = 16
 
 
 class AutoencoderConfig(GradientDetectorConfig):
@@ -17,7 +19,9 @@ class AutoencoderConfig(GradientDetectorConfig):
     slow_core = SlowCore(fit=0.5, row=0.0)
 
     name: Literal["autoencoder"] = "autoencoder"
-    image_size_px: PositiveInt = Field(64, multiple_of=16, le=4096)
+    image_size_px: ImageSize = Field(
+        64, description="size that images are brought to: the side of a square, or [height, width]; multiples of 16"
+    )
     channels: PositiveInt = Field(
         16, description="width of the first and last layer; the middle ones are 2 and 4 times"
     )
@@ -26,6 +30,13 @@ class AutoencoderConfig(GradientDetectorConfig):
     final_steps: PositiveInt = Field(600, description="optimiser steps of the final detector")
     batch_size: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+
+    @field_validator("image_size_px")
+    @classmethod
+    def _shrinks_evenly(cls, image_size_px: int | Size) -> int | Size:
+        if any(side % _STEP_PX for side in sides(image_size_px)):
+            raise ValueError(f"each side should be a multiple of {_STEP_PX}")
+        return image_size_px
 
     @property
     def measuring_passes(self) -> int:

@@ -10,7 +10,7 @@ from pixels is the identity; that of a memory bank is a pretrained backbone.  En
 their output is cached, so a detector never sees a path, a label or a file.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from llb_ray.config import Size
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 
 Layers = tuple[torch.Tensor, ...]  # one BCHW tensor per layer, float32, on the detector's device
@@ -57,7 +58,7 @@ class FitLog:
 class Encoder(Protocol):
     """The frozen part in front of a detector; runs once per image."""
 
-    image_size_px: int
+    image_size_px: int | Size
     cache_dtypes: tuple[torch.dtype, ...]  # what each layer is stored as: uint8 pixels, float16 features
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -150,6 +151,13 @@ class WeighingDetector(Detector, Protocol):
         """Itself, fitted; `trust` in each of the source's images is in (0, 1], None: 1 of all."""
 
 
+class LeavingOut(Detector, Protocol):
+    """A detector whose settings say `leaves_out`: it can do without regions of images."""
+
+    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
+        """Learn nothing from these pixels at the next `fit`, and let none of them decide a score; the state says so."""
+
+
 @runtime_checkable
 class Exportable(Protocol):
     """A detector that can be exported to other runtimes."""
@@ -164,12 +172,11 @@ def row_batches(num_rows: int, batch_size: int) -> Iterator[npt.NDArray[np.int64
         yield np.arange(start, min(start + batch_size, num_rows))
 
 
-def upsample(map_NHW: npt.NDArray[np.float32], size_px: int, sigma_px: float) -> npt.NDArray[np.float32]:
-    """Anomaly maps at `size_px` x `size_px`: bilinear, then a Gaussian of `sigma_px` (LLBNAD and PatchCore: 4)."""
+def upsample(map_NHW: npt.NDArray[np.float32], size: Size, sigma_px: float) -> npt.NDArray[np.float32]:
+    """Anomaly maps at `size`: bilinear, then a Gaussian of `sigma_px` (LLBNAD and PatchCore: 4)."""
     from scipy.ndimage import gaussian_filter
 
     map_N1HW = torch.tensor(map_NHW)[:, None]  # a copy: memory-mapped maps are read-only
-    size = (size_px, size_px)
     large_NHW = functional.interpolate(map_N1HW, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
     smooth: npt.NDArray[np.float32] = gaussian_filter(large_NHW, sigma=(0, sigma_px, sigma_px))
     return smooth
@@ -182,15 +189,15 @@ def top_mean(map_NHW: torch.Tensor, share: float) -> torch.Tensor:
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
-class TopMean(nn.Module):
+class MapScorer(nn.Module):
     """A network that draws maps, and the image score made of them."""
 
-    def __init__(self, network: nn.Module, share: float) -> None:
+    def __init__(self, network: nn.Module, score: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.network = network
-        self._share = share
+        self._score = score
 
     def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score [B] and map [B, H, W]."""
         map_BHW = self.network(*layers)
-        return top_mean(map_BHW, self._share), map_BHW
+        return self._score(map_BHW), map_BHW

@@ -18,6 +18,7 @@ from torch import nn
 
 from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
 from llb_ray.detectors.density_config import DensityConfig
+from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_top_mean
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
@@ -43,6 +44,7 @@ class Density:
         self.config = config
         self.device = device
         self._state: State = {}
+        self._ignored_HW: npt.NDArray[np.bool_] | None = None
 
     def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself, fitted in one pass over the source, or part of it; raises DataError for a single image."""
@@ -59,7 +61,14 @@ class Density:
         reach_LR = reaches(reference_LRD, image_R, count)
         # In the state, because scores depend on it.
         loneliness_1 = torch.tensor([float(self.config.rescue)])
-        return self.load_state(dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D, loneliness_1), strict=True)))
+        state = dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D, loneliness_1), strict=True))
+        if self._ignored_HW is not None:
+            state[SEEN] = inspected_cells(self._ignored_HW, *reference_RDHW.shape[2:]).float()
+        return self.load_state(state)
+
+    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
+        """See `LeavingOut`."""
+        self._ignored_HW = ignored_HW
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -78,7 +87,8 @@ class Density:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        self._state = {name: state[name].to(self.device, torch.float32) for name in _NAMES}
+        names = [*_NAMES, *([SEEN] if SEEN in state else [])]
+        self._state = {name: state[name].to(self.device, torch.float32) for name in names}
         return self
 
     def _read(self, source: Source, chosen: npt.NDArray[np.int64], report: Report) -> torch.Tensor:
@@ -101,7 +111,11 @@ def _scores(
     patch_LBD = by_place(patch_BDHW, state["mean_D"], state["scale_D"])
     found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
-    return top_mean(map_BHW, TOP_SHARE) + state["loneliness_1"] * found.loneliness_B, map_BHW
+    if SEEN not in state:
+        return top_mean(map_BHW, TOP_SHARE) + state["loneliness_1"] * found.loneliness_B, map_BHW
+    seen_HW = state[SEEN] > 0
+    score_B = seen_top_mean(map_BHW.flatten(1)[:, None], seen_HW.reshape(1, -1), TOP_SHARE)[:, 0]
+    return score_B + state["loneliness_1"] * found.loneliness_B, blanked(map_BHW, seen_HW)
 
 
 class _Scorer(nn.Module):

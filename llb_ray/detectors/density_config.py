@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
-from llb_ray.config import BackboneDetectorConfig, ImportanceConfig, Role, SlowCore
+from llb_ray.config import BackboneDetectorConfig, ImportanceConfig, Role, SlowCore, TilesConfig
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 class DensityConfig(BackboneDetectorConfig):
     """Outlying patches, place by place (local outlier factors): for screening, on features of any backbone."""
 
+    leaves_out = True
     draws_at_random = False  # unless there are more images than it compares with
     slow_core = SlowCore(fit=0.1, row=0.0005, score=0.001)
 
@@ -21,6 +22,12 @@ class DensityConfig(BackboneDetectorConfig):
     rescue: bool = Field(
         True, description="an odd image that has a twin is rare, and scores lower than one that has none"
     )
+
+    @field_validator("tiles")
+    @classmethod
+    def _has_few_places(cls, tiles: TilesConfig | None) -> None:
+        if tiles is not None:
+            raise ValueError("density looks at few places of a photograph, at none of most tiles; leave tiles out")
 
     def reads(self, role: Role, num_rows: int) -> int:
         """See `DetectorConfig`."""

@@ -7,6 +7,7 @@ import torch
 
 from llb_ray.config import DetectorConfig, ImportanceConfig, Role
 from llb_ray.detectors.base import Detector, Encoder
+from llb_ray.detectors.tiles import Tiled, tiled_fingerprint
 
 
 def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
@@ -16,7 +17,10 @@ def build_encoder(config: DetectorConfig, device: torch.device) -> Encoder:
     # timm takes seconds to import: only those who need a backbone wait for it.
     from llb_ray.detectors.backbones import Backbone
 
-    return Backbone(config.network, config.image_size_px, device, config.reads_context)
+    if config.tiling is None:
+        return Backbone(config.network, config.image_size_px, device, config.reads_context)
+    of_tiles = Backbone(config.network, config.tiling.size_px, device, config.reads_context)
+    return Tiled(of_tiles, config.image_size_px, config.size, config.tiling)
 
 
 def build_detector(
@@ -37,7 +41,10 @@ def encoder_fingerprint(config: DetectorConfig) -> Mapping[str, Any]:
         return _pixels(config, torch.device("cpu")).fingerprint()
     from llb_ray.detectors.backbones import fingerprint
 
-    return fingerprint(config.network, config.image_size_px, config.reads_context)
+    if config.tiling is None:
+        return fingerprint(config.network, config.image_size_px, config.reads_context)
+    of_tiles = fingerprint(config.network, config.tiling.size_px, config.reads_context)
+    return tiled_fingerprint(of_tiles, config.image_size_px, config.tiling)
 
 
 def weights_origin(config: DetectorConfig) -> dict[str, str]:
@@ -52,6 +59,7 @@ def weights_origin(config: DetectorConfig) -> dict[str, str]:
 def learner_settings(config: DetectorConfig, role: Role) -> Mapping[str, Any]:
     """Settings that the fitted detector depends on besides its encoder and images, without the other role's budget."""
     unused = {"backbone", "final_steps" if role == "member" else "member_steps"}
+    unused |= {"tiles"} if config.tiling is None else set()  # so that runs without keep the keys that they had
     return config.model_dump(mode="json", exclude=unused)
 
 

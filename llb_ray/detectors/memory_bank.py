@@ -28,21 +28,22 @@ from llb_ray.detectors.base import (
     State,
     row_batches,
     silent,
-    top_mean,
 )
 from llb_ray.detectors.context import context_distances, remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
+from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_only
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
 from llb_ray.detectors.patches import nearest_distance, patches, relative_distance, standardize, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
+from llb_ray.detectors.tiles import WorstTile
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
 _ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
-_FIT_BATCH = 32  # images read at once while fitting
+_FIT_BATCH = 32  # images, or tiles, read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
 
 
@@ -56,6 +57,9 @@ class MemoryBank:
         self.config = config
         self.device = device
         self._state: State = {}
+        self._ignored_HW: npt.NDArray[np.bool_] | None = None
+        self._score = WorstTile(config, TOP_SHARE)
+        self._fit_batch = config.images_at_once(_FIT_BATCH)
 
     def patches(self, layers: Layers) -> torch.Tensor:
         """Patch descriptors [B, D, H, W] on the first layer's grid, of all layers but a deeper one for the context."""
@@ -73,9 +77,12 @@ class MemoryBank:
         it has this weight in the statistics of the places.
         """
         memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
-        gathered = GATHER[memory](partial(self._read, source), source, self.config.candidates, seed, report)
+        gathered = GATHER[memory](
+            partial(self._read, source), source, self.config.candidates, seed, report, self._fit_batch
+        )
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
         state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed, trust_N)
+        state |= self._seen_cells(source)
         if memory == "placed":
             state |= self._learn_places(source, state, seed, trust_N)
         return self.load_state(state)
@@ -83,7 +90,10 @@ class MemoryBank:
     def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
         sample = PatchSample(source, self.config.coreset_size, seed)
-        placed = fit_places(self._standardized(source, state, sample, trust_N), len(state["mean_D"]), seed)
+        seen_HW = state.get(SEEN)
+        counted_L = None if seen_HW is None else pool_places(seen_HW[None, None]).flatten() > 0
+        standardized = self._standardized(source, state, sample, trust_N)
+        placed = fit_places(standardized, len(state["mean_D"]), seed, counted_L)
         deep = sample.candidates()
         return placed if deep is None else placed | remember_context(deep.patch_PD, _reach(deep, trust_N))
 
@@ -102,10 +112,10 @@ class MemoryBank:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images' patches [B, D, h, w] at their places, with the trust in them [B]; their deep patches are sampled
         on the way."""
-        for rows in row_batches(len(source), _FIT_BATCH):
+        for rows in row_batches(len(source), self._fit_batch):
             layers = source.batch(rows)
             if (deep_BDhw := self.context(layers)) is not None:
-                sample.add(rows, deep_BDhw)
+                sample.add(rows, self._seen(deep_BDhw))
             yield _standardize(pool_places(self.patches(layers)), state), trust_N[rows]
 
     @torch.inference_mode()
@@ -114,7 +124,7 @@ class MemoryBank:
         memory the geometric mean of these and the distances at the place.
 
         The score of an image is the mean of the highest `TOP_SHARE` of its map, or with a context of the geometric mean
-        of all three distances.
+        of all three distances; of an image in tiles, that of its worst tile.
         """
         # Image by image, so that every product has the same shape, and rounding, in any batch.
         ones = [self._score_one(tuple(layer[row : row + 1] for layer in layers)) for row in range(len(layers[0]))]
@@ -123,7 +133,7 @@ class MemoryBank:
 
     def scorer(self) -> nn.Module:
         """See `Exportable`."""
-        return _Scorer(self.patches, self.context, self._state)
+        return _Scorer(self.patches, self.context, self._score, self._state)
 
     def state(self) -> State:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
@@ -137,8 +147,25 @@ class MemoryBank:
         memory = "placed" if self.config.memory == "by_filter" else self.config.memory
         return memory if len(source.image_ids) > 1 else "plain"
 
+    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
+        """See `LeavingOut`."""
+        self._ignored_HW = ignored_HW
+
     def _read(self, source: Source, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        return self.patches(source.batch(rows))
+        return self._seen(self.patches(source.batch(rows)))
+
+    def _seen(self, patch_BDHW: torch.Tensor) -> torch.Tensor:
+        """The patches of the cells that are looked at, in a grid of one column where some are not."""
+        if self._ignored_HW is None:
+            return patch_BDHW
+        return seen_only(patch_BDHW, inspected_cells(self._ignored_HW, *patch_BDHW.shape[2:]))
+
+    def _seen_cells(self, source: Source) -> State:
+        """The cells of the map that are looked at; nothing where all are."""
+        if self._ignored_HW is None:
+            return {}
+        height, width = self.patches(source.batch(np.arange(1))).shape[2:]
+        return {SEEN: inspected_cells(self._ignored_HW, height, width).float().to(self.device)}
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
         """Divisor of each channel [D]."""
@@ -156,7 +183,7 @@ class MemoryBank:
         patch_QD = _standardize(patch_1DHW, self._state)[0].flatten(1).T
         distance_Q = torch.cat([_nearest(chunk_QD, self._state) for chunk_QD in torch.split(patch_QD, _CHUNK_CELLS)])
         near_1HW = distance_Q.view(1, *patch_1DHW.shape[2:])
-        return _combine(near_1HW, patch_1DHW, self.context(layers), self._state)
+        return _said(self._score, _combine(near_1HW, patch_1DHW, self.context(layers), self._state), self._state)
 
 
 class _Scorer(nn.Module):
@@ -166,10 +193,11 @@ class _Scorer(nn.Module):
         self,
         patches: Callable[[Layers], torch.Tensor],
         context: Callable[[Layers], torch.Tensor | None],
+        score: WorstTile,
         state: State,
     ) -> None:
         super().__init__()
-        self._patches, self._context = patches, context
+        self._patches, self._context, self._score = patches, context, score
         for name, tensor in state.items():
             self.register_buffer(name, tensor)
 
@@ -179,7 +207,7 @@ class _Scorer(nn.Module):
         patch_BDHW = self._patches(layers)
         patch_QD = _standardize(patch_BDHW, state).permute(0, 2, 3, 1).flatten(0, 2)
         near_BHW = _nearest(patch_QD, state).view(-1, *patch_BDHW.shape[2:])
-        return _combine(near_BHW, patch_BDHW, self._context(layers), state)
+        return _said(self._score, _combine(near_BHW, patch_BDHW, self._context(layers), state), state)
 
 
 def _of_rows(source: Source, trust: Sequence[float] | None, device: torch.device) -> torch.Tensor:
@@ -206,20 +234,30 @@ def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch
     return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"))
 
 
+def _said(
+    score: WorstTile, combined: tuple[torch.Tensor, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score [B] and map [B, H, W], by the cells that are looked at."""
+    seen_HW = state[SEEN] > 0 if SEEN in state else None
+    decisive_BHW, map_BHW = combined
+    return score(decisive_BHW, seen_HW), blanked(map_BHW, seen_HW)
+
+
 def _combine(
     near_BHW: torch.Tensor,
     patch_BDHW: torch.Tensor,
     deep_BDhw: torch.Tensor | None,
     state: Mapping[str, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score [B] and map [B, H, W] from the distances to the memory, as far as places and context were learnt."""
+    """What scores are made of, and maps, [B, H, W] each, from the distances to the memory, as far as places and context
+    were learnt."""
     if "place_mean_Ld" not in state:
-        return top_mean(near_BHW, TOP_SHARE), near_BHW
+        return near_BHW, near_BHW
     placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
     placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
     near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
     if deep_BDhw is None:
-        return top_mean(map_BHW, TOP_SHARE), map_BHW
+        return map_BHW, map_BHW
     context_BHW = context_distances(deep_BDhw, state, near_BHW.shape[1:])
-    return top_mean((near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), TOP_SHARE), map_BHW
+    return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW

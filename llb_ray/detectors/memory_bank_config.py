@@ -16,6 +16,7 @@ class MemoryBankConfig(BackboneDetectorConfig):
     """PatchCore-like: a coreset of frozen patch features, distances to the nearest (arXiv 2106.08265)."""
 
     has_memory = True
+    leaves_out = True
     memory_tensors = ("memory_MD", "weight_M", "reach_M")
     slow_core = SlowCore(fit=2.0, row=0.006)
 

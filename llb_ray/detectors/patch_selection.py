@@ -18,7 +18,6 @@ from llb_ray.seeding import stream
 Read = Callable[[npt.NDArray[np.int64]], torch.Tensor]  # rows to their patches [B, D, H, W]
 SOFTPATCH_NEIGHBOURS, SOFTPATCH_LEFT_OUT = 6, 0.15  # as published
 _SPARE = 1.5  # times the candidates: patches that are looked at for the good ones among them
-_BATCH = 32  # rows read at once
 
 
 class Candidates(NamedTuple):
@@ -52,10 +51,10 @@ class PatchSample:
         return Candidates(torch.cat(self._chosen), torch.cat(self._rows)) if self._chosen else None
 
 
-def every(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
-    """At most so many patches, the same number from each row (give or take one)."""
+def every(read: Read, source: Source, wanted: int, seed: int, report: Report, batch: int) -> Candidates:
+    """At most so many patches, the same number from each row (give or take one); `batch` rows are read at once."""
     sample = PatchSample(source, wanted, seed)
-    for rows in row_batches(len(source), _BATCH):
+    for rows in row_batches(len(source), batch):
         sample.add(rows, read(rows))
         report(int(rows[-1]) + 1, len(source), "images")
     found = sample.candidates()
@@ -63,16 +62,18 @@ def every(read: Read, source: Source, wanted: int, seed: int, report: Report) ->
     return found
 
 
-def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report) -> Candidates:
+def softpatch(read: Read, source: Source, wanted: int, seed: int, report: Report, batch: int) -> Candidates:
     """At most so many patches with their outlier factors for weights, without the worst 15 % (arXiv 2403.14233)."""
-    patch_NLD = _at_common_cells(read, source, wanted, seed, report)
+    patch_NLD = _at_common_cells(read, source, wanted, seed, report, batch)
     factor_NL = mutual_factors(patch_NLD, len(source.image_ids), SOFTPATCH_NEIGHBOURS)
     # Sorted: torch's own quantile takes no more than 16 million values.
     threshold = factor_NL.flatten().sort().values[math.ceil((1 - SOFTPATCH_LEFT_OUT) * factor_NL.numel()) - 1]
     return _drawn(patch_NLD, factor_NL <= threshold, factor_NL.exp(), wanted, seed)
 
 
-GATHER: Mapping[Literal["plain", "placed", "softpatch"], Callable[[Read, Source, int, int, Report], Candidates]] = {
+GATHER: Mapping[
+    Literal["plain", "placed", "softpatch"], Callable[[Read, Source, int, int, Report, int], Candidates]
+] = {
     "plain": every,
     "placed": every,
     "softpatch": softpatch,
@@ -89,12 +90,12 @@ def _drawn(
     return Candidates(patch_NLD[good_NL][row_P], weight_P=weight_P)
 
 
-def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report: Report) -> torch.Tensor:
+def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report: Report, batch: int) -> torch.Tensor:
     """Every row's patches [N, L, D] at the same L cells, drawn at random: `_SPARE` times what is wanted."""
     num_cells = math.ceil(_SPARE * wanted / len(source))
     cell_L: torch.Tensor | None = None
     parts = []
-    for rows in row_batches(len(source), _BATCH):
+    for rows in row_batches(len(source), batch):
         patch_BQD = read(rows).flatten(2).transpose(1, 2)
         if cell_L is None:
             drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:num_cells])

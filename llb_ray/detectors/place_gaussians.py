@@ -49,10 +49,16 @@ def _side(height: int, width: int) -> int:
     return max(1, math.ceil(math.sqrt(height * width / PLACES)))
 
 
-def fit_places(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_dims: int, seed: int) -> State:
+def fit_places(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    num_dims: int,
+    seed: int,
+    counted_L: torch.Tensor | None = None,
+) -> State:
     """The mean and inverse covariance of each place, from standardised patches [B, D, h, w] of all images and the
     weights [B] of these, read once.
 
+    What all places share is of those in `counted_L`, or of all.
     Takes O(L d^2) memory, whatever the number of images.
     """
     basis_Dd = _basis(num_dims, seed)
@@ -66,7 +72,8 @@ def fit_places(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_dims: i
         square_Ldd = square_Ldd + (weighted_LBd.transpose(1, 2) @ patch_LBd).double()
     mean_Ld = sum_Ld / count
     covariance_Ldd = square_Ldd / count - mean_Ld[:, :, None] * mean_Ld[:, None]
-    state = {"place_mean_Ld": mean_Ld.float(), "place_precision_Ldd": _precision(covariance_Ldd).float().contiguous()}
+    precision_Ldd = _precision(covariance_Ldd, counted_L)
+    state = {"place_mean_Ld": mean_Ld.float(), "place_precision_Ldd": precision_Ldd.float().contiguous()}
     return state if basis_Dd is None else state | {"place_basis_Dd": basis_Dd}
 
 
@@ -84,9 +91,9 @@ def _placed(patch_BDhw: torch.Tensor, basis_Dd: torch.Tensor | None) -> torch.Te
     return patch_LBD if basis_Dd is None else patch_LBD @ basis_Dd.to(patch_LBD.device)
 
 
-def _precision(covariance_Ldd: torch.Tensor) -> torch.Tensor:
-    """Inverses [L, d, d] of the covariances, each shrunk towards their mean."""
-    shared_dd = covariance_Ldd.mean(dim=0)
+def _precision(covariance_Ldd: torch.Tensor, counted_L: torch.Tensor | None) -> torch.Tensor:
+    """Inverses [L, d, d] of the covariances, each shrunk towards the mean of those that count."""
+    shared_dd = (covariance_Ldd if counted_L is None else covariance_Ldd[counted_L]).mean(dim=0)
     ridge = _RIDGE * float(shared_dd.diagonal().mean()) or 1.0  # 1: all images are equal
     shared_dd = shared_dd + ridge * torch.eye(len(shared_dd), dtype=shared_dd.dtype, device=shared_dd.device)
     shrunk_Ldd = torch.lerp(covariance_Ldd, shared_dd.expand_as(covariance_Ldd), SHRINKAGE)

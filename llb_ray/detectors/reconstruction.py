@@ -16,11 +16,12 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from llb_ray.detectors.base import Layers, Scores, Source, TopMean, top_mean
+from llb_ray.detectors.base import Layers, MapScorer, Scores, Source
 from llb_ray.detectors.data_parallel import Turn
 from llb_ray.detectors.decoders import AttentionDecoder, Decoder, Shape, attention_decoder, pyramid_decoder
 from llb_ray.detectors.gradient_detector import GradientDetector, moments
 from llb_ray.detectors.reconstruction_config import ReconstructionConfig
+from llb_ray.detectors.tiles import WorstTile
 from llb_ray.detectors.train_step import cosine_share
 
 TOP_SHARE = 0.01  # of a map's cells, averaged to the image score (LLBNAD, stage 1)
@@ -50,11 +51,15 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
     def score(self, layers: Layers) -> Scores:
         """Mean over the groups of 1 - cosine, 0 to 2, on the first layer's grid; an image's score is its worst 1 %."""
         map_BHW = self._network(*self._ready(layers))
-        return Scores(top_mean(map_BHW, TOP_SHARE).cpu().numpy(), map_BHW.cpu().numpy())
+        return Scores(self._score(map_BHW).cpu().numpy(), map_BHW.cpu().numpy())
+
+    @property
+    def _score(self) -> WorstTile:
+        return WorstTile(self._config, TOP_SHARE)
 
     def scorer(self) -> nn.Module:
         """See `Exportable`."""
-        return TopMean(self._network, TOP_SHARE)
+        return MapScorer(self._network, self._score)
 
     def _network_for(self, layers: Layers) -> "Network":
         return Network(self._config, [cast(Shape, tuple(layer.shape[1:])) for layer in layers])
@@ -69,6 +74,9 @@ class Reconstruction(GradientDetector[ReconstructionConfig, "Network"]):
 
     def _rate_share(self, step: int) -> float:
         return cosine_share(step, self._steps, self._config.warmup_steps, LAST_RATE_SHARE)
+
+    def _pass_size(self, network: "Network") -> int:
+        return self._config.images_at_once(self.pass_size)
 
     def _losses(self, network: "Network", layers: Layers, step: int, turn: Turn) -> torch.Tensor:
         return network.loss(layers, turn, self._percentile(step))

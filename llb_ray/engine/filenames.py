@@ -6,6 +6,7 @@ LABELS = "labels.arrow"  # labels
 PARTITION = "partition.arrow"  # partition
 BANDS = "bands.arrow"  # bands: the scale of each
 LEVELS = "levels.arrow"  # levels: the black and white point of 16-bit images
+IGNORED = "ignored.png"  # ignored: the pixels that are not looked at
 LAYERS = "layers.arrow"  # features
 DETECTOR, TRAINED_ON = "detector.safetensors", "trained_on.arrow"  # fit
 TRAINING_LOG, IMPORTANCE = "training_log.arrow", "importance.arrow"  # fit, by descent; where its loss is weighted

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from llb_ray.data.ignored_regions import GREY
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
@@ -64,8 +65,12 @@ class Graph(nn.Module):
             raise ConfigError(f"detector {name} cannot be exported, as it has no method scorer; use llb-ray predict")
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
+        ignored = trained.photographs.ignored
+        self._ignored_HW = None if ignored is None else torch.from_numpy(ignored.mask_HW)
 
     def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if self._ignored_HW is not None:
+            image = torch.where(self._ignored_HW[..., None], torch.full_like(image, GREY), image)
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
         # As the detector was trained: on what the cache holds.
         cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]
@@ -134,13 +139,13 @@ def _rounded(threshold: float) -> npt.NDArray[np.float32]:
 
 
 def _properties(trained: TrainedDetector) -> dict[str, str]:
-    size_px, levels = trained.config.detector.image_size_px, trained.photographs.levels
+    (height, width), levels = trained.config.detector.size, trained.photographs.levels
     deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
         "llb_ray.threshold": repr(trained.calibration.threshold),  # unless the input `threshold` is another
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
-        "llb_ray.input": f"uint8 [batch, {size_px}, {size_px}, 3], RGB{deep}",
-        "llb_ray.resize": f"to {size_px} x {size_px} px, bicubic with antialias (Pillow), aspect ratio not kept",
+        "llb_ray.input": f"uint8 [batch, {height}, {width}, 3], RGB{deep}",
+        "llb_ray.resize": f"to {height} x {width} px, bicubic with antialias (Pillow), aspect ratio not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
         **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},
     }

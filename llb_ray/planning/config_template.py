@@ -7,15 +7,16 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from PIL import Image
 
-from llb_ray.config import BackboneConfig, parse
+from llb_ray.config import BackboneConfig, Size, parse, said
+from llb_ray.data.decoding import upright_size
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.detectors.weight_packages import PACKAGES
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.names import shown
 from llb_ray.planning.filename_groups import by_number, by_view, num_groups
 from llb_ray.planning.machine import free_memory_bytes, gpus, num_cores
+from llb_ray.planning.size_proposal import proposal, size_lines
 
 _LOOKED_AT = 200  # images whose size is asked for
 _MEMBERS, _SHARE = 5, 20  # the default number of members; objects that each should have at least
@@ -30,7 +31,7 @@ class Surroundings:
     root: Path
     num_images: int  # in training
     num_objects: int  # the same, pictures of one object counted once
-    side_px: int  # median of the images' shorter sides
+    size: Size  # median of the images' heights and of their widths
     group_pattern: str | None  # names count the views of an object
     maybe_pattern: str | None  # names end in a number, whatever it counts
     num_cores: int
@@ -46,10 +47,10 @@ class Surroundings:
         """Of a folder of images, and of this machine."""
         paths = [path_from_text(path) for path in manifest.split(TRAIN)["path"].to_pylist()]
         pattern, number = by_view(paths), by_number(paths)
-        side_px, objects = _side_px(manifest.root, paths), num_groups(pattern, paths)
+        size, objects = _size(manifest.root, paths), num_groups(pattern, paths)
         maybe = None if pattern else number
         return cls(
-            *(manifest.root, len(paths), objects, side_px, pattern, maybe),
+            *(manifest.root, len(paths), objects, size, pattern, maybe),
             *(num_cores(), len(gpus()), free_memory_bytes()),
         )
 
@@ -75,20 +76,17 @@ def suggestion(manifest: Manifest, weights: Path | None, backbone: str | None) -
     return text
 
 
-def _side_px(root: Path, paths: Sequence[str]) -> int:
+def _size(root: Path, paths: Sequence[str]) -> Size:
     chosen = paths[:: max(1, len(paths) // _LOOKED_AT)]
-    sizes = []
-    for path in chosen:
-        with Image.open(root / path) as image:
-            sizes.append(min(image.size))
-    return int(median(sizes))
+    widths, heights = zip(*(upright_size(root / path) for path in chosen), strict=True)
+    return int(median(heights)), int(median(widths))
 
 
 def _head(here: Surroundings) -> list[str]:
     gpu = f"{here.num_gpus} GPUs" if here.num_gpus else "no GPU"
     return [
         f"# Made by llb-ray init for {shown(str(here.root))}:",
-        f"# {here.num_images} training images, {here.side_px} px at the shorter side (median), on a machine with",
+        f"# {here.num_images} training images, {said(here.size)} px high and wide (median), on a machine with",
         f"# {here.num_cores} cores, {gpu} and {here.free_bytes / 2**30:.0f} GiB of free memory.",
         "# `llb-ray plan` says what a run of it will take; `llb-ray config` prints every other setting.",
     ]
@@ -129,11 +127,11 @@ def _network(weights: Path | None, backbone: str | None) -> BackboneConfig:
 def _detector(here: Surroundings, network: BackboneConfig) -> list[str]:
     smallest, largest = _BANK_PX[here.num_gpus > 0]
     step = 28 if "patch14" in network.name else 32
-    size_px = max(smallest, min(largest, round(here.side_px / step) * step)) // step * step
+    found = proposal(here.size, smallest, largest, step)
     return [
         "detector:",
         "  name: memory_bank        # distances to the features of normal images: suits almost everything",
-        f"  image_size_px: {size_px:<10}# near the images' own, up to {largest} here; more costs time by its square",
+        *size_lines(found, largest),
         "  backbone:",
         f"    name: {network.name}",
         f"    weights: {_quoted(network.weights)}",

@@ -26,7 +26,7 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
     """
     trial, kind = _Trial(config, role, source, device), config.detector_of(role)
     scale = kind.shortened(2)[1]
-    many = min(max(num_rows, _LEAST_ROWS), _ROWS)
+    many = max(_LEAST_ROWS, min(num_rows, kind.images_at_once(_ROWS)))
     few = max(_LEAST_ROWS, many // 2)
     _, warm_step_s, _ = trial.fit(few, steps=3)
     few_s, _, small = trial.fit(few, steps=2)
@@ -37,7 +37,7 @@ def cost(config: RunConfig, role: Role, num_rows: int, source: CachedSource, dev
     return Cost(
         fit=Linear(fit.start * scale, fit.unit),
         step_s=step_s,
-        score_s=seconds_per_image(detector, source, config.resources.batch_size) * scale,
+        score_s=seconds_per_image(detector, source, kind.images_at_once(config.resources.batch_size)) * scale,
         load_s=_timed(lambda: trial.unfitted(2).load_state(state)),
         state=Linear.through((few, grown_bytes(small.state())), (many, grown_bytes(state))),
     )

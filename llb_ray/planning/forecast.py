@@ -13,7 +13,7 @@ import numpy as np
 from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.engine.features.cache_budget import no_room
-from llb_ray.engine.features.featurizer import num_shards
+from llb_ray.engine.features.featurizer import num_shards, shard_images
 from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
 from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.machine import existing
@@ -163,7 +163,7 @@ class _Work:
 
     def _largest_part(self, num_images: int) -> float:
         """The share of the images that the busiest worker has: they are assigned in whole shards."""
-        shards = num_shards(num_images)
+        shards = num_shards(num_images, shard_images(self.at.config.detector))
         return math.ceil(shards / self.at.cluster.slots) / shards
 
     def _other_s(self) -> float:

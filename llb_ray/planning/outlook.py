@@ -6,6 +6,7 @@ slow core: the correction is soon larger than their error.
 
 import contextlib
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def _taken(ahead: list[Expected], stage: str) -> Expected | None:
 
 def _usual(config: RunConfig, size: Size) -> CostModel:
     """The costs of a slow core."""
-    area = (config.detector.image_size_px / _PX) ** 2
+    area = math.prod(config.detector.size) / _PX**2
     return CostModel(
         encode=Linear(1.0, area * (_PIXELS_S if config.detector.network is None else _ENCODE_S)),
         costs={role: _cost(config, role, area) for role in size.fit_rows},

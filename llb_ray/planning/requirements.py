@@ -1,5 +1,6 @@
 """Resources that a run needs of the machine, and whether they are available."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def needs(at: Workload, out: Path) -> Iterator[Need]:
 
 def _memory(at: Workload) -> Need:
     size, measured = at.size, at.measured
-    pixels = min(size.num_labelled * at.config.detector.image_size_px**2, EXACT_PIXELS)
+    pixels = min(size.num_labelled * math.prod(at.config.detector.size), EXACT_PIXELS)
     driver = measured.resident_bytes + pixels * _PIXEL_BYTES
     driver += size.num_images * (_TABLE_BYTES + _SCORE_BYTES * size.num_members)
     peak = measured.peak_bytes

@@ -182,7 +182,7 @@ def _reading(config: RunConfig, few: _Small, many: _Small, made: RunArtifacts, s
     """The stage final-scores, per image, less what its detector takes."""
     stage = Linear.through(few.stage("final-scores", few.num_images), many.stage("final-scores", many.num_images))
     detector = load_detector(config.detector_of("final"), made.final, config.resources)
-    own_s = seconds_per_image(detector, source, config.resources.batch_size)
+    own_s = seconds_per_image(detector, source, config.detector.images_at_once(config.resources.batch_size))
     return replace(stage, unit=max(0.0, stage.unit - own_s))
 
 

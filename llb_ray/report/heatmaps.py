@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +22,16 @@ from llb_ray.data.candidate_files import File
 from llb_ray.data.decoding import read_rgb
 from llb_ray.data.levels import Levels
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import upsample
+from llb_ray.detectors.base import row_batches
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
+from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.predict import COLOUR_SCALE, OVERLAYS
 from llb_ray.engine.inference.prediction_tables import Judged
 from llb_ray.engine.inference.verdicts import ANOMALOUS
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.purified_dataset import kept_ids
@@ -38,6 +41,7 @@ _COLOURS = matplotlib.colormaps["inferno"]  # perceptually uniform, readable wit
 _MAX_SIDE_PX = 1024
 _SCALE_IMAGES = 500
 _NAME_TROUBLE = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_DIMMED = 0.4  # of its brightness is left of what is not looked at
 MAX_OPACITY = 0.75  # the defect under the hottest spot stays visible
 Floats = npt.NDArray[np.float32]
 
@@ -50,12 +54,12 @@ class Scale:
     high: float  # and above: the brightest colour
 
     @classmethod
-    def of(cls, map_NHW: Floats) -> "Scale":
+    def of(cls, maps: Iterable[Floats]) -> "Scale":
         """From normal images' maps: their hottest hundredth, from its median to four times as far as its 95th centile.
 
         So a normal image stays all but blank, and what is bright is well beyond every normal one.
         """
-        hot_N = np.quantile(map_NHW, 0.99, axis=(1, 2))
+        hot_N = [np.quantile(map_HW, 0.99) for map_HW in maps]
         median, upper = np.percentile(hot_N, [50, 95])
         # The second only matters where normal images are all alike: the scale must not be empty.
         span = max(4 * (upper - median), 1e-6 * max(1, abs(median)))
@@ -72,20 +76,26 @@ class Scale:
         return share
 
 
-def kept_maps(folder: RunFolder) -> Floats:
-    """Maps of images that the run kept, a few hundred at most, as `smooth` gives them.
+def kept_maps(folder: RunFolder) -> Iterator[Floats]:
+    """Maps of images that the run kept, a few hundred at most, as the pixel metrics see them.
 
     By detectors that had not seen the image, where the run has such maps: those of the final detector are lower on what
     it was trained on, and by their scale every new image would look hot.
     """
-    made, config = folder.made(), folder.config()
+    made, grid = folder.made(), pixel_grid(folder)
     purified, scores = read_table(made.purified.file(filenames.PURIFIED)), read_scores(made.final_scores)
-    held_out = HeldOutMaps.of(made.held_out_maps, config).of_kept(purified, scores, purified)
+    held_out = HeldOutMaps(made.held_out_maps, grid).of_kept(purified, scores, purified)
     if held_out is not None:
-        return smooth(held_out, config)
+        return smooth_maps(held_out, grid)
     # Ids are hashes, so the first few hundred are a random sample.
     rows = pc.index_in(pa.array(kept_ids(purified)[:_SCALE_IMAGES]), scores["image_id"].combine_chunks())
-    return smooth(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), config)
+    return smooth_maps(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), grid)
+
+
+def smooth_maps(map_NHW: Floats, grid: PixelGrid) -> Iterator[Floats]:
+    """The maps at the size of pixels, a few in memory at a time: at the detector's own size they are much smaller."""
+    for rows in row_batches(len(map_NHW), grid.images_at_once):
+        yield from grid.smooth(map_NHW[rows])
 
 
 def colour_table() -> npt.NDArray[np.uint8]:
@@ -105,6 +115,18 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
     return pixels
 
 
+def dimmed(picture_HW3: npt.NDArray[np.uint8], grid: PixelGrid) -> npt.NDArray[np.uint8]:
+    """The picture, dark where it is not looked at."""
+    seen_HW = grid.inspected(np.ones(picture_HW3.shape[:2], bool))
+    return np.where(seen_HW[..., None], picture_HW3, np.uint8(_DIMMED * picture_HW3))
+
+
+def pixel_grid(folder: RunFolder) -> PixelGrid:
+    """The pixels of a run, without those that it ignores."""
+    config = folder.config()
+    return PixelGrid.of(config, read_ignored(folder.made().ignored, config))
+
+
 class Painter:
     """Draws photographs of a run's kind with their maps, all on the run's colour scale."""
 
@@ -113,12 +135,17 @@ class Painter:
 
     def __call__(self, path: Path, map_HW: Floats) -> npt.NDArray[np.uint8]:
         """The photograph [H, W, 3] with the detector's map drawn over it; it is read again, at its own size."""
-        (smooth_HW,) = smooth(map_HW[None], self._config)
-        return overlay(_bounded(photograph(path, self._config.data, *self._scales)), smooth_HW, self.scale)
+        (smooth_HW,) = self._grid.smooth(map_HW[None])
+        picture_HW3 = overlay(_bounded(photograph(path, self._config.data, *self._scales)), smooth_HW, self.scale)
+        return dimmed(picture_HW3, self._grid)
 
     @cached_property
     def scale(self) -> Scale:
         return Scale.of_run(self._folder)
+
+    @cached_property
+    def _grid(self) -> PixelGrid:
+        return pixel_grid(self._folder)
 
     @cached_property
     def _config(self) -> RunConfig:
@@ -180,12 +207,6 @@ def save_picture(picture: npt.NDArray[np.uint8], folder: Path, file: File) -> No
         if error.errno not in _NAME_TROUBLE:
             raise
         Image.fromarray(picture).save(folder / f"{file.image_id}.png")
-
-
-def smooth(map_NHW: Floats, config: RunConfig) -> Floats:
-    """Maps at the detector's input size, as the pixel metrics see them."""
-    size_px = config.detector.image_size_px
-    return upsample(map_NHW, size_px, config.evaluation.sigma_at(size_px))
 
 
 def _bounded(image_HW3: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.seeding import stream
 
-_BATCH = 32  # images read at once
+_BATCH = 32  # images, or tiles, read at once
 _MOST_USUAL = 64  # kept images that odd ones are compared with
 _FEWEST_USUAL = 10
 
@@ -28,8 +28,9 @@ def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[s
     drawn = [plain[row] for row in stream(0, "usual").permutation(len(plain))[:_MOST_USUAL]]
     features = [artifact for artifact in run.made.features if not artifact.settings.get("augment")]
     source = CachedSource(features, [*drawn, *odd], torch.device("cpu"))
-    beside = usual(torch.cat([*_patches(source, 0, len(drawn))]))
-    parts = [oddness(part, beside) for part in _patches(source, len(drawn), len(source))]
+    size = run.config.detector.images_at_once(_BATCH)
+    beside = usual(torch.cat([*_patches(source, 0, len(drawn), size)]))
+    parts = [oddness(part, beside) for part in _patches(source, len(drawn), len(source), size)]
     found: list[int] = families(np.concatenate(parts)).tolist()
     return found
 
@@ -42,5 +43,5 @@ def _why_not(run: FinishedRun, num_plain: int) -> str:
     return f"fewer than {_FEWEST_USUAL} kept images do not stand out" if num_plain < _FEWEST_USUAL else ""
 
 
-def _patches(source: CachedSource, start: int, stop: int) -> Iterator[torch.Tensor]:
-    return (placed(layers) for _, layers in source.batches(start, stop, _BATCH))
+def _patches(source: CachedSource, start: int, stop: int, size: int) -> Iterator[torch.Tensor]:
+    return (placed(layers) for _, layers in source.batches(start, stop, size))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from llb_ray.data.decoding import Size
+from llb_ray.config import Size
 from llb_ray.engine.inference.regions import Region
 
 

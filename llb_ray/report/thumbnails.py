@@ -7,7 +7,7 @@ a cell.  The page colours maps by itself, so an overlay costs nothing until it i
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, smooth
+from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, pixel_grid, smooth_maps
 from llb_ray.report.unusual_places import Place, Range
 
 BUDGET_BYTES = 20 * 2**20  # of all thumbnails of a page
@@ -61,8 +61,9 @@ class Pictures:
     @classmethod
     def of(cls, run: FinishedRun) -> "Pictures":
         path = dict(zip(run.images["image_id"].to_pylist(), run.images["path"].to_pylist(), strict=True))
-        maps = kept_maps(run.folder)
-        return cls(run, Scale.of(maps), Range.of(np.stack([_small(map_HW) for map_HW in maps])), path)
+        small: list[Floats] = []
+        scale = Scale.of(_noted(kept_maps(run.folder), small))
+        return cls(run, scale, Range.of(np.stack(small)), path)
 
     def of_images(self, image_ids: Sequence[str], progress: Callable[[int, int], None]) -> list[Picture]:
         """The pictures of these images; `progress` is called with (done, total)."""
@@ -99,20 +100,28 @@ class Pictures:
         return image
 
     def _maps(self, image_ids: Sequence[str]) -> Iterator[Floats]:
-        """As `_small` makes them, a batch in memory at a time: at the detector's own size they are much larger."""
+        """As `_small` makes them."""
+        grid = pixel_grid(self.run.folder)
         scores = read_scores(self.run.made.final_scores)
         rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
         for some in row_batches(len(rows), _BATCH):
             map_NHW = scores.take(rows.take(pa.array(some)))["map"].combine_chunks().to_numpy_ndarray()
-            yield from map(_small, smooth(map_NHW, self.run.config))
+            yield from map(_small, smooth_maps(map_NHW, grid))
 
     def _drawn(self, map_HW: Floats) -> Image.Image:
         return Image.fromarray(np.rint(255 * self.scale.share(map_HW)).astype(np.uint8))
 
 
+def _noted(maps: Iterable[Floats], small: list[Floats]) -> Iterator[Floats]:
+    """The maps, one by one, each added to `small` as the page needs it."""
+    for map_HW in maps:
+        small.append(_small(map_HW))
+        yield map_HW
+
+
 def _small(map_HW: Floats) -> Floats:
     """A map as large as the page needs it."""
-    small = min(_MAP_PX, len(map_HW))
+    small = min(_MAP_PX, *map_HW.shape)
     return np.asarray(Image.fromarray(map_HW).resize((small, small), Image.Resampling.BOX))
 
 

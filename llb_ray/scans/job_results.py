@@ -76,7 +76,7 @@ class Results:
         self._path = scan.out / RESULTS
         from llb_ray.engine.evaluation.evaluate import protocol  # scikit-learn, which those who read results are spared
 
-        self._protocol = protocol(scan.config.evaluation, scan.config.detector.image_size_px)
+        self._protocol = protocol(scan.config)
         earlier = map(_read, sorted((scan.out / "rows").glob("[!.]*.json")))
         self._rows = {job_of(row): row for row in earlier if row and row["setting"] == scan.setting}
 

@@ -40,8 +40,8 @@ class Judge:
         self._detector = TrainedDetector.of(folder)
         self._painter = Painter(folder)
         self._painter.scale  # noqa: B018  # drawn from a few hundred maps: now, not while somebody waits
-        size_px = self._detector.config.detector.image_size_px
-        self.judge([np.zeros((size_px, size_px, self._detector.photographs.num_channels), np.uint8)])  # loads kernels
+        black_HWC = np.zeros((*self._detector.config.detector.size, self._detector.photographs.num_channels), np.uint8)
+        self.judge([black_HWC])  # loads kernels
 
     def read(self, content: bytes) -> Pixels | Refused:
         """The image as the detector takes it [H, W, C], or why it is none."""

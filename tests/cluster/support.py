@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +11,6 @@ from unittest import mock
 import ray
 from ray.cluster_utils import Cluster
 
-from llb_ray.engine.features.featurizer import shards_of
 from tests.cluster import journal
 
 _LIMIT_S = 150
@@ -20,7 +18,7 @@ _LIMIT_S = 150
 
 def in_small_shards() -> contextlib.AbstractContextManager[Any]:
     """Inside, images are planned in shards of 8: a run of 72 images has something to be caught in the middle of."""
-    return mock.patch("llb_ray.engine.pipeline.parallel_stages.shards_of", partial(shards_of, shard_images=8))
+    return mock.patch("llb_ray.engine.pipeline.parallel_stages.shard_images", return_value=8)
 
 
 class Nodes:

@@ -25,6 +25,12 @@ from llb_ray.metrics.image_metrics import image_metrics
 
 SIZE = 32
 PLAIN = EvaluationConfig(sigma_px=0)
+
+
+def _config(evaluation: EvaluationConfig, size_px: int = SIZE) -> RunConfig:
+    return RunConfig.model_validate({"detector": {"image_size_px": size_px}, "evaluation": evaluation.model_dump()})
+
+
 PIXEL = ("p_auroc", "p_ap", "p_f1_max", "aupro")
 Floats = npt.NDArray[np.float32]
 
@@ -100,7 +106,7 @@ class Sheet:
             "score": pa.array([float(self.maps[row].max()) for row in order], pa.float32()),
             "map": pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack([self.maps[row] for row in order])),
         }
-        return detection_metrics(pa.table(columns), self.truth, SIZE, config)
+        return detection_metrics(pa.table(columns), self.truth, _config(config))
 
 
 @pytest.fixture
@@ -150,7 +156,7 @@ def test_an_anomalous_image_without_a_usable_mask_is_left_out_of_the_pixels_alon
 def test_the_settings_reach_the_metrics(sheet: Sheet) -> None:
     for label, mask in [(0, None), (1, _square(3)), (1, _square(20))]:
         sheet.add(label, mask)
-    smooth = upsample(np.stack(sheet.maps), SIZE, 2.0)
+    smooth = upsample(np.stack(sheet.maps), (SIZE, SIZE), 2.0)
     masks = np.stack([NOTHING, _square(3), _square(20)])
     metrics = sheet.metrics(EvaluationConfig(sigma_px=2, fpr_limit=0.1))
     expected = pixel_metrics(smooth, masks, 0.1)
@@ -245,17 +251,17 @@ def test_upsampling_is_bilinear_then_gaussian() -> None:
     map_NHW = np.random.default_rng(0).normal(size=(2, 5, 5)).astype(np.float32)
     before = map_NHW.copy()
     large = torch.nn.functional.interpolate(torch.tensor(map_NHW)[None], size=(17, 17), mode="bilinear")[0].numpy()
-    assert np.allclose(upsample(map_NHW, 17, 0), large, atol=1e-6)
-    for smooth, one in zip(upsample(map_NHW, 17, 1.5), large, strict=True):
+    assert np.allclose(upsample(map_NHW, (17, 17), 0), large, atol=1e-6)
+    for smooth, one in zip(upsample(map_NHW, (17, 17), 1.5), large, strict=True):
         assert np.allclose(smooth, scipy.ndimage.gaussian_filter(one, 1.5), atol=1e-6)
-    assert upsample(map_NHW, 17, 1.5).dtype == np.float32
+    assert upsample(map_NHW, (17, 17), 1.5).dtype == np.float32
     assert np.array_equal(map_NHW, before)
 
 
 def test_a_peak_stays_where_it_is_and_is_spread_by_the_gaussian() -> None:
     map_NHW = np.zeros((1, 32, 32), np.float32)
     map_NHW[0, 8, 20] = 1
-    smooth = upsample(map_NHW, 32, 2.0)[0]
+    smooth = upsample(map_NHW, (32, 32), 2.0)[0]
     assert np.unravel_index(smooth.argmax(), smooth.shape) == (8, 20)
     assert smooth.max() == pytest.approx(1 / (2 * np.pi * 4), rel=0.02)
     assert smooth.sum() == pytest.approx(1, rel=1e-3)
@@ -269,7 +275,7 @@ def test_the_gaussian_is_four_pixels_at_224_and_in_proportion_elsewhere() -> Non
 
 
 def test_the_protocol_names_the_settings_in_force() -> None:
-    told = protocol(EvaluationConfig(fpr_limit=0.1), 112)
+    told = protocol(_config(EvaluationConfig(fpr_limit=0.1), 112))
     assert (told["sigma_px"], told["fpr_limit"], told["size_px"]) == (2, 0.1, 112)
     assert told.keys() >= {"mask", "map", "aupro", "pixel_mode", "object", "left_out"}
 

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +183,7 @@ def test_nothing_missing_builds_no_encoder(
 def test_several_workers_share_the_shards_and_drop_none(
     room: int, tiny: RunConfig, manifest: Manifest, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel_stages, "shards_of", partial(shards_of, shard_images=SHARD))
+    monkeypatch.setattr(parallel_stages, "shard_images", lambda detector: SHARD)
     executor = Wide(room)
     llb_ray.run(tiny, manifest, out=tmp_path, executor=executor)
     assert len(executor.given) == 4, "features, the members' scores, the final detector's, held-out maps by member"

@@ -16,24 +16,25 @@ import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.api import make_executor
 from llb_ray.artifacts import Artifact, Recipe, Store
-from llb_ray.config import EvaluationConfig, with_overrides
+from llb_ray.config import with_overrides
 from llb_ray.data.manifest import LABELS
 from llb_ray.data.tables import write_batches
-from llb_ray.engine import filenames
+from llb_ray.engine import filenames, pixel_grid
 from llb_ray.engine.evaluation import evaluate, pixel_counter
 from llb_ray.engine.evaluation.evaluate import detection_metrics, shards_to_count
 from llb_ray.engine.evaluation.ground_truth import GroundTruth, KnownImage
 from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Grid, Pixels, PixelShard
 from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.execution.heartbeat import read_beats
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.errors import DataError
 from tests.support import final_files
 from tests.workers import place
 
 SIZE, CELLS, IMAGES = 32, 16, 20
-CONFIG = EvaluationConfig(sigma_px=1)
-GRID = Grid(SIZE, 1, 10**6)
+CONFIG = RunConfig.model_validate({"detector": {"image_size_px": SIZE}, "evaluation": {"sigma_px": 1}})
+GRID = Grid(PixelGrid(SIZE, 1), 10**6)
 NAMES = ("p_auroc", "p_ap", "p_f1_max", "aupro")
 Rows = npt.NDArray[np.int64]
 
@@ -116,7 +117,7 @@ def test_every_executor_counts_what_the_driver_finds(
         alone = _count(shards, serial, tmp_path / "alone", workers=1)
     assert [artifact.files for artifact in counted] == [artifact.files for artifact in alone]
     scores = read_scores(scored)
-    found, exact = (detection_metrics(scores, truth, SIZE, CONFIG, parts) for parts in (counted, ()))
+    found, exact = (detection_metrics(scores, truth, CONFIG, parts) for parts in (counted, ()))
     assert (found["pixel_mode"], exact["pixel_mode"]) == ("streaming", "exact")
     assert found["num_left_out_of_pixel_metrics"] == exact["num_left_out_of_pixel_metrics"] == 2
     assert found.keys() == exact.keys()
@@ -146,7 +147,7 @@ def test_no_more_maps_and_masks_are_held_than_a_batch(
         return pixels_of(grid, known, map_NHW)
 
     monkeypatch.setattr(Grid, "pixels", watched)
-    monkeypatch.setattr(pixel_counter, "_BATCH_PIXELS", 2 * SIZE**2)
+    monkeypatch.setattr(pixel_grid, "_PIXELS_AT_ONCE", 2 * SIZE**2)
     with make_executor("serial") as executor:
         _count(shards_to_count(scored, truth, GRID), executor, tmp_path)
     assert (max(held), sum(held)) == (2, 16)

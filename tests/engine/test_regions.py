@@ -18,6 +18,7 @@ from llb_ray.config import with_overrides
 from llb_ray.disk import file_digest
 from llb_ray.engine.inference.regions import RegionFinder
 from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import trained_on
 from llb_ray.engine.workers.scorer import read_scores
@@ -25,7 +26,7 @@ from llb_ray.ensemble.pixel_threshold import level_at, levels_of
 from llb_ray.errors import ArtifactError, AuditError, ConfigError
 from tests.support import artifact_of, reseal, rewrite, set_column
 
-FINDER = RegionFinder(level=0.5, size_px=64, sigma_px=1.0)
+FINDER = RegionFinder(level=0.5, grid=PixelGrid(64, 1.0))
 
 
 def _map(*spots: tuple[slice, slice]) -> np.ndarray:
@@ -224,7 +225,7 @@ def _before(run: Path) -> None:
 
     finished = FinishedRun(RunFolder.open(run), None)
     made, config = finished.made, finished.config
-    inputs = replace(ThresholdInputs.of(made, config), maps=HeldOutMaps.of([], config))
+    inputs = replace(ThresholdInputs.of(made, config), maps=HeldOutMaps.of([], config, None))
     threshold = Decisions(config, finished.train, finished.folder.store.make).threshold(inputs)
     assert threshold is not None
     index = json.loads((run / "run.json").read_text())

@@ -1,12 +1,15 @@
 """init: what it writes loads and runs as it is, follows from what lies there, and overwrites nothing."""
 
+import re
 import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -14,6 +17,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.cli import main
 from llb_ray.config import load, parse
+from llb_ray.detectors.factory import build_encoder
 from llb_ray.errors import ConfigError, DataError, WeightsError
 from llb_ray.planning import config_template
 from llb_ray.planning.config_template import Surroundings, suggestion
@@ -111,16 +115,19 @@ def test_a_backbone_without_weights_and_a_single_image_are_refused(photos: Path,
         ({"num_cores": 8, "free_bytes": 2 * 2**30}, ("resources", "num_cpus"), 4),
         ({"num_objects": 5000}, ("members", "count"), 5),
         ({"num_objects": 65}, ("members", "count"), 3),
-        ({"side_px": 48}, ("detector", "image_size_px"), 128),
-        ({"side_px": 230}, ("detector", "image_size_px"), 224),
-        ({"side_px": 900}, ("detector", "image_size_px"), 256),
+        ({"size": (48, 48)}, ("detector", "image_size_px"), 128),
+        ({"size": (260, 230)}, ("detector", "image_size_px"), 224),
+        ({"size": (900, 900)}, ("detector", "image_size_px"), 256),
+        ({"size": (900, 1400)}, ("detector", "image_size_px"), [256, 384]),
+        ({"size": (480, 240)}, ("detector", "image_size_px"), [512, 256]),
+        ({"size": (256, 4096)}, ("detector", "image_size_px"), [256, 1024]),
     ],
 )
 def test_choices_follow_from_data_and_machine(
-    facts: dict[str, int], key: tuple[str, str], value: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+    facts: dict[str, Any], key: tuple[str, str], value: object, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = llb_ray.read_folder(photos)
-    here = Surroundings(photos, 500, 500, 200, None, None, 4, 0, 16 * 2**30)
+    here = Surroundings(photos, 500, 500, (200, 200), None, None, 4, 0, 16 * 2**30)
     monkeypatch.setattr(config_template.Surroundings, "of", lambda manifest: replace(here, **facts))
     tree = yaml.safe_load(suggestion(manifest, None, None))
     assert tree[key[0]][key[1]] == value
@@ -129,7 +136,27 @@ def test_choices_follow_from_data_and_machine(
 
 def test_sizes_are_the_images_own(tmp_path: Path) -> None:
     folder = _images(tmp_path / "images", [f"{name}.png" for name in "abcdef"], 300)
-    assert Surroundings.of(llb_ray.read_folder(folder)).side_px == 300
+    assert Surroundings.of(llb_ray.read_folder(folder)).size == (310, 300)
+
+
+@pytest.mark.parametrize("size", [(900, 900), (2048, 2448), (3000, 4000)])
+def test_large_photographs_are_offered_tiles_with_their_cost(
+    size: tuple[int, int], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Surroundings(photos, 500, 500, size, None, None, 4, 0, 16 * 2**30)
+    monkeypatch.setattr(config_template.Surroundings, "of", lambda manifest: here)
+    text = suggestion(llb_ray.read_folder(photos), None, None)
+    assert re.search(r"smaller defects may be lost.*\n.*In tiles .* times the time and disk \([\d.e+]+ s each\)", text)
+    plain = [line for line in text.splitlines() if not line.startswith("  image_size_px")]
+    tree = yaml.safe_load("\n".join(re.sub(r"^  # (image_size_px|tiles): ", r"  \1: ", line) for line in plain))
+    config = parse(tree)
+    assert all(abs(side - own) < 32 for side, own in zip(config.detector.size, size, strict=True))
+    assert config.detector.num_tiles > 15
+    build_encoder(config.detector.model_copy(update={"image_size_px": (256, 256)}), torch.device("cpu"))
+
+
+def test_photographs_of_about_the_size_are_offered_none(photos: Path) -> None:
+    assert "tiles" not in suggestion(llb_ray.read_folder(photos), None, None)
 
 
 def test_names_that_count_views_are_grouped() -> None:

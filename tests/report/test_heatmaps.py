@@ -11,10 +11,11 @@ from PIL import Image
 import llb_ray
 from llb_ray.data.tables import read_table
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.purified_dataset import kept_ids
-from llb_ray.report.heatmaps import Scale, overlay, smooth
+from llb_ray.report.heatmaps import Scale, overlay
 
 SCALE = Scale(low=1.0, high=5.0)
 RNG = np.random.default_rng(0)
@@ -93,9 +94,9 @@ def test_the_scale_is_of_held_out_maps_of_kept_images(finished: Path) -> None:
     folder = RunFolder.open(finished)
     made, config = folder.made(), folder.config()
     purified, final = read_table(finished / "purified" / "part-0.arrow"), read_scores(made.final_scores)
-    maps = HeldOutMaps.of(made.held_out_maps, config).of_kept(purified, final, purified)
+    maps = HeldOutMaps.of(made.held_out_maps, config, None).of_kept(purified, final, purified)
     assert maps is not None
-    scale, expected = Scale.of_run(folder), Scale.of(smooth(maps, config))
+    scale, expected = Scale.of_run(folder), Scale.of(PixelGrid.of(config, None).smooth(maps))
     assert (scale.low, scale.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert scale.low < scale.high
 
@@ -109,7 +110,7 @@ def test_without_these_the_scale_is_of_the_maps_of_all_kept_images(
     kept = set(kept_ids(read_table(finished / "purified" / "part-0.arrow")))
     rows = [row for row, image_id in enumerate(scored["image_id"].to_pylist()) if image_id in kept]
     map_NHW = scored["map"].combine_chunks().to_numpy_ndarray()[rows]
-    scale, expected = Scale.of_run(folder), Scale.of(smooth(map_NHW, folder.config()))
+    scale, expected = Scale.of_run(folder), Scale.of(PixelGrid.of(folder.config(), None).smooth(map_NHW))
     assert (scale.low, scale.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 

@@ -21,10 +21,11 @@ from llb_ray.cli import main
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.report import gallery, thumbnails
-from llb_ray.report.heatmaps import Scale, smooth
+from llb_ray.report.heatmaps import Scale
 from llb_ray.report.lookalike_groups import families_of
 from tests.support import final_files, republish
 
@@ -110,7 +111,7 @@ def test_photographs_and_maps_are_the_images_own(run: Path, photos: Path) -> Non
         original = np.asarray(Image.open(photos / path).convert("RGB"), float)
         assert np.abs(np.asarray(_decoded(photo).convert("RGB"), float) - original).mean() < 12
         map_NHW = np.array(scored[image_id]["map"], np.float32).reshape(1, 16, 16)
-        drawn = 255 * scale.share(smooth(map_NHW, folder.config())[0])
+        drawn = 255 * scale.share(PixelGrid.of(folder.config(), None).smooth(map_NHW)[0])
         assert np.abs(np.asarray(_decoded(heat).convert("L"), float) - drawn).max() <= 1
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llb_ray.config import BackboneConfig
+from llb_ray.config import BackboneConfig, Size, sides
 from llb_ray.detectors.backbones.folding import fold_batch_norms
 from llb_ray.detectors.backbones.network import context_layers, layers_of, load_network, size_refused
 from llb_ray.detectors.backbones.timm_import import Network, timm
@@ -28,7 +28,7 @@ class Backbone:
     """
 
     def __init__(
-        self, config: BackboneConfig, image_size_px: int, device: torch.device, with_context: bool = False
+        self, config: BackboneConfig, image_size_px: int | Size, device: torch.device, with_context: bool = False
     ) -> None:
         self.config = config
         self.image_size_px = image_size_px
@@ -54,7 +54,7 @@ class Backbone:
         Raises ConfigError where an activation does not fit the float16 that layers are cached in.
         """
         assert image_B3HW.dtype == torch.uint8
-        assert image_B3HW.shape[1:] == (3, self.image_size_px, self.image_size_px)
+        assert image_B3HW.shape[1:] == (3, *sides(self.image_size_px))
         layers = self._forward(image_B3HW.to(self._mean_311.device))
         for index, layer_BCHW in zip(self._layers, layers, strict=True):
             self._check_range(index, layer_BCHW)
@@ -80,11 +80,11 @@ class Backbone:
     @torch.inference_mode()
     def _trial_run(self) -> tuple[int, ...]:
         """Channels of each layer; one black image shows here, not hours later, what the network refuses."""
-        size = self.image_size_px
+        size_px = self.image_size_px
         try:
-            layers = self._forward(torch.zeros(1, 3, size, size, device=self._mean_311.device))
+            layers = self._forward(torch.zeros(1, 3, *sides(size_px), device=self._mean_311.device))
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise size_refused(self.config.name, size, error) from error
+            raise size_refused(self.config.name, size_px, error) from error
         return tuple(layer_BCHW.shape[1] for layer_BCHW in layers)
 
 
@@ -100,7 +100,7 @@ class _Forward(nn.Module):
         return self._layers(image_B3HW)
 
 
-def fingerprint(config: BackboneConfig, image_size_px: int, with_context: bool = False) -> dict[str, Any]:
+def fingerprint(config: BackboneConfig, image_size_px: int | Size, with_context: bool = False) -> dict[str, Any]:
     """Everything a backbone's output depends on, JSON-ready; the weights by content (sha256), not by path.
 
     No weights are loaded: finished features are found without.  Raises ConfigError and WeightsError.
@@ -113,7 +113,7 @@ def fingerprint(config: BackboneConfig, image_size_px: int, with_context: bool =
     return found if config.precision == "float32" else found | {"precision": config.precision}
 
 
-def _layers(config: BackboneConfig, image_size_px: int, with_context: bool) -> tuple[int, ...]:
+def _layers(config: BackboneConfig, image_size_px: int | Size, with_context: bool) -> tuple[int, ...]:
     return layers_of(config, image_size_px) + (context_layers(config, image_size_px) if with_context else ())
 
 

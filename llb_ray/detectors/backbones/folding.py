@@ -7,19 +7,20 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from llb_ray.config import Size, sides
 from llb_ray.detectors.backbones.timm_import import Network
 
 _TOLERANCE = 1e-3  # of a layer's largest value; rounding stays a hundred times below
 
 
-def fold_batch_norms(model: Network, image_size_px: int) -> Network:
+def fold_batch_norms(model: Network, image_size_px: int | Size) -> Network:
     """A copy of `model`, which is in evaluation mode, with batch norms folded; `model` where that changes its layers.
 
     Where a norm reads a convolution's output is seen as an image passes.  That nothing else reads this output is not
     seen: so the layers of both networks are compared.
     """
     noise = torch.Generator().manual_seed(0)
-    image_13HW = torch.randn(1, 3, image_size_px, image_size_px, generator=noise)
+    image_13HW = torch.randn(1, 3, *sides(image_size_px), generator=noise)
     folded = copy.deepcopy(model)
     with torch.inference_mode():
         pairs = list(_pairs(folded, image_13HW))

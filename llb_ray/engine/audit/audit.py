@@ -121,7 +121,7 @@ def _config_is_the_runs(run: FinishedRun) -> str:
     config, made = run.config, run.made
     expected: dict[str, tuple[Mapping[str, Any], Artifact]] = {
         "final fit": (fit_settings(config, "final"), made.final),
-        "evaluate": (protocol(config.evaluation, config.detector.image_size_px), made.evaluated),
+        "evaluate": (protocol(config, run.truth.ignored), made.evaluated),
     }
     for number, decided in enumerate(made.rounds, 1):
         expected[f"purify, round {number}"] = (purify_settings(config, number), decided)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
+from llb_ray.engine.features.ignored_pixels import ignored_recipe, read_ignored
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
@@ -60,6 +61,8 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
     yield "labels", made.labels, labels_recipe(run.labels)
     if made.partition is not None:
         yield "partition", made.partition, partition_recipe(run.config, ids, groups)
+    if made.ignored is not None and (ignored := read_ignored(made.ignored, run.config)) is not None:
+        yield "ignored", made.ignored, ignored_recipe(ignored)
     if made.bands is not None and run.config.data.bands is not None:
         yield "bands", made.bands, scale_recipe(run.config.data.bands, ids)
     if run.overrides is not None and made.overrides is not None:
@@ -124,7 +127,7 @@ def _measured(run: FinishedRun) -> Iterator[RunArtifacts]:
     made_from = {"images": made.images, "labels": made.labels, "purified": made.purified}
     recipe = evaluate_recipe(config, run.truth, made_from, made.final_scores, made.pixel_counts)
     yield "evaluate", made.evaluated, recipe
-    compared_on = grid(run.truth, config.detector.image_size_px, config.evaluation)
+    compared_on = grid(run.truth, config)
     shards = shards_to_count(made.final_scores, run.truth, compared_on)
     if len(shards) != len(made.pixel_counts):
         raise AuditError(f"run.json: {len(made.pixel_counts)} counts of pixels, and there should be {len(shards)}")

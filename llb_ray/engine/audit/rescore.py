@@ -20,6 +20,7 @@ from llb_ray.detectors.base import Detector, Scores
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
+from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.trained_detector import batched
@@ -58,7 +59,7 @@ def scores_again(run: FinishedRun, number: int) -> str:
     with owned_threads(resources):
         encoding = EncoderSpec(_photographs(run), resources)
         detectors = [(said, _loaded(run, said, resources)) for said in _said(run, [row["image_id"] for row in chosen])]
-        for batch in batched(refs, resources.batch_size):
+        for batch in batched(refs, encoding.batch_size):
             layers = layers_of(encoding.layers(batch), encoding.device)
             for said, detector in detectors:
                 _compare(said, [image.image_id for image in batch], detector.score(layers))
@@ -73,7 +74,7 @@ def _photographs(run: FinishedRun) -> FeatureExtractor:
     config = run.config
     fingerprint, scales = (
         encoder_fingerprint(config.detector),
-        (read_scale(run.made.bands), read_levels(run.made.levels)),
+        (read_scale(run.made.bands), read_levels(run.made.levels), read_ignored(run.made.ignored, config)),
     )
     found = FeatureExtractor(run.root, config.data.max_pixels, config.detector, fingerprint, *scales)
     if found.key != run.made.final.inputs.get("encoder"):

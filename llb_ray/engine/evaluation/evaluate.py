@@ -12,6 +12,7 @@ How it is measured, in the words of every metrics.json (`protocol`):
   is: `s_auroc`.
 - Each type of defect is also measured alone, with all normal test images: `by_type`.  Its AUPRO is the one above, of
   the images of that type and the normal ones.
+- Ignored pixels (`data.ignore_mask`) do not count; a defect that is only there is unknown too.
 - An anomalous image without a mask, or with an empty one, has an unknown pixel truth and is left out of the pixel
   metrics, and counted.
 """
@@ -23,12 +24,14 @@ import numpy as np
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe
-from llb_ray.config import EvaluationConfig, RunConfig
+from llb_ray.config import RunConfig
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import joined
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.evaluation.pixel_counter import Grid, Pixels, PixelShard, pixel_shards
 from llb_ray.engine.evaluation.pixel_metrics import UNDEFINED, of_counts, of_pixels
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.metrics.image_metrics import image_metrics, object_metrics
 from llb_ray.metrics.streaming_pixel import MAX_BINS
@@ -49,21 +52,20 @@ _PROTOCOL = {
 }
 
 
-def protocol(config: EvaluationConfig, size_px: int) -> dict[str, Any]:
+def protocol(config: RunConfig, ignored: Ignored | None = None) -> dict[str, Any]:
     """Protocol of the metrics, for comparison with those of others."""
-    settings = {"fpr_limit": config.fpr_limit, "sigma_px": config.sigma_at(size_px), "size_px": size_px}
-    return _PROTOCOL | settings
+    return _PROTOCOL | {"fpr_limit": config.evaluation.fpr_limit} | PixelGrid.of(config, ignored).settings
 
 
-def grid(truth: GroundTruth, size_px: int, config: EvaluationConfig) -> Grid:
+def grid(truth: GroundTruth, config: RunConfig) -> Grid:
     """The pixels that the metrics are about."""
-    return Grid(size_px, config.sigma_at(size_px), truth.max_pixels)
+    return Grid(PixelGrid.of(config, truth.ignored), truth.max_pixels)
 
 
 def shards_to_count(scored: Sequence[Artifact], truth: GroundTruth, grid: Grid) -> list[PixelShard]:
     """Shards for workers to count; nothing where the test images are few enough, or there is no mask."""
     known = {image.image_id: image for image in truth.known_images()}
-    small = len(known) * grid.size_px**2 <= EXACT_PIXELS
+    small = len(known) * grid.of_maps.num_pixels <= EXACT_PIXELS
     return [] if small or not truth.masks(TEST) else list(pixel_shards(known, scored, grid))
 
 
@@ -72,10 +74,9 @@ def measured(
 ) -> Metrics:
     """The contents of metrics.json: what labels say of the decisions (schema `purified_dataset.PURIFIED`) and of the
     final detector's `scores` (image_id, score and map), as far as there are labels, and the protocol."""
-    size_px = config.detector.image_size_px
     metrics = purification_metrics(purified, truth.known(TRAIN))
-    metrics |= detection_metrics(scores, truth, size_px, config.evaluation, counted)
-    return {**metrics, "protocol": protocol(config.evaluation, size_px)}
+    metrics |= detection_metrics(scores, truth, config, counted)
+    return {**metrics, "protocol": protocol(config, truth.ignored)}
 
 
 def evaluate_recipe(
@@ -89,8 +90,7 @@ def evaluate_recipe(
     inputs = {name: artifact.content for name, artifact in made_from.items()}
     inputs |= {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(scored)}
     inputs |= {f"pixels-{index:03d}": artifact.content for index, artifact in enumerate(counted)}
-    settings = protocol(config.evaluation, config.detector.image_size_px)
-    return Recipe("evaluate", settings, inputs | {"masks": truth.masks_digest()})
+    return Recipe("evaluate", protocol(config, truth.ignored), inputs | {"masks": truth.masks_digest()})
 
 
 def image_scores(images: pa.Table, scores: pa.Table) -> pa.Table:
@@ -118,7 +118,7 @@ def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metric
 
 
 def detection_metrics(
-    scores: pa.Table, truth: GroundTruth, size_px: int, config: EvaluationConfig, counted: Sequence[Artifact] = ()
+    scores: pa.Table, truth: GroundTruth, config: RunConfig, counted: Sequence[Artifact] = ()
 ) -> Metrics:
     """Image, object and pixel metrics of the final detector on the labelled test images.
 
@@ -139,9 +139,10 @@ def detection_metrics(
     if not truth.masks(TEST):
         return metrics
     if counted:
-        found, aupro = of_counts(counted, config.fpr_limit)
+        found, aupro = of_counts(counted, config.evaluation.fpr_limit)
     else:
-        found, aupro = of_pixels(_pixels(scores.take(rows), truth, grid(truth, size_px, config)), config.fpr_limit)
+        pixels = _pixels(scores.take(rows), truth, grid(truth, config))
+        found, aupro = of_pixels(pixels, config.evaluation.fpr_limit)
     by_type = {kind: {**one, **aupro.get(kind, UNDEFINED)} for kind, one in metrics["by_type"].items()}
     return {**metrics, **found, "by_type": by_type}
 

@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
-from llb_ray.detectors.base import upsample
+from llb_ray.data.ignored_regions import Ignored
+from llb_ray.detectors.base import row_batches
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.workers.fitter import trained_on
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import split
@@ -27,7 +29,6 @@ MOST_IMAGES = 300  # kept ones; ids are hashes, so that the first few hundred ar
 _MOST_REJECTED = 50
 _STEPS = 56  # pixels of a map that are looked at, along a side: it is too smooth for more to tell more
 _HIGH = 0.99  # quantile of a map that scales are compared by
-_AT_ONCE = 32
 _RATE = 0.01  # of the images, that are left out as possibly defective
 Asked = Mapping[str, tuple[Artifact, Sequence[str]]]
 Floats = npt.NDArray[np.float32]
@@ -65,22 +66,20 @@ def asked_for(detectors: Mapping[str, Artifact], purified: pa.Table) -> Asked:
 
 @dataclass(frozen=True)
 class HeldOutMaps:
-    """The maps that scorers wrote, in shards or none, and the size and Gaussian, in pixels, for finding regions."""
+    """The maps that scorers wrote, in shards or none, and the pixels that regions are found on."""
 
     shards: Sequence[Artifact]
-    size_px: int
-    sigma_px: float
+    grid: PixelGrid
 
     @classmethod
-    def of(cls, shards: Sequence[Artifact], config: RunConfig) -> "HeldOutMaps":
+    def of(cls, shards: Sequence[Artifact], config: RunConfig, ignored: Ignored | None) -> "HeldOutMaps":
         """The maps in these shards, smoothed as pixel metrics see maps."""
-        size_px = config.detector.image_size_px
-        return cls(shards, size_px, config.evaluation.sigma_at(size_px))
+        return cls(shards, PixelGrid.of(config, ignored))
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything the pixel threshold depends on besides the maps; nothing where there are none."""
-        return {"size_px": self.size_px, "sigma_px": self.sigma_px} if self.shards else {}
+        return self.grid.settings if self.shards else {}
 
     def levels(self, held_out: pa.Table, purified: pa.Table, final: pa.Table) -> pa.Table | None:
         """The map values that shares of the area exceed (schema `LEVELS`), in kept images that look normal.
@@ -103,11 +102,13 @@ class HeldOutMaps:
         return _maps(chosen) * self._scale(_of(table, rejected), final) if chosen.num_rows else None
 
     def _sampled(self, map_NHW: Floats) -> Floats:
-        """Some pixels of each map at the size that regions are found at; a few maps at once are held in full."""
-        step = max(1, self.size_px // _STEPS)
-        parts = range(0, len(map_NHW), _AT_ONCE)
-        smooth = (upsample(map_NHW[at : at + _AT_ONCE], self.size_px, self.sigma_px) for at in parts)
-        return np.concatenate([part[:, ::step, ::step] for part in smooth])
+        """Some pixels [N, P] of each map at the size that regions are found at; a few maps at once are held in full."""
+        down, across = (max(1, side // _STEPS) for side in self.grid.size)
+        parts = row_batches(len(map_NHW), self.grid.images_at_once)
+        smooth = (self.grid.smooth(map_NHW[rows]) for rows in parts)
+        seen_hw = np.ones(self.grid.size, bool) if self.grid.seen_HW is None else self.grid.seen_HW
+        seen_hw = seen_hw[::down, ::across]
+        return np.concatenate([part[:, ::down, ::across][:, seen_hw] for part in smooth])
 
     def _scale(self, rejected: pa.Table, final: pa.Table) -> np.float32:
         """The factor of these detectors' maps: 1 of detectors that are fitted like the final one."""

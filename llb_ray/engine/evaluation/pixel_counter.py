@@ -8,7 +8,7 @@ An anomalous image without a mask, or whose mask is empty, has an unknown pixel 
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -22,15 +22,15 @@ import pyarrow.compute as pc
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.data.decoding import read_mask
 from llb_ray.data.tables import read_batches, read_table, write_table
-from llb_ray.detectors.base import Report, row_batches, upsample
+from llb_ray.detectors.base import Report, row_batches
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import NORMAL, KnownImage
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext, owned_threads
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.metrics.streaming_pixel import PixelCounts
 
 SHARD_PIXELS = 2**27  # counted together: some twenty seconds of work, and at most 28 MiB of counts of each kind
-_BATCH_PIXELS = 2**21  # held at once, about 40 bytes each while they are smoothed and counted
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
@@ -39,8 +39,7 @@ Floats = npt.NDArray[np.float32]
 class Grid:
     """The pixels on which maps and masks are compared."""
 
-    size_px: int  # of a side
-    sigma_px: float  # of the Gaussian that smooths maps
+    of_maps: PixelGrid
     max_pixels: int  # of a mask's file
 
     def pixels(self, known: Sequence[KnownImage], map_NHW: Floats) -> "Pixels":
@@ -49,16 +48,22 @@ class Grid:
         rows = [row for row, image in enumerate(known) if masks[row].any() or image.kind == NORMAL]
         used = set(rows)
         left_out = [image.image_id for row, image in enumerate(known) if row not in used]
+        found = Pixels(*self._none(), [], left_out, self.of_maps.seen_HW)
         if not rows:
-            nothing_NHW = np.zeros((0, self.size_px, self.size_px), np.float32)
-            return Pixels(nothing_NHW, nothing_NHW.astype(bool), [], left_out)
-        smooth_NHW = upsample(map_NHW[rows], self.size_px, self.sigma_px)
-        return Pixels(smooth_NHW, np.stack([masks[row] for row in rows]), [known[row].kind for row in rows], left_out)
+            return found
+        kinds = [known[row].kind for row in rows]
+        map_NHW = self.of_maps.smooth(map_NHW[rows])
+        return replace(found, map_NHW=map_NHW, mask_NHW=np.stack([masks[row] for row in rows]), kinds=kinds)
+
+    def _none(self) -> tuple[Floats, Bools]:
+        """Maps and masks of no image."""
+        nothing_NHW = np.zeros((0, *self.of_maps.size), np.float32)
+        return nothing_NHW, nothing_NHW.astype(bool)
 
     def _mask(self, path: Path | None) -> Bools:
         if path is None:
-            return np.zeros((self.size_px, self.size_px), dtype=bool)
-        return read_mask(path, self.size_px, self.max_pixels)
+            return np.zeros(self.of_maps.size, dtype=bool)
+        return self.of_maps.inspected(read_mask(path, self.of_maps.size, self.max_pixels))
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Pixels:
     mask_NHW: Bools
     kinds: list[str]  # of defects, one for each image
     left_out: list[str]
+    seen_HW: Bools | None  # the pixels that are compared; None: all
 
     def by_kind(self) -> Iterator[tuple[str, Floats, Bools]]:
         """Each kind, and the maps and masks of its images."""
@@ -96,7 +102,7 @@ def pixel_shards(known: Mapping[str, KnownImage], scored: Sequence[Artifact], gr
         if here:
             images |= here
             holders.append(artifact)
-        if len(images) * grid.size_px**2 >= SHARD_PIXELS:
+        if len(images) * grid.of_maps.num_pixels >= SHARD_PIXELS:
             yield _shard(images, holders, grid)
             images, holders = {}, []
     if images:
@@ -106,8 +112,8 @@ def pixel_shards(known: Mapping[str, KnownImage], scored: Sequence[Artifact], gr
 def _shard(images: Mapping[str, KnownImage], holders: Sequence[Artifact], grid: Grid) -> PixelShard:
     truth = {image_id: [image.kind, image.mask_digest] for image_id, image in images.items()}
     inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(holders)}
-    settings = {"size_px": grid.size_px, "sigma_px": grid.sigma_px}
-    return PixelShard(images, tuple(holders), Recipe("pixels", settings, inputs | {"truth": digest(truth)}))
+    recipe = Recipe("pixels", grid.of_maps.settings, inputs | {"truth": digest(truth)})
+    return PixelShard(images, tuple(holders), recipe)
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,10 @@ class Evaluator:
 
     def _write(self, folder: Path, shard: PixelShard, report: Report, done: int, total: int) -> None:
         counts, left_out = defaultdict(PixelCounts, {NORMAL: PixelCounts()}), list[str]()
-        for known, raw_NHW in _batches(shard, max(1, _BATCH_PIXELS // self._spec.grid.size_px**2)):
+        for known, raw_NHW in _batches(shard, self._spec.grid.of_maps.images_at_once):
             pixels = self._spec.grid.pixels(known, raw_NHW)
             for kind, map_NHW, mask_NHW in pixels.by_kind():
-                counts[kind].add(map_NHW, mask_NHW)
+                counts[kind].add(map_NHW, mask_NHW, pixels.seen_HW)
             left_out += pixels.left_out
             done += len(known)
             report(done, total, "images")

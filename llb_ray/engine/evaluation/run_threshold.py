@@ -11,6 +11,7 @@ from llb_ray.config import RunConfig, ThresholdConfig
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
+from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds, by_members, of_bulk, of_images, with_rejected
@@ -35,7 +36,7 @@ class ThresholdInputs:
     @classmethod
     def of(cls, made: RunArtifacts, config: RunConfig) -> "ThresholdInputs":
         """Those of a finished run."""
-        maps = HeldOutMaps.of(made.held_out_maps, config)
+        maps = HeldOutMaps.of(made.held_out_maps, config, read_ignored(made.ignored, config))
         decided = (made.rounds, made.purified, made.overrides, made.matrix)
         return cls(*decided, made.fold_scores, made.final_scores, maps)
 

@@ -9,6 +9,7 @@ import torch
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import DetectorConfig, FeaturesConfig
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.detectors.factory import build_encoder
 from llb_ray.engine.features.encoding import Stored, stored_layers
 from llb_ray.engine.features.feature_access import FeatureAccess
@@ -25,6 +26,7 @@ class Features:
     shards: list[Shard]  # of the plain images; a cache has more, of their augmented copies
     cached: list[Artifact]  # empty where they are encoded whenever they are read
     access: FeatureAccess
+    ignored: Ignored | None = None  # the pixels that none of them is about
 
     @property
     def encoder(self) -> str:
@@ -43,7 +45,7 @@ class EncoderPasses:
 
 def trial(detector: DetectorConfig, num_channels: int = 3) -> Stored:
     """One black image through the encoder: shows here, not hours later, that it works and how large its layers are."""
-    black_BHWC = np.zeros((1, detector.image_size_px, detector.image_size_px, num_channels), np.uint8)
+    black_BHWC = np.zeros((1, *detector.size, num_channels), np.uint8)
     return stored_layers(build_encoder(detector, torch.device("cpu")), black_BHWC)
 
 

@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 
 from llb_ray.artifacts import digest
-from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig
+from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig, Size, said
 from llb_ray.data.augment import augmented
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands, resized
-from llb_ray.data.decoding import Size, content_id, read_sized
+from llb_ray.data.decoding import content_id, read_sized
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.unreadable_files import UnreadableImage
@@ -50,7 +51,7 @@ class ImageRef:
 @dataclass(frozen=True)
 class FeatureExtractor:
     """All that a worker needs to encode images of a run: their folder, the encoder the run is keyed by, for images of
-    several bands their scale, and for photographs of 16 bits their levels."""
+    several bands their scale, for photographs of 16 bits their levels, and the pixels that are ignored."""
 
     root: Path
     max_pixels: int
@@ -58,13 +59,15 @@ class FeatureExtractor:
     encoder: Mapping[str, Any]  # the fingerprint
     scale: BandScale | None = None  # None: photographs, in RGB
     levels: Levels | None = None  # None: 8 bits, or spread over all of 16
+    ignored: Ignored | None = None  # None: all of a photograph is looked at
 
     @property
     def key(self) -> str:
         """Digest of all that an image's layers depend on besides the image."""
         scale = {} if self.scale is None else {"scale": [self.scale.low_C, self.scale.high_C]}
         levels = {} if self.levels is None else {"levels": [self.levels.black, self.levels.white]}
-        return digest({**self.encoder, **scale, **levels})
+        ignored = {} if self.ignored is None else {"ignored": self.ignored.key}
+        return digest({**self.encoder, **scale, **levels, **ignored})
 
     @property
     def num_channels(self) -> int:
@@ -81,12 +84,17 @@ class FeatureExtractor:
 
     def sized(self, path: Path) -> tuple[Pixels, Size]:
         """The same, and the height and width of the image in the file."""
-        size_px = self.detector.image_size_px
+        size = self.detector.size
         if self.scale is None:
-            return read_sized(path, size_px, self.max_pixels, self.levels)
+            image_HW3, own = read_sized(path, size, self.max_pixels, self.levels)
+            return self.hidden(image_HW3), own
         value_HWC = read_bands(path, self.scale.num_bands, self.max_pixels)
         height, width = value_HWC.shape[:2]
-        return self.scale.to_bytes(resized(value_HWC, size_px)), (height, width)
+        return self.hidden(self.scale.to_bytes(resized(value_HWC, size))), (height, width)
+
+    def hidden(self, image_HWC: Pixels) -> Pixels:
+        """The image of the detector's size without what is ignored."""
+        return image_HWC if self.ignored is None else self.ignored.hidden(image_HWC)
 
 
 def unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
@@ -112,7 +120,8 @@ class EncoderSpec:
         self._resources = resources
         self.device = device_for(resources)
         self._encoder = _the_runs(photographs, self.device)
-        self._most = resources.batch_size  # images at once, as far as is known
+        self.batch_size = photographs.detector.images_at_once(resources.batch_size)
+        self._most = self.batch_size  # images at once, as far as is known
         # Kept: every new thread would get, and keep, a heap of its own to decode images in.
         self._readers = ThreadPoolExecutor(resources.num_cpus)
 
@@ -170,7 +179,7 @@ class EncoderSpec:
         if size == 1:
             raise ResourceError(
                 f"{platform.node()}: the GPU's memory does not hold the encoder and one image of "
-                f"{self._encoder.image_size_px} px; lower detector.image_size_px or raise resources.num_gpus"
+                f"{said(self._encoder.image_size_px)} px; lower detector.image_size_px or raise resources.num_gpus"
             )
         torch.cuda.empty_cache()
         self._most = size // 2

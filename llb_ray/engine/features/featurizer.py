@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from llb_ray.artifacts import Recipe, digest
+from llb_ray.config import DetectorConfig
 from llb_ray.data.tables import write_batches
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -24,6 +25,7 @@ from llb_ray.engine.execution.protocols import WorkerContext, owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, Stored
 
 SHARD_IMAGES = 256  # at most, on average: a shard is the unit of resuming, seconds of work and megabytes of disk
+_FEWEST = 4  # images of a shard, however large they are
 _PREFIX_DIGITS = 8  # of an image_id, which is hexadecimal
 
 
@@ -45,14 +47,19 @@ class Shard:
         return Recipe("features", settings, {"encoder": self.encoder, "images": digest(self.image_ids)})
 
 
-def num_shards(num_images: int, shard_images: int = SHARD_IMAGES) -> int:
+def num_shards(num_images: int, most: int = SHARD_IMAGES) -> int:
     """Into how many shards so many images are cut: a power of two, though the last of a few images may stay empty."""
-    return 1 << (max(0, num_images - 1) // shard_images).bit_length()
+    return 1 << (max(0, num_images - 1) // most).bit_length()
 
 
-def shards_of(images: Sequence[ImageRef], encoder: str, shard_images: int = SHARD_IMAGES) -> list[Shard]:
+def shard_images(detector: DetectorConfig) -> int:
+    """Number of images of a shard, on average at most: few large ones are as much work."""
+    return max(_FEWEST, SHARD_IMAGES // detector.num_tiles)
+
+
+def shards_of(images: Sequence[ImageRef], encoder: str, most: int = SHARD_IMAGES) -> list[Shard]:
     """The images in shards, by the first bits of their ids: one more bit, and all shards new, whenever N doubles."""
-    bits = num_shards(len(images), shard_images).bit_length() - 1
+    bits = num_shards(len(images), most).bit_length() - 1
     ordered = sorted(images, key=lambda image: image.image_id)
     runs = groupby(ordered, key=lambda image: int(image.image_id[:_PREFIX_DIGITS], 16) >> (4 * _PREFIX_DIGITS - bits))
     return [Shard(tuple(members), encoder) for _, members in runs]
@@ -97,7 +104,7 @@ class Featurizer:
         with owned_threads(resources):
             encoding = EncoderSpec(self._spec.photographs, resources)
             for shard in todo:
-                rows = _rows(encoding.batches(shard.images, resources.batch_size), done, report)
+                rows = _rows(encoding.batches(shard.images, encoding.batch_size), done, report)
                 self._store.make(shard.recipe, partial(_write, rows=rows))
                 done += len(shard.images)
                 report(done)

@@ -136,7 +136,7 @@ def _asked(
     """Everything the bytes of a prediction depend on, besides the files themselves."""
     made = folder.made()
     held_out = made.threshold.content if made.threshold else ""
-    batch_size = detector.config.resources.batch_size
+    batch_size = detector.encoding.batch_size
     run = {"final": made.final.content, "held_out": held_out, "encoder": detector.photographs.key}
     run |= {"threshold": repr(detector.calibration.threshold), "regions": repr(detector.calibration.regions)}
     named = [path_text(os.path.abspath(name)) for name in data]
@@ -160,7 +160,7 @@ def _judged(
 ) -> Iterator[tuple[Judged, bool]]:
     """Every batch, and whether it was judged now: those before the first that is not recorded are not judged again."""
     read = partial(_read, detector.photographs, inputs.root)
-    chunks = batched(inputs.read(), detector.config.resources.batch_size)
+    chunks = batched(inputs.read(), detector.encoding.batch_size)
     for number, chunk in enumerate(chunks):
         recorded = journal.find(number, chunk)
         if recorded is None or not all(_unchanged(inputs.root, file, read) for file in recorded.files):

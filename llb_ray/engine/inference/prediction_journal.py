@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from llb_ray.artifacts import digest
+from llb_ray.config import Size
 from llb_ray.data.candidate_files import File
-from llb_ray.data.decoding import Size
 from llb_ray.data.tables import checked
 from llb_ray.disk import sealed, unsealed, write_atomic
 from llb_ray.engine.inference.regions import Region

@@ -1,6 +1,6 @@
 """The places in a photograph where an anomaly map is above the run's pixel threshold.
 
-Shapes: S x S pixels of the size that maps are smoothed at.
+Shapes: H x W pixels of the size that maps are smoothed at.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import RunConfig
-from llb_ray.data.decoding import Size
+from llb_ray.config import Size
 from llb_ray.data.tables import read_table
-from llb_ray.detectors.base import upsample
 from llb_ray.engine import filenames
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.ensemble.pixel_threshold import level_at
 
 Floats = npt.NDArray[np.float32]
@@ -36,14 +35,13 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionFinder:
-    """The pixel threshold, and how maps are smoothed before it is applied."""
+    """The pixel threshold, and the pixels that it is applied to."""
 
     level: float
-    size_px: int
-    sigma_px: float
+    grid: PixelGrid
 
     @classmethod
-    def of(cls, made: Artifact, false_area_rate: float, config: RunConfig) -> "RegionFinder | None":
+    def of(cls, made: Artifact, false_area_rate: float, grid: PixelGrid) -> "RegionFinder | None":
         """The finder with the level that this share of the area of normal images exceeds, by a `threshold` artifact.
 
         None where this was made without held-out maps; raises ConfigError for a rate that is not in its table.
@@ -51,22 +49,23 @@ class RegionFinder:
         if filenames.PIXEL_LEVELS not in made.files:
             return None
         level = level_at(read_table(made.file(filenames.PIXEL_LEVELS)), false_area_rate)
-        size_px = config.detector.image_size_px
-        return cls(level, size_px, config.evaluation.sigma_at(size_px))
+        return cls(level, grid)
 
     def smooth(self, map_HW: Floats) -> Floats:
-        """The map [S, S] that is compared with the level, from one at the detector's own resolution."""
-        smooth_SS: Floats = upsample(map_HW[None], self.size_px, self.sigma_px)[0]
-        return smooth_SS
+        """The map [H, W] that is compared with the level, from one at the detector's own resolution."""
+        smooth_HW: Floats = self.grid.smooth(map_HW[None])[0]
+        return smooth_HW
 
     def find(self, map_HW: Floats, size: Size) -> list[Region]:
         """The regions in a photograph of this height and width, the one with the highest peak first."""
         from scipy import ndimage
 
-        map_SS = self.smooth(map_HW)
-        label_SS, num = ndimage.label(map_SS > self.level)
-        boxes = ndimage.find_objects(label_SS)
-        found = [self._region(map_SS, label_SS == at + 1, boxes[at], size) for at in range(num)]
+        smooth_HW = self.smooth(map_HW)
+        label_HW, num = ndimage.label(self.grid.inspected(smooth_HW > self.level))
+        found = [
+            self._region(smooth_HW[box], label_HW[box] == number, box, size)
+            for number, box in zip(range(1, num + 1), ndimage.find_objects(label_HW), strict=True)
+        ]
         return sorted(found, key=lambda region: -region.peak)
 
     def mask(self, map_HW: Floats, size: Size) -> npt.NDArray[np.bool_]:
@@ -75,14 +74,13 @@ class RegionFinder:
 
         height, width = size
         large = Image.fromarray(self.smooth(map_HW)).resize((width, height), Image.Resampling.BILINEAR)
-        mask_HW: npt.NDArray[np.bool_] = np.asarray(large) > self.level
-        return mask_HW
+        return self.grid.inspected(np.asarray(large) > self.level)
 
-    def _region(self, map_SS: Floats, inside_SS: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size) -> Region:
-        scale = np.array(size) / self.size_px  # y, x
+    def _region(self, map_HW: Floats, inside_HW: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size) -> Region:
+        scale = np.array(size) / self.grid.size  # y, x
         starts, stops = (np.array([getattr(side, end) for side in box]) * scale for end in ("start", "stop"))
         (y, x), (bottom, right) = np.floor(starts).astype(int).tolist(), np.ceil(stops).astype(int).tolist()
-        values = map_SS[inside_SS]
+        values = map_HW[inside_HW]
         return Region(
             x=x,
             y=y,
@@ -91,20 +89,20 @@ class RegionFinder:
             area=max(1, round(values.size * float(scale.prod()))),
             peak=float(values.max()),
             mean=float(values.mean()),
-            polygon=self._outline(map_SS, inside_SS, box, size),
+            polygon=self._outline(map_HW, inside_HW, box, size),
         )
 
     def _outline(
-        self, map_SS: Floats, inside_SS: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size
+        self, map_HW: Floats, inside_HW: npt.NDArray[np.bool_], box: tuple[slice, slice], size: Size
     ) -> tuple[float, ...]:
         """The line at which the map crosses the level, to a tenth of a pixel, of this region alone, without holes."""
         from contourpy import FillType, contour_generator
 
-        low = self.level - (float(map_SS[inside_SS].max()) - self.level)  # so that an edge is crossed half a pixel away
-        alone = np.pad(np.where(inside_SS, map_SS, np.minimum(map_SS, self.level))[box], 1, constant_values=low)
+        low = self.level - (float(map_HW[inside_HW].max()) - self.level)  # so that an edge is crossed half a pixel away
+        alone = np.pad(np.where(inside_HW, map_HW, np.minimum(map_HW, self.level)), 1, constant_values=low)
         filled: Any = contour_generator(z=alone, fill_type=FillType.OuterOffset).filled(self.level, np.inf)
         line_P2 = max((line_P2[: ends[1]] for line_P2, ends in zip(*filled, strict=True)), key=len)
         origin = np.array([box[1].start, box[0].start]) - 0.5  # a pixel before the box, and pixels have their centres
-        limit = np.array(size[::-1])
-        on_photo_P2 = np.clip((line_P2 + origin) * limit / self.size_px, 0, limit).round(1)
+        limit, own = np.array(size[::-1]), np.array(self.grid.size[::-1])
+        on_photo_P2 = np.clip((line_P2 + origin) * limit / own, 0, limit).round(1)
         return tuple(on_photo_P2.ravel().tolist())

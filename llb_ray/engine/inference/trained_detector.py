@@ -14,17 +14,19 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from llb_ray.config import RunConfig
-from llb_ray.data.decoding import Size, as_sized
+from llb_ray.config import RunConfig, Size
+from llb_ray.data.decoding import as_sized
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.detectors.base import Detector
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, layers_of
+from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.regions import RegionFinder
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
+from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
@@ -87,7 +89,7 @@ class TrainedDetector:
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
         fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
-        scales = read_scale(made.bands), read_levels(made.levels)
+        scales = read_scale(made.bands), read_levels(made.levels), read_ignored(made.ignored, config)
         photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
         if photographs.key != made.final.inputs["encoder"]:
             raise WeightsError(
@@ -100,7 +102,8 @@ class TrainedDetector:
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
         detector = load_detector(config.detector_of("final"), made.final, config.resources)
-        calibration = Calibration.of(made.threshold, RegionFinder.of(made.threshold, false_area_rate, config))
+        regions = RegionFinder.of(made.threshold, false_area_rate, PixelGrid.of(config, ignored))
+        calibration = Calibration.of(made.threshold, regions)
         return cls(config, photographs, detector, calibration.moved(threshold, false_alarm_rate))
 
     def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
@@ -110,7 +113,7 @@ class TrainedDetector:
         run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  Raises DataError
         for an image that cannot be read, and where there is none.
         """
-        chunks = batched(_each(images), self.config.resources.batch_size)
+        chunks = batched(_each(images), self.encoding.batch_size)
         verdicts = [self.judge(*stacked(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
@@ -134,16 +137,20 @@ class TrainedDetector:
         own = image_NHWC.shape[1:3]
         return Verdicts(scores.score_N, scores.map_NHW, sizes or [own] * len(image_NHWC), self.calibration)
 
+    def _hidden(self, sized: Sized) -> Sized:
+        pixels, own = sized
+        return self.photographs.hidden(pixels), own
+
     def _sized(self, picture: Picture) -> Sized:
-        size_px = self.config.detector.image_size_px
+        size = self.config.detector.size
         try:
             if isinstance(picture, str | PathLike):
                 return self.photographs.sized(Path(picture))
             if self.config.data.bands is not None:
                 raise DataError("images of several bands are predicted from their files; give their paths")
             if isinstance(picture, Image.Image):
-                return as_sized(picture, size_px, self.photographs.levels)
-            return as_sized(Image.fromarray(_checked(picture)), size_px)
+                return self._hidden(as_sized(picture, size, self.photographs.levels))
+            return self._hidden(as_sized(Image.fromarray(_checked(picture)), size))
         except UnreadableImage as error:
             where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
             raise DataError(f"{where}: {error}; leave it out") from error
@@ -157,7 +164,7 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def stacked(read: Sequence[Sized]) -> tuple[Pixels, Sequence[Size]]:
-    """The pixels [N, S, S, C] of images that were read, and their sizes."""
+    """The pixels [N, H, W, C] of images that were read, and their sizes."""
     pixels, sizes = zip(*read, strict=True)
     return np.stack(pixels), sizes
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llb_ray.artifacts import Artifact
-from llb_ray.config import ThresholdConfig, parse_as
-from llb_ray.data.decoding import Size
+from llb_ray.config import Size, ThresholdConfig, parse_as
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.inference.regions import Region, RegionFinder

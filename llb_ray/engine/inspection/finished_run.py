@@ -12,6 +12,7 @@ from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, r
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
+from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.stage_keys import filter_labels
@@ -122,7 +123,8 @@ class FinishedRun:
     def truth(self) -> GroundTruth:
         """Labels, objects and masks of the images."""
         groups = self.images.select(["image_id", "group"])
-        return GroundTruth(joined(self.labels, groups), self.root, self.config.data.max_pixels)
+        ignored = read_ignored(self.made.ignored, self.config)
+        return GroundTruth(joined(self.labels, groups), self.root, self.config.data.max_pixels, ignored)
 
     @cached_property
     def weighted(self) -> list[str] | None:

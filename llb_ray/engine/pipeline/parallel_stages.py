@@ -11,6 +11,7 @@ import torch
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import RunConfig
 from llb_ray.data.band_scale import BandScale
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.detectors.factory import encoder_fingerprint
@@ -20,7 +21,7 @@ from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.features.cache_budget import EncoderPasses, Features, no_room, trial
 from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef, Stored, layers_of
 from llb_ray.engine.features.feature_access import CachedFeatures, FeatureAccess, StreamedFeatures
-from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shards_of
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shard_images, shards_of
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.workers.fit_log import fall_back_notices
@@ -40,13 +41,14 @@ class ParallelStages:
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
-    def features(self, scale: BandScale | None, levels: Levels | None) -> Features:
+    def features(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
 
-        `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any.
+        `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any;
+        `ignored` are the pixels that are not looked at, if there are any.
         """
-        photographs = self._photographs(scale, levels)
-        plain = shards_of(self._images, photographs.key)
+        photographs = self._photographs(scale, levels, ignored)
+        plain = shards_of(self._images, photographs.key, self._shard_images)
         shards = [*plain, *self._augmented_shards(photographs.key)]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("features", reused=not missing):
@@ -57,14 +59,14 @@ class ParallelStages:
                 )
                 if problem:
                     self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
-                    return Features(plain, [], StreamedFeatures(photographs, self._images))
+                    return Features(plain, [], StreamedFeatures(photographs, self._images), ignored)
                 self.dispatcher.deal(
                     Featurizer, missing, partial(self._featurizer, photographs=photographs), self.config.resources
                 )
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
-        return Features(plain, cached, CachedFeatures(tuple(shard.recipe for shard in shards)))
+        return Features(plain, cached, CachedFeatures(tuple(shard.recipe for shard in shards)), ignored)
 
     def member(
         self, name: str, settings: Mapping[str, Any], images: Mapping[str, float], features: Features
@@ -79,6 +81,7 @@ class ParallelStages:
             access=features.access,
             encoder_digest=features.encoder,
             images=images,
+            ignored=features.ignored,
         )
 
     def fit(
@@ -198,12 +201,16 @@ class ParallelStages:
         maybe_trained_on = set(ids)
         for kind in self.config.features.augment:
             copies = [replace(image, augment=kind) for image in self._images if image.image_id in maybe_trained_on]
-            yield from shards_of(copies, encoder)
+            yield from shards_of(copies, encoder, self._shard_images)
 
-    def _photographs(self, scale: BandScale | None, levels: Levels | None) -> FeatureExtractor:
+    @property
+    def _shard_images(self) -> int:
+        return shard_images(self.config.detector)
+
+    def _photographs(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> FeatureExtractor:
         detector = self.config.detector
         max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
-        return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels)
+        return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels, ignored)
 
     @property
     def _clock(self) -> StageTimer:

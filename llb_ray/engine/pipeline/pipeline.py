@@ -173,6 +173,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     partitioned = stages.partition() if stages.config.purify.rule.reads_scores else None
     scaled = stages.bands()
     levelled = stages.levels()
+    ignored = stages.ignored()
     features = stages.features(scaled, levelled)
     members = stages.members(partitioned, features) if partitioned else {}
     scored = stages.member_scores(members, features) if partitioned else []
@@ -206,6 +207,7 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
         matrix=matrix,
         bands=scaled,
         levels=levelled,
+        ignored=ignored,
         near=stages.near(),
         folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
         round_scores=[folds.scores for folds in judged],

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.near_duplicates import named_near
 from llb_ray.data.tables import joined, read_table, write_table
@@ -24,6 +25,7 @@ from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, image_scor
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, asked_for, mapping_detectors
 from llb_ray.engine.features.cache_budget import Features
+from llb_ray.engine.features.ignored_pixels import ignored_recipe, write_ignored
 from llb_ray.engine.features.measured_bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, read_levels, write_levels
 from llb_ray.engine.pipeline.decision_stages import Decisions
@@ -120,9 +122,20 @@ class Stages:
             self.timer.tell(f"note: {levels.note()}")
         return made
 
+    @cached_property
+    def hidden(self) -> Ignored | None:
+        """The pixels of all photographs that are not looked at; None where all are."""
+        return Ignored.of(self.config.data, self.config.detector.size)
+
+    def ignored(self) -> Artifact | None:
+        """The same, kept with the run; None where all are looked at."""
+        if self.hidden is None:
+            return None
+        return self._make(ignored_recipe(self.hidden), partial(write_ignored, ignored=self.hidden))
+
     def features(self, scaled: Artifact | None, levelled: Artifact | None) -> Features:
         """The layers of every image, or the means to come by them."""
-        return self.parallel.features(read_scale(scaled), read_levels(levelled))
+        return self.parallel.features(read_scale(scaled), read_levels(levelled), self.hidden)
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
@@ -198,16 +211,16 @@ class Stages:
     ) -> HeldOutMaps:
         """Maps of a sample of the images by detectors that have not seen them; none where no threshold is set."""
         if self.config.threshold.method == "none":
-            return HeldOutMaps.of([], self.config)
+            return HeldOutMaps.of([], self.config, self.hidden)
         detectors = mapping_detectors(self.config, folds.fitted, folds.scores, members)
         asked = asked_for(detectors, read_table(purified.file(filenames.PURIFIED)))
         shards = self.parallel.score_apart("held-out-maps", asked, features, keeps_maps=True) if asked else []
-        return HeldOutMaps.of(shards, self.config)
+        return HeldOutMaps.of(shards, self.config, self.hidden)
 
     def pixel_counts(self, images: Artifact, labels: Artifact, scored: Sequence[Artifact]) -> list[Artifact]:
         """The pixels of a large test set, counted by workers; nothing of a small one."""
         truth = self._truth(images, labels)
-        compared_on = grid(truth, self.config.detector.image_size_px, self.config.evaluation)
+        compared_on = grid(truth, self.config)
         shards = shards_to_count(scored, truth, compared_on)
         return self.parallel.count_pixels(shards, compared_on) if shards else []
 
@@ -234,7 +247,7 @@ class Stages:
     def _truth(self, images: Artifact, labels: Artifact) -> GroundTruth:
         groups = read_table(images.file(filenames.IMAGES)).select(["image_id", "group"])
         table = joined(read_table(labels.file(filenames.LABELS)), groups)
-        return GroundTruth(table, self.manifest.root, self.config.data.max_pixels)
+        return GroundTruth(table, self.manifest.root, self.config.data.max_pixels, self.hidden)
 
     @cached_property
     def _train_images(self) -> pa.Table:

@@ -23,6 +23,7 @@ def published_sources(made: RunArtifacts) -> dict[str, Path | None]:
         "scores.arrow": made.matrix.file(filenames.SCORES) if made.matrix else None,
         "overrides.arrow": made.overrides.file(filenames.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(filenames.QUARANTINE),
+        "ignored.png": made.ignored.file(filenames.IGNORED) if made.ignored else None,
         "near_duplicates.arrow": made.near.file(filenames.NEAR) if made.near else None,
         "image_scores.arrow": made.evaluated.file(filenames.IMAGE_SCORES),
         "training_log.arrow": final.file(filenames.TRAINING_LOG) if filenames.TRAINING_LOG in final.files else None,

@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_ADDED: dict[str, Any] = {"held_out_maps": []}  # roles that runs of earlier versions have not
+_ADDED: dict[str, Any] = {"held_out_maps": [], "ignored": None}  # roles that runs of earlier versions have not
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class RunArtifacts:
     matrix: Artifact | None = None
     bands: Artifact | None = None  # where the images are no photographs
     levels: Artifact | None = None  # where some have 16 bits
+    ignored: Artifact | None = None  # where parts of photographs are not looked at
     near: Artifact | None = None  # where there are near duplicates
     folds: list[Artifact] = field(default_factory=list)  # the detectors without a fold, of all rounds and the threshold
     round_scores: list[list[Artifact]] = field(default_factory=list)  # by which each round but the first judged

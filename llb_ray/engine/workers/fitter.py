@@ -17,8 +17,17 @@ from safetensors.torch import load_file, save
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig, Role
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.detectors.base import Detector, FitLog, Report, SteppedDetector, WeighingDetector, silent
+from llb_ray.detectors.base import (
+    Detector,
+    FitLog,
+    LeavingOut,
+    Report,
+    SteppedDetector,
+    WeighingDetector,
+    silent,
+)
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 from llb_ray.detectors.factory import build_detector
 from llb_ray.engine import filenames
@@ -51,6 +60,7 @@ class MemberSpec:
     access: FeatureAccess
     encoder_digest: str
     images: Mapping[str, float]  # by image_id: the trust in each, 1 where all count alike
+    ignored: Ignored | None = None  # the pixels that it is not to learn from
 
     @property
     def title(self) -> str:
@@ -132,6 +142,8 @@ class Member:
         spec, device = self._spec, device_for(self._spec.place.resources)
         source = spec.access.source(tuple(spec.images), spec.place, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
+        if spec.ignored is not None:
+            cast(LeavingOut, detector).leave_out(spec.ignored.mask_HW)
         if _weighed(spec.images):
             weighing = cast(WeighingDetector, detector)
             return weighing.fit(source, spec.settings["seed"], report, [*spec.images.values()]), source, None

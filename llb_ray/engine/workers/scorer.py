@@ -97,7 +97,8 @@ class Scorer:
         self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int, report: Report
     ) -> Iterator[pa.RecordBatch]:
         done = start
-        for image_ids, layers in source.batches(start, stop, self._spec.place.resources.batch_size):
+        size = self._spec.detector.images_at_once(self._spec.place.resources.batch_size)
+        for image_ids, layers in source.batches(start, stop, size):
             if self._spec.keeps_maps:
                 ((name, detector),) = detectors.items()
                 yield map_batch(name, detector, image_ids, layers)

@@ -1,0 +1,98 @@
+"""Regions of photographs that are not looked at: drawn once, for all photographs of a run.
+
+A region is the white part of an image, or the polygons of a labelme file; of any size, for it is brought to that of the
+photographs.  What is in an ignored region is painted over before anything else sees it, so that it can change nothing.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from llb_ray.config import DataConfig, Size
+from llb_ray.data.decoding import read_mask
+from llb_ray.errors import DataError
+
+GREY = 128  # of ignored pixels, in each channel
+_SHAPES = ("polygon", "rectangle")
+_LARGEST_FILE = 2**25  # bytes of a labelme file, which may have the photograph in it
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Ignored:
+    """The pixels that are not looked at, [H, W], of the size that photographs are brought to."""
+
+    mask_HW: Bools
+
+    @classmethod
+    def of(cls, config: DataConfig, size: Size) -> Self | None:
+        """The pixels that the settings name; None where they name none.
+
+        Raises DataError for a file that holds no regions, and where nothing is left to look at.
+        """
+        if config.ignore_mask is None and config.inspect_mask is None:
+            return None
+        mask_HW = np.zeros(size, bool)
+        if config.ignore_mask is not None:
+            mask_HW |= _region(Path(config.ignore_mask), size, config.max_pixels)
+        if config.inspect_mask is not None:
+            mask_HW |= ~_region(Path(config.inspect_mask), size, config.max_pixels)
+        if mask_HW.all():
+            raise DataError("data.ignore_mask, data.inspect_mask: together they leave no pixel to look at; change one")
+        return cls(mask_HW)
+
+    @property
+    def key(self) -> str:
+        """Digest of the pixels."""
+        return hashlib.sha256(repr(self.mask_HW.shape).encode() + np.packbits(self.mask_HW).tobytes()).hexdigest()
+
+    def hidden(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image with these pixels in one grey."""
+        return np.where(self.mask_HW[..., None], np.uint8(GREY), image_HWC)
+
+    def save(self, path: Path) -> None:
+        """Write the pixels as a black and white image, white where they are ignored."""
+        Image.fromarray(self.mask_HW).save(path, "PNG")
+
+
+def _region(path: Path, size: Size, max_pixels: int) -> Bools:
+    """True inside the region that a file shows."""
+    return _drawn(path, size) if path.suffix.lower() == ".json" else read_mask(path, size, max_pixels)
+
+
+def _drawn(path: Path, size: Size) -> Bools:
+    """True inside the shapes of a labelme file."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError("it is too large")
+        tree = json.loads(path.read_text())
+        scale = np.array([size[1] / tree["imageWidth"], size[0] / tree["imageHeight"]])
+        corners = [_corners(shape) * scale for shape in tree["shapes"]]
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise DataError(
+            f"{path}: not a labelme file with polygons or rectangles ({error}); draw the region again, or as an image"
+        ) from error
+    canvas = Image.new("1", size[::-1])
+    for line_P2 in corners:
+        ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in line_P2], fill=1, outline=1)
+    return np.array(canvas)
+
+
+def _corners(shape: dict[str, Any]) -> NDArray[np.float64]:
+    """The corners [P, 2] of a shape, x and y in pixels of the image that it was drawn on."""
+    kind = shape.get("shape_type", "polygon")
+    if kind not in _SHAPES:
+        raise ValueError(f"a shape is a {kind}")
+    point_P2 = np.array(shape["points"], float)
+    if point_P2.ndim != 2 or point_P2.shape[1] != 2 or not np.isfinite(point_P2).all():
+        raise ValueError("a shape has no corners")
+    if kind == "rectangle":
+        (left, top), (right, bottom) = point_P2.min(axis=0), point_P2.max(axis=0)
+        return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return point_P2
