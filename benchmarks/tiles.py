@@ -253,7 +253,9 @@ def _document(rows: Sequence[Row]) -> str:
                 f"4000 x 3000 px, {row['size']}, a process each: at most **{float(row['peak_mib']):.0f} MiB**; the run "
                 f"took {float(row['seconds']) / 60:.0f} minutes."
             )
+    sets, alphas = (dict.fromkeys(row[name] for row in rows if row["set"] != "memory") for name in ("set", "alpha"))
     command = "OMP_NUM_THREADS=1 python benchmarks/tiles.py --out runs/tiles"
+    command += f" --sets {' '.join(sets)} --alphas {' '.join(f'{float(alpha):g}' for alpha in alphas)}"
     title = f"# Size and tiles, {date.today()}\n\n{software(command)}, one thread"
     return "\n\n".join([title, said[0], "\n".join(lines), *said[1:], "Raw rows: tiles.csv"]) + "\n"
 
