@@ -26,7 +26,7 @@ class TilesConfig(Settings):
 
 
 def tile_starts(side_px: int, tiles: TilesConfig, step_px: int = 1) -> list[int]:
-    """Where the tiles along a side begin: evenly, as far apart as the overlap allows, on multiples of `step_px`."""
+    """Starts of the tiles along a side: even, as far apart as the overlap allows, on multiples of `step_px`."""
     units, most = (side_px - tiles.size_px) // step_px, max(1, (tiles.size_px - tiles.overlap_px) // step_px)
     gaps = math.ceil(units / most)
     return [step_px * (number * units // gaps) for number in range(gaps + 1)] if gaps else [0]

@@ -249,7 +249,7 @@ def _combine(
     deep_BDhw: torch.Tensor | None,
     state: Mapping[str, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What scores are made of, and maps, [B, H, W] each, from the distances to the memory, as far as places and context
+    """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as places and context
     were learnt."""
     if "place_mean_Ld" not in state:
         return near_BHW, near_BHW

@@ -28,7 +28,7 @@ class Proposal(NamedTuple):
 
     @property
     def times(self) -> float:
-        """How many times as long as without tiles a photograph takes in tiles."""
+        """Work of a photograph in tiles, as a multiple of that without."""
         assert self.tiles is not None
         assert self.whole is not None
         return self.tiles.count(self.whole) * self.tiles.size_px**2 / math.prod(self.size)
