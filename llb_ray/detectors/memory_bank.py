@@ -249,8 +249,8 @@ def _combine(
     deep_BDhw: torch.Tensor | None,
     state: Mapping[str, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as places and context
-    were learnt."""
+    """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as
+    places and context were learnt."""
     if "place_mean_Ld" not in state:
         return near_BHW, near_BHW
     placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
