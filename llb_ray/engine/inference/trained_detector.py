@@ -89,7 +89,8 @@ class TrainedDetector:
         """`load`, of a run that is open already."""
         config, made = folder.config(), folder.made()
         fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
-        scales = read_scale(made.bands), read_levels(made.levels), read_ignored(made.ignored, config)
+        ignored = read_ignored(made.ignored, config)
+        scales = read_scale(made.bands), read_levels(made.levels), ignored
         photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
         if photographs.key != made.final.inputs["encoder"]:
             raise WeightsError(
