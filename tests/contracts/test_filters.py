@@ -137,6 +137,7 @@ def test_settings_without_effect_are_named(name: str) -> None:
         "rounds": 2,
         "trim": 0.3,
         "memories": 7,
+        "doubted": 0.2,
     }
     settings = PurifyConfig.model_validate({"filter": name, **changed})
     in_use = filter_of(settings).settings_in_use
