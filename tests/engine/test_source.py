@@ -195,7 +195,7 @@ def test_a_gpu_too_small_for_one_image_is_refused(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(photographs_module, "stored_layers", full)
-    with pytest.raises(ResourceError, match="does not hold the encoder and one image of 32 px; lower"):
+    with pytest.raises(ResourceError, match="does not hold the encoder and one image of 32 x 32 px; lower"):
         EncoderSpec(photographs, place.resources).layers(images[:2])
 
 

@@ -56,10 +56,10 @@ class Beat:
 class Heartbeat:
     """Writes a worker's progress where any process can read it, every `interval_s` seconds at most."""
 
-    def __init__(self, place: "WorkerContext", name: str, interval_s: float = _BEAT_INTERVAL_S) -> None:
+    def __init__(self, place: "WorkerContext", name: str, interval_s: float | None = None) -> None:
         self._path = _path(place, name)
         self._name = name
-        self._interval_s = interval_s
+        self._interval_s = _BEAT_INTERVAL_S if interval_s is None else interval_s
 
     def wait(self) -> None:
         """The executor's word that the worker has no place yet."""
