@@ -11,7 +11,7 @@ The file is refused unless onnxruntime gives, for images of the run, what torch 
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class OnnxModel:
+class ExportedModel:
     """The file written, and how far its numbers are from torch's."""
 
     path: Path
@@ -78,27 +78,28 @@ class Graph(nn.Module):
         return score_B, score_B > threshold, map_BHW
 
 
-def export_onnx(run: FinishedRun, path: Path) -> OnnxModel:
+def export_onnx(run: FinishedRun, path: Path) -> ExportedModel:
     """Write the final detector to `path`, and say how far it is from torch on images of the run.
 
     Raises ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is
     taken, and MemberError if the numbers differ; nothing is left at `path` then.
     """
-    if path.suffix != ".onnx":
-        raise ConfigError(f"--out {path}: has to end in .onnx")
+    refuse_name(path, ".onnx")
+    trained = TrainedDetector.of(run.folder)
+    image_BHW3 = images_of(run, trained)
+    _write(trained, image_BHW3[:2], path)
+    return compared([path], trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
+
+
+def refuse_name(path: Path, suffix: str) -> None:
+    """Raise ConfigError for the name of a model that does not end so, or is taken."""
+    if path.suffix != suffix:
+        raise ConfigError(f"--out {path}: has to end in {suffix}")
     if path.exists():
         raise ConfigError(f"--out {path}: already exists; delete it or choose another file")
-    trained = TrainedDetector.of(run.folder)
-    image_BHW3 = _images(run, trained)
-    _write(trained, image_BHW3[:2], path)
-    try:
-        return _compared(path, trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
-    except MemberError:
-        path.unlink()
-        raise
 
 
-def _images(run: FinishedRun, trained: TrainedDetector) -> Pixels:
+def images_of(run: FinishedRun, trained: TrainedDetector) -> Pixels:
     """The first images of the run: ids are hashes, so that they are a sample."""
     paths = run.images["path"][:_COMPARED].to_pylist()
     return np.stack([trained.photographs.pixels(run.root / path_from_text(path)) for path in paths])
@@ -117,7 +118,7 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
         warnings.simplefilter("ignore")  # of torch and onnxscript about each other
         program = torch.onnx.export(
             Graph(trained).cpu().eval(),
-            (torch.from_numpy(example_BHW3), torch.from_numpy(_rounded(trained.calibration.threshold))),
+            (torch.from_numpy(example_BHW3), torch.from_numpy(rounded(trained.calibration.threshold))),
             dynamo=True,
             input_names=["image", THRESHOLD],
             output_names=list(OUTPUTS),
@@ -127,12 +128,12 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
     assert program is not None
     model = program.model_proto
     # An input with an initial value of its name is optional.
-    model.graph.initializer.append(onnx.numpy_helper.from_array(_rounded(trained.calibration.threshold), THRESHOLD))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(rounded(trained.calibration.threshold), THRESHOLD))
     onnx.helper.set_model_props(model, _properties(trained))
     path.write_bytes(model.SerializeToString())
 
 
-def _rounded(threshold: float) -> npt.NDArray[np.float32]:
+def rounded(threshold: float) -> npt.NDArray[np.float32]:
     """The largest float32 that is not above it, [1]: a float32 score is above both or neither."""
     rounded = np.float32(threshold)
     return np.array([rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))])
@@ -155,18 +156,26 @@ def _by_runtime(path: Path, image_BHW3: Pixels) -> dict[str, npt.NDArray[Any]]:
     """Outputs of onnxruntime, image by image: other batch sizes than the one that was traced must work."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: it warns of the optional input
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     said = [session.run(OUTPUTS, {"image": image_HW3[None]}) for image_HW3 in image_BHW3]
     return {name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
 
 
-def _compared(path: Path, torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+def compared(paths: Sequence[Path], torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> ExportedModel:
+    """Summary of a model in the files `paths`, whose answers are `runtimes`, by the names of its outputs.
+
+    Raises MemberError, with the files removed, where they differ from torch's by more than `TOLERANCE`.
+    """
     score = float(np.abs(torchs.score_N - runtimes["score"]).max())
     maps = float(np.abs(torchs.map_NHW - runtimes["map"]).max())
     tolerance = TOLERANCE * float(np.abs(torchs.map_NHW).max())
     if not max(score, maps) <= tolerance:  # also true of NaN
+        for path in paths:
+            path.unlink()
         raise MemberError(
-            f"{path}: the exported model's scores differ by {score:.3g} from torch's and its maps by {maps:.3g}, more "
-            f"than the {tolerance:.3g} allowed; nothing was written, please report this with the run's config.yaml"
+            f"{paths[0]}: the exported model's scores differ by {score:.3g} from torch's and its maps by {maps:.3g}, "
+            f"more than the {tolerance:.3g} allowed; nothing was written, please report this with the run's config.yaml"
         )
-    return OnnxModel(path, len(torchs), score, maps, tolerance)
+    return ExportedModel(paths[0], len(torchs), score, maps, tolerance)

@@ -1,0 +1,59 @@
+"""The final detector as a program of torch.export, or in OpenVINO's format; refused unless it answers as torch does."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llb_ray.engine.inference.trained_detector import TrainedDetector
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.errors import ResourceError
+from llb_ray.exporting.onnx import OUTPUTS, ExportedModel, Graph, compared, export_onnx, images_of, refuse_name, rounded
+from llb_ray.exporting.runtimes import load_openvino, why_unavailable
+
+
+def export_program(run: FinishedRun, path: Path) -> ExportedModel:
+    """Summary of the program of torch.export that was written to `path`, which ends in ``.pt2``.
+
+    It takes uint8 images [B, H, W, 3] and a threshold [1], and gives scores, decisions and maps.  Raises ConfigError
+    for the name, and MemberError if its numbers differ from the detector's.
+    """
+    refuse_name(path, ".pt2")
+    trained = TrainedDetector.of(run.folder)
+    image_BHW3 = images_of(run, trained)
+    threshold = torch.from_numpy(rounded(trained.calibration.threshold))
+    with torch.no_grad():
+        example = torch.from_numpy(image_BHW3[:2]), threshold
+        shapes = ({0: torch.export.Dim("batch")}, {})
+        program = torch.export.export(Graph(trained).cpu().eval(), example, dynamic_shapes=shapes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.export.save(program, path)
+        loaded = torch.export.load(path).module()
+        said = [loaded(torch.from_numpy(image_HW3[None]), threshold) for image_HW3 in image_BHW3]
+    outputs = {name: torch.cat(some).numpy() for name, some in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
+    return compared([path], trained.judge(image_BHW3), outputs)
+
+
+def export_openvino(run: FinishedRun, path: Path) -> ExportedModel:
+    """Summary of OpenVINO's files that were written: `path`, which ends in ``.xml``, and its weights beside it.
+
+    They are made of the ONNX file and have its inputs and outputs.  Raises ConfigError for the name, ResourceError
+    where OpenVINO or the extra `onnx` is not installed, and MemberError if the numbers differ from the detector's.
+    """
+    refuse_name(path, ".xml")
+    reason = why_unavailable("openvino")
+    if reason:
+        raise ResourceError(f"exporting to OpenVINO: {reason}")
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        export_onnx(run, onnx)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+    trained = TrainedDetector.of(run.folder)
+    image_BHW3, judge = images_of(run, trained), load_openvino(str(path), run.config.resources.num_cpus)
+    said = [judge(image_HW3[None]) for image_HW3 in image_BHW3]
+    score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))
+    return compared([path, path.with_suffix(".bin")], trained.judge(image_BHW3), {"score": score_B, "map": map_BHW})

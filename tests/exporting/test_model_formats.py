@@ -1,0 +1,68 @@
+"""Programs of torch.export and OpenVINO's files: the detector's numbers, and no file where they differ."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import llb_ray
+from llb_ray.data.decoding import read_rgb
+from llb_ray.errors import ConfigError, MemberError, ResourceError
+from llb_ray.exporting import onnx as exporting
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _images(photos: Path) -> np.ndarray:
+    return np.stack([read_rgb(path, 32, 10**6) for path in sorted((photos / "test").rglob("*.png"))[:6]])
+
+
+@pytest.mark.parametrize("name", ["finished", "finished_bank"])
+def test_a_program_gives_the_detectors_numbers(
+    name: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run, image_BHW3 = request.getfixturevalue(name), _images(photos)
+    exported = llb_ray.export(run, "torch-export", out=tmp_path / "model.pt2")
+    assert "images of the run within" in exported.sentence()
+    expected = llb_ray.Detector.load(run).predict(list(image_BHW3))
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    threshold = torch.tensor([expected.calibration.threshold], dtype=torch.float32)
+    score_B, anomalous_B, map_BHW = program(torch.from_numpy(image_BHW3), threshold)
+    scale = np.abs(expected.map_NHW).max()
+    assert np.abs(score_B.numpy() - expected.score_N).max() < 1e-3 * scale
+    assert np.abs(map_BHW.numpy() - expected.map_NHW).max() < 1e-3 * scale
+    assert ["anomalous" if one else "normal" for one in anomalous_B] == expected.decisions
+
+
+def test_openvino_gives_the_detectors_numbers(finished_bank: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    exported = llb_ray.export(finished_bank, "openvino", out=tmp_path / "model.xml")
+    assert "images of the run within" in exported.sentence()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_openvino_that_is_missing_says_how_to_install_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llb_ray.exporting.runtimes.find_spec", lambda package: None)
+    with pytest.raises(ResourceError, match="not installed .*openvino.*pip install"):
+        llb_ray.export(finished, "openvino", out=tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("torch-export", ".pt2"), ("openvino", ".xml")])
+def test_another_name_and_a_taken_one_are_refused(kind: str, suffix: str, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"has to end in {suffix}"):
+        llb_ray.export(finished, kind, out=tmp_path / "model.onnx")  # type: ignore[arg-type]
+    (tmp_path / f"model{suffix}").touch()
+    with pytest.raises(ConfigError, match="already exists"):
+        llb_ray.export(finished, kind, out=tmp_path / f"model{suffix}")  # type: ignore[arg-type]
+
+
+def test_a_program_that_says_something_else_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(MemberError, match="differ by .* from torch's"):
+        llb_ray.export(finished, "torch-export", out=tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
