@@ -1,0 +1,1 @@
+"""Finished runs, scans and searches in experiment trackers: a thin adapter for each tracker's own client."""
