@@ -38,6 +38,22 @@ def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int,
     return pa.table([ordered, [owner[image_id] for image_id in ordered]], schema=PARTITION)
 
 
+def extended(table: pa.Table, image_ids: Sequence[str], groups: Sequence[str]) -> pa.Table:
+    """The partition `table` with further images among `image_ids` (schema `PARTITION`, in image_id order).
+
+    An image of a known group has that group's member; every other group has one by the lowest id in it, whatever the
+    other groups are.
+    """
+    home = dict(zip(table["image_id"].to_pylist(), table["member"].to_pylist(), strict=True))
+    num_members = max(home.values()) + 1
+    owner: dict[str, int] = {}
+    for image_id, group in sorted(zip(image_ids, groups, strict=True), key=lambda row: (row[0] not in home, row)):
+        owner.setdefault(group, home.get(image_id, int(image_id, 16) % num_members))
+    placed = [(image_id, owner[group]) for image_id, group in sorted(zip(image_ids, groups, strict=True))]
+    ids, members = zip(*placed, strict=True)
+    return pa.table([list(ids), list(members)], schema=PARTITION)
+
+
 def _deal(groups: list[list[str]], num_members: int, seed: int) -> list[list[str]]:
     """Groups assigned largest first, each to the emptiest share; groups of one size are in random order."""
     groups = sorted(groups, key=lambda group: group[0])

@@ -144,7 +144,7 @@ def _bands_scaled_by_training_images(run: FinishedRun) -> str:
         return "no scale of bands (the images are photographs)"
     if bands is None or scale is None:
         raise AuditError(f"config.yaml is not what the run was made with: data.bands is {bands} there")
-    expected = scale_recipe(bands, run.train["image_id"].to_pylist())
+    expected = scale_recipe(bands, run.base_train["image_id"].to_pylist())
     if (dict(scale.settings), dict(scale.inputs)) != (dict(expected.settings), dict(expected.inputs)):
         raise AuditError(f"{scale.where}: not the scale of {bands} bands over the manifest's training images")
     return f"{bands} bands are on the scale of the training images and no others"
@@ -154,7 +154,7 @@ def _levels_are_of_training_images(run: FinishedRun) -> str:
     levels = run.made.levels
     if levels is None:
         return "no levels (no training image has 16 bits)"
-    expected = levels_recipe(run.train["image_id"].to_pylist())
+    expected = levels_recipe(run.base_train["image_id"].to_pylist())
     if (dict(levels.settings), dict(levels.inputs)) != (dict(expected.settings), dict(expected.inputs)):
         raise AuditError(f"{levels.where}: not the black and white point of the manifest's training images")
     return "16-bit images are on the black and white point of the training images and no others"
@@ -180,6 +180,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _config_is_the_runs,
     _bands_scaled_by_training_images,
     _levels_are_of_training_images,
+    decision_checks.lots_are_the_images,
     decision_checks.shares_disjoint,
     decision_checks.trained_on_shares,
     decision_checks.scored_by_whom_it_says,
@@ -197,5 +198,6 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _published_are_artifacts,
     _artifacts_unchanged,
     metric_checks.nothing_else_published,
+    metric_checks.card_follows,
     metric_checks.report_is_the_runs,
 )

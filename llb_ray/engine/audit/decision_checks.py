@@ -21,6 +21,7 @@ from llb_ray.engine.pipeline.training_set import training_images, why_folds, wit
 from llb_ray.engine.workers.fitter import member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.overrides import UNSURE, by_hand
+from llb_ray.ensemble.partition import extended
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.score_matrix import assemble, dense
 from llb_ray.errors import AuditError
@@ -41,10 +42,28 @@ def shares_disjoint(run: FinishedRun) -> str:
     return f"{len(run.owned)} disjoint shares, no group split"
 
 
+def lots_are_the_images(run: FinishedRun) -> str:
+    """Of a run that was updated: every image came at one time, and its row has not changed since."""
+    if not run.lots:
+        return "all images came at one time"
+    rows = [row for lot in run.lots for row in lot.to_pylist()]
+    same_ids("lots", [row["image_id"] for row in rows], "manifest's images", run.images["image_id"].to_pylist())
+    known = {row["image_id"]: row for row in run.images.to_pylist()}
+    for row in rows:
+        if row != known[row["image_id"]]:
+            raise AuditError(f"lots: image {row['image_id']} is {row}, but {known[row['image_id']]} in the manifest")
+    if run.made.base_partition is not None:
+        base = read_table(run.made.base_partition.file(filenames.PARTITION))
+        expected = extended(base, *(run.train[name].to_pylist() for name in ("image_id", "group")))
+        if not run.partition.equals(expected):
+            raise AuditError("partition: new images are assigned to other members than their ids and groups give")
+    return f"{len(run.lots)} lots of images, {run.lots[0].num_rows} of which the members know"
+
+
 def trained_on_shares(run: FinishedRun) -> str:
     """Every member was given its share and nothing else, and no more members are missing than may be."""
     members, fewest = run.made.by_number(), run.config.fewest_members if run.owned else 0
-    given = run.config.purify.rule.training_sets(run.owned)
+    given = run.config.purify.rule.training_sets(run.learnt)
     for member, fitted in members.items():
         same_ids(f"member {member}'s training images", list(trained_on(fitted)), "its share", given[member])
     missing = [member_name(member) for member in range(len(run.owned)) if member not in members]

@@ -6,6 +6,7 @@ Each returns a sentence, or raises AuditError with the first thing that does not
 import json
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from llb_ray.data.tables import read_table
@@ -15,6 +16,7 @@ from llb_ray.engine.evaluation.evaluate import image_scores, measured
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import estimated
 from llb_ray.engine.rundir.published_files import published_sources
+from llb_ray.engine.rundir.run_card import CARD, VERSION, run_card
 from llb_ray.engine.rundir.run_folder import REPORT
 from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.engine.workers.scorer import read_scores
@@ -76,6 +78,7 @@ def nothing_else_published(run: FinishedRun) -> str:
     """Every published file is the one that was written, and there is no other."""
     said, expected = run.folder.index().published, published_sources(run.made)
     names = {name for name, source in expected.items() if source is not None}
+    names |= {CARD} & said.keys()  # runs of earlier versions have none
     for name in sorted(names ^ said.keys()):
         raise AuditError(f"run.json: says that {name} was published, or does not, against what the run is made of")
     for name, sha256 in said.items():
@@ -89,6 +92,20 @@ def nothing_else_published(run: FinishedRun) -> str:
     for name in run.folder.others(names | {"config.yaml"}):
         raise AuditError(f"{run.folder.where}/{name}: is no file of this run; take it out")
     return f"{len(names) + 1} published files, and no other"
+
+
+def card_follows(run: FinishedRun) -> str:
+    """The card is what the run's configuration and artifacts give, and the weights that run.json names."""
+    index, where = run.folder.index(), f"{run.folder.where}/{CARD}"
+    if CARD not in index.published:
+        return "no card was written: the run is of an earlier version"
+    found, expected = run.folder.file(CARD).read_text(), run_card(run.config, run.made, index.weights)
+    if VERSION not in found:
+        return "the card is in the words of another version of llb_ray, and was not derived again"
+    for line, derived in zip_longest(found.splitlines(), expected.splitlines()):
+        if line != derived:
+            raise AuditError(f"{where}: says {line!r}, but the run gives {derived!r}")
+    return "the card follows from the run"
 
 
 def report_is_the_runs(run: FinishedRun) -> str:

@@ -14,7 +14,14 @@ from llb_ray.engine.features.ignored_pixels import ignored_recipe, read_ignored
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
-from llb_ray.engine.pipeline.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
+from llb_ray.engine.pipeline.recipes import (
+    extended_recipe,
+    labels_recipe,
+    lot_recipe,
+    manifest_recipe,
+    matrix_recipe,
+    partition_recipe,
+)
 from llb_ray.engine.pipeline.stages import FINAL
 from llb_ray.engine.pipeline.training_set import training_images
 from llb_ray.engine.stage_keys import fit_settings
@@ -59,19 +66,26 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
     ids, groups = train["image_id"].to_pylist(), train["group"].to_pylist()
     yield "manifest", made.images, manifest_recipe(run.images, run.quarantine)
     yield "labels", made.labels, labels_recipe(run.labels)
-    if made.partition is not None:
-        yield "partition", made.partition, partition_recipe(run.config, ids, groups)
+    base_ids, base_groups = (run.base_train[name].to_pylist() for name in ("image_id", "group"))
+    first = partition_recipe(run.config, base_ids, base_groups)
+    if made.partition is not None and made.base_partition is None:
+        yield "partition", made.partition, first
+    if made.partition is not None and made.base_partition is not None:
+        yield "base partition", made.base_partition, first
+        yield "partition", made.partition, extended_recipe(run.config, made.base_partition, ids, groups)
+    for number, (lot, images) in enumerate(zip(made.lots, run.lots, strict=True)):
+        yield f"lot {number}", lot, lot_recipe(images)
     if made.ignored is not None and (ignored := read_ignored(made.ignored, run.config)) is not None:
         yield "ignored", made.ignored, ignored_recipe(ignored)
     if made.bands is not None and run.config.data.bands is not None:
-        yield "bands", made.bands, scale_recipe(run.config.data.bands, ids)
+        yield "bands", made.bands, scale_recipe(run.config.data.bands, base_ids)
     if run.overrides is not None and made.overrides is not None:
         yield "overrides", made.overrides, Recipe("overrides", {}, {"overrides": digest(run.overrides.to_pylist())})
 
 
 def _fitted(run: FinishedRun) -> Iterator[RunArtifacts]:
     made, config = run.made, run.config
-    shares = config.purify.rule.training_sets(run.owned)
+    shares = config.purify.rule.training_sets(run.learnt)
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
         yield member_name(number), fitted, fit_recipe(settings, _encoder(run), dict.fromkeys(shares[number], TRUSTED))

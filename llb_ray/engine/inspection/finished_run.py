@@ -1,14 +1,15 @@
 """A finished run, read lazily: the published tables, and the artifacts that they came from."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig, load
-from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, refuse_leaving
+from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, path_from_text, refuse_leaving
 from llb_ray.data.tables import joined, read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
@@ -72,6 +73,29 @@ class FinishedRun:
     @cached_property
     def owned(self) -> list[list[str]]:
         return [] if self.made.partition is None else shares(self.partition)
+
+    @cached_property
+    def lots(self) -> list[pa.Table]:
+        """The images by the time that they came (schema `IMAGES`); none of a run that was not updated."""
+        return [_read(made.file(filenames.IMAGES), IMAGES) for made in self.made.lots]
+
+    @property
+    def roots(self) -> list[Path]:
+        """The folders that each lot's images are in; none of a run that was not updated."""
+        parents = [[PurePosixPath(path).parent for path in lot["path"].to_pylist()] for lot in self.lots]
+        return [self.root / path_from_text(os.path.commonpath(some)) for some in parents]
+
+    @cached_property
+    def base_train(self) -> pa.Table:
+        """The training images that members learnt from and scales were measured on."""
+        first = self.lots[0] if self.lots else self.images
+        return first.filter(pc.equal(first["split"], TRAIN))
+
+    @cached_property
+    def learnt(self) -> list[list[str]]:
+        """The shares that the members were to learn from."""
+        base = self.made.base_partition
+        return self.owned if base is None else shares(_read(base.file(filenames.PARTITION), PARTITION))
 
     @cached_property
     def partition(self) -> pa.Table:

@@ -38,6 +38,7 @@ class ParallelStages:
     manifest: Manifest
     dispatcher: Dispatcher
     pool: pa.Table | None = None  # a superset of the images (schema `IMAGES`): runs that draw from it share its layers
+    lots: Sequence[pa.Table] = ()  # the images (schema `IMAGES`), each cut into shards by itself, as it was before
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
@@ -48,7 +49,8 @@ class ParallelStages:
         `ignored` are the pixels that are not looked at, if there are any.
         """
         photographs = self._photographs(scale, levels, ignored)
-        plain = shards_of(self._images, photographs.key, self._shard_images)
+        cuts = (shards_of(images, photographs.key, self._shard_images) for images in self._cuts)
+        plain = [shard for shards in cuts for shard in shards]
         shards = [*plain, *self._augmented_shards(photographs.key)]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("features", reused=not missing):
@@ -193,15 +195,21 @@ class ParallelStages:
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:
         table = self.manifest.table if self.pool is None else self.pool
-        return tuple(map(ImageRef, table["image_id"].to_pylist(), table["path"].to_pylist()))
+        return _refs(table)
+
+    @property
+    def _cuts(self) -> list[tuple[ImageRef, ...]]:
+        """The images in parts that are cut into shards apart from each other."""
+        return [_refs(lot) for lot in self.lots] or [self._images]
 
     def _augmented_shards(self, encoder: str) -> Iterator[Shard]:
         """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
         ids = self.manifest.image_ids(TRAIN) if self.pool is None else self.pool["image_id"].to_pylist()
         maybe_trained_on = set(ids)
         for kind in self.config.features.augment:
-            copies = [replace(image, augment=kind) for image in self._images if image.image_id in maybe_trained_on]
-            yield from shards_of(copies, encoder, self._shard_images)
+            for images in self._cuts:
+                copies = [replace(image, augment=kind) for image in images if image.image_id in maybe_trained_on]
+                yield from shards_of(copies, encoder, self._shard_images)
 
     @property
     def _shard_images(self) -> int:
@@ -225,6 +233,10 @@ class ParallelStages:
         category = self.manifest.table["category"][0].as_py()  # a run is one category
         store = replace(self._store, verifies=False)  # what workers are given, the driver has compared
         return WorkerContext(store, self._clock.folder.progress, self.config.resources, category)
+
+
+def _refs(images: pa.Table) -> tuple[ImageRef, ...]:
+    return tuple(map(ImageRef, images["image_id"].to_pylist(), images["path"].to_pylist()))
 
 
 def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: WorkerContext, grid: Grid) -> EvaluatorSpec:

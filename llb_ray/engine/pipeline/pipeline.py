@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.features.cache_budget import EncoderPasses, Features
 from llb_ray.engine.inspection.run_status import died_in
+from llb_ray.engine.notebook_tables import html_table
 from llb_ray.engine.pipeline.decision_stages import kept_all_notices
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
-from llb_ray.engine.pipeline.stages import Folds, Stages
+from llb_ray.engine.pipeline.stages import Base, Folds, Stages
 from llb_ray.engine.rundir.output_guard import refuse_inside
 from llb_ray.engine.rundir.published_files import publish
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
@@ -35,6 +36,7 @@ from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.refinement import num_changed
 from llb_ray.errors import DataError, LlbError
+from llb_ray.metrics.metric_names import of_run
 from llb_ray.remote import Remote
 
 _NAMED_ASIDE = 5
@@ -59,13 +61,28 @@ class Result:
     threshold: dict[str, Any] = field(default_factory=dict)  # the facts of `run_threshold.derive_thresholds`
     contamination: dict[str, float] = field(default_factory=dict)  # estimated share, low and high, if it was
 
+    def _repr_html_(self) -> str:
+        """Counts, threshold and metrics, for notebooks."""
+        counts = {"training images": self.num_input, "kept": self.num_kept, "rejected": self.num_rejected}
+        rows: dict[str, Any] = counts | {"quarantined": self.num_quarantined}
+        rows |= {"threshold": self.threshold["threshold"]} if self.threshold else {}
+        rows |= {title: self.metrics[name] for name, title in of_run().items() if name in self.metrics}
+        return html_table(f"run in {self.where}", ("", ""), rows.items())
+
 
 @dataclass(frozen=True)
 class Amendment:
     """A finished run's artifacts, and the decisions by hand (schema `overrides.OVERRIDES`)."""
 
     made: RunArtifacts
-    overrides: pa.Table
+    overrides: pa.Table | None
+    lots: Sequence[pa.Table] = ()  # of a run that was updated, or is now (`stages.Base`)
+    roots: Sequence[Path] = ()  # folders of images of an update
+
+    def base(self, store: Store) -> Base | None:
+        """The part of the run that an update leaves as it is, in `store` too; None where no image came later."""
+        made = self.made.base_partition or self.made.partition, self.made.bands, self.made.levels
+        return Base(self.lots, *(one and store.adopt(one) for one in made)) if self.lots else None
 
     @property
     def lost(self) -> list[int]:
@@ -98,7 +115,7 @@ def run_stages(
     Raises a `LlbError` for what the user can fix, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
-    _refuse(manifest, out)
+    _refuse(manifest, out, amendment.roots if amendment else ())
     filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
@@ -113,9 +130,9 @@ def run_stages(
         folder.log("run started", config=config.model_dump(mode="json"))
         timer = StageTimer(folder, tell)
         lost = amendment.lost if amendment else ()
-        stages = Stages(
-            config, manifest, ParallelStages(config, manifest, Dispatcher(executor, timer), pool), timer, lost
-        )
+        base = amendment.base(folder.store) if amendment else None
+        parallel = ParallelStages(config, manifest, Dispatcher(executor, timer), pool, base.lots if base else ())
+        stages = Stages(config, manifest, parallel, timer, lost, base)
         try:
             if amendment is not None:
                 amendment.put_into(folder.store)
@@ -135,12 +152,13 @@ def run_stages(
         return _result(stages, made)
 
 
-def _refuse(manifest: Manifest, out: Path | Remote) -> None:
+def _refuse(manifest: Manifest, out: Path | Remote, roots: Sequence[Path]) -> None:
     """Raise what would otherwise come up after hours, or spoil the next run."""
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
     if isinstance(out, Path):
-        refuse_inside(manifest.root, out)
+        for root in roots or [manifest.root]:
+            refuse_inside(root, out)
 
 
 def _an_image(manifest: Manifest) -> dict[Path, Path]:
@@ -215,6 +233,8 @@ def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
         overrides=overrides,
         held_out_maps=[*maps.shards],
         pixel_counts=counted,
+        lots=stages.lots(),
+        base_partition=stages.base.partition if stages.base else None,
         pool=pool,
     )
 

@@ -24,6 +24,17 @@ def partition_recipe(config: RunConfig, image_ids: Sequence[str], groups: Sequen
     return Recipe("partition", partition_settings(config), {"images": digest([list(image_ids), list(groups)])})
 
 
+def extended_recipe(config: RunConfig, base: Artifact, image_ids: Sequence[str], groups: Sequence[str]) -> Recipe:
+    """The partition `base` with further training images, and all groups."""
+    images = digest([list(image_ids), list(groups)])
+    return Recipe("partition", partition_settings(config), {"base": base.content, "images": images})
+
+
+def lot_recipe(images: pa.Table) -> Recipe:
+    """Images (schema `IMAGES`) that came at one time."""
+    return Recipe("lot", {}, {"images": digest(images.to_pylist())})
+
+
 def matrix_recipe(
     config: RunConfig, partitioned: Artifact, members: Sequence[int], scored: Sequence[Artifact]
 ) -> Recipe:

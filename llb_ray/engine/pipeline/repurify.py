@@ -23,7 +23,7 @@ def read_amendment(run: FinishedRun, overrides: Path, by: str, out: Path | Remot
     if run.overrides is not None:
         said = laid_over(run.overrides, said)
     by_hand(run.decided[-1], said)  # raises now what the stage would
-    return Amendment(run.made, said)
+    return Amendment(run.made, said, run.lots, run.roots)
 
 
 def repurify_run(run: FinishedRun, amendment: Amendment, out: Path | Remote, executor: Executor, tell: Tell) -> Result:

@@ -30,15 +30,23 @@ from llb_ray.engine.features.measured_bands import read_scale, scale_recipe, wri
 from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, read_levels, write_levels
 from llb_ray.engine.pipeline.decision_stages import Decisions
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
-from llb_ray.engine.pipeline.recipes import labels_recipe, manifest_recipe, matrix_recipe, partition_recipe
+from llb_ray.engine.pipeline.recipes import (
+    extended_recipe,
+    labels_recipe,
+    lot_recipe,
+    manifest_recipe,
+    matrix_recipe,
+    partition_recipe,
+)
 from llb_ray.engine.pipeline.training_set import fold_ids, training_images, why_folds, without_fold
 from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.ensemble.partition import partition, shares
+from llb_ray.ensemble.partition import extended, partition, shares
 from llb_ray.ensemble.score_matrix import assemble
 from llb_ray.ensemble.trust import TRUSTED
+from llb_ray.errors import DataError
 
 FINAL = "final"  # the name of the final detector
 
@@ -50,6 +58,16 @@ class Folds(NamedTuple):
     scores: list[Artifact]
 
 
+@dataclass(frozen=True)
+class Base:
+    """The part of a run that stays in the runs that update it: what its members learnt from, and its scales."""
+
+    lots: Sequence[pa.Table]  # images (schema `IMAGES`), the first those of the run, and then each update's
+    partition: Artifact | None  # of the first
+    bands: Artifact | None
+    levels: Artifact | None
+
+
 @dataclass
 class Stages:
     """The stages of one run; `parallel` runs the heavy ones."""
@@ -59,6 +77,7 @@ class Stages:
     parallel: ParallelStages
     timer: StageTimer
     lost: Collection[int] = ()  # members that the run which this one amends did without
+    base: Base | None = None  # of a run that was updated
 
     def images(self) -> Artifact:
         """The images that take part, without labels, and the quarantined files."""
@@ -94,6 +113,8 @@ class Stages:
     def partition(self) -> Artifact:
         """Each training image's member."""
         image_ids, groups = (self._train_images[name].to_pylist() for name in ("image_id", "group"))
+        if self.base is not None and self.base.partition is not None:
+            return self._extended(self.base.partition, image_ids, groups)
         recipe = partition_recipe(self.config, image_ids, groups)
 
         def build(folder: Path) -> None:
@@ -102,8 +123,26 @@ class Stages:
 
         return self._make(recipe, build)
 
+    def _extended(self, base: Artifact, image_ids: Sequence[str], groups: Sequence[str]) -> Artifact:
+        def build(folder: Path) -> None:
+            table = extended(read_table(base.file(filenames.PARTITION)), image_ids, groups)
+            write_table(folder / filenames.PARTITION, table)
+
+        return self._make(extended_recipe(self.config, base, image_ids, groups), build)
+
+    def lots(self) -> list[Artifact]:
+        """The images by the time that they came; none of a run that was not updated."""
+
+        def build(folder: Path, lot: pa.Table) -> None:
+            write_table(folder / filenames.IMAGES, lot)
+
+        lots = self.base.lots if self.base else ()
+        return [self._make(lot_recipe(lot), partial(build, lot=lot)) for lot in lots]
+
     def bands(self) -> Artifact | None:
         """The scale of each band over the training images; None where these are photographs."""
+        if self.base is not None:
+            return self.base.bands
         data, paths = self.config.data, self._train_paths
         if data.bands is None:
             return None
@@ -112,6 +151,8 @@ class Stages:
 
     def levels(self) -> Artifact | None:
         """The black and white point of 16-bit training images; None where none has 16 bits, and for bands."""
+        if self.base is not None:
+            return self._base_levels(self.base)
         paths, root = self._train_paths, self.manifest.root
         if self.config.data.bands is not None or not have_16_bits(root, paths):
             return None
@@ -133,6 +174,12 @@ class Stages:
             return None
         return self._make(ignored_recipe(self.hidden), partial(write_ignored, ignored=self.hidden))
 
+    def _base_levels(self, base: Base) -> Artifact | None:
+        photographs = self.config.data.bands is None
+        if base.levels is None and photographs and have_16_bits(self.manifest.root, self._train_paths):
+            raise DataError("some new images have 16 bits, and the run has no levels for such; make a new run of all")
+        return base.levels
+
     def features(self, scaled: Artifact | None, levelled: Artifact | None) -> Features:
         """The layers of every image, or the means to come by them."""
         return self.parallel.features(read_scale(scaled), read_levels(levelled), self.hidden)
@@ -141,7 +188,8 @@ class Stages:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
         for index in self.lost:
             self.parallel.lose(member_name(index), "missing in the original run")
-        owned = shares(read_table(partitioned.file(filenames.PARTITION)))
+        learnt = self.base.partition if self.base and self.base.partition else partitioned
+        owned = shares(read_table(learnt.file(filenames.PARTITION)))
         specs = [
             self.parallel.member(
                 member_name(index), fit_settings(self.config, "member", index), dict.fromkeys(share, TRUSTED), features

@@ -8,6 +8,7 @@ from llb_ray.config import RunConfig
 from llb_ray.disk import json_bytes
 from llb_ray.engine import filenames
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
+from llb_ray.engine.rundir.run_card import CARD, run_card
 from llb_ray.engine.rundir.run_folder import REPORT, SIGNATURE, RunFolder
 from llb_ray.engine.rundir.run_index import INDEX, settings_digest
 
@@ -38,6 +39,7 @@ def publish(folder: RunFolder, config: RunConfig, root: Path, made: RunArtifacts
     from llb_ray.detectors.factory import weights_origin  # torch, which those who only read a run are spared
 
     weights = weights_origin(config.detector)  # first: it may refuse, and a run that is finished stays so
+    card = run_card(config, made, weights).encode()
     for name in (INDEX, REPORT, SIGNATURE):  # of what was here before
         folder.remove(name)
     contents: dict[str, bytes] = {}
@@ -46,6 +48,7 @@ def publish(folder: RunFolder, config: RunConfig, root: Path, made: RunArtifacts
             folder.remove(name)  # left by an earlier run with other settings
         else:
             contents[name] = source.read_bytes()
+    contents[CARD] = card
     for name, content in contents.items():
         folder.put(name, content)
     folder.remove_folder(filenames.CHECKPOINTS)  # of fits that other settings gave up

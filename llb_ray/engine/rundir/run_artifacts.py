@@ -8,7 +8,8 @@ from typing import Any
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.errors import ArtifactError
 
-_ADDED: dict[str, Any] = {"held_out_maps": [], "ignored": None}  # roles that runs of earlier versions have not
+# Roles that runs of earlier versions have not.
+_ADDED: dict[str, Any] = {"held_out_maps": [], "ignored": None, "lots": [], "base_partition": None}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class RunArtifacts:
     overrides: Artifact | None = None  # where somebody decided by hand
     held_out_maps: list[Artifact] = field(default_factory=list)  # that the pixel threshold comes from; may be none
     pixel_counts: list[Artifact] = field(default_factory=list)  # empty where the test set is small
+    lots: list[Artifact] = field(default_factory=list)  # of a run that was updated: the members learnt from the first
+    base_partition: Artifact | None = None  # of the first lot
     pool: Artifact | None = None  # where runs draw their images from one, and the features are those of all its images
 
     def artifacts(self) -> Iterator[Artifact]:

@@ -14,8 +14,10 @@
     RUN/importance.arrow           the last weight of every image that the final detector was trained on, if any
     RUN/threshold.json             the score above which an image is called anomalous, and how well it is known
     RUN/metrics.json               what the labels say, where there are any
+    RUN/card.md                    data, thresholds, limits and licences of the detector, for who gets it
     RUN/report.html                all of it as one page, if one was written since
     RUN/signature.json             digests of all of it, signed, if it was (`llb_ray.engine.audit.signing`)
+    RUN/tracking.json, tensorboard/  where it was sent to, if it was (`llb_ray.tracking`)
     RUN/events.jsonl               what happened when
     RUN/progress/                  the last sign of life of each worker
     RUN/checkpoints/               how far each unfinished fit got
@@ -55,7 +57,8 @@ EVENTS = "events.jsonl"
 ARTIFACTS = "artifacts"
 REPORT_WRITTEN, THRESHOLD_SET = "report written", "threshold set"  # events
 SIGNATURE = "signature.json"
-_WORKING = (ARTIFACTS, "progress", filenames.CHECKPOINTS)
+TRACKING, TENSORBOARD = "tracking.json", "tensorboard"  # of `llb_ray.tracking`
+_WORKING = (ARTIFACTS, "progress", filenames.CHECKPOINTS, TENSORBOARD)
 REPORT = "report.html"
 
 
@@ -176,7 +179,7 @@ class RunFolder:
 
     def others(self, names: Collection[str]) -> list[str]:
         """Files among the published ones that are neither one of `names` nor ours to work with."""
-        ours = {*names, INDEX, EVENTS, REPORT, SIGNATURE, LOCK}
+        ours = {*names, INDEX, EVENTS, REPORT, SIGNATURE, TRACKING, LOCK}
         return sorted(name for name in self._names() if name not in ours and name.split("/")[0] not in _WORKING)
 
     def _names(self) -> Iterator[str]:

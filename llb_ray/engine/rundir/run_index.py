@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import digest
-from llb_ray.config import RunConfig
+from llb_ray.config import UNKEYED, RunConfig
 from llb_ray.errors import ArtifactError
 
 INDEX = "run.json"
@@ -22,6 +22,7 @@ class RunIndex:
     artifacts: dict[str, Any]  # by role, as paths relative to the store (`RunArtifacts.index`)
     published: dict[str, str]  # the sha256 of each published file
     config: str  # `settings_digest`
+    weights: dict[str, str]  # origin of the backbone's
 
     @classmethod
     def read(cls, path: Path) -> "RunIndex":
@@ -32,12 +33,14 @@ class RunIndex:
                 raise ValueError("its store is not relative to it")
             store = Path(os.path.normpath(path.parent / index["store"]))
             published = {str(name): str(sha256) for name, sha256 in index["published"].items()}
-            return cls(Path(index["data_root"]), store, dict(index["artifacts"]), published, str(index["config"]))
+            weights = {str(key): str(value) for key, value in index.get("weights", {}).items()}
+            where, config = Path(index["data_root"]), str(index["config"])
+            return cls(where, store, dict(index["artifacts"]), published, config, weights)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(f"{path}: damaged ({error}); run the same command again") from error
 
 
 def settings_digest(config: RunConfig) -> str:
-    """Digest of all settings that results depend on: with other resources a run is the same run."""
+    """Digest of all settings that results depend on: with other resources or trackers a run is the same run."""
     tree = config.model_dump(mode="json")
-    return digest({name: value for name, value in tree.items() if name != "resources"})
+    return digest({name: value for name, value in tree.items() if name not in UNKEYED})

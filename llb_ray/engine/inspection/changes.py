@@ -1,0 +1,51 @@
+"""Comparison of a run with the one that it was updated from: which decisions changed, and the threshold."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.ensemble.decision import KEPT
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An image that the earlier run knew, and decided otherwise."""
+
+    image_id: str
+    path: str  # in the later run
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Decisions of a run beside those of the run that it was updated from."""
+
+    num_known: int  # training images that both have
+    num_new: int
+    num_new_kept: int
+    changed: Sequence[Changed]  # of the known ones, in the order of their paths
+    thresholds: tuple[float | None, float | None]  # before and after
+
+
+def changes_between(before: FinishedRun, after: FinishedRun) -> Changes:
+    """The changes from one run to another over more images; joined by image_id."""
+    earlier = dict(zip(*(before.purified[name].to_pylist() for name in ("image_id", "decision")), strict=True))
+    rows: list[dict[str, Any]] = after.purified.to_pylist()
+    known = [row for row in rows if row["image_id"] in earlier]
+    new = [row for row in rows if row["image_id"] not in earlier]
+    changed = [
+        Changed(row["image_id"], row["path"], earlier[row["image_id"]], row["decision"], row["reason"])
+        for row in sorted(known, key=lambda row: str(row["path"]))
+        if row["decision"] != earlier[row["image_id"]]
+    ]
+    num_kept = sum(row["decision"] == KEPT for row in new)
+    return Changes(len(known), len(new), num_kept, changed, (_threshold(before), _threshold(after)))
+
+
+def _threshold(run: FinishedRun) -> float | None:
+    path = run.file("threshold.json")
+    return float(json.loads(path.read_text())["threshold"]) if path.exists() else None
