@@ -21,6 +21,7 @@ from llb_ray.data.tables import joined, read_table
 from llb_ray.engine.evaluation.run_threshold import standing_out_ids
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.report.asking_order import worth_of
 from llb_ray.report.heatmaps import MAX_OPACITY, colour_table
 from llb_ray.report.lookalike_groups import families_of
 from llb_ray.report.member_agreement import Votes
@@ -56,13 +57,16 @@ def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int]
     pictures = Pictures.of(run)
     drawn = pictures.of_images(rows["image_id"].to_pylist(), progress)
     said, rounds = _said(run, set(rows["image_id"].to_pylist())), Round.all_of(run)
+    num_near = 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table))))
+    families = _families(run, rows, standing_out)
     columns = {
         **_columns(rows, standing_out),
         **_why(rounds, rows, [picture.place for picture in drawn], votes, said),
-        **_families(run, rows, standing_out),
+        **families,
+        "worth": [_round(value) for value in worth_of(families["family"] or [None] * len(rows), num_near)],
         **_votes(rows["image_id"].to_pylist(), votes),
         "said": said,
-        "num_near": 0 if cut is None else min(len(rows), max(_FEWEST_NEAR, math.ceil(_NEAR * len(table)))),
+        "num_near": num_near,
         "cut": None if cut is None else _round(cut),
         "scale": {"low": _round(pictures.scale.low), "high": _round(pictures.scale.high)},
         "colours": base64.b64encode(colour_table().tobytes()).decode(),

@@ -129,6 +129,7 @@
   });
   const ORDERS = {
     near: [data.num_near ? "nearest to the cut" : "final score, highest first", (a, b) => a - b],
+    asked: ["answer changes most, first", by("worth", -1)],
     ...(data.num_near && {
       odd: ["aggregate, highest first", by("aggregate", -1)],
       usual: ["aggregate, lowest first", by("aggregate", 1)],

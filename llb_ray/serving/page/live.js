@@ -92,5 +92,8 @@
     }
     setTimeout(follow, 1000);
   }
+  // Asked about first: what changes most. The tab of all images has them.
+  at("sort").value = "asked";
+  document.querySelector("[data-show=all]").click();
   follow();
 })();

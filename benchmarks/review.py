@@ -1,0 +1,146 @@
+"""How many decisions of a person reach what share of the oracle, in the order in which a live review asks?
+
+    python benchmarks/review.py --set fabric=.../fabric --set commutator=.../commutator --out runs/review
+
+Of each labelled set (MVTec layout), a fifth of defects is mixed into the training images, and the default detector is
+trained.  The person is played by the labels and asked in the order of the report, *answer changes most, first*; an
+answer holds for the whole group of look-alikes.  The run is repurified after so many answers, and compared with
+decisions by the truth about every image.  Beside it, the order *nearest to the cut*.  Writes benchmarks/review.md and
+the raw rows beside it.
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Row, software, training_labels, write_rows
+
+import llb_ray
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.report.gallery import gallery
+from llb_ray.report.member_agreement import Votes
+
+HERE = Path(__file__).parent
+ALPHA = 0.2
+ORDERS = ("answer changes most", "nearest to the cut")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--set", dest="sets", action="append", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--answers", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--result", type=Path, default=HERE / "review.md")
+    arguments = parser.parse_args()
+    named = [one.partition("=")[::2] for one in arguments.sets]
+    rows = [row for name, data in named for row in measured(name, Path(data), arguments.out / name, arguments.answers)]
+    write_rows(rows, arguments.result.with_suffix(".csv"))
+    arguments.result.write_text(page(rows))
+    print(arguments.result.read_text())
+
+
+def measured(name: str, data: Path, out: Path, counts: Sequence[int]) -> Iterator[Row]:
+    """A row without answers, one for each order and number of them, and one for the truth about all images."""
+    shutil.rmtree(out, ignore_errors=True)
+    photos = contaminated(data, out / "photos")
+    config = llb_ray.load_config(None, [])
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=out / "run", executor="serial")
+    run = FinishedRun(RunFolder.open(out / "run"), None)
+    truth, columns = training_labels(run), gallery(run, Votes.of(run), lambda done, total: None).columns
+    yield row_of(name, "-", 0, 0, run_metrics(out / "run"))
+    for order in ORDERS:
+        for count in counts:
+            said = answers(columns, truth, order, count)
+            yield row_of(name, order, count, len(said), repurified(out, said, f"{order[:7]}-{count}"))
+    yield row_of(name, "oracle", len(truth), len(truth), repurified(out, truth, "oracle"))
+
+
+def contaminated(data: Path, out: Path) -> Path:
+    """A tree with a share `ALPHA` of defects among the training images, and the others as test images."""
+    kinds = [kind for kind in sorted((data / "test").iterdir()) if kind.name != "good"]
+    defects = [path for kind in kinds for path in sorted(kind.iterdir())]
+    good = sorted((data / "train" / "good").iterdir())
+    count = min(round(len(good) * ALPHA / (1 - ALPHA)), len(defects) // 2)
+    mixed = {defects[at] for at in np.random.default_rng(0).permutation(len(defects))[:count]}
+    parts = [(path, f"train/good/{path.name}") for path in good]
+    parts += [(path, f"train/{path.parent.name}/{path.parent.name}-{path.name}") for path in sorted(mixed)]
+    parts += [(path, f"test/good/{path.name}") for path in (data / "test" / "good").iterdir()]
+    parts += [(path, f"test/{path.parent.name}/{path.name}") for path in defects if path not in mixed]
+    for path, place in parts:
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, out / place)
+    return out
+
+
+def answers(columns: Mapping[str, Any], truth: Mapping[str, int], order: str, count: int) -> dict[str, int]:
+    """The label of each image that so many answers are about."""
+    ids, families = columns["image_id"], columns["family"] or [None] * len(columns["image_id"])
+    rows = list(range(len(ids)))
+    if order == ORDERS[0]:
+        rows.sort(key=lambda at: -columns["worth"][at])
+    said: dict[str, int] = {}
+    for at in rows:
+        if count == 0:
+            break
+        if ids[at] in said:
+            continue
+        alike = [at] if families[at] is None else [one for one in rows if families[one] == families[at]]
+        said |= {ids[one]: truth[ids[at]] for one in alike}
+        count -= 1
+    return said
+
+
+def repurified(out: Path, said: Mapping[str, int], name: str) -> Mapping[str, Any]:
+    """The metrics of the run with these decisions."""
+    table, folder = out / f"{name}.csv", out / f"run-{name}"
+    with table.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["image_id", "decision"])
+        lines.writerows([image_id, "reject" if label else "keep"] for image_id, label in said.items())
+    metrics = llb_ray.repurify(out / "run", table, out=folder, executor="serial").metrics
+    shutil.rmtree(folder)
+    return metrics
+
+
+def run_metrics(run: Path) -> Mapping[str, Any]:
+    outcome = llb_ray.status(run).outcome
+    assert outcome is not None
+    return outcome.metrics
+
+
+def row_of(name: str, order: str, asked: int, images: int, metrics: Mapping[str, Any]) -> Row:
+    keys = ("i_auroc", "residual_contamination", "normals_lost")
+    return {"set": name, "order": order, "answers": asked, "images": images, **{key: metrics[key] for key in keys}}
+
+
+def page(rows: Sequence[Row]) -> str:
+    titles = ("set", "asked in the order", "answers", "images decided", "I-AUROC", "gap closed", "contamination left")
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for name in dict.fromkeys(row["set"] for row in rows):
+        mine = [row for row in rows if row["set"] == name]
+        first, oracle = mine[0]["i_auroc"], mine[-1]["i_auroc"]
+        for row in mine:
+            gap = (row["i_auroc"] - first) / (oracle - first) if oracle > first else float("nan")
+            numbers = [f"{row['i_auroc']:.3f}", f"{gap:.2f}", f"{row['residual_contamination']:.3f}"]
+            lines.append(
+                "| " + " | ".join([name, row["order"], f"{row['answers']}", f"{row['images']}", *numbers]) + " |"
+            )
+    said = (
+        f"The default memory bank, {ALPHA:.0%} of defects in training (fewer where a set has few), one seed.  *gap "
+        "closed*: share of the way from no answer to the truth about every image (*oracle*), in image AUROC.  One "
+        "answer holds for a group of look-alikes."
+    )
+    command = "python benchmarks/review.py " + " ".join(sys.argv[1:])
+    title = f"# Decisions of a person beside the oracle, {date.today()}\n\n{software(command)}"
+    return "\n\n".join([title, said, "\n".join(lines), "Raw rows: review.csv"]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
