@@ -24,11 +24,16 @@ def levels_of(map_NP: Floats) -> pa.Table:
     return pa.table([rates, np.quantile(map_NP, 1 - rates).astype(np.float64)], schema=LEVELS)
 
 
-def level_at(levels: pa.Table, rate: float) -> float:
-    """The value that a share `rate` of the area exceeds; raises ConfigError for a rate outside of the table."""
+def refuse_unknown(rate: float) -> None:
+    """Raise ConfigError for a false-area rate that no table has."""
     if not LEAST_RATE <= rate <= MOST_RATE:
         raise ConfigError(
             f"the false-area rate {rate:g} is not known; give a share between {LEAST_RATE:g} and {MOST_RATE:g}"
         )
+
+
+def level_at(levels: pa.Table, rate: float) -> float:
+    """The value that a share `rate` of the area exceeds; raises ConfigError for a rate outside of the table."""
+    refuse_unknown(rate)
     known, level = (levels[name].to_numpy() for name in LEVELS.names)
     return float(np.interp(np.log(rate), np.log(known), level))

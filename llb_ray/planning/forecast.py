@@ -103,6 +103,8 @@ class _Work:
         yield self._scores("final-scores", "final", self.at.size.num_images, 1)
         for _ in range(self.at.size.fold_sets):
             yield from self.folds()
+        if self.at.size.map_detectors:
+            yield self._held_out_maps()
         seconds = self.at.measured.evaluate.of(self.at.size.num_labelled)
         yield StageForecast("evaluate", seconds, f"{self.at.size.num_labelled} labelled test images")
         yield StageForecast("other", self._other_s(), "imports, tables, decisions")
@@ -145,6 +147,12 @@ class _Work:
         one_s = self.fit_s("final", self.at.size.final_images)
         what = f"one fit of {one_s:.3g} s, on {self.at.size.final_images} images"
         return StageForecast("final", one_s, what)
+
+    def _held_out_maps(self) -> StageForecast:
+        count, images = self.at.size.map_detectors, self.at.size.mapped_images
+        one_s = self.at.measured.reading.start + self._score_s("final", 1) * images / count
+        what = f"{images} images, by one of {count} detectors each" + self._starting()
+        return StageForecast("held-out-maps", self._rounds(count) * (self.at.cluster.start_s + one_s), what)
 
     def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
         measured, one_s = self.at.measured, self._score_s(role, num_detectors)

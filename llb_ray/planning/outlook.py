@@ -83,7 +83,7 @@ def outlook(config: RunConfig, manifest: Manifest, executor: Executor, out: Path
     cluster = Cluster(executor.slots(config.resources), 0.0 if serial else _START_S, serial)
     stages = forecast(config, manifest, _remembered(config) or _usual(config, size), cluster, out).stages
     images = {"features": size.cached_images, "final-scores": size.num_images}
-    images |= dict.fromkeys(("member-scores", "fold-scores"), size.num_train)
+    images |= dict.fromkeys(("member-scores", "fold-scores"), size.num_train) | {"held-out-maps": size.mapped_images}
     expected = [Expected(one.stage, one.seconds, images.get(one.stage, 0)) for one in stages]
     report = Expected("report", _REPORT_S * size.num_train)
     return Outlook([*(one for one in expected if one.stage not in _UNFORESEEN), report])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.engine.evaluation.held_out_maps import MOST_IMAGES
 from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.timing_worker import num_labelled
 
@@ -32,6 +33,7 @@ class Size:
     share: float  # of the training images kept
     num_folds: int  # of the training images: as many fits like the final detector's
     fold_sets: int  # times that these are fitted, for further rounds or the threshold, whatever is rejected
+    map_detectors: int  # detectors that held-out maps come from; 0 where no threshold is set, or they cannot map
 
     @classmethod
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
@@ -47,6 +49,7 @@ class Size:
             share=share,
             num_folds=config.threshold.folds,
             fold_sets=max(config.rounds - 1, for_threshold),
+            map_detectors=_map_detectors(config, for_threshold),
         )
 
     @property
@@ -56,6 +59,11 @@ class Size:
     @property
     def final_images(self) -> int:
         return math.ceil(self.num_train * self.share)
+
+    @property
+    def mapped_images(self) -> int:
+        """Of the kept images, that are mapped by a detector which has not seen them."""
+        return min(MOST_IMAGES, self.final_images)
 
     @property
     def fold_images(self) -> int:
@@ -79,6 +87,15 @@ class Size:
     @property
     def cached_images(self) -> int:
         return self.num_images + (self.num_copies - 1) * self.num_train
+
+
+def _map_detectors(config: RunConfig, uses_folds: bool) -> int:
+    """Number of detectors that held-out maps come from: folds, or members of the final detector's kind."""
+    if config.threshold.method == "none":
+        return 0
+    if uses_folds:
+        return config.threshold.folds
+    return config.num_members if config.detector_of("member") == config.detector_of("final") else 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """A judge's answer on one image, and the version of the run that gave it; needs no torch, unlike the judge."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError
@@ -20,6 +22,7 @@ class Judged:
     score: float
     decision: str
     quantile: float
+    regions: Sequence[dict[str, Any]] | None = None  # fields of `Region`; None where the run keeps no held-out maps
     overlay: bytes | None = None  # PNG
 
 

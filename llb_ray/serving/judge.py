@@ -5,18 +5,19 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from llb_ray.data.unreadable_files import UnreadableImage
-from llb_ray.engine.inference.trained_detector import Pixels, TrainedDetector
+from llb_ray.engine.inference.trained_detector import Pixels, Sized, TrainedDetector, stacked
 from llb_ray.engine.inference.verdicts import Floats
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.remote import located
 from llb_ray.report.heatmaps import Painter
+from llb_ray.report.region_boxes import with_boxes
 from llb_ray.serving.answer import Judged, Refused, run_version
 
 
@@ -28,6 +29,7 @@ class Raw:
     decision: str
     quantile: float
     map_HW: Floats
+    size: Size  # of the photograph
 
 
 class Judge:
@@ -40,36 +42,39 @@ class Judge:
         self._detector = TrainedDetector.of(folder)
         self._painter = Painter(folder)
         self._painter.scale  # noqa: B018  # drawn from a few hundred maps: now, not while somebody waits
-        black_HWC = np.zeros((*self._detector.config.detector.size, self._detector.photographs.num_channels), np.uint8)
-        self.judge([black_HWC])  # loads kernels
+        size = self._detector.config.detector.size
+        black_HWC = np.zeros((*size, self._detector.photographs.num_channels), np.uint8)
+        self.judge([(black_HWC, size)])  # loads kernels
 
-    def read(self, content: bytes) -> Pixels | Refused:
-        """The image as the detector takes it [H, W, C], or why it is none."""
+    def read(self, content: bytes) -> Sized | Refused:
+        """The image as the detector takes it [H, W, C] with its own size, or why it is none."""
         try:
             with _file_of(content) as path:
-                return self._detector.photographs.pixels(path)
+                return self._detector.photographs.sized(path)
         except UnreadableImage as error:
             return Refused(error.reason)
 
-    def judge(self, images: Sequence[Pixels]) -> list[Raw]:
+    def judge(self, images: Sequence[Sized]) -> list[Raw]:
         """The answers on images that were read."""
         # A CPU gains nothing from a batch, and the encoder fills one of two images up to eight.
         size = len(images) if self._detector.encoding.device.type == "cuda" else 1
         return [raw for start in range(0, len(images), size) for raw in self._judge(images[start : start + size])]
 
-    def _judge(self, images: Sequence[Pixels]) -> list[Raw]:
-        verdicts = self._detector.judge(np.stack(images))
+    def _judge(self, images: Sequence[Sized]) -> list[Raw]:
+        verdicts = self._detector.judge(*stacked(images))
         columns = verdicts.score_N.tolist(), verdicts.decisions, verdicts.quantile_N.tolist(), verdicts.map_NHW
-        return [Raw(*row) for row in zip(*columns, strict=True)]
+        return [Raw(*row) for row in zip(*columns, verdicts.sizes, strict=True)]
 
     def verdict(self, content: bytes, raw: Raw, with_overlay: bool) -> Judged:
         """The verdict on the image with these bytes."""
         image_id, overlay = hashlib.sha256(content).hexdigest()[:32], None
+        calibration = self._detector.calibration
+        found = None if calibration.regions is None else calibration.regions.find(raw.map_HW, raw.size)
         if with_overlay:
             with _file_of(content) as path:
-                overlay = _png(self._painter(path, raw.map_HW))
-        threshold = self._detector.calibration.threshold
-        return Judged(self._version, threshold, image_id, raw.score, raw.decision, raw.quantile, overlay)
+                overlay = _png(with_boxes(self._painter(path, raw.map_HW), found or [], raw.size))
+        said = raw.score, raw.decision, raw.quantile, None if found is None else [asdict(one) for one in found]
+        return Judged(self._version, calibration.threshold, image_id, *said, overlay)
 
 
 @contextlib.contextmanager

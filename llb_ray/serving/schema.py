@@ -9,6 +9,19 @@ from llb_ray.serving.answer import Judged
 from llb_ray.serving.body import Upload
 
 
+class Region(BaseModel):
+    """A connected place above the pixel threshold, in pixels of the photograph, upright; x runs right, y down."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+    peak: float = Field(description="largest value of the anomaly map in it")
+    mean: float
+    polygon: list[float] = Field(description="its outline x0, y0, x1, y1, ...")
+
+
 class ImageVerdict(BaseModel):
     """The detector's verdict on one image."""
 
@@ -17,6 +30,7 @@ class ImageVerdict(BaseModel):
     score: float
     decision: str = Field(description="anomalous where the score is above the threshold, else normal")
     quantile: float = Field(description="share of the run's held-out normal images that score lower")
+    regions: list[Region] | None = Field(description="highest peak first; null where the run has no pixel threshold")
     overlay: str | None = Field(None, description="data URL of a PNG: the photograph with its heatmap, if asked for")
 
 
@@ -55,5 +69,6 @@ def _of_image(image: Upload, judged: Judged) -> ImageVerdict:
         score=judged.score,
         decision=judged.decision,
         quantile=judged.quantile,
+        regions=None if judged.regions is None else [Region(**region) for region in judged.regions],
         overlay=None if drawn is None else f"data:image/png;base64,{drawn}",
     )

@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -249,3 +251,11 @@ def test_a_threshold_of_none_keeps_no_maps(photos: Path, tiny: RunConfig, tmp_pa
     config = with_overrides(tiny, ["threshold.method=none"])
     result = llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
     assert "held-out-maps" not in [time.stage for time in result.times]
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.0, -1.0, float("nan")])
+def test_a_rate_that_no_table_has_is_refused_where_there_is_no_table_too(rate: float, tiny: RunConfig) -> None:
+    earlier: Any = SimpleNamespace(files={})
+    with pytest.raises(ConfigError, match="the false-area rate .* is not known"):
+        RegionFinder.of(earlier, rate, tiny)
+    assert RegionFinder.of(earlier, 0.001, tiny) is None

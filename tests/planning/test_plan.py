@@ -166,6 +166,20 @@ def test_further_fits_for_the_threshold_are_forecast_where_they_are_certain(
         assert not any("threshold" in note for note in told.notes)
 
 
+@pytest.mark.parametrize(
+    ("settings", "detectors"),
+    [([], 3), (["threshold.method=folds", "threshold.folds=2"], 2), (["threshold.method=none"], None)],
+)
+def test_held_out_maps_are_forecast_by_the_detectors_that_give_them(
+    settings: list[str], detectors: int | None, tiny: RunConfig, manifest: Manifest, tmp_path: Path
+) -> None:
+    """36 kept images, each by one detector; nothing where no threshold is set."""
+    seconds = _seconds(_forecast(with_overrides(tiny, settings), manifest, SERIAL, tmp_path))
+    assert ("held-out-maps" in seconds) == (detectors is not None)
+    if detectors is not None:
+        assert seconds["held-out-maps"] == pytest.approx(detectors * 0.2 + 36 * (0.001 + 0.004))
+
+
 def test_copies_are_encoded_and_learnt_from(tiny: RunConfig, manifest: Manifest) -> None:
     size = Size.of(with_overrides(tiny, ["features.augment=[hflip, rot90]"]), manifest)
     assert (size.cached_images, size.num_copies) == (72 + 2 * 48, 3)

@@ -3,8 +3,10 @@
 import asyncio
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -65,6 +67,36 @@ def test_verdicts_are_those_of_predict(client: AnyClient, finished: Path, images
     assert [image["decision"] for image in answer["images"]] == expected.decisions
     assert [image["score"] for image in answer["images"]] == pytest.approx(expected.score_N.tolist(), rel=1e-4)
     assert [image["overlay"] for image in answer["images"]] == [None] * 3
+    assert [len(image["regions"]) for image in answer["images"]] == list(map(len, expected.regions))
+
+
+def test_regions_are_those_of_predict(finished: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge(str(finished))
+    detector, finder = judge._detector, judge._detector.calibration.regions
+    assert finder is not None
+    level = float(np.quantile(finder.smooth(detector.predict(images[0]).map_NHW[0]), 0.9))
+    monkeypatch.setattr(detector, "calibration", replace(detector.calibration, regions=replace(finder, level=level)))
+    (expected,) = detector.predict(images[0]).regions
+    with _client({"weave": _ask(judge)}) as client:
+        (image,) = client.post("/runs/weave/predict", content=images[0].read_bytes()).json()["images"]
+    assert len(image["regions"]) == len(expected) > 0
+    for said, region in zip(image["regions"], expected, strict=True):
+        assert [said[name] for name in ("x", "y", "width", "height")] == [
+            *(region.x, region.y, region.width, region.height)
+        ]
+        assert said["peak"] == pytest.approx(region.peak, rel=1e-3)
+
+
+def test_a_run_without_held_out_maps_answers_without_regions(
+    finished: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(str(finished))
+    detector = judge._detector
+    monkeypatch.setattr(detector, "calibration", replace(detector.calibration, regions=None))
+    with _client({"weave": _ask(judge)}) as client:
+        (image,) = client.post("/runs/weave/predict?overlay=true", content=images[0].read_bytes()).json()["images"]
+    assert image["regions"] is None
+    assert image["overlay"]
 
 
 def test_a_bare_body_is_one_image_and_its_heatmap_a_picture(client: AnyClient, images: list[Path]) -> None:

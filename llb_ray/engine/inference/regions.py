@@ -14,7 +14,7 @@ from llb_ray.config import Size
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.pixel_grid import PixelGrid
-from llb_ray.ensemble.pixel_threshold import level_at
+from llb_ray.ensemble.pixel_threshold import level_at, refuse_unknown
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,8 +44,9 @@ class RegionFinder:
     def of(cls, made: Artifact, false_area_rate: float, grid: PixelGrid) -> "RegionFinder | None":
         """The finder with the level that this share of the area of normal images exceeds, by a `threshold` artifact.
 
-        None where this was made without held-out maps; raises ConfigError for a rate that is not in its table.
+        None where this was made without held-out maps; raises ConfigError, then too, for a rate that no table has.
         """
+        refuse_unknown(false_area_rate)
         if filenames.PIXEL_LEVELS not in made.files:
             return None
         level = level_at(read_table(made.file(filenames.PIXEL_LEVELS)), false_area_rate)

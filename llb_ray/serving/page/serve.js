@@ -52,12 +52,14 @@
       const picture = make("img");
       picture.src = image.overlay;
       picture.alt = `${image.name} with its heatmap`;
+      const places = image.regions === null ? [] : [make("div", "numbers", `regions: ${image.regions.length}`)];
       const share = `${(100 * image.quantile).toFixed(1)} % of held-out normal images score lower`;
       about.append(
         make("strong", "", image.name),
         make("div", "decision", image.decision),
         make("div", "numbers", `score ${number(image.score)}, threshold ${number(threshold)} (${run})`),
         make("div", "numbers", share),
+        ...places,
       );
       card.append(picture, about);
       at("verdicts").prepend(card);
