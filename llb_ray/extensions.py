@@ -118,6 +118,7 @@ DATASETS = Extensions(
         "visa": "llb_ray.data.adapters.visa:Visa",
         "real_iad": "llb_ray.data.adapters.real_iad:RealIad",
         "table": "llb_ray.data.adapters.image_list:ImageList",
+        "imagefolder": "llb_ray.data.adapters.image_folder:ImageFolder",
         "arrays": "llb_ray.data.adapters.arrays:Arrays",
     },
 )

@@ -63,7 +63,7 @@ def _with(part: Part, own: pa.Table) -> Part:
     return Part(table, part.origin, part.problems)
 
 
-def _label(said: str) -> int | None:
+def label_of(said: str) -> int | None:
     """0 for normal, 1 for anomalous, by number or name; None for what is neither."""
     if said.lower() in _LABELS:
         return _LABELS[said.lower()]
@@ -87,7 +87,7 @@ class _Rows:
         """The entry of a row."""
         said = {name: column[row] for name, column in self._columns.items()}
         path, label, mask = said["path"] or "", said["label"], said["mask_path"] or None
-        meant = None if label is None else _label(label)
+        meant = None if label is None else label_of(label)
         if label is not None and meant is None:
             what = f"unknown label {label!r}; use 0 or {NORMAL_EXAMPLES}, 1 or anomalous, bad, or nothing"
             return Problem(self._source, row + 1, path, what)
