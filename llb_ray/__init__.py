@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llb_ray.api import (
         audit,
+        bench,
         contaminate,
         doctor,
         drift,
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
         synth,
         table,
         threshold,
+        track,
         tune,
+        update,
     )
     from llb_ray.api import (
         report as write_report,
@@ -59,6 +62,7 @@ _HOMES = {
     "ScanConfig": ("llb_ray.config", "ScanConfig"),
     "load_scan": ("llb_ray.config", "load_scan"),
     "audit": ("llb_ray.api", "audit"),
+    "bench": ("llb_ray.api", "bench"),
     "contaminate": ("llb_ray.api", "contaminate"),
     "doctor": ("llb_ray.api", "doctor"),
     "drift": ("llb_ray.api", "drift"),
@@ -80,7 +84,9 @@ _HOMES = {
     "synth": ("llb_ray.api", "synth"),
     "table": ("llb_ray.api", "table"),
     "threshold": ("llb_ray.api", "threshold"),
+    "track": ("llb_ray.api", "track"),
     "tune": ("llb_ray.api", "tune"),
+    "update": ("llb_ray.api", "update"),
     "write_report": ("llb_ray.api", "report"),  # `llb_ray.report` is the package
 }
 __all__ = [
@@ -94,6 +100,7 @@ __all__ = [
     "RunConfig",
     "ScanConfig",
     "audit",
+    "bench",
     "contaminate",
     "doctor",
     "drift",
@@ -116,7 +123,9 @@ __all__ = [
     "synth",
     "table",
     "threshold",
+    "track",
     "tune",
+    "update",
     "write_report",
 ]
 

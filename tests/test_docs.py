@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image, ImageOps
 
 from llb_ray.cli import main
 from llb_ray.data.decoding import content_id
@@ -27,11 +28,11 @@ from tests.packages import files_of, install
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name != "reference.md")]
 _NOT_RUN = (
-    14  # blocks at most: those that install, serve, need a Ray, a store or a benchmark data set, or change a shell
+    16  # blocks at most: those that install, serve, need a Ray, a store or a benchmark data set, or change a shell
 )
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 _TINY = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
-_WITHOUT_RAY = ("run", "plan", "doctor", "scan", "certify", "repurify")
+_WITHOUT_RAY = ("run", "plan", "doctor", "scan", "certify", "repurify", "update")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,12 @@ def blocks(page: Path) -> Iterator[Block]:
 
 @pytest.fixture
 def desk(photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the pages suppose it."""
+    """A folder as the pages suppose it; more_photos/ has images that photos/ has not."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test" / "good", tmp_path / "new_photos")
+    (tmp_path / "more_photos").mkdir()
+    for path in sorted(photos.glob("train/good/*.png"))[:2]:
+        ImageOps.autocontrast(Image.open(path).convert("RGB")).save(tmp_path / "more_photos" / path.name)
     for part in ("train/good", "test", "ground_truth"):  # clean, as benchmarks come
         shutil.copytree(photos / part, tmp_path / "benchmark" / photos.name / part)
     image = next(photos.glob("train/good/*.png"))

@@ -31,8 +31,9 @@ LAYERS = {
     "search": 8,
     "scans": 8,
     "planning": 8,
+    "exporting": 8,
     "report": 9,
-    "exporting": 9,
+    "tracking": 9,
     "serving": 10,
     "distributed": 11,
     "api": 12,
@@ -80,6 +81,8 @@ def test_a_module_imports_its_own_part_and_lower_layers(path: Path) -> None:
         ("click", "cli/"),
         ("fastapi", "serving"),
         ("starlette", "serving"),
+        ("mlflow", "tracking/mlflow_tracker.py"),
+        ("wandb", "tracking/wandb_tracker.py"),
     ],
 )
 def test_a_library_has_one_home(library: str, home: str) -> None:

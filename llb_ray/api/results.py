@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from llb_ray.engine.inspection.run_status import Status
     from llb_ray.engine.rundir.stage_timer import StageTime
     from llb_ray.exporting.dataset_layouts import ExportedSet, Layout
-    from llb_ray.exporting.onnx import OnnxModel
+    from llb_ray.exporting.onnx import ExportedModel
+    from llb_ray.exporting.speed import Speed
 
 
 def status(run: str | Path) -> "Status":
@@ -169,15 +170,16 @@ def drift(
 
 def export(
     run: str | Path,
-    format: "Literal['onnx'] | Layout",
+    format: "Literal['onnx', 'torch-export', 'openvino'] | Layout",
     *,
     out: str | Path,
     data: str | Path | None = None,
     copy: bool = False,
-) -> "OnnxModel | ExportedSet":
+) -> "ExportedModel | ExportedSet":
     """Summary of an export to `out` for other tools: the final detector of `run`, or its purified images.
 
-    `format` ``onnx`` makes one self-contained file, proved against torch on images of the run; ``anomalib-csv``,
+    `format` ``onnx`` makes one self-contained file, proved against torch on images of the run, and so do
+    ``torch-export``, a program of torch.export, and ``openvino``, which is two files; ``anomalib-csv``,
     ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
     images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.
     """
@@ -189,6 +191,28 @@ def export(
         from llb_ray.exporting.onnx import export_onnx
 
         return export_onnx(finished, local_folder("--out", out))
+    if format in ("torch-export", "openvino"):
+        from llb_ray.exporting.model_formats import export_openvino, export_program
+
+        export_model = export_program if format == "torch-export" else export_openvino
+        return export_model(finished, local_folder("--out", out))
     from llb_ray.exporting.dataset_layouts import export_set
 
     return export_set(finished, format, local_folder("--out", out), copy)
+
+
+def bench(
+    run: str | Path, *, data: str | Path | None = None, images: int = 64, batch: int = 32, threads: int | None = None
+) -> "Speed":
+    """Speed, memory, size and agreement of the final detector of `run` in torch, ONNX Runtime and OpenVINO.
+
+    Each that is installed judges `images` images of the run, one by one and `batch` at a time, on `threads` CPU threads
+    (default: those of the run's workers; torch on the device of the run).  `data` is where the run's images are now, if
+    they have moved.  Raises ConfigError where they are gone.
+    """
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.exporting.speed import measure_speed
+
+    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    return measure_speed(finished, images, batch, threads)

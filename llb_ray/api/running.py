@@ -1,5 +1,6 @@
 """Making a run, and making one again with decisions by hand."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,11 @@ def run(
     Raises a `LlbError` with one sentence for whatever the user can fix, OSError for a disk, a mount or a network.
     """
     from llb_ray.engine.pipeline.pipeline import run_stages
+    from llb_ray.tracking.track import refuse_untracked
 
+    refuse_untracked(config.tracking)
+    if config.tracking:
+        local_folder("tracking: --out", out)
     where, shared = located(out), None if store is None else local_folder("store", store).absolute()
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
@@ -69,6 +74,43 @@ def repurify(
         return repurify_run(base, amendment, located(out), executor, tell)
     with make_executor(executor, ray_address) as entered:
         return repurify_run(base, amendment, located(out), entered, tell)
+
+
+def update(
+    run: str | Path,
+    data: str | Path,
+    *,
+    out: str | Path,
+    corrected: str | Path | None = None,
+    by: str = "",
+    executor: str | Executor = "ray",
+    ray_address: str | None = None,
+    tell: Tell = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> "Result":
+    """The finished run `run` made once more in `out` with the further images in the folder `data`.
+
+    These are encoded and scored by the members that exist; then all images are decided about, and the final detector
+    and its threshold are made.  `corrected` is a folder that `predict` wrote, in whose scores.csv `by` corrected
+    decisions: these hold for the images as decisions by hand.  `progress` is called with (done, total) new files.
+    Raises DataError where nothing is new; what it takes and does is otherwise as in `repurify`.
+    """
+    from llb_ray.data.folder import read_folder
+    from llb_ray.data.manifest import path_from_text
+    from llb_ray.engine.inference.corrections import read_corrections
+    from llb_ray.engine.inspection.finished_run import FinishedRun
+    from llb_ray.engine.pipeline.update import join_update, update_run
+    from llb_ray.engine.rundir.run_folder import RunFolder
+
+    base = FinishedRun(RunFolder.open(located(run)), None)
+    corrections = None if corrected is None else read_corrections(Path(corrected), by)
+    category = path_from_text(base.images["category"][0].as_py())  # which groups are named by
+    more = read_folder(Path(data), base.config.data.model_copy(update={"category": category}), progress)
+    joined = join_update(base, more, corrections, located(out))
+    if not isinstance(executor, str):
+        return update_run(base, joined, located(out), executor, tell)
+    with make_executor(executor, ray_address) as entered:
+        return update_run(base, joined, located(out), entered, tell)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:

@@ -31,7 +31,9 @@ def scan(
     """
     from llb_ray.scans.runner import run_scan, serially
     from llb_ray.scans.scan_plan import Scan
+    from llb_ray.tracking.track import refuse_untracked
 
+    refuse_untracked(config.tracking)
     plan = Scan(config, local_folder("--out", out).absolute())
     if executor == "serial":
         make_executor("serial", ray_address)  # refuses an address

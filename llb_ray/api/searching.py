@@ -44,7 +44,9 @@ def tune(
     from llb_ray.search.search_plan import Search, judged_by
     from llb_ray.search.search_record import refuse_another
     from llb_ray.search.search_results import conclude
+    from llb_ray.tracking.track import refuse_untracked
 
+    refuse_untracked(config.tracking)
     folder = local_folder("--out", out).absolute()
     labelled = None if validation is None else Path(validation)
     judged = judged_by(objective, manifest, labelled, folder, config)

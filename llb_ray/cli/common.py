@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from llb_ray.names import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from llb_ray.config import Tracker
     from llb_ray.engine.pipeline.pipeline import Result
     from llb_ray.report.progress_bars import Watch
 
@@ -76,6 +77,14 @@ def write_page(watch: "Watch", result: "Result", out: str, data: Path | None = N
 
     counting = watch.counting("report")
     return api.report(out, data=data, progress=counting, tell=watch.tell, times=result.times)
+
+
+def send_to_trackers(console: "Console", folder: str | Path, trackers: Sequence["Tracker"]) -> None:
+    """Send a finished run, scan or search to the trackers of its configuration, and print where it is there."""
+    from llb_ray import api
+
+    for sentence in api.track(folder, trackers=trackers) if trackers else []:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_json(value: Any) -> None:

@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals, report_option
 
-_ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
 
 
 @main.command()
@@ -43,9 +46,21 @@ _ANOMALY_FOUND, _NOT_JUDGED = 3, 4  # exit statuses
 @click.option(
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
 )
+@click.option(
+    "--monitor",
+    type=FOLDER,
+    metavar="REFERENCE",
+    help="Compare the scores with this prediction, which was accepted, as drift does; exit with 3 for an alarm.",
+)
 @no_verify_option
 def predict(
-    run_folder: str, images: tuple[str, ...], data: str | None, out: str, fail_on_anomaly: bool, **choices: Any
+    run_folder: str,
+    images: tuple[str, ...],
+    data: str | None,
+    out: str,
+    fail_on_anomaly: bool,
+    monitor: Path | None,
+    **choices: Any,
 ) -> None:
     """Score new images with a run's final detector, and find regions: Parquet, CSV, COCO JSON, heatmap overlays.
 
@@ -59,6 +74,7 @@ def predict(
     llb-ray predict runs/photos --data new_photos --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
     llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001 --masks
+    llb-ray predict runs/photos --data today --out predictions/today --monitor predictions/accepted
     """
     named = [*images, *([] if data is None else [data])]
     if not named:
@@ -70,10 +86,23 @@ def predict(
         with watching(console) as watch:
             prediction = api.predict(run_folder, named, out=out, progress=watch.counting("predict"), **choices)
         console.print(prediction.sentence(), soft_wrap=True, highlight=False, markup=False)
+        alarms = 0 if monitor is None else _alarms(console, run_folder, out, monitor)
+    if alarms:
+        sys.exit(_ALARM)
     if fail_on_anomaly and prediction.num_anomalous:
         sys.exit(_ANOMALY_FOUND)
     if fail_on_anomaly and prediction.num_quarantined:  # an image that could not be judged passes no check
         sys.exit(_NOT_JUDGED)
+
+
+def _alarms(console: "Console", run_folder: str, out: str, reference: Path) -> int:
+    """Number of alarms where the prediction in `out` is compared with the reference, which is shown."""
+    from llb_ray import api
+    from llb_ray.report.drift_table import show_drift
+
+    found = api.drift(run_folder, [out], reference=reference)
+    show_drift(console, found, None)
+    return found.num_alarms
 
 
 @main.command()
@@ -108,11 +137,11 @@ def threshold(run_folder: str, false_alarm_rate: float, data: Path | None, no_re
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["onnx", "anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]),
+    type=click.Choice(["onnx", "torch-export", "openvino", "anomalib-csv", "mvtec-tree", "real-iad-json", "parquet"]),
     required=True,
-    help="The detector as ONNX, or the purified images in a layout.",
+    help="The detector as a model of this kind, or the purified images in a layout.",
 )
-@click.option("--out", required=True, help="The .onnx file; or the new folder of the images.")
+@click.option("--out", required=True, help="The .onnx, .pt2 or .xml file; or the new folder of the images.")
 @click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
 @click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
 @no_verify_option

@@ -13,6 +13,7 @@ from llb_ray.cli.common import (
     no_verify_option,
     refusals,
     report_option,
+    send_to_trackers,
     write_page,
 )
 
@@ -66,6 +67,7 @@ def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, no_r
         with watching(console, RunFolder.at(located(out)).progress) as watch:
             result = api.repurify(run_folder, overrides, out=out, data=data, tell=watch.tell, **choices)
             page = None if no_report else write_page(watch, result, out, data)
+        send_to_trackers(console, out, RunFolder.open(located(out)).config().tracking)
         show_result(console, result)
         if page is not None:
             show_report(console, page, result.where)

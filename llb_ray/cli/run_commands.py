@@ -16,6 +16,7 @@ from llb_ray.cli.common import (
     print_json,
     refusals,
     report_option,
+    send_to_trackers,
     write_page,
 )
 from llb_ray.cli.image_arguments import Images, images_options
@@ -67,6 +68,7 @@ def run(
                 watch.expect(api.outlook(settings, manifest, out=out, executor=workers))
                 result = api.run(settings, manifest, out=out, executor=workers, tell=watch.tell)
             page = None if no_report else write_page(watch, result, out)
+        send_to_trackers(console, out, settings.tracking)
         if as_json:
             print_json(result_object(result))
             return

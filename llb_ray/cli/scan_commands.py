@@ -15,6 +15,7 @@ from llb_ray.cli.common import (
     no_verify_option,
     override_option,
     refusals,
+    send_to_trackers,
 )
 from llb_ray.extensions import DATASETS, FILTERS
 
@@ -132,6 +133,7 @@ def _scan(
     with watching(console, folder / "progress") as watch:
         rows = api.scan(settings, out=folder, executor=executor, ray_address=ray_address, tell=watch.tell)
     show(console, rows, folder)
+    send_to_trackers(console, folder, settings.tracking)
     if failures(rows).num_rows:
         sys.exit(1)
 

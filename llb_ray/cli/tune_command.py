@@ -14,6 +14,7 @@ from llb_ray.cli.common import (
     override_option,
     print_json,
     refusals,
+    send_to_trackers,
 )
 from llb_ray.cli.image_arguments import Images, images_options
 
@@ -74,3 +75,4 @@ def tune(
             print_json(trials_object(trials, folder))
         else:
             show_trials(console, trials, folder)
+        send_to_trackers(console, folder, settings.tracking)

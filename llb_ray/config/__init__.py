@@ -20,7 +20,7 @@ from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
 from llb_ray.config.filter_traits import FilterTraits, filter_traits
 from llb_ray.config.image_size import ImageSize, Size, said, sides
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
-from llb_ray.config.run_config import RunConfig
+from llb_ray.config.run_config import UNKEYED, RunConfig, Tracker
 from llb_ray.config.scan_config import ScanConfig, ScanSettings
 from llb_ray.config.sections import (
     Augmentation,
@@ -35,6 +35,7 @@ from llb_ray.config.sections import (
 from llb_ray.config.tiles_config import TilesConfig, tile_starts
 
 __all__ = [
+    "UNKEYED",
     "WEIGHTS_BY_NAME",
     "AdapterTraits",
     "Augmentation",
@@ -64,6 +65,7 @@ __all__ = [
     "TailConfig",
     "ThresholdConfig",
     "TilesConfig",
+    "Tracker",
     "detector_class",
     "filter_traits",
     "known_keys",

@@ -1,5 +1,7 @@
 """A run's configuration as a whole: what its sections say together."""
 
+from typing import Literal
+
 import yaml
 from pydantic import Field, model_validator
 
@@ -23,6 +25,9 @@ from llb_ray.config.sections import (
     ThresholdConfig,
 )
 
+Tracker = Literal["mlflow", "wandb", "tensorboard"]
+UNKEYED = ("resources", "tracking")  # sections that no result depends on
+
 
 class RunConfig(Settings):
     """Everything a run depends on besides the images."""
@@ -38,6 +43,7 @@ class RunConfig(Settings):
     threshold: ThresholdConfig = ThresholdConfig()
     resources: ResourcesConfig = ResourcesConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: tuple[Tracker, ...] = Field((), description="trackers that a finished run is sent to")
 
     @model_validator(mode="after")
     def _rule_has_enough_members(self) -> "RunConfig":

@@ -22,12 +22,12 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from llb_ray.config import RunConfig, filter_traits, with_overrides
+from llb_ray.config import UNKEYED, RunConfig, filter_traits, with_overrides
 from llb_ray.errors import ConfigError
 from llb_ray.seeding import stream
 
 # Sections that no trial's objective depends on; a trial sets no threshold.
-_IDLE = ("data", "resources", "evaluation", "final", "threshold")
+_IDLE = ("data", "evaluation", "final", "threshold", *UNKEYED)
 _SAMPLES = 64  # combinations in which a setting may show an effect
 
 

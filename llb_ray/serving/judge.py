@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from llb_ray.config import Size
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine.inference.trained_detector import Pixels, Sized, TrainedDetector, stacked
 from llb_ray.engine.inference.verdicts import Floats

@@ -85,6 +85,16 @@ def test_another_light_and_another_focus_raise_an_alarm(finished: Path, predicte
     assert bool(found["alarms"]) == alarm
 
 
+@pytest.mark.parametrize(("lot", "status"), [("same", 0), ("bright", 3)])
+def test_predict_monitors_what_it_judges(
+    lot: str, status: int, finished: Path, predicted: Path, tmp_path: Path
+) -> None:
+    words = ["predict", finished, predicted / "images" / lot, "--out", tmp_path / "out", "--overlays", "none"]
+    result = CliRunner().invoke(main, [*map(str, words), "--monitor", str(predicted / "same")])
+    assert result.exit_code == status, result.output
+    assert f"{int(status == 3)} of 1 lots raise an alarm" in result.output
+
+
 def test_lots_are_predictions_folders_or_values_of_a_column(finished: Path, predicted: Path, tmp_path: Path) -> None:
     rows = parquet.read_table(predicted / "same" / "scores.parquet").to_pylist()
     by_path, by_id = tmp_path / "paths.csv", tmp_path / "ids.csv"

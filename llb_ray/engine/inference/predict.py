@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 
 from llb_ray.data.candidate_files import File
 from llb_ray.data.decoding import content_id
@@ -43,6 +44,7 @@ from llb_ray.engine.inference.prediction_tables import (
 )
 from llb_ray.engine.inference.trained_detector import Sized, TrainedDetector, batched, stacked
 from llb_ray.engine.inference.verdicts import NO_REGIONS, Calibration, Verdicts
+from llb_ray.engine.notebook_tables import MOST_ROWS, html_table
 from llb_ray.engine.rundir.output_guard import refuse_foreign, refuse_inside
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
@@ -71,6 +73,13 @@ class Prediction:
             return f"{self.num_scored} images scored{aside}, {found}: {files}; no regions: {NO_REGIONS}"
         regions = f"{self.num_regions} regions: {files}, {REGIONS_FILE}, {COCO_FILE}"
         return f"{self.num_scored} images scored{aside}, {found}, {regions}"
+
+    def _repr_html_(self) -> str:
+        """Table of the images with the highest scores, for notebooks."""
+        names = ["path", "score", "decision", "quantile", "num_regions"]
+        scores = parquet.read_table(self.out / SCORES_FILE, columns=names).sort_by([("score", "descending")])
+        rows = [tuple(row.values()) for row in scores.slice(0, MOST_ROWS).to_pylist()]
+        return html_table(self.sentence(), names, rows, more=max(0, self.num_scored - MOST_ROWS))
 
 
 def predict_images(

@@ -17,6 +17,7 @@ from llb_ray.config import Size, ThresholdConfig, parse_as
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.inference.regions import Region, RegionFinder
+from llb_ray.engine.notebook_tables import MOST_ROWS, html_table, map_image
 from llb_ray.ensemble.threshold import threshold_at
 from llb_ray.errors import ArtifactError, ConfigError
 
@@ -94,6 +95,21 @@ class Verdicts:
         if finder is None:
             raise ArtifactError(NO_REGIONS)
         return [finder.find(*one) for one in zip(self.map_NHW, self.sizes, strict=True)]
+
+    def _repr_html_(self) -> str:
+        """Table of the first verdicts with their maps, on one scale of colours, for notebooks."""
+        low, high = float(self.map_NHW.min()), float(self.map_NHW.max())
+        finds = self.calibration.regions is not None
+        rows = [
+            (at, score, decision, quantile, len(self.regions[at]) if finds else None, map_image(map_HW, low, high))
+            for at, (score, decision, quantile, map_HW) in enumerate(
+                zip(self.score_N.tolist(), self.decisions, self.quantile_N.tolist(), self.map_NHW, strict=True)
+            )
+            if at < MOST_ROWS
+        ]
+        title = f"{len(self)} images, {self.decisions.count(ANOMALOUS)} above {self.calibration.threshold:.4g}"
+        columns = ("image", "score", "decision", "quantile", "regions", "map")
+        return html_table(title, columns, rows, more=max(0, len(self) - MOST_ROWS))
 
 
 def _finite(threshold: float | None) -> float:
