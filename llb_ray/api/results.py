@@ -191,11 +191,14 @@ def export(
         from llb_ray.exporting.onnx import export_onnx
 
         return export_onnx(finished, local_folder("--out", out))
-    if format in ("torch-export", "openvino"):
-        from llb_ray.exporting.model_formats import export_openvino, export_program
+    if format == "torch-export":
+        from llb_ray.exporting.model_formats import export_program
 
-        export_model = export_program if format == "torch-export" else export_openvino
-        return export_model(finished, local_folder("--out", out))
+        return export_program(finished, local_folder("--out", out))
+    if format == "openvino":
+        from llb_ray.exporting.model_formats import export_openvino
+
+        return export_openvino(finished, local_folder("--out", out))
     from llb_ray.exporting.dataset_layouts import export_set
 
     return export_set(finished, format, local_folder("--out", out), copy)

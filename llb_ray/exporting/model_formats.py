@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def export_program(run: FinishedRun, path: Path) -> ExportedModel:
     threshold = torch.from_numpy(rounded(trained.calibration.threshold))
     with torch.no_grad():
         example = torch.from_numpy(image_BHW3[:2]), threshold
-        shapes = ({0: torch.export.Dim("batch")}, {})
+        shapes: tuple[dict[int, Any], dict[int, Any]] = ({0: torch.export.Dim("batch")}, {})
         program = torch.export.export(Graph(trained).cpu().eval(), example, dynamic_shapes=shapes)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)

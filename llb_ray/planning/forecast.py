@@ -151,8 +151,9 @@ class _Work:
     def _held_out_maps(self) -> StageForecast:
         count, images = self.at.size.map_detectors, self.at.size.mapped_images
         one_s = self.at.measured.reading.start + self._score_s("final", 1) * images / count
-        what = f"{images} images, by one of {count} detectors each" + self._starting()
-        return StageForecast("held-out-maps", self._rounds(count) * (self.at.cluster.start_s + one_s), what)
+        return StageForecast(
+            "held-out-maps", self._rounds(count) * one_s, f"{images} images, by one of {count} detectors each"
+        )
 
     def _scores(self, stage: str, role: Role, num_images: int, num_detectors: int) -> StageForecast:
         measured, one_s = self.at.measured, self._score_s(role, num_detectors)

@@ -10,12 +10,15 @@ def log_wandb(record: Record, run_id: str | None, parent: str | None) -> str:
     """Id of the W&B run that has the record now: `run_id`, or a new one in the group `parent`."""
     import wandb
 
-    named = {"name": record.name, "group": parent, "job_type": "part" if parent else "llb_ray"}
-    project = os.environ.get("WANDB_PROJECT", "llb_ray")
-    resumed = {} if run_id is None else {"id": run_id, "resume": "allow"}
-    quiet = wandb.Settings(console="off", silent=True)
     with wandb.init(
-        project=project, settings=quiet, config=dict(record.params), reinit="create_new", **named, **resumed
+        project=os.environ.get("WANDB_PROJECT", "llb_ray"),
+        name=record.name,
+        group=parent,
+        config=dict(record.params),
+        id=run_id,
+        resume="allow" if run_id else None,
+        reinit="create_new",
+        settings=wandb.Settings(console="off", silent=True),
     ) as run:
         for step, values in _by_step(record).items() if run_id is None else ():
             run.log(values, step=step)

@@ -1,10 +1,10 @@
 """Finished runs, scans and searches in trackers, read back by the trackers' own means."""
 
 import json
-import logging
 import re
 import shutil
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,23 +40,26 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mlruns"
 
 
-@pytest.fixture
-def mlflow_server(mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of MLflow's own server on loopback, in a thread."""
-    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", mlflow_store.as_uri())
-    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", (mlflow_store / "artifacts").as_uri())
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    from mlflow.server import app
-    from werkzeug.serving import make_server
+_SERVER = """
+from mlflow.server import app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", 0, app, threaded=True)
+print(server.port, flush=True)
+server.serve_forever()
+"""
 
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{server.port}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    yield address
-    server.shutdown()
-    thread.join()
+
+@pytest.fixture
+def mlflow_server(mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """MLflow's own server on loopback, in a process of its own: it keeps the store in global variables."""
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", mlflow_store.as_uri())
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", (mlflow_store.parent / "artifacts").as_uri())
+    command = [sys.executable, "-c", _SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{int(server.stdout.readline())}")
+        yield
+        server.terminate()
 
 
 @pytest.fixture
@@ -139,6 +142,9 @@ def test_trials_and_jobs_are_runs_below_it(
 
 def test_wandb_keeps_a_run_offline(run: Path, wandb_folder: Path) -> None:
     (sentence,) = llb_ray.track(run, trackers=["wandb"])
+    import wandb
+
+    wandb.teardown()  # as the end of the process does: what it holds back is written
     (record,) = wandb_folder.glob("offline-run-*/run-*.wandb")
     assert record.stem == f"run-{sentence.split()[-1]}"
     content = record.read_bytes()
