@@ -27,7 +27,7 @@ def export_program(run: FinishedRun, path: Path) -> ExportedModel:
     with torch.no_grad():
         example = torch.from_numpy(image_BHW3[:2]), threshold
         shapes: tuple[dict[int, Any], dict[int, Any]] = ({0: torch.export.Dim("batch")}, {})
-        program = torch.export.export(Graph(trained).cpu().eval(), example, dynamic_shapes=shapes)
+        program = torch.export.export(Graph(trained).cpu().eval().requires_grad_(False), example, dynamic_shapes=shapes)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()

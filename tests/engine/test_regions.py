@@ -237,6 +237,8 @@ def _before(run: Path) -> None:
     index["artifacts"]["threshold"] = threshold.path.relative_to(run / "artifacts").as_posix()
     shutil.copy(threshold.file("threshold.json"), run / "threshold.json")
     index["published"]["threshold.json"] = file_digest(run / "threshold.json")
+    del index["published"]["card.md"]
+    (run / "card.md").unlink()
     (run / "run.json").write_text(json.dumps(index))
 
 

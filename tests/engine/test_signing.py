@@ -31,7 +31,7 @@ def signed(finished: Path, tmp_path: Path) -> tuple[Path, Path]:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     private, public = _keys(tmp_path)
     told = CliRunner().invoke(main, ["audit", str(run), "--rescore", "none", "--sign", str(private)])
-    assert (told.exit_code, "signed: 9 files and 17 artifacts" in told.output) == (0, True), told.output
+    assert (told.exit_code, "signed: 10 files and 17 artifacts" in told.output) == (0, True), told.output
     return run, public
 
 
