@@ -256,8 +256,8 @@ def test_a_threshold_of_none_keeps_no_maps(photos: Path, tiny: RunConfig, tmp_pa
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.0, -1.0, float("nan")])
-def test_a_rate_that_no_table_has_is_refused_where_there_is_no_table_too(rate: float, tiny: RunConfig) -> None:
+def test_a_rate_that_no_table_has_is_refused_where_there_is_no_table_too(rate: float) -> None:
     earlier: Any = SimpleNamespace(files={})
     with pytest.raises(ConfigError, match="the false-area rate .* is not known"):
-        RegionFinder.of(earlier, rate, tiny)
-    assert RegionFinder.of(earlier, 0.001, tiny) is None
+        RegionFinder.of(earlier, rate, FINDER.grid)
+    assert RegionFinder.of(earlier, 0.001, FINDER.grid) is None

@@ -56,7 +56,8 @@ def run_card(config: RunConfig, made: RunArtifacts, weights: Mapping[str, str]) 
 
 def _detector(config: RunConfig, weights: Mapping[str, str]) -> Rows:
     yield "kind", _text(config.detector.name)
-    yield "input", f"RGB, resized to {config.detector.image_size_px} pixels"
+    height, width = config.detector.size
+    yield "input", f"RGB, resized to {width} x {height} pixels"
     yield "backbone", _text(weights["network"]) if weights else "none"
     yield "filter of the training images", _text(config.purify.filter)
     yield "seed", str(config.seed)
