@@ -39,7 +39,7 @@ def _sent(record: Record, tracker: Tracker, folder: Path) -> str:
         if tracker == "tensorboard":
             return _written(record, folder / TENSORBOARD)
         return _logged(record, tracker, folder / TRACKING)
-    except Exception as error:  # noqa: BLE001: the clients have errors of their own, with no common root
+    except Exception as error:  # the clients have errors of their own, with no common root
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ResourceError(
             f"{tracker}: {reason}; nothing is lost, `llb-ray track {folder} --tracker {tracker}` sends it again"
