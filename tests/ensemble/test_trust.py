@@ -55,7 +55,7 @@ def test_filters_other_than_llb_trust_what_they_keep(name: str) -> None:
     [
         (40, 9, 40, 16),  # clearly apart: rejected, and a tenth of the others is doubted
         (80, 9, 0, 80),  # too many to be sure of
-        (50, 3.6, 0, 50),  # too near to be sure of
+        (50, 3.3, 0, 46),  # too near to be sure of
         (1, 30, 1, 20),
         (0, 0, 0, 20),
     ],

@@ -58,7 +58,7 @@ def audit_run(
     Raises AuditError naming the first thing that does not follow, and ArtifactError if there is no finished run.
     """
     run = FinishedRun(RunFolder.open(out), data, checks=False)
-    checks = [*_CHECKS, *([] if rescore is None else [scores_again_of(rescore)])]
+    checks = [*_CHECKS, *([] if rescore is None else [scores_again_of(rescore)]), *_PAGES]
     checks = checks if verify is None else [partial(signing.verify, key=verify), *checks]
     checks += [] if sign is None else [partial(signing.sign, key=sign)]
     for check in checks:
@@ -198,6 +198,6 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _published_are_artifacts,
     _artifacts_unchanged,
     metric_checks.nothing_else_published,
-    metric_checks.card_follows,
-    metric_checks.report_is_the_runs,
 )
+# Last: what is wrong with a page is wrong before that with what it is made from.
+_PAGES: Sequence[Callable[[FinishedRun], str]] = (metric_checks.card_follows, metric_checks.report_is_the_runs)
