@@ -63,8 +63,9 @@ _LARGEST = 0.475
 # Valleys that a share of up to 0.2 and one of 0.4 or more must have; Gaussians 4 spreads apart have 0.5 and 0.3.
 _SHARES, _VALLEYS = (0.2, 0.4), (1.0, 0.55)
 # A kind that is rejected has at most this share, for more may be a second kind of normal image however far apart, and
-# at least this separation behind a valley as deep as above.  Of 19 second kinds in the benchmark suite's runs 13 qualify,
-# two of them a rare fabric and the others defects; of the other 6, three are that fabric.  The demo at 128 px has 3.96.
+# at least this separation behind a valley as deep as above.  Of 19 second kinds in the runs of the benchmark suite 13
+# qualify, two of them a rare fabric, the others defects; of the other 6, three are that fabric.  The demo at 128 px has
+# 3.96.
 _REJECTED_SHARE, _REJECTED_SEPARATION = 1 / 3, 3.5
 _DRAWS, _INTERVAL = 50, (0.05, 0.95)
 
