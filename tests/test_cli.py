@@ -39,7 +39,7 @@ def test_run_prints_what_it_did_and_where(config: Path, photos: Path, tmp_path: 
     table = dataset.dataset(tmp_path / "run" / "purified", format="arrow").to_table()
     assert table.column_names == [
         *("image_id", "path", "category", "group", "split"),
-        *("aggregate", "rank", "decision", "reason", "member_scores"),
+        *("aggregate", "rank", "decision", "reason", "trust", "member_scores"),
     ]
     assert all(len(scores) == 3 for scores in table["member_scores"].to_pylist())
 
