@@ -8,7 +8,6 @@ benchmarks/update.md and the raw rows beside it.
 """
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from harness import Row, software, spread, write_rows
 
 import llb_ray
+from llb_ray.disk import link_or_copy
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.purified_dataset import kept_ids
@@ -95,19 +95,11 @@ def divided(data: Path, folder: Path, seed: int) -> tuple[Path, Path, Path]:
     for part, chosen in (("first", turn[:cut]), ("second", turn[cut:]), ("all", turn)):
         for at in chosen:
             path, kind = train[at]
-            link(path, folder / part / "train" / kind / f"{kind}-{path.name}")
+            link_or_copy(path, folder / part / "train" / kind / f"{kind}-{path.name}")
     for part in ("first", "all"):
         for path in [*(data / "test" / "good").iterdir(), *(one for one in defects if one not in mixed)]:
-            link(path, folder / part / "test" / path.parent.name / path.name)
+            link_or_copy(path, folder / part / "test" / path.parent.name / path.name)
     return folder / "first", folder / "second", folder / "all"
-
-
-def link(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copy(path, target)
 
 
 def opened(folder: Path) -> FinishedRun:

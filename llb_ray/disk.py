@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,15 @@ def sync(path: Path) -> None:
     """Have a file's bytes on the disk before anything that is written later."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that is never changed in place; a copy where a disk cannot give it one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
 
 
 def write_atomic(path: Path, data: bytes, durable: bool = False) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -17,6 +18,9 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from llb_ray.artifacts import RECORD
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import file_digest, write_json
+
+Pixels = npt.NDArray[np.uint8]
+Draw = Callable[[str], tuple[Pixels, Pixels | None]]  # of a kind: a photograph, and its mask where it has a defect
 
 
 def final_files(run: Path) -> dict[str, str]:
@@ -81,6 +85,20 @@ def photo(path: Path, seed: int = 0, width: int = 8, height: int = 6) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path, "PNG")
     return path
+
+
+def labelled_photos(root: Path, counts: Sequence[tuple[str, str, int]], draw: Draw) -> Path:
+    """`root`, with so many photographs of each split and kind as `draw` gives them, and the masks of those that have
+    one, in MVTec's layout."""
+    for split, kind, count in counts:
+        for number in range(count):
+            image, mask = draw(kind)
+            files = {root / split / kind / f"{number}.png": image}
+            files |= {} if mask is None else {root / "ground_truth" / kind / f"{number}_mask.png": mask}
+            for path, pixels in files.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return root
 
 
 def reseal(artifact: Path) -> None:

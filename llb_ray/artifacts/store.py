@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from llb_ray.artifacts.artifact import RECORD, Artifact, Recipe, load, seal
-from llb_ray.disk import LOCAL, naming, write_atomic
+from llb_ray.disk import LOCAL, link_or_copy, naming, write_atomic
 from llb_ray.errors import ArtifactError, DamageError
 from llb_ray.names import below
 from llb_ray.remote import Remote
@@ -144,7 +144,7 @@ class Store:
 
         def fill(folder: Path) -> None:
             for name in artifact.files:
-                _link(artifact.file(name), folder / name)
+                link_or_copy(artifact.file(name), folder / name)
             shutil.copy(artifact.path / RECORD, folder / RECORD)
 
         return self._filled(path, fill)
@@ -181,15 +181,6 @@ class Store:
             # A worker on another machine, where locks may not reach, was first: its bytes are as good as ours.
             if not (path / RECORD).exists():
                 raise
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for the file, which is never changed in place; a copy where a disk cannot give it one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy(source, target)
 
 
 def _upload(folder: Path, path: Path, remote: Remote) -> None:

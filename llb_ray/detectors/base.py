@@ -189,20 +189,6 @@ def top_mean(map_NHW: torch.Tensor, share: float) -> torch.Tensor:
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
-class TopMean(nn.Module):
-    """A network that draws maps, and the image score made of them, for detectors of other packages to export."""
-
-    def __init__(self, network: nn.Module, share: float) -> None:
-        super().__init__()
-        self.network = network
-        self._share = share
-
-    def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score [B] and map [B, H, W]."""
-        map_BHW = self.network(*layers)
-        return top_mean(map_BHW, self._share), map_BHW
-
-
 class MapScorer(nn.Module):
     """A network that draws maps, and the image score made of them."""
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent, top_mean
+from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent
 from llb_ray.detectors.density_config import DensityConfig
-from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_top_mean
+from llb_ray.detectors.inspected import SEEN, blanked, image_scores, inspected_cells, seen_cells
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
@@ -111,10 +111,8 @@ def _scores(
     patch_LBD = by_place(patch_BDHW, state["mean_D"], state["scale_D"])
     found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
-    if SEEN not in state:
-        return top_mean(map_BHW, TOP_SHARE) + state["loneliness_1"] * found.loneliness_B, map_BHW
-    seen_HW = state[SEEN] > 0
-    score_B = seen_top_mean(map_BHW.flatten(1)[:, None], seen_HW.reshape(1, -1), TOP_SHARE)[:, 0]
+    seen_HW = seen_cells(state)
+    score_B = image_scores(map_BHW, seen_HW, TOP_SHARE)
     return score_B + state["loneliness_1"] * found.loneliness_B, blanked(map_BHW, seen_HW)
 
 

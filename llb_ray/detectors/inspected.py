@@ -3,11 +3,14 @@
 Shapes as in `base`; T parts of a map with Q cells each.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from llb_ray.detectors.base import top_mean
 from llb_ray.errors import DataError
 
 SEEN = "seen_HW"  # of a detector's state: cells that are looked at, where others are not
@@ -28,6 +31,11 @@ def inspected_cells(ignored_HW: npt.NDArray[np.bool_], height: int, width: int) 
     return seen_hw
 
 
+def seen_cells(state: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """True for the cells that a detector of this state looks at [H, W]; None where it looks at all."""
+    return state[SEEN] > 0 if SEEN in state else None
+
+
 def seen_only(patch_BDHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
     """The patches of the cells that are looked at [B, D, Q, 1]; all as they are for None."""
     return patch_BDHW if seen_HW is None else patch_BDHW.flatten(2)[..., seen_HW.flatten()][..., None]
@@ -36,6 +44,13 @@ def seen_only(patch_BDHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.T
 def blanked(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
     """The maps, 0 where they are not looked at: the least distance, or as dense as usual."""
     return map_BHW if seen_HW is None else torch.where(seen_HW, map_BHW, 0.0)
+
+
+def image_scores(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None, share: float) -> torch.Tensor:
+    """The mean [B] of the highest share of each map's cells that are looked at; None: of all."""
+    if seen_HW is None:
+        return top_mean(map_BHW, share)
+    return seen_top_mean(map_BHW.flatten(1)[:, None], seen_HW.reshape(1, -1), share)[:, 0]
 
 
 def seen_top_mean(map_BTQ: torch.Tensor, seen_TQ: torch.Tensor, share: float) -> torch.Tensor:

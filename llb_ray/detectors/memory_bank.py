@@ -10,7 +10,6 @@ Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D p
 Q cells of one image, M memory entries.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self
@@ -31,10 +30,10 @@ from llb_ray.detectors.base import (
 )
 from llb_ray.detectors.context import context_distances, remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_only
+from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_cells, seen_only
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
-from llb_ray.detectors.patches import nearest_distance, patches, relative_distance, standardize, usable_spread
+from llb_ray.detectors.patches import patches, relative_distance, standardize, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 from llb_ray.detectors.tiles import WorstTile
 
@@ -229,16 +228,14 @@ def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) ->
 
 def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Distance [Q] of standardised patches to the memory, per root of D."""
-    if "weight_M" in state:
-        return nearest_distance(patch_QD, state["memory_MD"], state["weight_M"]) / math.sqrt(patch_QD.shape[1])
-    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"))
+    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"))
 
 
 def _said(
     score: WorstTile, combined: tuple[torch.Tensor, torch.Tensor], state: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score [B] and map [B, H, W], by the cells that are looked at."""
-    seen_HW = state[SEEN] > 0 if SEEN in state else None
+    seen_HW = seen_cells(state)
     decisive_BHW, map_BHW = combined
     return score(decisive_BHW, seen_HW), blanked(map_BHW, seen_HW)
 

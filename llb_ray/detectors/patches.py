@@ -53,11 +53,17 @@ def standardize(patch_BDHW: torch.Tensor, mean_D: torch.Tensor, scale_D: torch.T
 
 
 def relative_distance(
-    patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor | None = None
+    patch_QD: torch.Tensor,
+    memory_MD: torch.Tensor,
+    reach_M: torch.Tensor | None = None,
+    weight_M: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`nearest_distance`, or with a reach of each entry `least_distance`, per root of D, so that layers of any width
+    """`least_distance` where entries have a reach, else `nearest_distance`, per root of D, so that layers of any width
     compare."""
-    found_Q = nearest_distance(patch_QD, memory_MD) if reach_M is None else least_distance(patch_QD, memory_MD, reach_M)
+    if reach_M is None:
+        found_Q = nearest_distance(patch_QD, memory_MD, weight_M)
+    else:
+        found_Q = least_distance(patch_QD, memory_MD, reach_M)
     return found_Q / math.sqrt(patch_QD.shape[1])
 
 

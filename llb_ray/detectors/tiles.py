@@ -17,7 +17,7 @@ from torch import nn
 
 from llb_ray.config import DetectorConfig, Size, TilesConfig, said, tile_starts
 from llb_ray.detectors.base import Encoder, Layers, top_mean
-from llb_ray.detectors.inspected import seen_top_mean
+from llb_ray.detectors.inspected import image_scores, seen_top_mean
 from llb_ray.errors import ConfigError
 
 _USUAL_STRIDE = 32  # the coarsest of a CNN
@@ -165,9 +165,7 @@ class WorstTile:
     def __call__(self, map_BHW: torch.Tensor, seen_HW: torch.Tensor | None = None) -> torch.Tensor:
         """The scores [B], by the cells that are looked at; None: by all."""
         if self._tiles is None:
-            if seen_HW is None:
-                return top_mean(map_BHW, self._share)
-            return seen_top_mean(map_BHW.flatten(1)[:, None], seen_HW.reshape(1, -1), self._share)[:, 0]
+            return image_scores(map_BHW, seen_HW, self._share)
         row_Rh, column_Kw = _windows(self._size, self._tiles, map_BHW.shape[1], map_BHW.shape[2])
         cells = row_Rh[:, None, :, None], column_Kw[None, :, None, :]
         tile_BRKhw = map_BHW[:, *cells]

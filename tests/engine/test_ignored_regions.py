@@ -20,6 +20,7 @@ from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.errors import ConfigError, DataError
 from llb_ray.metrics.exact_pixel import Ranked, pixel_metrics, ranked_metrics
 from llb_ray.metrics.streaming_pixel import PixelCounts
+from tests.support import Pixels, labelled_photos
 
 SIZE = (48, 64)
 TILES = "detector.tiles={size_px: 32, overlap_px: 8}"
@@ -29,21 +30,19 @@ LEFT = np.arange(64) < 24  # columns that are ignored
 @pytest.fixture(scope="module")
 def clocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quiet surface; at the left something else in each photograph, in the anomalous ones a spot at the right."""
-    root, rng = tmp_path_factory.mktemp("clocks"), np.random.default_rng(0)
-    for split, kind, count in (("train", "good", 16), ("test", "good", 6), ("test", "spot", 5)):
-        for number in range(count):
-            image = rng.normal(120, 4, (48, 64, 3)).clip(0, 255).astype(np.uint8)
-            image[:, :20] = rng.integers(0, 256, (48, 20, 3))
-            if kind == "spot":
-                mask = np.zeros(SIZE, np.uint8)
-                image[20:30, 45:56], mask[20:30, 45:56], mask[5:9, 2:9] = 250, 255, 255
-                where = root / "ground_truth" / kind / f"{number}_mask.png"
-                where.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(where)
-            path = root / split / kind / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return root
+    rng = np.random.default_rng(0)
+
+    def draw(kind: str) -> tuple[Pixels, Pixels | None]:
+        image = rng.normal(120, 4, (48, 64, 3)).clip(0, 255).astype(np.uint8)
+        image[:, :20] = rng.integers(0, 256, (48, 20, 3))
+        if kind == "good":
+            return image, None
+        mask = np.zeros(SIZE, np.uint8)
+        image[20:30, 45:56], mask[20:30, 45:56], mask[5:9, 2:9] = 250, 255, 255
+        return image, mask
+
+    counts = [("train", "good", 16), ("test", "good", 6), ("test", "spot", 5)]
+    return labelled_photos(tmp_path_factory.mktemp("clocks"), counts, draw)
 
 
 def _image(path: Path, white: np.ndarray) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from llb_ray.config import BackboneConfig, Size, sides
+from llb_ray.config import BackboneConfig, Size, sides, written
 from llb_ray.detectors.backbones.bundled import load_package, rename_to_timm, weights_package
 from llb_ray.detectors.backbones.timm_import import Network, check_name, timm
 from llb_ray.detectors.backbones.weight_sources import weights_file
@@ -62,8 +62,9 @@ def _strides(name: str, image_size_px: int | Size) -> tuple[int, ...]:
 def size_refused(name: str, image_size_px: int | Size, reason: object) -> ConfigError:
     """Error to raise where a network takes no images of this size."""
     said = " ".join(str(reason).split())
-    size = image_size_px if isinstance(image_size_px, int) else list(image_size_px)
-    return ConfigError(f"detector.image_size_px = {size}: {name} does not take it ({said}); choose another")
+    return ConfigError(
+        f"detector.image_size_px = {written(image_size_px)}: {name} does not take it ({said}); choose another"
+    )
 
 
 def _create(name: str, image_size_px: int | Size) -> Network:
