@@ -90,7 +90,7 @@ class IdleActors:
 
     def start(self, kind: ActorKind) -> Any:
         """A new actor, which may have to wait for a place."""
-        name = "-".join(part for part in ("llb", kind.category, f"worker-{self._num_started:02d}") if part)
+        name = _named(kind.category, f"worker-{self._num_started:02d}")
         self._num_started += 1
         options = {"num_cpus": kind.num_cpus, "num_gpus": kind.num_gpus, "max_restarts": 0}
         namespace = f"llb-{kind.run.name}-{self._attempt}"
@@ -224,7 +224,11 @@ class PoolRun:
 
 def task_name(spec: Spec) -> str:
     """Name of a worker's task in the dashboard: ``llb-bottle-member-003``."""
-    return "-".join(part for part in ("llb", spec.place.category, spec.name) if part)
+    return _named(spec.place.category, spec.name)
+
+
+def _named(category: str, name: str) -> str:
+    return "-".join(part for part in ("llb", category, name) if part)
 
 
 def _failure(reference: Reference) -> LlbError | None:

@@ -14,12 +14,11 @@ from llb_ray.scans.job_results import RESULTS
 from llb_ray.tracking.records import TRIALS, Record, run_record, scan_record, search_record
 
 Log = Callable[[Record, str | None, str | None], str]
-_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard"}
 
 
 def refuse_untracked(trackers: Sequence[Tracker]) -> None:
     """Raise ConfigError unless the clients of all these trackers are installed: before a run, not hours later."""
-    missing = [name for name in trackers if find_spec(_PACKAGES[name]) is None]
+    missing = [name for name in trackers if find_spec(name) is None]
     if missing:
         raise ConfigError(f"tracking={missing[0]}: its client is not installed; pip install 'llb-ray[{missing[0]}]'")
 
