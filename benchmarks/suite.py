@@ -76,9 +76,14 @@ def _config(arguments: argparse.Namespace, name: str, filters: Sequence[str], fu
 
 
 def suite_config(
-    name: str, filters: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], overrides: Sequence[str]
+    name: str,
+    filters: Sequence[str],
+    alphas: Sequence[float],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    recipe: str = "memory_bank",
 ) -> ScanConfig:
-    """The scan of one set by the default configuration, but for `overrides`."""
+    """The scan of one set by the default configuration or another recipe of configs/, but for `overrides`."""
     root = DATA / "suite" if (DATA / "suite" / name).is_dir() else DATA
     if not (root / name).is_dir():
         sys.exit(f"{root / name} is missing: set LLB_DATA to the folder that holds it")
@@ -90,7 +95,7 @@ def suite_config(
         f"scan.num_objects={SETS[name][0]}",
     ]
     usual = {"alphas": list(alphas), "seeds": list(seeds), "filters": list(filters)}
-    return load_scan(HERE.parent / "configs" / "memory_bank.yaml", [*everywhere, *overrides], usual)
+    return load_scan(HERE.parent / "configs" / f"{recipe}.yaml", [*everywhere, *overrides], usual)
 
 
 def _rows(out: Path) -> Iterator[Row]:
