@@ -20,8 +20,18 @@ def test_otsu_of_equal_scores_parts_nothing() -> None:
 def test_srr_keeps_what_no_member_objects_to() -> None:
     one = np.concatenate([LOW, [30.0, 1.0, 30.0]])
     other = np.concatenate([LOW, [30.0, 30.0, 1.0]]) * 100  # scales of their own
-    value_N = objections(np.stack([one, other], axis=1))
+    score_NK = np.stack([one, other], axis=1)
+    value_N = objections(score_NK, np.zeros(score_NK.shape, bool))
     assert value_N[-3:].tolist() == [2, 1, 1]
+    assert not value_N[:-3].any()
+
+
+def test_srr_asks_no_member_about_images_that_it_has_seen() -> None:
+    score_NK = np.stack([np.concatenate([LOW, [30.0] * 3]) + 10] * 3, axis=1)
+    in_fold_NK = np.eye(3, dtype=bool)[np.arange(len(score_NK)) % 3]
+    score_NK[in_fold_NK] = 0  # what a memory has seen is no distance away from it
+    value_N = objections(score_NK, in_fold_NK)
+    assert value_N[-3:].tolist() == [2, 2, 2]
     assert not value_N[:-3].any()
 
 

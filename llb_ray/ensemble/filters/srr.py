@@ -4,6 +4,7 @@ Shapes: N images, K sub-models, B histogram bins.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from llb_ray.ensemble.filters.base import Decided, Evidence, Filter, Floats
 from llb_ray.ensemble.purify import evidence_if_estimated, limit
@@ -14,8 +15,9 @@ _BINS = 256
 class Srr(Filter):
     """Keeps what all one-class models on disjoint shares agree to be normal.
 
-    Each one's threshold is Otsu's, which the paper takes where the share of anomalies is unknown.  Its rounds retrain
-    the representation, which is frozen here, so that there is one.
+    Each one's threshold is Otsu's, which the paper takes where the share of anomalies is unknown, on images that it has
+    not seen: a memory bank has a score near 0 for those it has, and would part the seen from the unseen.  The paper's
+    rounds retrain the representation, which is frozen here, so that there is one.
     """
 
     @property
@@ -26,14 +28,16 @@ class Srr(Filter):
     def decide(self, evidence: Evidence) -> Decided:
         """See `Filter`."""
         matrix = evidence.scores
-        table = limit(matrix.image_ids, objections(matrix.score_NK), 0.0, "srr")
+        table = limit(matrix.image_ids, objections(matrix.score_NK, matrix.in_fold_NK), 0.0, "srr")
         return Decided(table, evidence_if_estimated(self.settings, matrix))
 
 
-def objections(score_NK: Floats) -> Floats:
-    """Number of sub-models that call each image anomalous [N]."""
-    threshold_K = np.array([otsu(score_N) for score_N in score_NK.T])
-    count_N: Floats = (score_NK > threshold_K).sum(axis=1).astype(np.float64)
+def objections(score_NK: Floats, in_fold_NK: npt.NDArray[np.bool_]) -> Floats:
+    """Number of sub-models that call each image anomalous [N], of those that have not seen it."""
+    held_out_NK = ~in_fold_NK
+    columns = zip(score_NK.T, held_out_NK.T, strict=True)
+    threshold_K = np.array([otsu(score_N[held_out_N]) for score_N, held_out_N in columns])
+    count_N: Floats = ((score_NK > threshold_K) & held_out_NK).sum(axis=1).astype(np.float64)
     return count_N
 
 
