@@ -27,6 +27,7 @@ from suite import SETS, suite_config
 
 import llb_ray
 from llb_ray.scans.job_results import DONE
+from llb_ray.scans.scan_plan import CONFIG
 
 HERE = Path(__file__).parent
 ALPHAS, SEEDS = (0, 0.2), (0,)
@@ -87,7 +88,7 @@ def _cells(
     config = suite_config(category, [choice.filter], alphas, SEEDS, overrides)
     patched = choice.module and not shipped
     if not shipped and not folder.exists():
-        _link_what_is_the_same(choice, folder.parents[1] / choice.filter / category / "artifacts", folder / "artifacts")
+        _begin(choice, folder.parents[1] / choice.filter / category / "artifacts", folder)
     with patch(f"{choice.module}.{name}", candidate) if patched else nullcontext():
         table = llb_ray.scan(config, out=folder, executor="serial")
     for row in table.to_pylist():
@@ -96,13 +97,14 @@ def _cells(
         yield {"alpha": row["alpha"], "i_auroc": row["i_auroc"]}
 
 
-def _link_what_is_the_same(choice: Choice, shipped: Path, artifacts: Path) -> None:
-    """Begin a candidate's artifacts with those of the shipped value that the choice does not reach.
+def _begin(choice: Choice, shipped: Path, folder: Path) -> None:
+    """Give the scan of a candidate those artifacts of the shipped value that the choice does not reach.
 
     A constant of a module is in no artifact's key, so what depends on it may not be there.
     """
     changed = ["purify*"] if choice.filter == "llb" else ["fit", "score*", "purify*", "pool", "evaluate"]
-    copytree(shipped, artifacts, copy_function=os.link, ignore=ignore_patterns(*changed))
+    copytree(shipped, folder / "artifacts", copy_function=os.link, ignore=ignore_patterns(*changed))
+    (folder / CONFIG).touch()  # a folder of a scan, not somebody's files
 
 
 def _page(rows: Sequence[Row], arguments: argparse.Namespace) -> str:

@@ -24,7 +24,7 @@ from llb_ray.engine.features.feature_access import CachedFeatures, FeatureAccess
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shard_images, shards_of
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
-from llb_ray.engine.workers.fit_log import fall_back_notices
+from llb_ray.engine.workers.fit_log import fall_back_notices, short_fit_notices
 from llb_ray.engine.workers.fitter import Member, MemberSpec
 from llb_ray.engine.workers.scorer import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.errors import LlbError
@@ -100,7 +100,7 @@ class ParallelStages:
         self.passes.recomputing += sum(map(_reads, specs))
         self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, StreamedFeatures))
         fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
-        for notice in (notice for name, made in fitted.items() for notice in fall_back_notices(name, made)):
+        for notice in _fit_notices(stage, specs, fitted):
             self._clock.tell(f"note: {notice}")
         return fitted
 
@@ -252,6 +252,14 @@ def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
 
 def _num_images(shards: Sequence[Shard]) -> int:
     return sum(len(shard.images) for shard in shards)
+
+
+def _fit_notices(stage: str, specs: Sequence[MemberSpec], fitted: Mapping[str, Artifact]) -> Iterator[str]:
+    """What to tell of the fits of a stage."""
+    largest = max(specs, key=lambda spec: len(spec.images))
+    yield from short_fit_notices(stage, largest.detector, largest.role, len(largest.images))
+    for name, made in fitted.items():
+        yield from fall_back_notices(name, made)
 
 
 def _reads(spec: MemberSpec) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from llb_ray.artifacts import Artifact
+from llb_ray.config import DetectorConfig, Role
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.detectors.base import FitLog
 from llb_ray.engine import filenames
@@ -29,6 +30,18 @@ def fall_back_notices(name: str, fitted: Artifact) -> list[str]:
     return [
         f"{name}: {count} of {len(fell_back)} steps were not weighted, because too few images of the batch counted; "
         "widen importance.sigma or sigma_scale, or set importance.log_scores=true"
+    ]
+
+
+def short_fit_notices(name: str, detector: DetectorConfig, role: Role, num_images: int) -> list[str]:
+    """One sentence if the steps of a fit are fewer than it takes to see each of so many images once."""
+    steps, batch = detector.num_steps(role), detector.images_per_step
+    if not 0 < steps * batch < num_images:
+        return []
+    setting = f"detector.{'member' if role == 'member' else 'final'}_steps"
+    return [
+        f"{name}: {setting}={steps} in batches of {batch} is {steps * batch / num_images:.2g} passes over "
+        f"{num_images} images, so it does not learn from all of them; raise {setting}"
     ]
 
 
