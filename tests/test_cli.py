@@ -130,7 +130,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("llb_ray.engine.features.featurizer.write_batches", full)
+    monkeypatch.setattr("llb_ray.engine.features.featurizer.batch_writer", full)
     result = _run(config, photos, tmp_path / "run")
     assert (result.exit_code, "No space left on device" in result.stderr) == (1, True)
     monkeypatch.undo()

@@ -32,7 +32,7 @@ def run(
     same `store`, a local folder, keep their artifacts there instead, and make what they have in common once.
     Raises a `LlbError` with one sentence for whatever the user can fix, OSError for a disk, a mount or a network.
     """
-    from llb_ray.engine.pipeline.pipeline import run_stages
+    from llb_ray.engine.pipeline.pipeline import RunSpec, run_stages
     from llb_ray.tracking.track import refuse_untracked
 
     refuse_untracked(config.tracking)
@@ -41,10 +41,11 @@ def run(
     where, shared = located(out), None if store is None else local_folder("store", store).absolute()
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
+    spec = RunSpec(config, manifest, where, shared)
     if not isinstance(executor, str):
-        return run_stages(config, manifest, where, executor, tell, shared)
+        return run_stages(spec, executor, tell)
     with make_executor(executor) as entered:
-        return run_stages(config, manifest, where, entered, tell, shared)
+        return run_stages(spec, entered, tell)
 
 
 def repurify(

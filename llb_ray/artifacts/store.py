@@ -54,7 +54,7 @@ class Store:
         try:
             return self._checked(recipe)
         except DamageError:
-            with self._building(recipe):
+            with self._locked(recipe):
                 return self._checked_or_dropped(recipe, tell)
 
     def _checked(self, recipe: Recipe) -> Artifact | None:
@@ -118,14 +118,30 @@ class Store:
 
     def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
         """The finished artifact; `build(folder)` fills a temporary folder only where there is no sound one yet."""
-        found = self.sound(recipe)
-        if found is not None:
-            return found
-        with self._building(recipe):
-            return self.find(recipe) or self._built(recipe, build)
+        with self.building(recipe) as folder:
+            if folder is not None:
+                build(folder)
+        return self.get(recipe)
 
     @contextlib.contextmanager
-    def _building(self, recipe: Recipe) -> Iterator[None]:
+    def building(self, recipe: Recipe) -> Iterator[Path | None]:
+        """A temporary folder that is the finished artifact when the block ends; None where there is a sound one.
+
+        Nothing is left of it after an error.
+        """
+        if self.sound(recipe) is not None:
+            yield None
+            return
+        with self._locked(recipe):
+            if self.find(recipe) is not None:  # of another builder, who was first
+                yield None
+                return
+            with self._temporary(self.path(recipe)) as folder:
+                yield folder
+                seal(folder, recipe)
+
+    @contextlib.contextmanager
+    def _locked(self, recipe: Recipe) -> Iterator[None]:
         """One builder at a time: what two runs or two search trials both need is made once, the other waits for it.
 
         The operating system drops the lock of a builder that dies.
@@ -140,35 +156,25 @@ class Store:
         found = self._at(path)
         if found is not None:
             return found
-        (self.root / _BUILDING).mkdir(parents=True, exist_ok=True)
-
-        def fill(folder: Path) -> None:
+        with self._temporary(path) as folder:
             for name in artifact.files:
                 link_or_copy(artifact.file(name), folder / name)
             shutil.copy(artifact.path / RECORD, folder / RECORD)
+        return self._there(path)
 
-        return self._filled(path, fill)
-
-    def _built(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
-        def fill(folder: Path) -> None:
-            build(folder)
-            seal(folder, recipe)
-
-        return self._filled(self.path(recipe), fill)
-
-    def _filled(self, path: Path, fill: Callable[[Path], None]) -> Artifact:
-        """The artifact at `path`; `fill(folder)` puts its files into a temporary folder, the completion record too."""
+    @contextlib.contextmanager
+    def _temporary(self, path: Path) -> Iterator[Path]:
+        """A temporary folder for all files of the artifact at `path`, where it is moved when the block ends."""
         temporary = self.root / _BUILDING / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex}"
-        temporary.mkdir()
+        temporary.mkdir(parents=True)
         try:
             with naming(temporary):
-                fill(temporary)
+                yield temporary
             if self.remote is not None:
                 _upload(temporary, path, self.remote)
             self._move_into_place(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return self._there(path)
 
     @staticmethod
     def _move_into_place(temporary: Path, path: Path) -> None:

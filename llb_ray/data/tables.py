@@ -1,8 +1,9 @@
 """Arrow files on disk: plain, uncompressed, memory-mappable, and the same bytes for the same table."""
 
+import contextlib
 import ctypes
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,13 +50,19 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def write_batches(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Stream at least one record batch into one Arrow IPC file; memory stays at one batch."""
-    first = next(batches)
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as writer:
-        writer.write_batch(first)
-        for batch in batches:
-            writer.write_batch(batch)
+@contextlib.contextmanager
+def batch_writer(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A function that appends a record batch to one Arrow IPC file; they all have one schema, and there is one at
+    least."""
+    with contextlib.ExitStack() as opened:
+        file, writers = opened.enter_context(pa.OSFile(str(path), "wb")), list[pa.RecordBatchFileWriter]()
+
+        def append(batch: pa.RecordBatch) -> None:
+            if not writers:
+                writers.append(opened.enter_context(pa.ipc.new_file(file, batch.schema)))
+            writers[0].write_batch(batch)
+
+        yield append
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

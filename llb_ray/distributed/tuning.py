@@ -22,7 +22,7 @@ from llb_ray.config import RunConfig
 from llb_ray.distributed import cluster
 from llb_ray.distributed.ray_executor import RayExecutor
 from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
-from llb_ray.engine.pipeline.pipeline import run_stages
+from llb_ray.engine.pipeline.pipeline import RunSpec, run_stages
 from llb_ray.errors import ConfigError, LlbError
 from llb_ray.search.objective import OBJECTIVES, label_free_facts
 from llb_ray.search.search_plan import RUNGS, Search
@@ -94,9 +94,8 @@ def _outcomes(values: dict[str, Any], plan: Search) -> Iterator[dict[str, Any]]:
         config = trial_config(plan.base, values)
         with executor:
             for share in RUNGS if plan.early_stopping else RUNGS[-1:]:
-                result = run_stages(
-                    _of_trial(config, share), plan.manifest, out, executor, _silent, plan.store_of(values)
-                )
+                spec = RunSpec(_of_trial(config, share), plan.manifest, out, plan.store_of(values))
+                result = run_stages(spec, executor, _silent)
                 facts = {_FACT + name: value for name, value in label_free_facts(out).items()}
                 counts = {"kept": result.num_kept, "rejected": result.num_rejected}
                 yield {"objective": objective(out), "reason": "", "share": share, **counts, **facts}

@@ -24,7 +24,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import SerialExecutor
 from llb_ray.engine.execution.protocols import WorkerContext, device_for, owned_threads
 from llb_ray.engine.features.feature_access import CachedSource
-from llb_ray.engine.pipeline.pipeline import Result, run_stages
+from llb_ray.engine.pipeline.pipeline import Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
@@ -164,7 +164,7 @@ class _Small:
 
 def _run(config: RunConfig, manifest: Manifest, out: Path) -> _Small:
     started_s = time.perf_counter()
-    result = run_stages(config, manifest, out, SerialExecutor(), lambda line: None)
+    result = run_stages(RunSpec(config, manifest, out), SerialExecutor(), lambda line: None)
     seconds = time.perf_counter() - started_s
     return _Small(result, manifest, seconds - sum(time.seconds for time in result.times))
 

@@ -18,7 +18,7 @@ from llb_ray.api import make_executor
 from llb_ray.artifacts import Artifact, Recipe, Store
 from llb_ray.config import with_overrides
 from llb_ray.data.manifest import LABELS
-from llb_ray.data.tables import write_batches
+from llb_ray.data.tables import batch_writer
 from llb_ray.engine import filenames, pixel_grid
 from llb_ray.engine.evaluation import evaluate, pixel_counter
 from llb_ray.engine.evaluation.evaluate import detection_metrics, shards_to_count
@@ -83,7 +83,9 @@ def scored(tmp_path: Path) -> list[Artifact]:
 
         def build(folder: Path, rows: Rows = rows) -> None:
             parts = np.split(rows, range(3, len(rows), 3))
-            write_batches(folder / filenames.SCORES, (_batch(part, map_NHW[part]) for part in parts))
+            with batch_writer(folder / filenames.SCORES) as append:
+                for part in parts:
+                    append(_batch(part, map_NHW[part]))
 
         shards.append(store.make(Recipe("score", {"index": index}), build))
     return shards

@@ -228,7 +228,7 @@ def _before(run: Path) -> None:
     finished = FinishedRun(RunFolder.open(run), None)
     made, config = finished.made, finished.config
     inputs = replace(ThresholdInputs.of(made, config), maps=HeldOutMaps.of([], config, None))
-    threshold = Decisions(config, finished.train, finished.folder.store.make).threshold(inputs)
+    threshold = Decisions(config, finished.train, finished.folder.store).threshold(inputs)
     assert threshold is not None
     index = json.loads((run / "run.json").read_text())
     for artifact in index["artifacts"].pop("held_out_maps"):

@@ -58,8 +58,8 @@ SETTINGS = [
     # Without it the views of an object are near duplicates, which are named.
     (
         "data.group_pattern=null",
-        "manifest partition members member-scores scores purify final? "
-        "held-out-maps threshold evaluate near-duplicates",
+        "manifest near-duplicates partition members member-scores scores purify final? "
+        "held-out-maps threshold evaluate",
     ),
     (r"data.group_pattern=obj(\d+)", "manifest partition purify threshold evaluate"),
 ]

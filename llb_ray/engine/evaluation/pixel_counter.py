@@ -7,7 +7,7 @@ An anomalous image without a mask, or whose mask is empty, has an unknown pixel 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import starmap
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.data.decoding import read_mask
 from llb_ray.data.tables import read_batches, read_table, write_table
-from llb_ray.detectors.base import Report, row_batches
+from llb_ray.detectors.base import row_batches
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import NORMAL, KnownImage
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -148,15 +148,17 @@ class Evaluator:
         todo = [shard for shard in self._spec.shards if self._store.find(shard.recipe) is None]
         if not todo:
             return
-        report = self._heartbeat.report("count")
         total, done = sum(len(shard.known) for shard in todo), 0
+        report = partial(self._heartbeat.report("count"), total=total, unit="images")
         with owned_threads(self._spec.place.resources):
             for shard in todo:
-                write = partial(self._write, shard=shard, report=report, done=done, total=total)
-                self._store.make(shard.recipe, write)
+                with self._store.building(shard.recipe) as folder:
+                    if folder is not None:
+                        self._write(folder, shard, done, report)
                 done += len(shard.known)
+                report(done)
 
-    def _write(self, folder: Path, shard: PixelShard, report: Report, done: int, total: int) -> None:
+    def _write(self, folder: Path, shard: PixelShard, done: int, report: Callable[[int], None]) -> None:
         counts, left_out = defaultdict(PixelCounts, {NORMAL: PixelCounts()}), list[str]()
         for known, raw_NHW in _batches(shard, self._spec.grid.of_maps.images_at_once):
             pixels = self._spec.grid.pixels(known, raw_NHW)
@@ -164,7 +166,7 @@ class Evaluator:
                 counts[kind].add(map_NHW, mask_NHW, pixels.seen_HW)
             left_out += pixels.left_out
             done += len(known)
-            report(done, total, "images")
+            report(done)
         write_table(folder / filenames.PIXEL_COUNTS, pa.concat_tables(starmap(_named, sorted(counts.items()))))
         write_table(folder / filenames.LEFT_OUT, pa.table({"image_id": pa.array(left_out, pa.string())}))
 

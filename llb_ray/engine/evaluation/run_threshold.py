@@ -12,7 +12,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, pixel_facts
 from llb_ray.engine.features.ignored_pixels import read_ignored
-from llb_ray.engine.rundir.run_artifacts import RunArtifacts
+from llb_ray.engine.rundir.run_artifacts import DecisionArtifacts, RunArtifacts
 from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.held_out_scores import by_folds, by_members, of_bulk, of_images, with_rejected
 from llb_ray.ensemble.overrides import rejected_by_hand
@@ -25,11 +25,8 @@ from llb_ray.ensemble.threshold import threshold_facts
 class ThresholdInputs:
     """The artifacts that the thresholds of images and pixels come from."""
 
-    rounds: Sequence[Artifact]
-    purified: Artifact
-    overrides: Artifact | None
+    decided: DecisionArtifacts
     matrix: Artifact | None  # read where there are no folds, for nothing else
-    fold_scores: Sequence[Artifact]
     final_scores: Sequence[Artifact]
     maps: HeldOutMaps
 
@@ -37,8 +34,7 @@ class ThresholdInputs:
     def of(cls, made: RunArtifacts, config: RunConfig) -> "ThresholdInputs":
         """Those of a finished run."""
         maps = HeldOutMaps.of(made.held_out_maps, config, read_ignored(made.ignored, config))
-        decided = (made.rounds, made.purified, made.overrides, made.matrix)
-        return cls(*decided, made.fold_scores, made.final_scores, maps)
+        return cls(made, made.matrix, made.final_scores, maps)
 
 
 @dataclass(frozen=True)
@@ -56,10 +52,11 @@ def derive_thresholds(config: ThresholdConfig, inputs: ThresholdInputs) -> Thres
     Facts are those of `threshold_facts` and `pixel_facts`, and how many of the images that stand out are kept in the
     end.
     """
-    decided = [_decided(made) for made in (*inputs.rounds, inputs.purified)]
+    made = inputs.decided
+    decided = [read_table(one.file(filenames.PURIFIED)) for one in (*made.rounds, made.purified)]
     final = read_scores(inputs.final_scores)
-    held_out = _held_out(decided[-1], inputs.matrix, inputs.fold_scores, final)
-    kept = _of_kept(held_out, decided, inputs.overrides)
+    held_out = _held_out(decided[-1], inputs.matrix, made.fold_scores, final)
+    kept = _of_kept(held_out, decided, made.overrides)
     normals = {"bulk": of_bulk(kept), "kept": kept, "all": with_rejected(held_out, decided[-1], final)}
     facts = threshold_facts(normals, config.false_alarm_rate, config.normals)
     facts |= {"num_standing_out_kept": len(_kept_outside(kept, decided[-1]))}
@@ -71,7 +68,7 @@ def standing_out_ids(made: RunArtifacts) -> list[str]:
     """The kept images whose held-out scores stand out from those of the others; none where there is no threshold."""
     if made.threshold is None:
         return []
-    decided = [_decided(artifact) for artifact in (*made.rounds, made.purified)]
+    decided = [read_table(one.file(filenames.PURIFIED)) for one in (*made.rounds, made.purified)]
     held_out = _held_out(decided[-1], made.matrix, made.fold_scores, read_scores(made.final_scores))
     kept = _of_kept(held_out, decided, made.overrides)
     return _kept_outside(kept, decided[-1])
@@ -97,7 +94,3 @@ def _held_out(decided: pa.Table, matrix: Artifact | None, folds: Sequence[Artifa
     if folds or matrix is None:
         return by_folds(read_scores(folds))
     return by_members(decided, read_table(matrix.file(filenames.SCORES)), final)
-
-
-def _decided(made: Artifact) -> pa.Table:
-    return read_table(made.file(filenames.PURIFIED))

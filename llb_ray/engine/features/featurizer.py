@@ -6,7 +6,7 @@ them costs no heap whatever N is.  Which shard an image is in follows from its i
 one shard and not all of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Recipe, digest
 from llb_ray.config import DetectorConfig
-from llb_ray.data.tables import write_batches
+from llb_ray.data.tables import batch_writer
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext, owned_threads
@@ -104,24 +104,22 @@ class Featurizer:
         with owned_threads(resources):
             encoding = EncoderSpec(self._spec.photographs, resources)
             for shard in todo:
-                rows = _rows(encoding.batches(shard.images, encoding.batch_size), done, report)
-                self._store.make(shard.recipe, partial(_write, rows=rows))
+                with self._store.building(shard.recipe) as folder:
+                    if folder is not None:
+                        _write(folder / filenames.LAYERS, encoding, shard.images, done, report)
                 done += len(shard.images)
                 report(done)
 
 
-def _rows(
-    batches: Iterator[tuple[Sequence[ImageRef], Stored]], done: int, report: Callable[[int], None]
-) -> Iterator[pa.RecordBatch]:
-    """The batches as Arrow has them; `report` receives how many images are done, `done` of them before."""
-    for images, stored in batches:
-        yield _record_batch([image.image_id for image in images], stored)
-        done += len(images)
-        report(done)
-
-
-def _write(folder: Path, rows: Iterator[pa.RecordBatch]) -> None:
-    write_batches(folder / filenames.LAYERS, rows)
+def _write(
+    path: Path, encoding: EncoderSpec, images: Sequence[ImageRef], done: int, report: Callable[[int], None]
+) -> None:
+    """Encode the images into one file; `report` receives how many images are done, `done` of them before."""
+    with batch_writer(path) as append:
+        for batch, stored in encoding.batches(images, encoding.batch_size):
+            append(_record_batch([image.image_id for image in batch], stored))
+            done += len(batch)
+            report(done)
 
 
 def _record_batch(image_ids: Sequence[str], layers: Stored) -> pa.RecordBatch:

@@ -1,8 +1,10 @@
 """The stages that decide about images: by the members, by hand, again by folds, and the threshold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,55 +25,66 @@ from llb_ray.ensemble.purified_dataset import purified_dataset
 from llb_ray.ensemble.refinement import purified_again
 
 Floats = npt.NDArray[np.float64]
-Make = Callable[[Recipe, Callable[[Path], None]], Artifact]
+
+
+class Builder(Protocol):
+    """A store, or a timer of the stages that build in one."""
+
+    def building(self, recipe: Recipe) -> AbstractContextManager[Path | None]:
+        """See `Store`."""
+
+    def get(self, recipe: Recipe) -> Artifact:
+        """See `Store`."""
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The stages of one run that decide; `make` makes an artifact, or finds it."""
+    """The stages of one run that decide."""
 
     config: RunConfig
     train_images: pa.Table  # without labels
-    make: Make
+    builder: Builder
 
     def overrides(self, said: pa.Table) -> Artifact:
         """Decisions by hand (schema `overrides.OVERRIDES`)."""
         recipe = Recipe("overrides", {}, {"overrides": digest(said.to_pylist())})
-        return self.make(recipe, lambda folder: write_table(folder / filenames.OVERRIDES, said))
+        with self.builder.building(recipe) as folder:
+            if folder is not None:
+                write_table(folder / filenames.OVERRIDES, said)
+        return self.builder.get(recipe)
 
     def purify(self, images: Artifact, labels: Artifact, matrix: Artifact | None) -> Artifact:
         """Every training image's decision by the filter's first look, the only one of all filters but llb."""
-
-        def build(folder: Path) -> None:
-            scores = None if matrix is None else read_table(matrix.file(filenames.SCORES))
-            known = filter_labels(self.config.purify, labels)
-            purified = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
-            write_table(folder / filenames.PURIFIED, purified.table)
-            if purified.anomaly_N is not None:
-                _write_estimate(folder, purified.anomaly_N)
-
-        return self.make(purify_recipe(self.config, images, labels, matrix), build)
+        recipe = purify_recipe(self.config, images, labels, matrix)
+        with self.builder.building(recipe) as folder:
+            if folder is not None:
+                scores = None if matrix is None else read_table(matrix.file(filenames.SCORES))
+                known = filter_labels(self.config.purify, labels)
+                purified = purified_dataset(self.config.purify, self.config.seed, self.train_images, scores, known)
+                write_table(folder / filenames.PURIFIED, purified.table)
+                if purified.anomaly_N is not None:
+                    _write_estimate(folder, purified.anomaly_N)
+        return self.builder.get(recipe)
 
     def purify_again(self, number: int, before: Artifact, folds: Sequence[Artifact]) -> Artifact:
         """Every training image's decision in round `number`, from the scores of detectors that had not seen it."""
-
-        def build(folder: Path) -> None:
-            held_out = by_folds(read_scores(folds))
-            table = purified_again(self.config.purify, number, read_table(before.file(filenames.PURIFIED)), held_out)
-            write_table(folder / filenames.PURIFIED, table)
-            if self.config.purify.keep_ratio == "auto":  # a number that was given needs no scores that differ
-                _write_estimate(folder, held_out["score"].to_numpy())
-
-        return self.make(again_recipe(self.config, number, before, folds), build)
+        recipe = again_recipe(self.config, number, before, folds)
+        with self.builder.building(recipe) as folder:
+            if folder is not None:
+                decided, held_out = read_table(before.file(filenames.PURIFIED)), by_folds(read_scores(folds))
+                write_table(folder / filenames.PURIFIED, purified_again(self.config.purify, number, decided, held_out))
+                if self.config.purify.keep_ratio == "auto":  # a number that was given needs no scores that differ
+                    _write_estimate(folder, held_out["score"].to_numpy())
+        return self.builder.get(recipe)
 
     def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:
         """Decisions of the filter with those by hand in their place."""
-
-        def build(folder: Path) -> None:
-            said = read_table(overrides.file(filenames.OVERRIDES))
-            write_table(folder / filenames.PURIFIED, by_hand(read_table(decided.file(filenames.PURIFIED)), said))
-
-        return self.make(by_hand_recipe(decided, overrides), build)
+        recipe = by_hand_recipe(decided, overrides)
+        with self.builder.building(recipe) as folder:
+            if folder is not None:
+                said = read_table(overrides.file(filenames.OVERRIDES))
+                write_table(folder / filenames.PURIFIED, by_hand(read_table(decided.file(filenames.PURIFIED)), said))
+        return self.builder.get(recipe)
 
     def threshold(self, inputs: ThresholdInputs) -> Artifact | None:
         """The score above which an image is called anomalous, the map value above which a pixel is, and the tables
@@ -79,15 +92,15 @@ class Decisions:
         config = self.config.threshold
         if config.method == "none":
             return None
-
-        def build(folder: Path) -> None:
-            found = derive_thresholds(config, inputs)
-            write_table(folder / filenames.HELD_OUT, found.held_out)
-            if found.levels is not None:
-                write_table(folder / filenames.PIXEL_LEVELS, found.levels)
-            write_json(folder / filenames.THRESHOLD, found.facts)
-
-        return self.make(threshold_recipe(config, inputs), build)
+        recipe = threshold_recipe(config, inputs)
+        with self.builder.building(recipe) as folder:
+            if folder is not None:
+                found = derive_thresholds(config, inputs)
+                write_table(folder / filenames.HELD_OUT, found.held_out)
+                if found.levels is not None:
+                    write_table(folder / filenames.PIXEL_LEVELS, found.levels)
+                write_json(folder / filenames.THRESHOLD, found.facts)
+        return self.builder.get(recipe)
 
 
 def _write_estimate(folder: Path, evidence_N: Floats) -> None:
@@ -134,10 +147,11 @@ def by_hand_recipe(decided: Artifact, overrides: Artifact) -> Recipe:
 
 def threshold_recipe(config: ThresholdConfig, made: ThresholdInputs) -> Recipe:
     """Recipe of the threshold, with the matrix only where there are no folds."""
-    inputs = _numbered("decided", [*made.rounds, made.purified]) | _numbered("final", made.final_scores)
-    inputs |= {} if made.overrides is None else {"overrides": made.overrides.content}
-    if made.fold_scores or made.matrix is None:
-        inputs |= _numbered("folds", made.fold_scores)
+    decided = made.decided
+    inputs = _numbered("decided", [*decided.rounds, decided.purified]) | _numbered("final", made.final_scores)
+    inputs |= {} if decided.overrides is None else {"overrides": decided.overrides.content}
+    if decided.fold_scores or made.matrix is None:
+        inputs |= _numbered("folds", decided.fold_scores)
     else:
         inputs["matrix"] = made.matrix.content
     inputs |= _numbered("maps", made.maps.shards)

@@ -1,6 +1,6 @@
 """Dispatches missing artifacts to workers and accounts for worker time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,16 +44,10 @@ class Dispatcher:
             return unmade
         return [unmade[index] for index in stream(0, "turns", str(folder.path)).permutation(len(unmade))]
 
-    def deal(
-        self,
-        worker: type[Worker],
-        shards: Sequence[Any],
-        spec: Callable[[int, tuple[Any, ...]], Spec],
-        resources: ResourcesConfig,
-    ) -> None:
-        """Deal the shards to as many workers with these resources as can run at once."""
+    def deal(self, shards: Sequence[Any], resources: ResourcesConfig) -> list[tuple[Any, ...]]:
+        """The shards of each worker, for as many with these resources as can run at once."""
         slots = min(self.executor.slots(resources), len(shards))
-        self.each(worker, [spec(slot, tuple(shards[slot::slots])) for slot in range(slots)])
+        return [tuple(shards[slot::slots]) for slot in range(slots)]
 
     def each(self, worker: type[Worker], specs: Sequence[Spec], may_fail: int = 0) -> Mapping[str, LlbError]:
         """Have a worker do each of these; those that failed, `may_fail` at most, by name."""

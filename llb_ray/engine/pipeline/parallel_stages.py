@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -62,9 +62,8 @@ class ParallelStages:
                 if problem:
                     self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
                     return Features(plain, [], StreamedFeatures(photographs, self._images), ignored)
-                self.dispatcher.deal(
-                    Featurizer, missing, partial(self._featurizer, photographs=photographs), self.config.resources
-                )
+                parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
+                self.dispatcher.each(Featurizer, [self._featurizer(slot, part, photographs) for slot, part in parts])
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
@@ -93,7 +92,11 @@ class ParallelStages:
         `num_workers`."""
         todo = self.dispatcher.unmade(specs)
         with self._clock.timed(stage, reused=not todo):
-            failed = self._fit(todo, may_fail, num_workers) if todo else {}
+            if num_workers > 1:
+                self.dispatcher.together(Member, todo, num_workers)
+                failed: Mapping[str, LlbError] = {}
+            else:
+                failed = self.dispatcher.each(Member, todo, may_fail) if todo else {}
         self._go_on_without(failed, len(specs))
         specs = [spec for spec in specs if spec.name not in failed]
         todo = [spec for spec in todo if spec.name not in failed]
@@ -112,8 +115,9 @@ class ParallelStages:
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed(stage, reused=not missing):
             if missing:
-                spec = partial(self._scorer, fitted=fitted, access=features.access, keeps_maps=keeps_maps)
-                self.dispatcher.deal(Scorer, missing, spec, self.config.resources)
+                parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
+                specs = [self._scorer(slot, part, fitted, features.access, keeps_maps) for slot, part in parts]
+                self.dispatcher.each(Scorer, specs)
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(
             len(shard.image_ids) for shard in missing if isinstance(features.access, StreamedFeatures)
@@ -126,8 +130,9 @@ class ParallelStages:
         with self._clock.timed("pixels", reused=not missing):
             if missing:
                 resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
-                spec = partial(_evaluator, place=replace(self._place, resources=resources), grid=grid)
-                self.dispatcher.deal(Evaluator, missing, spec, resources)
+                place, parts = replace(self._place, resources=resources), self.dispatcher.deal(missing, resources)
+                specs = [EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, part) for slot, part in enumerate(parts)]
+                self.dispatcher.each(Evaluator, specs)
         return [self._store.get(shard.recipe) for shard in shards]
 
     def score_apart(
@@ -150,12 +155,6 @@ class ParallelStages:
         if isinstance(features.access, StreamedFeatures):
             self.passes.done += sum(len(shard.image_ids) for missing in todo.values() for shard in missing)
         return [self._store.get(shard.recipe) for name in asked for shard in shards[name]]
-
-    def _fit(self, todo: Sequence[MemberSpec], may_fail: int, num_workers: int) -> Mapping[str, LlbError]:
-        if num_workers == 1:
-            return self.dispatcher.each(Member, todo, may_fail)
-        self.dispatcher.together(Member, todo, num_workers)
-        return {}
 
     def _go_on_without(self, failed: Mapping[str, LlbError], num_specs: int) -> None:
         for name, error in failed.items():
@@ -239,10 +238,6 @@ def _refs(images: pa.Table) -> tuple[ImageRef, ...]:
     return tuple(map(ImageRef, images["image_id"].to_pylist(), images["path"].to_pylist()))
 
 
-def _evaluator(slot: int, shards: tuple[PixelShard, ...], place: WorkerContext, grid: Grid) -> EvaluatorSpec:
-    return EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, shards)
-
-
 def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
     """The chosen images, shard by shard of the features, so that a scorer reads few of those."""
     wanted = set(chosen)
@@ -255,7 +250,7 @@ def _num_images(shards: Sequence[Shard]) -> int:
 
 
 def _fit_notices(stage: str, specs: Sequence[MemberSpec], fitted: Mapping[str, Artifact]) -> Iterator[str]:
-    """What to tell of the fits of a stage."""
+    """Notices about the fits of a stage."""
     largest = max(specs, key=lambda spec: len(spec.images))
     yield from short_fit_notices(stage, largest.detector, largest.role, len(largest.images))
     for name, made in fitted.items():

@@ -1,4 +1,4 @@
-"""The whole method, top to bottom."""
+"""A run: its folder, its stages, and its outcome."""
 
 import contextlib
 import json
@@ -10,31 +10,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from llb_ray.artifacts import Artifact, Store
+from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.data.near_duplicates import near_sentences
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
-from llb_ray.engine.features.cache_budget import EncoderPasses, Features
+from llb_ray.engine.features.cache_budget import EncoderPasses
 from llb_ray.engine.inspection.run_status import died_in
 from llb_ray.engine.notebook_tables import html_table
-from llb_ray.engine.pipeline.decision_stages import kept_all_notices
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
-from llb_ray.engine.pipeline.stages import Base, Folds, Stages
+from llb_ray.engine.pipeline.stage_order import read_estimate, run_in_order
+from llb_ray.engine.pipeline.stages import Base, Stages
 from llb_ray.engine.rundir.output_guard import refuse_inside
 from llb_ray.engine.rundir.published_files import publish
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.rundir.run_lock import lock_run, probe_files
 from llb_ray.engine.rundir.stage_timer import StageTime, StageTimer
-from llb_ray.engine.workers.fitter import member_name
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.filters.base import filter_of
-from llb_ray.ensemble.refinement import num_changed
 from llb_ray.errors import DataError, LlbError
 from llb_ray.metrics.metric_names import of_run
 from llb_ray.remote import Remote
@@ -95,31 +92,37 @@ class Amendment:
             store.adopt(artifact)
 
 
-def run_stages(
-    config: RunConfig,
-    manifest: Manifest,
-    out: Path | Remote,
-    executor: Executor,
-    tell: Tell,
-    store: Path | None = None,
-    pool: pa.Table | None = None,
-    amendment: Amendment | None = None,
-) -> Result:
-    """Purify the training images of `manifest` and train the final detector; everything lands in `out`.
+@dataclass(frozen=True)
+class RunSpec:
+    """A run that is to be made in `out`.
 
-    Finished stages are reused, so the same call after an interruption does only what is missing; runs that are given
-    one `store` reuse each other's, even while they run.  Runs that draw their images from one `pool`, a
-    superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what is in them.
-    With an `amendment`, all that a finished run of the same configuration and images is made of is there from the
-    start, and decisions by hand replace the filter's.
+    Runs that are given one `store` reuse each other's artifacts, even while they run.  Runs that draw their images from
+    one `pool`, a superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what
+    is in them.  With an `amendment`, all that a finished run of the same configuration and images is made of is there
+    from the start, and decisions by hand replace the filter's.
+    """
+
+    config: RunConfig
+    manifest: Manifest
+    out: Path | Remote
+    store: Path | None = None
+    pool: pa.Table | None = None
+    amendment: Amendment | None = None
+
+
+def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
+    """Purify the training images of the manifest and train the final detector.
+
+    Finished stages are reused, so the same call after an interruption does only what is missing.
     Raises a `LlbError` for what the user can fix, and OSError for a disk, a mount or a network; nothing finished is
     lost by it.
     """
-    _refuse(manifest, out, amendment.roots if amendment else ())
+    config, manifest, amendment = spec.config, spec.manifest, spec.amendment
+    _refuse(manifest, spec.out, amendment.roots if amendment else ())
     filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
-    with lock_run(out, store) as folder:
+    with lock_run(spec.out, spec.store) as folder:
         for line in [
             *_last_words(folder),
             *_put_aside(manifest),
@@ -131,14 +134,14 @@ def run_stages(
         timer = StageTimer(folder, tell)
         lost = amendment.lost if amendment else ()
         base = amendment.base(folder.store) if amendment else None
-        parallel = ParallelStages(config, manifest, Dispatcher(executor, timer), pool, base.lots if base else ())
+        parallel = ParallelStages(config, manifest, Dispatcher(executor, timer), spec.pool, base.lots if base else ())
         stages = Stages(config, manifest, parallel, timer, lost, base)
         try:
             if amendment is not None:
                 amendment.put_into(folder.store)
             with probe_files(folder) as probes:
                 executor.refuse_unshared(probes | _an_image(manifest))
-            made = _in_order(stages, amendment.overrides if amendment else None)
+            made = run_in_order(stages, amendment.overrides if amendment else None)
         except (LlbError, OSError) as error:
             with contextlib.suppress(OSError):  # of the same full disk, lost mount or network
                 folder.log("run failed", error=str(error))
@@ -185,94 +188,6 @@ def _near(manifest: Manifest) -> Iterator[str]:
     yield from (f"note: {sentence}; near_duplicates.arrow names all" for sentence in near_sentences(manifest))
 
 
-def _in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
-    images, pool, labels = stages.images(), stages.pool(), stages.labels()
-    # First what is quick, so that a folder with too few images is refused before the long stages.
-    partitioned = stages.partition() if stages.config.purify.rule.reads_scores else None
-    scaled = stages.bands()
-    levelled = stages.levels()
-    ignored = stages.ignored()
-    features = stages.features(scaled, levelled)
-    members = stages.members(partitioned, features) if partitioned else {}
-    scored = stages.member_scores(members, features) if partitioned else []
-    by_number = [members.get(member_name(number)) for number in range(stages.config.num_members)]
-    numbers = [number for number, fitted in enumerate(by_number) if fitted]
-    matrix = stages.matrix(partitioned, numbers, scored) if partitioned else None
-    overrides = None if said is None else stages.decisions.overrides(said)
-    rounds, judged = _rounds(stages, stages.decisions.purify(images, labels, matrix), features)
-    purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
-    apart = _apart(stages, rounds, judged, overrides, features)  # before the final fit: they may lack images
-    final = stages.final(purified, overrides, features)
-    final_scores = stages.final_scores(final, features)
-    maps = stages.held_out_maps(purified, apart, members, features)
-    decided = (rounds, purified, overrides, matrix)
-    threshold = stages.decisions.threshold(ThresholdInputs(*decided, apart.scores, final_scores, maps))
-    counted = stages.pixel_counts(images, labels, final_scores)
-    evaluated = stages.evaluate(images, labels, purified, final_scores, counted)
-    return RunArtifacts(
-        images=images,
-        labels=labels,
-        features=features.cached,
-        rounds=rounds,
-        purified=purified,
-        final=final,
-        final_scores=final_scores,
-        threshold=threshold,
-        evaluated=evaluated,
-        partition=partitioned,
-        members=by_number if partitioned else [],
-        member_scores=scored,
-        matrix=matrix,
-        bands=scaled,
-        levels=levelled,
-        ignored=ignored,
-        near=stages.near(),
-        folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
-        round_scores=[folds.scores for folds in judged],
-        fold_scores=apart.scores,
-        overrides=overrides,
-        held_out_maps=[*maps.shards],
-        pixel_counts=counted,
-        lots=stages.lots(),
-        base_partition=stages.base.partition if stages.base else None,
-        pool=pool,
-    )
-
-
-def _rounds(stages: Stages, first: Artifact, features: Features) -> tuple[list[Artifact], list[Folds]]:
-    """Decisions of the filter, round by round, and the scores that each round but the first judged by.
-
-    Decisions by hand come after it, so that they change the images that they are about and no others.
-    """
-    rounds: list[Artifact] = [first]
-    judged: list[Folds] = []
-    for number in range(2, stages.config.rounds + 1):
-        stages.say_folds(f"round {number} judges every image again, by")
-        judged.append(stages.folds(rounds[-1], None, features))
-        rounds.append(stages.decisions.purify_again(number, rounds[-1], judged[-1].scores))
-        out, back = num_changed(*(read_table(made.file(filenames.PURIFIED)) for made in rounds[-2:]))
-        stages.timer.tell(f"round {number}: {out} more images rejected, {back} readmitted")
-        if not out and not back:
-            break
-    for notice in kept_all_notices(stages.config.purify, _estimate(rounds[-1])):
-        stages.timer.tell(f"note: {notice}")
-    return rounds, judged
-
-
-def _apart(
-    stages: Stages, rounds: list[Artifact], judged: list[Folds], overrides: Artifact | None, features: Features
-) -> Folds:
-    """The folds that the threshold comes from; none where the members give it, or none is asked for.
-
-    They are those of the last round.  Where people decided too they know their words, so that an image which is given
-    back is judged by a detector that knows others of its kind.
-    """
-    if judged and overrides is None and stages.config.threshold.method != "none":
-        return judged[-1]
-    before = rounds[-2] if judged else rounds[-1]
-    return stages.folds(before, overrides, features) if stages.needs_folds(before, overrides) else Folds([], [])
-
-
 def _result(stages: Stages, made: RunArtifacts) -> Result:
     decisions = Counter(read_table(made.purified.file(filenames.PURIFIED))["decision"].to_pylist())
     num_quarantined = stages.manifest.quarantine["split"].to_pylist().count(TRAIN)
@@ -291,13 +206,5 @@ def _result(stages: Stages, made: RunArtifacts) -> Result:
         gpu_s=stages.parallel.dispatcher.gpu_s,
         missing=stages.parallel.missing,
         threshold=json.loads(made.threshold.file(filenames.THRESHOLD).read_text()) if made.threshold else {},
-        contamination=_estimate(made.rounds[-1]),
+        contamination=read_estimate(made.rounds[-1]),
     )
-
-
-def _estimate(decided: Artifact) -> dict[str, float]:
-    """Estimated share of anomalies; empty where it was given."""
-    if filenames.CONTAMINATION not in decided.files:
-        return {}
-    said: dict[str, float] = json.loads(decided.file(filenames.CONTAMINATION).read_text())
-    return said

@@ -31,7 +31,7 @@ def set_false_alarm_rate(where: Path | Remote, rate: float) -> dict[str, Any]:
                 f"{where}: threshold.method=none, so no held-out scores are kept; run again with "
                 "threshold.method=members, which reuses all that is finished"
             )
-        decisions = Decisions(config, run.train, folder.store.make)
+        decisions = Decisions(config, run.train, folder.store)
         threshold = decisions.threshold(ThresholdInputs.of(made, config))
         assert threshold is not None, "its method is not none"
         publish(folder, config, run.root, replace(made, threshold=threshold))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.engine.inspection.finished_run import FinishedRun
-from llb_ray.engine.pipeline.pipeline import Amendment, Result, run_stages
+from llb_ray.engine.pipeline.pipeline import Amendment, Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.overrides import by_hand, laid_over, read_overrides
 from llb_ray.errors import ArtifactError
@@ -28,4 +28,4 @@ def read_amendment(run: FinishedRun, overrides: Path, by: str, out: Path | Remot
 
 def repurify_run(run: FinishedRun, amendment: Amendment, out: Path | Remote, executor: Executor, tell: Tell) -> Result:
     """The new run in `out`: members, scores and matrix are those of `run`, the decisions are the amendment's."""
-    return run_stages(run.config, run.manifest, out, executor, tell, pool=run.pool, amendment=amendment)
+    return run_stages(RunSpec(run.config, run.manifest, out, pool=run.pool, amendment=amendment), executor, tell)

@@ -1,4 +1,4 @@
-"""The stages of a run; `pipeline.run_stages` says in which order.
+"""The stages of a run; `stage_order.run_in_order` says in which order.
 
 A stage reads the manifest and earlier artifacts, writes one, and is skipped where the artifact that its recipe names
 is already there.
@@ -39,6 +39,7 @@ from llb_ray.engine.pipeline.recipes import (
     partition_recipe,
 )
 from llb_ray.engine.pipeline.training_set import fold_ids, training_images, why_folds, without_fold
+from llb_ray.engine.rundir.run_artifacts import DecisionArtifacts, MemberArtifacts
 from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import member_name
@@ -216,7 +217,7 @@ class Stages:
     @cached_property
     def decisions(self) -> Decisions:
         """The stages that decide about images."""
-        return Decisions(self.config, self._train_images, self._make)
+        return Decisions(self.config, self._train_images, self.timer)
 
     def final(self, purified: Artifact, overrides: Artifact | None, features: Features) -> Artifact:
         """The final detector, fitted on the kept images."""
@@ -235,10 +236,10 @@ class Stages:
             return self.config.threshold.method == "folds"
         reason = why_folds(self.config, decided, overrides)
         if reason:
-            self.say_folds(f"{reason}, so the threshold takes")
+            self.report_folds(f"{reason}, so the threshold takes")
         return bool(reason)
 
-    def say_folds(self, what_for: str) -> None:
+    def report_folds(self, what_for: str) -> None:
         """Report that further detectors are fitted, where they were not asked for by name."""
         self.timer.tell(f"note: {what_for} {self.config.threshold.folds} further detectors (threshold.folds)")
 
@@ -254,14 +255,13 @@ class Stages:
         apart = {name: (fitted[name], fold) for name, fold in folds.items()}
         return Folds([*fitted.values()], self.parallel.score_apart("fold-scores", apart, features, keeps_maps=False))
 
-    def held_out_maps(
-        self, purified: Artifact, folds: Folds, members: Mapping[str, Artifact], features: Features
-    ) -> HeldOutMaps:
+    def held_out_maps(self, decided: DecisionArtifacts, members: MemberArtifacts, features: Features) -> HeldOutMaps:
         """Maps of a sample of the images by detectors that have not seen them; none where no threshold is set."""
         if self.config.threshold.method == "none":
             return HeldOutMaps.of([], self.config, self.hidden)
-        detectors = mapping_detectors(self.config, folds.fitted, folds.scores, members)
-        asked = asked_for(detectors, read_table(purified.file(filenames.PURIFIED)))
+        by_name = {member_name(number): fitted for number, fitted in members.by_number().items()}
+        detectors = mapping_detectors(self.config, decided.folds, decided.fold_scores, by_name)
+        asked = asked_for(detectors, read_table(decided.purified.file(filenames.PURIFIED)))
         shards = self.parallel.score_apart("held-out-maps", asked, features, keeps_maps=True) if asked else []
         return HeldOutMaps.of(shards, self.config, self.hidden)
 
@@ -310,5 +310,7 @@ class Stages:
         return dict(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
 
     def _make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
-        with self.timer.timed(recipe.stage, reused=self.timer.sound(recipe) is not None):
-            return self.timer.folder.store.make(recipe, build)
+        with self.timer.building(recipe) as folder:
+            if folder is not None:
+                build(folder)
+        return self.timer.get(recipe)

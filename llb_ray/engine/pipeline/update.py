@@ -11,7 +11,7 @@ from llb_ray.data.joined_manifests import joined_manifest
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.engine.inspection.finished_run import FinishedRun
-from llb_ray.engine.pipeline.pipeline import Amendment, Result, run_stages
+from llb_ray.engine.pipeline.pipeline import Amendment, Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.overrides import laid_over
 from llb_ray.errors import ArtifactError, DataError
@@ -44,7 +44,7 @@ def join_update(run: FinishedRun, more: Manifest, corrections: pa.Table | None, 
 
 def update_run(run: FinishedRun, update: Update, out: Path | Remote, executor: Executor, tell: Tell) -> Result:
     """The new run in `out`, with the configuration and the members of `run`."""
-    return run_stages(run.config, update.manifest, out, executor, tell, amendment=update.amendment)
+    return run_stages(RunSpec(run.config, update.manifest, out, amendment=update.amendment), executor, tell)
 
 
 def _lots(images: pa.Table, earlier: Sequence[pa.Table]) -> list[pa.Table]:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llb_ray.artifacts import Artifact, Recipe
@@ -43,6 +44,17 @@ class StageTimer:
         self.folder.log("stage finished", stage=stage, reused=reused, seconds=seconds)
         if reused or seconds >= _WORTH_TELLING_S:
             self.tell(f"{stage}: {'up to date' if reused else f'{seconds:.1f} s'}")
+
+    @contextlib.contextmanager
+    def building(self, recipe: Recipe) -> Iterator[Path | None]:
+        """A temporary folder that is the stage's artifact when the block ends; None where that is up to date."""
+        reused = self.sound(recipe) is not None
+        with self.timed(recipe.stage, reused), self.folder.store.building(recipe) as folder:
+            yield folder
+
+    def get(self, recipe: Recipe) -> Artifact:
+        """The finished artifact; raises ArtifactError where there is none."""
+        return self.folder.store.get(recipe)
 
     def sound(self, recipe: Recipe) -> Artifact | None:
         """The finished artifact; a damaged one is logged and removed, and counts as missing."""

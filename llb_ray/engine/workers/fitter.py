@@ -7,8 +7,6 @@ workers together: the leading one writes the artifact, and the others fit along 
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pyarrow as pa
@@ -118,7 +116,15 @@ class Member:
                 self._follow()
 
     def _lead(self, report: Report) -> None:
-        self._store.make(self._spec.recipe, partial(self._write, report=report))
+        with self._store.building(self._spec.recipe) as folder:
+            if folder is not None:
+                self._peers.told(_FIT)
+                detector, source, log = self._fitted(report)
+                # Not `save_file`: of a full disk it raises an error of its own.
+                (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
+                trust = pa.table({"image_id": [*self._spec.images], "trust": [*self._spec.images.values()]})
+                write_table(folder / filenames.TRAINED_ON, trust)
+                write_log(folder, log, source.image_ids)
         self._checkpoints.drop()
         self._peers.told(_DONE)
 
@@ -126,17 +132,6 @@ class Member:
         """Fit along, unless the leading worker finds the artifact there: the store lets in one builder."""
         while self._peers.told(b"") == _FIT:
             self._fitted(silent)
-
-    def _write(self, folder: Path, report: Report) -> None:
-        self._peers.told(_FIT)
-        detector, source, log = self._fitted(report)
-        # Not `save_file`: of a full disk it raises an error of its own.
-        (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
-        write_table(
-            folder / filenames.TRAINED_ON,
-            pa.table({"image_id": [*self._spec.images], "trust": [*self._spec.images.values()]}),
-        )
-        write_log(folder, log, source.image_ids)
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource, FitLog | None]:
         spec, device = self._spec, device_for(self._spec.place.resources)

@@ -5,9 +5,8 @@ there are, and costs one pass over the images even where features are encoded on
 (`feature_access.StreamedFeatures`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import DetectorConfig
-from llb_ray.data.tables import read_table, write_batches
+from llb_ray.data.tables import batch_writer, read_table
 from llb_ray.detectors.base import Detector, Layers, Report, Scores
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -83,29 +82,32 @@ class Scorer:
         with owned_threads(self._spec.place.resources):
             detectors = {name: self._load(fitted) for name, fitted in self._spec.fitted.items()}
             source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)
-            done = 0
+            start = 0
             for shard in todo:
-                rows = self._rows(detectors, source, done, done + len(shard.image_ids), report)
-                self._store.make(shard.recipe, partial(_write, rows=rows))
-                done += len(shard.image_ids)
-                report(done, len(source), "images")
+                stop = start + len(shard.image_ids)
+                with self._store.building(shard.recipe) as folder:
+                    if folder is not None:
+                        self._write(folder / filenames.SCORES, detectors, source, range(start, stop), report)
+                report(stop, len(source), "images")
+                start = stop
 
     def _load(self, fitted: Artifact) -> Detector:
         return load_detector(self._spec.detector, fitted, self._spec.place.resources)
 
-    def _rows(
-        self, detectors: Mapping[str, Detector], source: OrderedSource, start: int, stop: int, report: Report
-    ) -> Iterator[pa.RecordBatch]:
-        done = start
-        size = self._spec.detector.images_at_once(self._spec.place.resources.batch_size)
-        for image_ids, layers in source.batches(start, stop, size):
-            if self._spec.keeps_maps:
-                ((name, detector),) = detectors.items()
-                yield map_batch(name, detector, image_ids, layers)
-            else:
-                yield score_batch(detectors, image_ids, layers)
-            done += len(image_ids)
-            report(done, len(source), "images")
+    def _write(
+        self, path: Path, detectors: Mapping[str, Detector], source: OrderedSource, rows: range, report: Report
+    ) -> None:
+        """Write the scores of these rows of `source`, batch by batch."""
+        done, size = rows.start, self._spec.detector.images_at_once(self._spec.place.resources.batch_size)
+        with batch_writer(path) as append:
+            for image_ids, layers in source.batches(rows.start, rows.stop, size):
+                if self._spec.keeps_maps:
+                    ((name, detector),) = detectors.items()
+                    append(map_batch(name, detector, image_ids, layers))
+                else:
+                    append(score_batch(detectors, image_ids, layers))
+                done += len(image_ids)
+                report(done, len(source), "images")
 
 
 def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
@@ -136,7 +138,3 @@ def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
 def read_scores(shards: Sequence[Artifact]) -> pa.Table:
     """image_id and scores (members), or image_id, score and map (final detector), memory-mapped."""
     return pa.concat_tables([read_table(artifact.file(filenames.SCORES)) for artifact in shards])
-
-
-def _write(folder: Path, rows: Iterator[pa.RecordBatch]) -> None:
-    write_batches(folder / filenames.SCORES, rows)
