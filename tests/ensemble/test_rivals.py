@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from llb_ray.config import parse
+from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.filters.memory_ensemble import averaged
 from llb_ray.ensemble.filters.srr import objections, otsu
 
@@ -11,6 +13,11 @@ LOW = np.arange(40) / 10  # 0 to 3.9
 
 def test_otsu_parts_two_heaps() -> None:
     assert 3.9 <= otsu(np.concatenate([LOW, LOW[:10] + 20])) < 20
+
+
+def test_otsu_looks_at_256_bins() -> None:
+    assert otsu(np.repeat([0.0, 1.0], 5)) == pytest.approx(1 / 256)
+    assert otsu(np.repeat([0.0, 1.0, 1.1], [50, 3, 2])) == pytest.approx(1.1 / 256)
 
 
 def test_otsu_of_equal_scores_parts_nothing() -> None:
@@ -33,6 +40,16 @@ def test_srr_asks_no_member_about_images_that_it_has_seen() -> None:
     value_N = objections(score_NK, in_fold_NK)
     assert value_N[-3:].tolist() == [2, 2, 2]
     assert not value_N[:-3].any()
+
+
+def test_a_memory_ensemble_has_many_small_memories_of_all_images() -> None:
+    config = parse({"purify": {"filter": "memory_ensemble", "memories": 7}, "detector": {"candidates": 12345}})
+    rule, detector = filter_of(config.purify), config.detector
+    found = rule.member_detector(detector).model_dump()
+    assert (found["memory"], found["coreset"], found["coreset_size"]) == ("plain", "random", 1234)
+    assert rule.num_members(3) == 7
+    assert rule.training_sets([["b", "d"], ["a", "c"]]) == [["a", "b", "c", "d"]] * 2
+    assert config.detector_of("final").model_dump()["coreset_size"] == detector.model_dump()["coreset_size"]
 
 
 def test_a_memory_ensemble_keeps_up_to_three_deviations() -> None:

@@ -75,6 +75,10 @@ def test_a_ratio_that_is_given_is_kept_to() -> None:
     assert selection(PurifyConfig(keep_ratio=0.6), None) == (0.6, 0.1)
 
 
+def test_a_doubted_image_counts_for_three_quarters() -> None:
+    assert (TRUSTED, DOUBTED, UNTRUSTED) == (1, 0.75, 0)
+
+
 def test_a_single_kept_image_is_trusted() -> None:
     assert trust(cut(IDS[:2], np.array([1.0, 2.0]), 0.5, "score"), 0.4).tolist() == [TRUSTED, UNTRUSTED]
     assert trust(pa.table({"decision": ["kept"], "rank": [1]}), 0.4).tolist() == [TRUSTED]
