@@ -16,7 +16,11 @@ _REALIAD = ["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]
 @click.argument("root", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="The manifest file to write, for llb-ray run --manifest.")
 @click.option("--category", "categories", multiple=True, help="Repeat for several; default: all that are there.")
-@click.option("--table", type=FOLDER, help="table: the list (.csv, .tsv, .parquet, .txt); visa: a split of your own.")
+@click.option(
+    "--table",
+    type=FOLDER,
+    help="table: the list (.csv, .tsv, .parquet, .txt); visa: a split of your own; coco, cvat: the file of labels.",
+)
 @click.option("--columns", type=FOLDER, help="CSV or Parquet: `path`, without its suffix, and columns to add.")
 @click.option("--group-pattern", help="Searched in the path; its first group names the object (folder, mvtec, visa).")
 @click.option("--views", type=click.Choice(["multi", "single"]), help="real_iad: five views, or the top one alone.")
@@ -35,6 +39,7 @@ def manifest(kind: str, root: Path, out: Path, **options: Any) -> None:
     \b
     llb-ray manifest mvtec mvtec_ad --out mvtec.arrow
     llb-ray manifest real_iad Real-IAD --alpha 0.1 --out fuiad.arrow
+    llb-ray manifest coco photos --table instances.json --out photos.arrow
     llb-ray manifest table photos --table lots.csv --out photos.arrow
     """
     with refusals() as console:

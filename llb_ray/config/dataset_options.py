@@ -42,7 +42,8 @@ class DatasetOptions(Settings):
     )
     table: Path | None = Field(
         None,
-        description="table: the list (.csv, .tsv, .parquet, .txt); visa: a split other than 1cls.csv; below the root",
+        description="table: the list (.csv, .tsv, .parquet, .txt); visa: a split other than 1cls.csv; coco, cvat: the "
+        "file of labels; below the root",
     )
     views: Literal["multi", "single"] = Field("multi", description="real_iad: all five, or the top view (C1) alone")
     images: Literal["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"] | None = Field(
