@@ -1,9 +1,9 @@
 """Every command and every line of Python in README.md and docs/ is run, on a tiny data set, with tiny settings.
 
 A block runs unless an HTML comment before it says why not: ``<!-- not run: reason -->``.  The blocks of a page run in
-their order in one folder, which has photos/, new_photos/, weights/ and space.yaml.  Commands are given fewer steps than
-they would take, and no Ray of their own.  There is a clean benchmark/ too.  A block after ``<!-- file: name -->`` is a
-file of a package that is installed before the page's commands are run.
+their order in one folder, which has photos/, new_photos/, products/, weights/ and space.yaml.  Commands are given fewer
+steps than they would take, and no Ray of their own.  There is a clean benchmark/ too.  A block after
+``<!-- file: name -->`` is a file of a package that is installed before the page's commands are run.
 """
 
 import re
@@ -28,7 +28,7 @@ from tests.packages import files_of, install
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [DOCS.parent / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name != "reference.md")]
 _NOT_RUN = (
-    16  # blocks at most: those that install, serve, need a Ray, a store or a benchmark data set, or change a shell
+    18  # blocks at most: those that install, serve, need a Ray, a store or a benchmark data set, or change a shell
 )
 _BLOCK = re.compile(r"(<!--(?P<comment>.*?)-->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 _TINY = {"members.count": 2, "detector.image_size_px": 64, "detector.coreset_size": 40}
@@ -57,6 +57,10 @@ def desk(photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     """A folder as the pages suppose it; more_photos/ has images that photos/ has not."""
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copytree(photos / "test" / "good", tmp_path / "new_photos")
+    for name, change in (("weave", ImageOps.grayscale), ("gear", ImageOps.invert)):
+        (tmp_path / "products" / name).mkdir(parents=True)
+        for path in sorted(photos.glob("train/good/*.png"))[:12]:
+            change(Image.open(path).convert("RGB")).save(tmp_path / "products" / name / path.name)
     (tmp_path / "more_photos").mkdir()
     for path in sorted(photos.glob("train/good/*.png"))[:2]:
         ImageOps.autocontrast(Image.open(path).convert("RGB")).save(tmp_path / "more_photos" / path.name)

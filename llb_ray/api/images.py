@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.errors import ConfigError, DataError
+from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder
 
 if TYPE_CHECKING:
@@ -53,15 +53,16 @@ def manifest(
 
 def read_manifest(
     path: str | Path,
-    category: str | None = None,
+    category: str | Sequence[str] | None = None,
     config: RunConfig | None = None,
     progress: Callable[[int, int], None] | None = None,
     root: str | Path | None = None,
 ) -> Manifest:
-    """The manifest of one category of a listing that `manifest` or `contaminate` saved: its images are read now.
+    """The manifest of a listing that `manifest` or `contaminate` saved, or of some of its categories: images are read
+    now.
 
-    Raises DataError for several categories and none named, and ConfigError for settings of `config.data` that a
-    manifest file decides.  `progress` is called with (done, total) files; `root` is where the images are now, if they
+    Raises DataError for an unknown category, and ConfigError for settings of `config.data` that a manifest file
+    decides.  `progress` is called with (done, total) files; `root` is where the images are now, if they
     have moved.
     """
     from llb_ray.data.listing import Listing
@@ -70,11 +71,8 @@ def read_manifest(
     settings = (config or RunConfig()).data
     settings.refuse_beside_manifest()
     listing = Listing.load(Path(path), None if root is None else Path(root).absolute())
-    if category is None and len(listing.categories) > 1:
-        names = ", ".join(listing.categories)
-        raise DataError(f"{path}: lists {len(listing.categories)} categories and a run is one; name it ({names})")
-    chosen = listing if category is None else listing.of_category(category)
-    return identified(chosen, settings, progress)
+    names = [category] if isinstance(category, str) else category
+    return identified(listing.of_categories(names) if names else listing, settings, progress)
 
 
 def contaminate(

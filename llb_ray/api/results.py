@@ -4,14 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llb_ray.api.running import make_executor
 from llb_ray.disk import write_atomic
+from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, located
 
 if TYPE_CHECKING:
     from llb_ray.data.predict_inputs import Data
     from llb_ray.engine.audit.audit import Passed
     from llb_ray.engine.drift.watch import Drift
-    from llb_ray.engine.execution.executor import Tell
+    from llb_ray.engine.execution.executor import Executor, Tell
     from llb_ray.engine.inference.predict import Prediction
     from llb_ray.engine.inference.prediction_tables import Judged
     from llb_ray.engine.inspection.run_status import Status
@@ -90,22 +92,32 @@ def predict(
     threshold: float | None = None,
     false_alarm_rate: float | None = None,
     false_area_rate: float = 0.001,
+    category: str | None = None,
+    executor: "str | Executor" = "serial",
+    ray_address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> "Prediction":
     """Verdicts of the final detector of `run` (a folder or a URI) on new images, written to the folder `out`.
 
     `data` is an image, a folder of images, a list of them, a pattern (``new/*.jpg``), ``-`` for paths on standard
-    input, or several of these (`llb_ray.data.predict_inputs`).  Tables have a row per image with its score, its
+    input, or several of these (`llb_ray.data.predict_inputs`). Tables have a row per image with its score, its
     decision at the run's threshold (or at `threshold`, or at the one that the run's held-out scores give for
-    `false_alarm_rate`), and the share of held-out normal images that score lower; and a row per region: a place where
-    the map is above what a share `false_area_rate` of the area of held-out normal images exceeds.  `overlays` says
-    which photographs are drawn with their heatmap, `maps` and `masks` whether these are kept as files.  Memory
-    does not grow with the number of images.  `progress` is called with (done, total) files.
+    `false_alarm_rate`; of a run of several categories at that of each image's own, which is `category`, or in a
+    column of the list, or the name of a folder), and the share of held-out normal images that score lower; and a
+    row per region: a place where the map is above what a share `false_area_rate` of the area of held-out normal
+    images exceeds. `overlays` says which photographs are drawn with their heatmap, `maps` and `masks` whether these
+    are kept as files. Memory does not grow with the number of images. `executor` is ``serial`` (this process),
+    ``ray`` (workers on a cluster; the run, the images and `out` on storage that all nodes share), or one that was
+    entered; what is interrupted goes on with the same call. `progress` is called with (done, total)
+    files.
     """
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    to, folder = local_folder("--out", out), RunFolder.open(located(run))
+    to, where = local_folder("--out", out), located(run)
+    if executor != "serial":  # workers have other working directories
+        to, where = to.absolute(), where.absolute() if isinstance(where, Path) else where
+    folder = RunFolder.open(where)
     uses: list[Callable[[Judged], None]] = []
     if overlays != "none":
         from llb_ray.report.heatmaps import Overlays  # matplotlib takes half a second to import
@@ -122,7 +134,12 @@ def predict(
 
     drawn = f"{overlays}, masks" if masks else overlays
     rates = threshold, false_alarm_rate, false_area_rate
-    return predict_images(folder, data, to, each, progress, maps, drawn, *rates)
+    if executor == "serial" and ray_address is None:
+        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category)
+    if not isinstance(executor, str):
+        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category, executor)
+    with make_executor(executor, ray_address) as entered:
+        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category, entered)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:
@@ -175,13 +192,15 @@ def export(
     out: str | Path,
     data: str | Path | None = None,
     copy: bool = False,
+    category: str | None = None,
 ) -> "ExportedModel | ExportedSet":
     """Summary of an export to `out` for other tools: the final detector of `run`, or its purified images.
 
     `format` ``onnx`` makes one self-contained file, proved against torch on images of the run, and so do
     ``torch-export``, a program of torch.export, and ``openvino``, which is two files; ``anomalib-csv``,
     ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
-    images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.
+    images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.  A
+    model has the threshold of `category`, in a run of several.
     """
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
@@ -190,15 +209,17 @@ def export(
     if format == "onnx":
         from llb_ray.exporting.onnx import export_onnx
 
-        return export_onnx(finished, local_folder("--out", out))
+        return export_onnx(finished, local_folder("--out", out), category)
     if format == "torch-export":
         from llb_ray.exporting.model_formats import export_program
 
-        return export_program(finished, local_folder("--out", out))
+        return export_program(finished, local_folder("--out", out), category)
     if format == "openvino":
         from llb_ray.exporting.model_formats import export_openvino
 
-        return export_openvino(finished, local_folder("--out", out))
+        return export_openvino(finished, local_folder("--out", out), category)
+    if category is not None:
+        raise ConfigError(f"category {category!r} has no effect with {format}, which has the images of all; drop it")
     from llb_ray.exporting.dataset_layouts import export_set
 
     return export_set(finished, format, local_folder("--out", out), copy)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llb_ray.cli.common import FOLDER, main, no_verify_option, refusals, report_option
+from llb_ray.cli.common import FOLDER, address_option, main, no_verify_option, refusals, report_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_CATEGORY = "Category of the images, of a run of several, each of which has a threshold."
 _ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
 
 
@@ -43,6 +44,7 @@ _ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
     metavar="R",
     help="Use the threshold that a share R of images like the kept ones exceeds, for once.",
 )
+@click.option("--category", metavar="NAME", help=f"{_CATEGORY} Default: by a list's column category, or by folder.")
 @click.option(
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
 )
@@ -52,6 +54,14 @@ _ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
     metavar="REFERENCE",
     help="Compare the scores with this prediction, which was accepted, as drift does; exit with 3 for an alarm.",
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["serial", "ray"]),
+    default="serial",
+    show_default=True,
+    help="Judge here, or on the workers of a Ray cluster.",
+)
+@address_option
 @no_verify_option
 def predict(
     run_folder: str,
@@ -74,6 +84,8 @@ def predict(
     llb-ray predict runs/photos --data new_photos --out predictions
     llb-ray predict runs/photos --data list.csv --out predictions --overlays anomalous --fail-on-anomaly
     llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001 --masks
+    llb-ray predict runs/photos --data million.parquet --out predictions --overlays anomalous --executor ray
+    llb-ray predict runs/line --data new_photos --out predictions --category weave
     llb-ray predict runs/photos --data today --out predictions/today --monitor predictions/accepted
     """
     named = [*images, *([] if data is None else [data])]
@@ -144,8 +156,9 @@ def threshold(run_folder: str, false_alarm_rate: float, data: Path | None, no_re
 @click.option("--out", required=True, help="The .onnx, .pt2 or .xml file; or the new folder of the images.")
 @click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
 @click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
+@click.option("--category", metavar="NAME", help="Category whose threshold a model has, of a run of several.")
 @no_verify_option
-def export(run_folder: str, format_: Any, out: str, data: Path | None, copy: bool) -> None:
+def export(run_folder: str, format_: Any, out: str, **choices: Any) -> None:
     """Write a run's final detector, or its purified images, for other tools.
 
     \b
@@ -155,5 +168,5 @@ def export(run_folder: str, format_: Any, out: str, data: Path | None, copy: boo
     with refusals() as console:
         from llb_ray import api
 
-        exported = api.export(run_folder, format_, out=out, data=data, copy=copy)
+        exported = api.export(run_folder, format_, out=out, **choices)
         console.print(exported.sentence(), soft_wrap=True, highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""The images that a command works on: a folder, or a category of a manifest file."""
+"""The images that a command works on: a folder, or categories of a manifest file."""
 
 import functools
 from collections.abc import Callable
@@ -22,13 +22,13 @@ class Images:
 
     data: Path | None
     listing: Path | None
-    category: str | None
+    categories: tuple[str, ...]
     root: Path | None
 
     def __post_init__(self) -> None:
         if (self.data is None) == (self.listing is None):
             raise click.UsageError("give the images by one of --data and --manifest.")
-        if self.listing is None and (self.category, self.root) != (None, None):
+        if self.listing is None and (self.categories, self.root) != ((), None):
             raise click.UsageError(
                 "--category and --root are for --manifest; with --data, use --set data.category=NAME."
             )
@@ -42,7 +42,7 @@ class Images:
         if self.data is not None:
             return api.read_folder(self.data, config, progress)
         assert self.listing is not None, "__post_init__"
-        return api.read_manifest(self.listing, self.category, config, progress, self.root)
+        return api.read_manifest(self.listing, self.categories, config, progress, self.root)
 
 
 def images_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -50,12 +50,17 @@ def images_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--data", type=FOLDER, help="Any folder of images, or an MVTec-style tree.")
     @click.option("--manifest", "listing", type=FOLDER, help="Instead: a file of llb-ray manifest or contaminate.")
-    @click.option("--category", help="Category, of a manifest file that lists several.")
+    @click.option(
+        "--category",
+        "categories",
+        multiple=True,
+        help="Category, of a manifest file that lists several; repeat for some of them, default: all together.",
+    )
     @click.option("--root", type=FOLDER, help="Where the images of a manifest file are now, if they have moved.")
     @functools.wraps(command)
     def with_images(
-        *, data: Path | None, listing: Path | None, category: str | None, root: Path | None, **rest: Any
+        *, data: Path | None, listing: Path | None, categories: tuple[str, ...], root: Path | None, **rest: Any
     ) -> None:
-        command(images=Images(data, listing, category, root), **rest)
+        command(images=Images(data, listing, categories, root), **rest)
 
     return with_images

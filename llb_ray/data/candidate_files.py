@@ -33,6 +33,7 @@ class File:
     kind: str | None = None  # "good", or the defect's type; None where unknown
     problem: str | None = None  # why it goes to the quarantine
     image_id: str = ""
+    category: str = ""  # as `path_text` writes it; where it is known and asked for
     signature: bytes = b""  # `llb_ray.data.near_duplicates`; none of an image of bands
 
     @property

@@ -9,7 +9,7 @@ open; the images' folder and how the listing was made are JSON in the schema's m
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ class Listing:
         if name not in self.categories:
             raise DataError(f"{self.root}: no category {name!r} is listed; {nearest(name, self.categories)}")
         return self.only(pc.equal(self.table["category"], name))
+
+    def of_categories(self, names: Sequence[str]) -> "Listing":
+        """The images of some categories; refuses an unknown name as `of_category` does."""
+        for name in names:
+            self.of_category(name)
+        return self.only(pc.is_in(self.table["category"], pa.array(names, pa.string())))
 
     def only(self, chosen: Any) -> "Listing":
         """The rows for which `chosen`, an array of booleans, is true."""

@@ -26,7 +26,7 @@ from llb_ray.errors import DataError
 FORMS = ".txt, .csv, .tsv or .parquet"
 _TABLES = {".csv": ",;\t", ".tsv": "\t"}  # what may separate their columns
 _PARQUET = ".parquet", ".pq"
-_PATH, _ALIAS = "path", "image_path"
+_PATH, _ALIAS, _CATEGORY = "path", "image_path", "category"
 _ROWS = 16_384  # at once, of text
 _UTF_16 = b"\xff\xfe", b"\xfe\xff"
 
@@ -64,6 +64,19 @@ def listed_paths(path: Path, folder: Path | None = None) -> Iterator[str]:
     folder = folder or Path(os.path.abspath(path)).parent
     for table in read_list(path, path_alone=True):
         yield from (spelt_here(folder, text) for text in table[_PATH].to_pylist() if text)
+
+
+def listed_images(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """The paths in a list, as `listed_paths` gives them, each with its value in the column `category`; empty where
+    there is none."""
+    for table in read_list(path):
+        columns = [
+            table[name].cast(pa.string()).to_pylist() for name in (_PATH, _CATEGORY) if name in table.column_names
+        ]
+        categories = columns[1] if len(columns) > 1 else [None] * len(table)
+        for text, category in zip(columns[0], categories, strict=True):
+            if text:
+                yield spelt_here(folder, text), category or ""
 
 
 def spelt_here(root: Path, text: str) -> str:

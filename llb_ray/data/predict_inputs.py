@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from llb_ray.data.candidate_files import File
 from llb_ray.data.directory_tree import LeftOut, found_below
 from llb_ray.data.layout import refuse_trees
-from llb_ray.data.lists import FORMS, is_list, listed_paths
+from llb_ray.data.lists import FORMS, is_list, listed_images, listed_paths
 from llb_ray.data.manifest import TEST
 from llb_ray.errors import DataError
 
@@ -40,13 +40,15 @@ class Inputs:
     read: Callable[[], Iterator[File]]
 
     @classmethod
-    def of(cls, data: Data) -> "Inputs":
+    def of(cls, data: Data, with_categories: bool = False) -> "Inputs":
         """The files that are named in one of the ways of `TAKEN`, or in several, one after the other.
+
+        `with_categories` reads those that a list has in its column `category`.
 
         They are read once to be counted.  Paths of several are relative to the working directory, or absolute where
         they are not below it.  Raises DataError for what is none of these, and for a folder of several data sets.
         """
-        parts = [_named(os.fspath(name)) for name in names(data)]
+        parts = [_named(os.fspath(name), with_categories) for name in names(data)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
 
@@ -58,10 +60,12 @@ def names(data: Data) -> list[Named]:
     return found
 
 
-def _named(name: str) -> Inputs:
+def _named(name: str, with_categories: bool) -> Inputs:
     path = Path(name)
     if name == STANDARD_INPUT:
         return _piped()
+    if is_list(path) and with_categories:
+        return _categorised(path)
     if is_list(path):
         return _counted(Path(os.path.abspath(path)).parent, lambda: listed_paths(path))
     if path.is_dir():
@@ -71,6 +75,15 @@ def _named(name: str) -> Inputs:
     if glob.has_magic(name):
         return _matching(name)
     raise DataError(f"{name}: no such file or folder; give {TAKEN}")
+
+
+def _categorised(path: Path) -> Inputs:
+    root = Path(os.path.abspath(path)).parent
+
+    def read() -> Iterator[File]:
+        return (File(image, TEST, category=category) for image, category in listed_images(path, root))
+
+    return Inputs(root, sum(1 for _ in read()), read)
 
 
 def _counted(root: Path, paths: Callable[[], Iterator[str]]) -> Inputs:

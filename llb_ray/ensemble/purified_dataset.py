@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import joined
+from llb_ray.ensemble.categories import comparable_matrix
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import DECISIONS, Evidence, Floats, Labels, filter_of
 from llb_ray.ensemble.score_matrix import dense
@@ -39,7 +40,7 @@ def purified_dataset(
     in any row order, or None for a filter that reads no scores; `labels` are None for one that reads no labels.
     """
     image_ids = images["image_id"].to_pylist()
-    matrix = None if scores is None else dense(scores)
+    matrix = None if scores is None else comparable_matrix(dense(scores), images)
     decided = filter_of(config).decide(Evidence(image_ids, seed, matrix, labels))
     rows = joined(images.sort_by("image_id"), decided.table)
     trust_N = trust(rows, decided.doubted)

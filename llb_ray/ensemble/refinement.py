@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from llb_ray.config import PurifyConfig
 from llb_ray.data.tables import joined
+from llb_ray.ensemble.categories import comparable_scores
 from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
 from llb_ray.ensemble.purify import cut, selection
 from llb_ray.ensemble.trust import trust
@@ -23,9 +24,9 @@ def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out
 
     `before` is an earlier round's table, of which the images and the members' scores are taken and no decision;
     `held_out` has a score of every image (schema `held_out_scores.HELD_OUT`).  With ``keep_ratio=auto`` it keeps what
-    does not stand out of these.
+    does not stand out of these, on one scale for all categories.
     """
-    held_out = held_out.sort_by("image_id")
+    held_out = comparable_scores(held_out, before).sort_by("image_id")
     score_N = held_out["score"].to_numpy()
     keep_ratio, doubted = selection(config, score_N)
     decided = cut(held_out["image_id"].to_pylist(), score_N, keep_ratio, f"round {number}: the held-out score")

@@ -96,6 +96,13 @@ def threshold_facts(held_out: Mapping[str, pa.Table], rate: float, normals: str)
     }
 
 
+def threshold_titles(facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The facts of each threshold of a run under a title for people: one, none, or that of each category."""
+    if "by_category" in facts:
+        return {f"threshold, {name}": own for name, own in facts["by_category"].items()}
+    return {"threshold": facts} if facts else {}
+
+
 def _without(everyone: pa.Table, kept: pa.Table) -> Floats:
     """The scores of images that were not kept."""
     others = pc.invert(pc.is_in(everyone["image_id"], kept["image_id"].combine_chunks()))

@@ -7,21 +7,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ResourceError
-from llb_ray.exporting.onnx import OUTPUTS, ExportedModel, Graph, compared, export_onnx, images_of, refuse_name, rounded
+from llb_ray.exporting.onnx import (
+    OUTPUTS,
+    ExportedModel,
+    Graph,
+    compared,
+    export_onnx,
+    exported_detector,
+    images_of,
+    refuse_name,
+    rounded,
+)
 from llb_ray.exporting.runtimes import load_openvino, why_unavailable
 
 
-def export_program(run: FinishedRun, path: Path) -> ExportedModel:
+def export_program(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
     """Summary of the program of torch.export that was written to `path`, which ends in ``.pt2``.
 
-    It takes uint8 images [B, H, W, 3] and a threshold [1], and gives scores, decisions and maps.  Raises ConfigError
-    for the name, and MemberError if its numbers differ from the detector's.
+    It takes uint8 images [B, H, W, 3] and a threshold [1], and gives scores, decisions and maps; the threshold it is
+    proved with is that of `category`, in a run of several. Raises ConfigError for the name, and MemberError if its
+    numbers differ from the detector's.
     """
     refuse_name(path, ".pt2")
-    trained = TrainedDetector.of(run.folder)
+    trained = exported_detector(run, category)
     image_BHW3 = images_of(run, trained)
     threshold = torch.from_numpy(rounded(trained.calibration.threshold))
     with torch.no_grad():
@@ -36,7 +46,7 @@ def export_program(run: FinishedRun, path: Path) -> ExportedModel:
     return compared([path], trained.judge(image_BHW3), outputs)
 
 
-def export_openvino(run: FinishedRun, path: Path) -> ExportedModel:
+def export_openvino(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
     """Summary of OpenVINO's files that were written: `path`, which ends in ``.xml``, and its weights beside it.
 
     They are made of the ONNX file and have its inputs and outputs.  Raises ConfigError for the name, ResourceError
@@ -50,10 +60,10 @@ def export_openvino(run: FinishedRun, path: Path) -> ExportedModel:
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        export_onnx(run, onnx)
+        export_onnx(run, onnx, category)
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
-    trained = TrainedDetector.of(run.folder)
+    trained = exported_detector(run, category)
     image_BHW3, judge = images_of(run, trained), load_openvino(str(path), run.config.resources.num_cpus)
     said = [judge(image_HW3[None]) for image_HW3 in image_BHW3]
     score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))

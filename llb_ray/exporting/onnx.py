@@ -78,17 +78,25 @@ class Graph(nn.Module):
         return score_B, score_B > threshold, map_BHW
 
 
-def export_onnx(run: FinishedRun, path: Path) -> ExportedModel:
+def export_onnx(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
     """Write the final detector to `path`, and say how far it is from torch on images of the run.
 
-    Raises ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is
-    taken, and MemberError if the numbers differ; nothing is left at `path` then.
+    Its threshold is that of `category`, in a run of several. Raises ResourceError where the extra `onnx` is not
+    installed, ConfigError for a name that is not ``.onnx`` or is taken, and MemberError if the numbers differ;
+    nothing is left at `path` then.
     """
     refuse_name(path, ".onnx")
-    trained = TrainedDetector.of(run.folder)
+    trained = exported_detector(run, category)
     image_BHW3 = images_of(run, trained)
     _write(trained, image_BHW3[:2], path)
     return compared([path], trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
+
+
+def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
+    """The detector with one threshold; raises ConfigError for a run of several categories and none named."""
+    trained = TrainedDetector.of(run.folder, category=category)
+    trained.run.category(None)
+    return trained
 
 
 def refuse_name(path: Path, suffix: str) -> None:

@@ -20,6 +20,7 @@ from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable
 from llb_ray.engine import filenames
 from llb_ray.engine.inference.trained_detector import TrainedDetector
+from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError
 from llb_ray.exporting.onnx import export_onnx
@@ -71,6 +72,8 @@ def measure_speed(run: FinishedRun, num_images: int, batch: int, threads: int | 
 
     Raises ConfigError where an image of the run is gone, MemberError where a runtime fails.
     """
+    if run.made.threshold is not None:
+        refuse_several(run.made.threshold, run.folder.where, "bench")
     trained = TrainedDetector.of(run.folder)
     threads = threads or run.config.resources.num_cpus
     reasons = {name: _why_not(name, trained) for name in LOADERS}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.engine.evaluation.held_out_maps import MOST_IMAGES
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.timing_worker import num_labelled
 
@@ -39,7 +40,8 @@ class Size:
     def of(cls, config: RunConfig, manifest: Manifest) -> "Size":
         ratio = config.purify.keep_ratio
         share = ratio if config.purify.rule.uses_keep_ratio and ratio != "auto" else 1.0  # at most
-        for_threshold = config.threshold.method == "folds" or bool(config.why_folds)
+        several = config.threshold.method == "members" and len(categories_of(manifest.table)) > 1
+        for_threshold = config.threshold.method == "folds" or bool(config.why_folds) or several
         return cls(
             num_train=len(manifest.split(TRAIN)),
             num_images=len(manifest.table),

@@ -1,6 +1,6 @@
 """The terminal: the closing table of a run."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from llb_ray.ensemble.threshold import threshold_titles
 from llb_ray.metrics.metric_names import of_run
 
 if TYPE_CHECKING:  # some of it imports torch
@@ -70,10 +71,13 @@ def _image_rows(result: "Result | Outcome") -> Iterator[tuple[str, str]]:
 
 
 def _threshold_rows(threshold: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if not threshold:
-        return
+    for title, facts in threshold_titles(threshold).items():
+        yield from _rows_of_threshold(title, facts)
+
+
+def _rows_of_threshold(title: str, threshold: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     low, high = threshold["threshold_interval"]
-    yield "threshold", f"{threshold['threshold']:.4g} ({low:.4g} to {high:.4g})"
+    yield title, f"{threshold['threshold']:.4g} ({low:.4g} to {high:.4g})"
     rate, (low, high) = threshold["false_alarm_rate"], threshold["false_alarm_interval"]
     normals, count = threshold["normals"], threshold["num_standing_out"]
     yield "  false alarms", f"{rate:.3f} ({low:.3f} to {high:.3f}) of images like {_NORMALS[normals]}"
@@ -114,10 +118,17 @@ def _metric_rows(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not known:
         yield "metrics", "skipped: no labels"
     for title, value in known:
-        yield title, "undefined here" if value is None else f"{value:.3f}"
+        yield title, _figure(value)
     if metrics.get("pixel_mode") == "streaming":
         bound = max((bound for bound in metrics["pixel_error_bound"].values() if bound is not None), default=0.0)
         yield "pixels counted", f"pixel metrics are exact within {bound:.0e}"
+    for name, own in metrics.get("by_category", {}).items():
+        said = (f"{title} {_figure(own[key])}" for key, title in of_run().items() if key in own)
+        yield f"  {name}", ", ".join(said)
     left_out = metrics.get("num_left_out_of_pixel_metrics")
     if left_out:
         yield "left out of pixel metrics", f"{left_out} anomalous test images without a usable mask"
+
+
+def _figure(value: float | None) -> str:
+    return "undefined here" if value is None else f"{value:.3f}"

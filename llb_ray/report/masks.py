@@ -27,9 +27,9 @@ class Masks:
 
     def __call__(self, judged: Judged) -> None:
         """Write the masks of a batch."""
-        if judged.verdicts is None or judged.verdicts.calibration.regions is None:
+        if judged.verdicts is None:
             return
-        finder = judged.verdicts.calibration.regions
-        for file, map_HW, size in zip(judged.files, judged.verdicts.map_NHW, judged.verdicts.sizes, strict=True):
+        found = judged.verdicts.finders, judged.verdicts.map_NHW, judged.verdicts.sizes
+        for file, finder, map_HW, size in zip(judged.files, *found, strict=True):
             mask_HW = np.where(finder.mask(map_HW, size), np.uint8(255), np.uint8(0))
             save_picture(mask_HW, self._out / MASKS, file)

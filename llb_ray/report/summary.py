@@ -3,10 +3,10 @@
 import json
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from llb_ray.engine.pipeline.decision_stages import kept_all_notices
 from llb_ray.engine.rundir.stage_timer import StageTime
 from llb_ray.engine.workers.fit_log import fall_back_notices
 from llb_ray.engine.workers.fitter import trained_on
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.refinement import num_changed
+from llb_ray.ensemble.threshold import threshold_titles
 from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.metrics.metric_names import of_run
 
@@ -58,7 +60,7 @@ class Facts:
     rule: str
     notices: Sequence[str]
     estimate: dict[str, float] | None  # of the share of anomalies: share, low, high
-    threshold: dict[str, Any] | None  # of the final detector's scores, and the false_alarm_rate it is meant for
+    thresholds: Mapping[str, Mapping[str, Any]]  # of the final detector's scores, by their titles
     by_hand: int  # decisions that people made
     against: int  # of these, against the filter
     quarantined: Sequence[dict[str, str]]  # the first of them
@@ -85,13 +87,13 @@ def facts_of(run: FinishedRun) -> Facts:
         rule=_rule(run),
         notices=[*run.config.notices(), *kept_all_notices(run.config.purify, estimate or {}), *_of_fits(run)],
         estimate=estimate,
-        threshold=_told(run, "threshold.json"),
+        thresholds=threshold_titles(_told(run, "threshold.json") or {}),
         by_hand=0 if run.overrides is None else run.overrides.num_rows,
         against=sum(published != filtered for published, filtered in decisions),
         quarantined=run.quarantine.slice(0, _MOST_ASIDE).to_pylist(),
-        metrics=[(name, _figure(metrics[key])) for key, name in of_run().items() if key in metrics],
+        metrics=list(_metrics(metrics)),
         protocol=metrics.get("protocol", {}),
-        types=list(_types(run, threshold_of(run), metrics.get("by_type", {}))),
+        types=list(_types(run, metrics.get("by_type", {}))),
         times=[time for time in status.times if time.stage != REPORT_STAGE],  # of an earlier page
         config=run.config.to_yaml(),
         versions=[
@@ -103,10 +105,25 @@ def facts_of(run: FinishedRun) -> Facts:
     )
 
 
+def _metrics(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The titles and values of a run's metrics, and those of each category, where there are several."""
+    for key, title in of_run().items():
+        if key in found:
+            yield title, _figure(found[key])
+        for name, own in found.get("by_category", {}).items():
+            if key in own:
+                yield f"{title}, {name}", _figure(own[key])
+
+
 def threshold_of(run: FinishedRun) -> float | None:
-    """The score above which an image is called anomalous, where the run set one."""
+    """The score above which every image is called anomalous, where the run set one for all."""
+    return None if (said := _told(run, "threshold.json")) is None else said.get("threshold")
+
+
+def _threshold_of(run: FinishedRun, category: str) -> float | None:
+    """The score above which an image of this category is called anomalous, where the run set one."""
     said = _told(run, "threshold.json")
-    return None if said is None else said["threshold"]
+    return None if said is None else said.get("by_category", {}).get(category, said)["threshold"]
 
 
 def what_if(run: FinishedRun) -> pa.Table | None:
@@ -159,10 +176,11 @@ def _told(run: FinishedRun, name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _types(run: FinishedRun, threshold: float | None, found: dict[str, Any]) -> Iterator[TypeRow]:
+def _types(run: FinishedRun, found: dict[str, Any]) -> Iterator[TypeRow]:
     """Training images by type and decision, then test images by type and score; nothing where nothing is labelled.
 
-    `found` is what was measured of the test split's types of defects, as in metrics.json.
+    Of several categories the types of each are apart, by the name of the category before them. `found` is what was
+    measured of the test split's types of defects, as in metrics.json.
     """
     labels = run.labels.select(["image_id", "label", "defect_type"])
     scored = joined(read_table(run.file("image_scores.arrow")), labels)
@@ -170,10 +188,12 @@ def _types(run: FinishedRun, threshold: float | None, found: dict[str, Any]) -> 
     scored = scored.filter(pc.field("label").is_valid())
     kinds = pa.array([kind or (UNTYPED if label else "good") for kind, label in _pairs(scored)], pa.string())
     scored = scored.append_column("kind", kinds)
-    for split in (TRAIN, TEST):
-        of_split = scored.filter(pc.field("split") == split)
-        for kind in sorted(set(of_split["kind"].to_pylist()), key=lambda name: (name != "good", name)):
-            yield _type_row(split, kind, of_split.filter(pc.field("kind") == kind), threshold, found)
+    names = categories_of(run.images)
+    for split, name in product((TRAIN, TEST), names):
+        some = scored.filter((pc.field("split") == split) & (pc.field("category") == name))
+        for kind in sorted(set(some["kind"].to_pylist()), key=lambda kind: (kind != "good", kind)):
+            title = kind if len(names) == 1 else f"{name}: {kind}"
+            yield _type_row(split, title, some.filter(pc.field("kind") == kind), _threshold_of(run, name), found)
 
 
 def _pairs(table: pa.Table) -> Iterator[tuple[str | None, int]]:

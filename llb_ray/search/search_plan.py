@@ -10,6 +10,7 @@ from typing import Any, Literal
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.errors import ConfigError
 from llb_ray.search.canary import with_canaries, without_test
 from llb_ray.search.objective import OBJECTIVES
@@ -76,6 +77,9 @@ def judged_by(objective: str, manifest: Manifest, validation: Path | None, out: 
     For `canary` held-back images and defective copies of them, for `val_auroc` the user's labelled validation images,
     for the others nothing.  The manifest's own test split is never in it.
     """
+    names = categories_of(manifest.table)
+    if len(names) > 1:
+        raise ConfigError(f"a search is about one category, and {len(names)} are given ({', '.join(names)}); name one")
     if (objective == "val_auroc") != (validation is not None):
         raise ConfigError("objective val_auroc and --validation FOLDER belong together; give both or neither")
     if objective == "canary":

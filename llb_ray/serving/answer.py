@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import located
@@ -36,9 +37,11 @@ class Refused:
 def run_version(run: str) -> str:
     """The first digits of the sha256 of what says which artifacts the run at `run` is made of.
 
-    Raises ArtifactError for what is no finished run, or one without a threshold.
+    Raises ArtifactError for what is no finished run, or one without a threshold; ConfigError for one with several.
     """
     folder = RunFolder.open(located(run))
-    if folder.made().threshold is None:
+    threshold = folder.made().threshold
+    if threshold is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: it can be served only with a threshold")
+    refuse_several(threshold, folder.where, "serve")
     return hashlib.sha256(folder.file("run.json").read_bytes()).hexdigest()[:_VERSION_DIGITS]

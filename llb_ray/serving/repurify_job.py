@@ -76,5 +76,5 @@ def _decided(run: Path) -> dict[str, str]:
 
 def _counts(run: Path, decided: dict[str, str]) -> dict[str, Any]:
     decisions, threshold = list(decided.values()), run / "threshold.json"
-    value = json.loads(threshold.read_text())["threshold"] if threshold.exists() else None
+    value = json.loads(threshold.read_text()).get("threshold") if threshold.exists() else None
     return {"kept": decisions.count("kept"), "rejected": decisions.count("rejected"), "threshold": value}

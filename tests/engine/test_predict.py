@@ -245,9 +245,9 @@ def test_what_is_recorded_is_not_judged_again_unless_it_changed(
     data = Path(shutil.copytree(photos / "train", tmp_path / "data"))
     judge, batches = TrainedDetector.judge, list[int]()
 
-    def counted(self: TrainedDetector, image_NHWC: np.ndarray, sizes: Sequence[Size]) -> object:
+    def counted(self: TrainedDetector, image_NHWC: np.ndarray, sizes: Sequence[Size], names: Sequence[str]) -> object:
         batches.append(len(image_NHWC))
-        return judge(self, image_NHWC, sizes)
+        return judge(self, image_NHWC, sizes, names)
 
     def stopped(done: int, total: int) -> None:
         raise KeyboardInterrupt

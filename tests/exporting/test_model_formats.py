@@ -27,7 +27,7 @@ def test_a_program_gives_the_detectors_numbers(
     assert "images of the run within" in exported.sentence()
     expected = llb_ray.Detector.load(run).predict(list(image_BHW3))
     program = torch.export.load(tmp_path / "model.pt2").module()
-    threshold = torch.tensor([expected.calibration.threshold], dtype=torch.float32)
+    threshold = torch.tensor([expected.calibrations[0].threshold], dtype=torch.float32)
     score_B, anomalous_B, map_BHW = program(torch.from_numpy(image_BHW3), threshold)
     scale = np.abs(expected.map_NHW).max()
     assert np.abs(score_B.numpy() - expected.score_N).max() < 1e-3 * scale

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.testclient import TestClient as AnyClient
 
+from llb_ray.engine.inference.regions import ANY
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.errors import ConfigError
 from llb_ray.serving.access import digest_of, refuse_open
@@ -62,7 +63,7 @@ def test_verdicts_are_those_of_predict(client: AnyClient, finished: Path, images
     expected = TrainedDetector.load(finished).predict(images)
     assert answer["run"] == "weave"
     assert answer["version"] == run_version(str(finished))
-    assert answer["threshold"] == expected.calibration.threshold
+    assert answer["threshold"] == expected.calibrations[0].threshold
     assert [image["name"] for image in answer["images"]] == ["0.png", "1.png", "2.png"]
     assert [image["decision"] for image in answer["images"]] == expected.decisions
     assert [image["score"] for image in answer["images"]] == pytest.approx(expected.score_N.tolist(), rel=1e-4)
@@ -75,7 +76,8 @@ def test_regions_are_those_of_predict(finished: Path, images: list[Path], monkey
     detector, finder = judge._detector, judge._detector.calibration.regions
     assert finder is not None
     level = float(np.quantile(finder.smooth(detector.predict(images[0]).map_NHW[0]), 0.9))
-    monkeypatch.setattr(detector, "calibration", replace(detector.calibration, regions=replace(finder, level=level)))
+    calibration = replace(detector.calibration, regions=replace(finder, level=level))
+    monkeypatch.setattr(detector, "run", replace(detector.run, calibrations={ANY: calibration}))
     (expected,) = detector.predict(images[0]).regions
     with _client({"weave": _ask(judge)}) as client:
         (image,) = client.post("/runs/weave/predict", content=images[0].read_bytes()).json()["images"]
@@ -92,7 +94,8 @@ def test_a_run_without_held_out_maps_answers_without_regions(
 ) -> None:
     judge = Judge(str(finished))
     detector = judge._detector
-    monkeypatch.setattr(detector, "calibration", replace(detector.calibration, regions=None))
+    calibration = replace(detector.calibration, regions=None)
+    monkeypatch.setattr(detector, "run", replace(detector.run, calibrations={ANY: calibration}))
     with _client({"weave": _ask(judge)}) as client:
         (image,) = client.post("/runs/weave/predict?overlay=true", content=images[0].read_bytes()).json()["images"]
     assert image["regions"] is None

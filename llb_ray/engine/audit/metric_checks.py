@@ -20,6 +20,7 @@ from llb_ray.engine.rundir.run_card import CARD, VERSION, run_card
 from llb_ray.engine.rundir.run_folder import REPORT
 from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.categories import comparable_scores
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.errors import AuditError
 
@@ -60,7 +61,8 @@ def estimate_follows(run: FinishedRun) -> str:
     if filenames.CONTAMINATION not in run.made.rounds[-1].files:
         return "no share of anomalies was estimated"
     if run.made.round_scores:
-        evidence_N = by_folds(read_scores(run.made.round_scores[-1]))["score"].to_numpy()
+        held_out = by_folds(read_scores(run.made.round_scores[-1]))
+        evidence_N = comparable_scores(held_out, run.train)["score"].to_numpy()
     else:
         evidence_N = run.first_round.anomaly_N
     if evidence_N is None:

@@ -10,7 +10,7 @@ import numpy as np
 from llb_ray.engine import filenames
 from llb_ray.engine.drift.alarms import Reference, Watched, interval_of, watched
 from llb_ray.engine.drift.predictions import FOLDER, Floats, lots, read_predictions
-from llb_ray.engine.inference.verdicts import Calibration
+from llb_ray.engine.inference.verdicts import Calibration, refuse_several
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError, ConfigError
 
@@ -61,6 +61,7 @@ def _calibration(folder: RunFolder) -> tuple[Calibration, dict[str, list[float]]
     made = folder.made().threshold
     if made is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: without held-out scores there is nothing to watch")
+    refuse_several(made, folder.where, "drift")
     return Calibration.of(made), json.loads(made.file(filenames.THRESHOLD).read_text())
 
 

@@ -34,6 +34,7 @@ from llb_ray.engine.evaluation.pixel_metrics import UNDEFINED, of_counts, of_pix
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.metrics.image_metrics import image_metrics, object_metrics
+from llb_ray.metrics.metric_names import of_detection
 from llb_ray.metrics.streaming_pixel import MAX_BINS
 
 EXACT_PIXELS = 2**25  # of all labelled test images; exact metrics take some 15 bytes of each
@@ -50,6 +51,11 @@ _PROTOCOL = {
     "false-positive rate of aupro are of these images",
     "left_out": "anomalous images whose mask is missing or empty are left out of the pixel metrics",
 }
+
+_BY_CATEGORY = (
+    "images of each category by themselves; the figures of the run are their means, but pixel metrics that are "
+    "streaming, which are of all images together"
+)
 
 
 def protocol(config: RunConfig, ignored: Ignored | None = None) -> dict[str, Any]:
@@ -76,7 +82,8 @@ def measured(
     final detector's `scores` (image_id, score and map), as far as there are labels, and the protocol."""
     metrics = purification_metrics(purified, truth.known(TRAIN))
     metrics |= detection_metrics(scores, truth, config, counted)
-    return {**metrics, "protocol": protocol(config, truth.ignored)}
+    several = {"by_category": _BY_CATEGORY} if "by_category" in metrics else {}
+    return {**metrics, "protocol": protocol(config, truth.ignored) | several}
 
 
 def evaluate_recipe(
@@ -123,8 +130,31 @@ def detection_metrics(
     """Image, object and pixel metrics of the final detector on the labelled test images.
 
     `scores` has image_id, score and map; `counted` is what workers counted of `shards_to_count`, if there were any.
-    A metric that is undefined (one class only, no mask) is None; the dictionary is empty without labels.
+    A metric that is undefined (one class only, no mask) is None; the dictionary is empty without labels.  Of several
+    categories it has each one's metrics in ``by_category``, and their means.
     """
+    together, parts = _detection(scores, truth, config, counted), truth.by_category(TEST)
+    if len(parts) <= 1:
+        return together
+    by_category = {name: _detection(scores, part, config, with_masks=not counted) for name, part in parts.items()}
+    types = {f"{name}: {kind}": one for name, part in by_category.items() for kind, one in part["by_type"].items()}
+    return together | _means(by_category) | {"by_type": types, "by_category": by_category}
+
+
+def _means(by_category: Mapping[str, Metrics]) -> Metrics:
+    """The mean of each metric over the categories in which it is defined."""
+    named = {name for part in by_category.values() for name in of_detection() if name in part}
+    known = {name: [part[name] for part in by_category.values() if part.get(name) is not None] for name in named}
+    return {name: _mean(values) for name, values in known.items()}
+
+
+def _detection(
+    scores: pa.Table,
+    truth: GroundTruth,
+    config: RunConfig,
+    counted: Sequence[Artifact] = (),
+    with_masks: bool = True,
+) -> Metrics:
     label, group = truth.known(TEST), truth.groups(TEST)
     rows = [row for row, image_id in enumerate(scores["image_id"].to_pylist()) if image_id in label]
     if not rows:
@@ -136,7 +166,7 @@ def detection_metrics(
     metrics |= image_metrics(score_N, label_N)
     metrics |= object_metrics(score_N, label_N, [group[image_id] for image_id in image_ids])
     metrics |= {"by_type": _by_type(dict(zip(image_ids, score_N, strict=True)), truth)}
-    if not truth.masks(TEST):
+    if not truth.masks(TEST) or not with_masks:
         return metrics
     if counted:
         found, aupro = of_counts(counted, config.evaluation.fpr_limit)

@@ -1,7 +1,7 @@
 """Known facts about a run's images: labels, objects and masks.  Only `evaluate` and the oracle ask."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class KnownImage:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Labels and masks; `table` has the LABELS columns beside image_id, split and group."""
+    """Labels and masks; `table` has the LABELS columns beside image_id, split, group and category."""
 
     table: pa.Table
     root: Path
@@ -45,6 +45,11 @@ class GroundTruth:
     def groups(self, split: str) -> dict[str, str]:
         """image_id -> the photographed object, of the images of a split."""
         return self._column(split, "group", pc.scalar(True))
+
+    def by_category(self, split: str) -> "dict[str, GroundTruth]":
+        """Labels and masks of each category that has labelled images in a split, by its name."""
+        names = sorted(set(self._column(split, "category", pc.field("label").is_valid()).values()))
+        return {name: replace(self, table=self.table.filter(pc.field("category") == name)) for name in names}
 
     def types(self, split: str) -> dict[str, list[str]]:
         """Kind of defect -> image_ids of the anomalous images of a split that are of it, in the order of the kinds.

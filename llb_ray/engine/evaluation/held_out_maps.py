@@ -7,6 +7,7 @@ which neither has seen.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,12 @@ def mapping_detectors(
 
 
 def asked_for(detectors: Mapping[str, Artifact], purified: pa.Table) -> Asked:
-    """The images that each detector is to map, none of which it was trained on: a sample of the kept ones.
+    """The images that each detector is to map, none of which it was trained on: a sample of the kept ones, as many of
+    each category.
 
     By members also a sample of the rejected ones, which scales are compared by.
     """
-    kept, rejected = (sorted(some["image_id"].to_pylist()) for some in split(purified))
+    kept, rejected = map(_in_turn, split(purified))
     sample = kept[:MOST_IMAGES] + ([] if any(map(_is_fold, detectors)) else rejected[:_MOST_REJECTED])
     seen = {name: set(trained_on(fitted)) for name, fitted in detectors.items()}
     chosen: dict[str, list[str]] = {name: [] for name in detectors}
@@ -119,13 +121,22 @@ class HeldOutMaps:
         return np.float32(np.median(finals / theirs))
 
 
-def pixel_facts(maps: HeldOutMaps, levels: pa.Table | None) -> dict[str, Any]:
-    """The pixel threshold as a run writes it down, JSON-ready; nothing where it has none."""
+def pixel_facts(maps: HeldOutMaps, levels: pa.Table | None, images: pa.Table) -> dict[str, Any]:
+    """The pixel threshold for these images as a run writes it down, JSON-ready; nothing where it has none."""
     if levels is None:
         return {}
-    num = read_scores(maps.shards).num_rows
+    num = _of(read_scores(maps.shards), images).num_rows
     level = level_at(levels, FALSE_AREA_RATE)
     return {"pixel_threshold": level, "false_area_rate": FALSE_AREA_RATE, "num_held_out_maps": num}
+
+
+def _in_turn(images: pa.Table) -> list[str]:
+    """The ids of these images, the first of each category, then the second of each, and so on."""
+    by_category: dict[str, list[str]] = {}
+    for category, image_id in sorted(zip(images["category"].to_pylist(), images["image_id"].to_pylist(), strict=True)):
+        by_category.setdefault(category, []).append(image_id)
+    rounds = zip_longest(*by_category.values())
+    return [image_id for some in rounds for image_id in some if image_id is not None]
 
 
 def _is_fold(name: str) -> bool:

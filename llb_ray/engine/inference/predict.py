@@ -14,25 +14,23 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as parquet
 
-from llb_ray.data.candidate_files import File
-from llb_ray.data.decoding import content_id
 from llb_ray.data.manifest import path_text
-from llb_ray.data.predict_inputs import TAKEN, Data, Inputs, Named, names
+from llb_ray.data.predict_inputs import TAKEN, Data, Inputs, Named
+from llb_ray.data.predict_inputs import names as named
 from llb_ray.data.streaming_writers import PARTIAL
-from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.disk import clear_temporary
-from llb_ray.engine.features.encoding import FeatureExtractor
-from llb_ray.engine.inference.prediction_journal import UNFINISHED, Journal, Recorded
+from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.inference.batch_judge import BatchJudge
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
+from llb_ray.engine.inference.image_categories import with_categories
+from llb_ray.engine.inference.prediction_journal import UNFINISHED, Journal
 from llb_ray.engine.inference.prediction_tables import (
     COCO_FILE,
     MAPS,
@@ -42,8 +40,9 @@ from llb_ray.engine.inference.prediction_tables import (
     Tables,
     write_coco,
 )
-from llb_ray.engine.inference.trained_detector import Sized, TrainedDetector, batched, stacked
-from llb_ray.engine.inference.verdicts import NO_REGIONS, Calibration, Verdicts
+from llb_ray.engine.inference.prediction_worker import judge_on
+from llb_ray.engine.inference.regions import ANY
+from llb_ray.engine.inference.verdicts import NO_REGIONS
 from llb_ray.engine.notebook_tables import MOST_ROWS, html_table
 from llb_ray.engine.rundir.output_guard import refuse_foreign, refuse_inside
 from llb_ray.engine.rundir.run_folder import RunFolder
@@ -61,13 +60,14 @@ class Prediction:
     num_scored: int
     num_anomalous: int
     num_quarantined: int
-    threshold: float
+    threshold: float | None  # None of several categories, each of which has its own
     num_regions: int | None  # None where the run has no pixel threshold
 
     def sentence(self) -> str:
         """Summary of a prediction in one sentence."""
         aside = f", {self.num_quarantined} files quarantined (see quarantine.csv)" if self.num_quarantined else ""
-        found = f"{self.num_anomalous} anomalous (score above {self.threshold:.4g})"
+        threshold = "the threshold of its category" if self.threshold is None else f"{self.threshold:.4g}"
+        found = f"{self.num_anomalous} anomalous (score above {threshold})"
         files = f"{self.out / 'scores.csv'}, {SCORES_FILE}"
         if self.num_regions is None:
             return f"{self.num_scored} images scored{aside}, {found}: {files}; no regions: {NO_REGIONS}"
@@ -93,40 +93,46 @@ def predict_images(
     threshold: float | None = None,
     false_alarm_rate: float | None = None,
     false_area_rate: float = FALSE_AREA_RATE,
+    category: str | None = None,
+    executor: Executor | None = None,
 ) -> Prediction:
     """Score the images that `data` names (`Inputs.of`: an image, a folder, a list, a pattern, several) into `out`.
 
-    Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`).
+    Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`); of a run of several
+    categories at that of each image's own, which is `category` or is found (`with_categories`).
+    Batches are judged here, or by workers of `executor`.
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
     called with every batch, `progress` with (done, total) files.  The same call after an interruption, for which
     `drawn` says what `each` does, goes on with the first batch that is not recorded; bytes are the same as without
     one.  Raises DataError if not one file is usable.
     """
-    data = names(data)
+    data = named(data)
     for name in data:
         if os.path.isdir(name):
             refuse_inside(Path(name), out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
-    inputs, detector = Inputs.of(data), TrainedDetector.of(folder, threshold, false_alarm_rate, false_area_rate)
-    finder = detector.calibration.regions
-    journal = Journal(out, _asked(folder, detector, data, keep_maps, drawn))
+    run = CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category)
+    names = run.calibrations.keys()
+    inputs = with_categories(Inputs.of(data, with_categories=len(names) > 1), names)
+    journal = Journal(out, _asked(folder, run, data, keep_maps, drawn))
     _clear(out, journal.is_new)
+    judge = BatchJudge(run, inputs.root, journal, each, keep_maps)
+    if executor is not None:
+        judge_on(executor, judge, inputs, folder, progress)
     with contextlib.ExitStack() as stack:
-        tables = Tables(out, stack, keep_maps, finds_regions=finder is not None)
-        for judged, is_new in _judged(detector, inputs, journal, keep_maps):
+        tables = Tables(out, stack, keep_maps, run.finds_regions, has_categories=ANY not in names)
+        for judged in judge.all(inputs, checked=executor is not None):
             tables.add(judged)
-            if is_new:
-                each(judged)
-                journal.add(tables.num_batches - 1, _recorded(judged, keep_maps))
             progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
         if not tables.num_scored:
             journal.drop()
             raise DataError(_nothing_scored(", ".join(map(str, data[:1])), inputs.num_files, tables.first_problem))
-    if finder is not None:
+    if run.finds_regions:
         write_coco(out)
     journal.drop()
     counts = tables.num_scored, tables.num_anomalous, tables.num_quarantined
-    return Prediction(out, *counts, detector.calibration.threshold, tables.num_regions)
+    thresholds = {calibration.threshold for calibration in run.calibrations.values()}
+    return Prediction(out, *counts, thresholds.pop() if len(names) == 1 else None, tables.num_regions)
 
 
 def _nothing_scored(data: str, num_files: int, first: str) -> str:
@@ -140,16 +146,17 @@ def _nothing_scored(data: str, num_files: int, first: str) -> str:
 
 
 def _asked(
-    folder: RunFolder, detector: TrainedDetector, data: Sequence[Named], keep_maps: bool, drawn: str
+    folder: RunFolder, calibrated: CalibratedRun, data: Sequence[Named], keep_maps: bool, drawn: str
 ) -> dict[str, Any]:
     """Everything the bytes of a prediction depend on, besides the files themselves."""
     made = folder.made()
     held_out = made.threshold.content if made.threshold else ""
-    batch_size = detector.encoding.batch_size
-    run = {"final": made.final.content, "held_out": held_out, "encoder": detector.photographs.key}
-    run |= {"threshold": repr(detector.calibration.threshold), "regions": repr(detector.calibration.regions)}
+    run = {"final": made.final.content, "held_out": held_out, "encoder": calibrated.photographs.key}
+    found = sorted(calibrated.calibrations.items())
+    run |= {"threshold": repr([(name, one.threshold) for name, one in found])}
+    run |= {"regions": repr([(name, one.regions) for name, one in found])}
     named = [path_text(os.path.abspath(name)) for name in data]
-    return run | {"data": named, "maps": keep_maps, "drawn": drawn, "batch": batch_size}
+    return run | {"data": named, "maps": keep_maps, "drawn": drawn, "batch": calibrated.batch_size}
 
 
 def _clear(out: Path, is_new: bool) -> None:
@@ -162,65 +169,3 @@ def _clear(out: Path, is_new: bool) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     for name in stale:
         (out / name).unlink(missing_ok=True)
-
-
-def _judged(
-    detector: TrainedDetector, inputs: Inputs, journal: Journal, keep_maps: bool
-) -> Iterator[tuple[Judged, bool]]:
-    """Every batch, and whether it was judged now: those before the first that is not recorded are not judged again."""
-    read = partial(_read, detector.photographs, inputs.root)
-    chunks = batched(inputs.read(), detector.encoding.batch_size)
-    for number, chunk in enumerate(chunks):
-        recorded = journal.find(number, chunk)
-        if recorded is None or not all(_unchanged(inputs.root, file, read) for file in recorded.files):
-            chunks = chain([chunk], chunks)
-            break
-        yield _restored(inputs.root, recorded, detector.calibration), False
-    for batch in detector.encoding.ahead(read, chunks):
-        yield _judge(detector, inputs.root, batch), True
-
-
-def _judge(detector: TrainedDetector, root: Path, batch: Sequence[tuple[File, Sized | None]]) -> Judged:
-    usable = [(file, sized) for file, sized in batch if sized is not None]
-    verdicts = detector.judge(*stacked([sized for _, sized in usable])) if usable else None
-    regions = verdicts.regions if verdicts and detector.calibration.regions else []
-    aside = [file for file, sized in batch if sized is None]
-    return Judged(root, [file for file, _ in usable], verdicts, regions, aside, [file for file, _ in batch])
-
-
-def _restored(root: Path, said: Recorded, calibration: Calibration) -> Judged:
-    """The batch as it was recorded."""
-    usable = [file for file in said.files if file.problem is None]
-    verdicts = Verdicts(said.score_N, said.map_NHW, said.sizes, calibration) if usable else None
-    aside = [file for file in said.files if file.problem is not None]
-    return Judged(root, usable, verdicts, said.regions, aside, said.files)
-
-
-def _recorded(judged: Judged, keep_maps: bool) -> Recorded:
-    """Record of the batch."""
-    if judged.verdicts is None:
-        return Recorded(judged.everyone, np.zeros(0, np.float32), [], [], np.zeros((0, 0, 0), np.float32))
-    maps = judged.verdicts.map_NHW if keep_maps else np.zeros((len(judged.files), 0, 0), np.float32)
-    return Recorded(judged.everyone, judged.verdicts.score_N, judged.verdicts.sizes, judged.regions, maps)
-
-
-def _unchanged(root: Path, file: File, read: Callable[[File], tuple[File, Sized | None]]) -> bool:
-    """True if a file is what it was when it was judged."""
-    if file.problem is not None:
-        found, _ = read(replace(file, problem=None))
-        return found.problem is not None
-    try:
-        return content_id(root / file.path) == file.image_id
-    except UnreadableImage:
-        return False
-
-
-def _read(photographs: FeatureExtractor, root: Path, file: File) -> tuple[File, Sized | None]:
-    """The file with its image_id, and its pixels and size; or with its problem, and none."""
-    if file.problem is not None:
-        return file, None
-    try:
-        sized = photographs.sized(root / file.path)
-        return replace(file, image_id=content_id(root / file.path)), sized
-    except UnreadableImage as error:
-        return replace(file, problem=error.reason), None

@@ -44,16 +44,21 @@ class Journal:
 
     def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
         """Open the journal in `out`; a record that answers another question is removed."""
-        self._folder = out / UNFINISHED
+        self.folder = out / UNFINISHED
         question = digest(dict(asked)).encode()
         if self._read(_ASKED) != question:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            write_atomic(self._folder / _ASKED, sealed(question))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            write_atomic(self.folder / _ASKED, sealed(question))
+
+    @property
+    def proof(self) -> Path:
+        """A file that is there as long as the prediction is unfinished."""
+        return self.folder / _ASKED
 
     @property
     def is_new(self) -> bool:
         """True if nothing was recorded yet."""
-        return not (self._folder / _name(0)).exists()
+        return not any(self.folder.glob("[0-9]*"))
 
     def find(self, number: int, files: Sequence[File]) -> Recorded | None:
         """Record of the batch of this number, if it was of these files; None where there is none."""
@@ -62,7 +67,7 @@ class Journal:
             return None
         table = checked(pa.ipc.open_file(pa.BufferReader(content)).read_all())
         facts = json.loads(table.schema.metadata[_FACTS])
-        if facts["paths"] != [file.path for file in files]:
+        if [facts["paths"], facts.get("categories")] != [[file.path for file in files], _categories(files)]:
             return None
         ids = iter(table["image_id"].to_pylist())
         known = [_known(file, problem, ids) for file, problem in zip(files, facts["problems"], strict=True)]
@@ -78,7 +83,8 @@ class Journal:
         shape = list(said.map_NHW.shape[1:]) if said.map_NHW.size else None
         paths, problems = [file.path for file in said.files], [file.problem for file in said.files]
         found = {"sizes": [*said.sizes], "regions": [[asdict(region) for region in some] for some in said.regions]}
-        facts = json.dumps({"paths": paths, "problems": problems, "shape": shape, **found})
+        named = {"paths": paths, "categories": _categories(said.files)}
+        facts = json.dumps({**named, "problems": problems, "shape": shape, **found})
         ids = [file.image_id for file in said.files if file.problem is None]
         columns = [pa.array(ids, pa.string()), pa.array(said.score_N, pa.float32())]
         fields = [pa.field(name, kind) for name, kind in _SCORED]
@@ -90,17 +96,22 @@ class Journal:
         table = pa.table(columns, schema=pa.schema(fields, {_FACTS: facts.encode()}))
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        write_atomic(self._folder / _name(number), sealed(sink.getvalue().to_pybytes()))
+        write_atomic(self.folder / _name(number), sealed(sink.getvalue().to_pybytes()))
 
     def drop(self) -> None:
         """The prediction is finished."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return unsealed((self._folder / name).read_bytes())
+            return unsealed((self.folder / name).read_bytes())
         except OSError:
             return None
+
+
+def _categories(files: Sequence[File]) -> list[str]:
+    """Regions depend on them."""
+    return [file.category for file in files]
 
 
 def _region(facts: dict[str, Any]) -> Region:

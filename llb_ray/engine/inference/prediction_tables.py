@@ -29,6 +29,7 @@ SCORED = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
     ]
 )
+CATEGORY = pa.field("category", pa.string(), nullable=False)  # a further column, of a run of several
 REGIONS = pa.schema(
     [
         *(SCORED.field(name) for name in ("path", "image_id")),
@@ -59,8 +60,17 @@ class Judged:
 class Tables:
     """The tables of a prediction as they are written, and how many rows they have."""
 
-    def __init__(self, out: Path, stack: contextlib.ExitStack, keep_maps: bool, finds_regions: bool) -> None:
-        self._scored = [stack.enter_context(Rows(out / name, SCORED)) for name in ("scores.csv", SCORES_FILE)]
+    def __init__(
+        self,
+        out: Path,
+        stack: contextlib.ExitStack,
+        keep_maps: bool,
+        finds_regions: bool,
+        has_categories: bool = False,
+    ) -> None:
+        schema = SCORED.append(CATEGORY) if has_categories else SCORED
+        self._scored = [stack.enter_context(Rows(out / name, schema)) for name in ("scores.csv", SCORES_FILE)]
+        self._has_categories = has_categories
         self._regions = stack.enter_context(Rows(out / REGIONS_FILE, REGIONS)) if finds_regions else None
         self._aside = stack.enter_context(Rows(out / "quarantine.csv", ASIDE))
         self._maps = stack.enter_context(Shards(out / MAPS, _MAPS_PER_SHARD)) if keep_maps else None
@@ -86,8 +96,9 @@ class Tables:
         decisions, counts = verdicts.decisions, self._count(judged, list(zip(paths, ids, strict=True)))
         heights, widths = zip(*verdicts.sizes, strict=True)
         numbers = verdicts.score_N.tolist(), decisions, verdicts.quantile_N.tolist(), counts, widths, heights
+        categories = [[file.category for file in judged.files]] if self._has_categories else []
         for table in self._scored:
-            table.add(zip(paths, ids, *numbers, strict=True))
+            table.add(zip(paths, ids, *numbers, *categories, strict=True))
         if self._maps is not None:
             maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(verdicts.map_NHW))
             self._maps.add(

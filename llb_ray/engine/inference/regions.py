@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import Size
@@ -16,6 +18,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.ensemble.pixel_threshold import level_at, refuse_unknown
 
+ANY = ""  # the category of all images where a run has only one: none of them needs a name
 Floats = npt.NDArray[np.float32]
 
 
@@ -41,15 +44,17 @@ class RegionFinder:
     grid: PixelGrid
 
     @classmethod
-    def of(cls, made: Artifact, false_area_rate: float, grid: PixelGrid) -> "RegionFinder | None":
-        """The finder with the level that this share of the area of normal images exceeds, by a `threshold` artifact.
+    def of(cls, made: Artifact, false_area_rate: float, grid: PixelGrid, category: str = ANY) -> "RegionFinder | None":
+        """The finder with the level that this share of the area of normal images of a category exceeds, by a
+        `threshold` artifact.
 
         None where this was made without held-out maps; raises ConfigError, then too, for a rate that no table has.
         """
         refuse_unknown(false_area_rate)
         if filenames.PIXEL_LEVELS not in made.files:
             return None
-        level = level_at(read_table(made.file(filenames.PIXEL_LEVELS)), false_area_rate)
+        levels = of_category(read_table(made.file(filenames.PIXEL_LEVELS)), category)
+        level = level_at(levels, false_area_rate)
         return cls(level, grid)
 
     def smooth(self, map_HW: Floats) -> Floats:
@@ -107,3 +112,8 @@ class RegionFinder:
         limit, own = np.array(size[::-1]), np.array(self.grid.size[::-1])
         on_photo_P2 = np.clip((line_P2 + origin) * limit / own, 0, limit).round(1)
         return tuple(on_photo_P2.ravel().tolist())
+
+
+def of_category(table: pa.Table, category: str) -> pa.Table:
+    """The rows of a table of a `threshold` artifact that are about this category; all of it for `ANY`."""
+    return table if category == ANY else table.filter(pc.equal(table["category"], category))

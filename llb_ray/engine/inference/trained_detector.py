@@ -14,23 +14,17 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from llb_ray.config import RunConfig, Size
+from llb_ray.config import Size
 from llb_ray.data.decoding import as_sized
 from llb_ray.data.unreadable_files import UnreadableImage
-from llb_ray.detectors.base import Detector
-from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.execution.protocols import owned_threads
-from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, layers_of
-from llb_ray.engine.features.ignored_pixels import read_ignored
-from llb_ray.engine.features.measured_bands import read_scale
-from llb_ray.engine.features.measured_levels import read_levels
-from llb_ray.engine.inference.regions import RegionFinder
+from llb_ray.engine.features.encoding import EncoderSpec, layers_of
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
-from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
-from llb_ray.errors import ArtifactError, DataError, MemberError, WeightsError
+from llb_ray.errors import DataError, MemberError
 from llb_ray.remote import located
 
 _STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
@@ -50,14 +44,16 @@ class TrainedDetector:
     ['normal', 'anomalous']
     """
 
-    def __init__(
-        self, config: RunConfig, photographs: FeatureExtractor, detector: Detector, calibration: Calibration
-    ) -> None:
-        self.config = config
-        self.photographs = photographs
-        self.encoding = EncoderSpec(photographs, config.resources)
-        self.calibration = calibration
-        self.detector = detector
+    def __init__(self, run: CalibratedRun) -> None:
+        self.run = run
+        self.config, self.photographs = run.config, run.photographs
+        self.encoding = EncoderSpec(run.photographs, run.config.resources)
+        self.detector = load_detector(run.config.detector_of("final"), run.final, run.config.resources)
+
+    @property
+    def calibration(self) -> Calibration:
+        """See `CalibratedRun`."""
+        return self.run.calibration
 
     @classmethod
     def load(
@@ -67,16 +63,18 @@ class TrainedDetector:
         threshold: float | None = None,
         false_alarm_rate: float | None = None,
         false_area_rate: float = FALSE_AREA_RATE,
+        category: str | None = None,
     ) -> "TrainedDetector":
         """The final detector of a finished run, a folder or a URI, on the kind of device that the run was made on.
 
         Images are called anomalous above the run's threshold, or above this `threshold`, or above the one for this
         `false_alarm_rate`, from the run's held-out scores.  Regions are where maps are above what a share
-        `false_area_rate` of the area of held-out normal images exceeds.
+        `false_area_rate` of the area of held-out normal images exceeds.  Of a run of several categories it judges
+        images of `category` alone, or of the one that `predict` is given.
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate, false_area_rate)
+        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate, false_area_rate, category)
 
     @classmethod
     def of(
@@ -85,44 +83,32 @@ class TrainedDetector:
         threshold: float | None = None,
         false_alarm_rate: float | None = None,
         false_area_rate: float = FALSE_AREA_RATE,
+        category: str | None = None,
     ) -> "TrainedDetector":
         """`load`, of a run that is open already."""
-        config, made = folder.config(), folder.made()
-        fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
-        ignored = read_ignored(made.ignored, config)
-        scales = read_scale(made.bands), read_levels(made.levels), ignored
-        photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
-        if photographs.key != made.final.inputs["encoder"]:
-            raise WeightsError(
-                f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
-                "put the same file and versions back, or run again"
-            )
-        if made.threshold is None:
-            raise ArtifactError(
-                f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
-                "run (or scan) again with threshold.method=members, which reuses all that is finished"
-            )
-        detector = load_detector(config.detector_of("final"), made.final, config.resources)
-        regions = RegionFinder.of(made.threshold, false_area_rate, PixelGrid.of(config, ignored))
-        calibration = Calibration.of(made.threshold, regions)
-        return cls(config, photographs, detector, calibration.moved(threshold, false_alarm_rate))
+        return cls(CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category))
 
-    def predict(self, images: Picture | Iterable[Picture]) -> Verdicts:
+    def predict(self, images: Picture | Iterable[Picture], category: str | None = None) -> Verdicts:
         """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
 
         A single image is one verdict; an array [N, H, W, 3] is N images.  They may have any size, and are resized as a
-        run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  Raises DataError
-        for an image that cannot be read, and where there is none.
+        run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  `category` is
+        that of the images, of a run of several.  Raises DataError for an image that cannot be read, and where there is
+        none.
         """
+        name = self.run.category(category)
         chunks = batched(_each(images), self.encoding.batch_size)
-        verdicts = [self.judge(*stacked(read)) for read in self.encoding.ahead(self._sized, chunks)]
+        verdicts = [self.judge(*stacked(read), [name] * len(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
         score_N, map_NHW = (np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW"))
-        return Verdicts(score_N, map_NHW, [size for one in verdicts for size in one.sizes], self.calibration)
+        sizes = [size for one in verdicts for size in one.sizes]
+        return Verdicts(score_N, map_NHW, sizes, [self.run.calibrations[name]] * len(score_N))
 
-    def judge(self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None) -> Verdicts:
-        """The verdicts on images of the detector's own size, of photographs of these sizes.
+    def judge(
+        self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None, categories: Sequence[str] | None = None
+    ) -> Verdicts:
+        """The verdicts on images of the detector's own size, of photographs of these sizes and categories.
 
         Raises MemberError for a score that is not finite.
         """
@@ -136,7 +122,9 @@ class TrainedDetector:
                 "the final detector gave a score that is not finite; run again with a lower learning rate"
             )
         own = image_NHWC.shape[1:3]
-        return Verdicts(scores.score_N, scores.map_NHW, sizes or [own] * len(image_NHWC), self.calibration)
+        names = categories or [self.run.category(None)] * len(image_NHWC)
+        calibrations = [self.run.calibrations[name] for name in names]
+        return Verdicts(scores.score_N, scores.map_NHW, sizes or [own] * len(image_NHWC), calibrations)
 
     def _hidden(self, sized: Sized) -> Sized:
         pixels, own = sized

@@ -16,7 +16,7 @@ from llb_ray.artifacts import Artifact
 from llb_ray.config import Size, ThresholdConfig, parse_as
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.inference.regions import Region, RegionFinder
+from llb_ray.engine.inference.regions import ANY, Region, RegionFinder, of_category
 from llb_ray.engine.notebook_tables import MOST_ROWS, html_table, map_image
 from llb_ray.ensemble.threshold import threshold_at
 from llb_ray.errors import ArtifactError, ConfigError
@@ -38,11 +38,12 @@ class Calibration:
     regions: RegionFinder | None = None  # None: the run keeps no held-out maps, or none is asked for
 
     @classmethod
-    def of(cls, made: Artifact, regions: RegionFinder | None = None) -> "Calibration":
-        """Content of a `threshold` artifact, with the finder of regions where those are wanted."""
-        threshold = json.loads(made.file(filenames.THRESHOLD).read_text())["threshold"]
-        held_out_N = np.sort(read_table(made.file(filenames.HELD_OUT))["score"].to_numpy())
-        return cls(threshold, held_out_N, regions)
+    def of(cls, made: Artifact, regions: RegionFinder | None = None, category: str = ANY) -> "Calibration":
+        """Content of a `threshold` artifact for a category, with the finder of regions where those are wanted."""
+        facts = json.loads(made.file(filenames.THRESHOLD).read_text())
+        threshold = facts["threshold"] if category == ANY else facts["by_category"][category]["threshold"]
+        held_out = of_category(read_table(made.file(filenames.HELD_OUT)), category)
+        return cls(threshold, np.sort(held_out["score"].to_numpy()), regions)
 
     def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
         """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
@@ -61,6 +62,22 @@ class Calibration:
         return replace(self, threshold=threshold)
 
 
+def categories_of(made: Artifact) -> list[str]:
+    """The categories that a `threshold` artifact has thresholds for; `ANY` alone where the run has only one."""
+    return sorted(json.loads(made.file(filenames.THRESHOLD).read_text()).get("by_category", [ANY]))
+
+
+def refuse_several(made: Artifact, where: str, what: str) -> None:
+    """Raise ConfigError for a `threshold` artifact of the run at `where` with several thresholds, which `what` does not
+    know how to choose between."""
+    names = categories_of(made)
+    if names != [ANY]:
+        raise ConfigError(
+            f"{where}: has {len(names)} categories, each with a threshold of its own, and {what} takes runs of one; "
+            "make a run of each (run --category), or use predict"
+        )
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """Verdicts of a detector on N images, in their order."""
@@ -68,7 +85,7 @@ class Verdicts:
     score_N: Floats  # rising with abnormality
     map_NHW: Floats  # at the detector's own resolution
     sizes: Sequence[Size]  # height and width of each photograph, upright
-    calibration: Calibration
+    calibrations: Sequence[Calibration]  # that of each image's category
 
     def __len__(self) -> int:
         return len(self.score_N)
@@ -76,14 +93,14 @@ class Verdicts:
     @property
     def decisions(self) -> list[str]:
         """``anomalous`` where the score is above the run's threshold, else ``normal``."""
-        return [ANOMALOUS if score > self.calibration.threshold else NORMAL for score in self.score_N.tolist()]
+        scored = zip(self.score_N.tolist(), self.calibrations, strict=True)
+        return [ANOMALOUS if score > calibration.threshold else NORMAL for score, calibration in scored]
 
     @property
     def quantile_N(self) -> npt.NDArray[np.float64]:
         """Share of the run's held-out normal images that score lower."""
-        held_out_N = self.calibration.held_out_N
-        share_N: npt.NDArray[np.float64] = np.searchsorted(held_out_N, self.score_N) / len(held_out_N)
-        return share_N
+        scored = zip(self.score_N.tolist(), (calibration.held_out_N for calibration in self.calibrations), strict=True)
+        return np.array([np.searchsorted(held_out_N, score) / len(held_out_N) for score, held_out_N in scored])
 
     @cached_property
     def regions(self) -> list[list[Region]]:
@@ -91,15 +108,20 @@ class Verdicts:
 
         Raises ArtifactError where the run keeps no held-out maps, which the pixel threshold comes from.
         """
-        finder = self.calibration.regions
-        if finder is None:
+        return [found.find(*one) for found, *one in zip(self.finders, self.map_NHW, self.sizes, strict=True)]
+
+    @property
+    def finders(self) -> list[RegionFinder]:
+        """The finder of regions of each image; raises ArtifactError as `regions` does."""
+        found = [calibration.regions for calibration in self.calibrations if calibration.regions is not None]
+        if len(found) < len(self):
             raise ArtifactError(NO_REGIONS)
-        return [finder.find(*one) for one in zip(self.map_NHW, self.sizes, strict=True)]
+        return found
 
     def _repr_html_(self) -> str:
         """Table of the first verdicts with their maps, on one scale of colours, for notebooks."""
         low, high = float(self.map_NHW.min()), float(self.map_NHW.max())
-        finds = self.calibration.regions is not None
+        finds = all(calibration.regions for calibration in self.calibrations)
         rows = [
             (at, score, decision, quantile, len(self.regions[at]) if finds else None, map_image(map_HW, low, high))
             for at, (score, decision, quantile, map_HW) in enumerate(
@@ -107,7 +129,8 @@ class Verdicts:
             )
             if at < MOST_ROWS
         ]
-        title = f"{len(self)} images, {self.decisions.count(ANOMALOUS)} above {self.calibration.threshold:.4g}"
+        thresholds = ", ".join(f"{value:.4g}" for value in sorted({one.threshold for one in self.calibrations}))
+        title = f"{len(self)} images, {self.decisions.count(ANOMALOUS)} above {thresholds}"
         columns = ("image", "score", "decision", "quantile", "regions", "map")
         return html_table(title, columns, rows, more=max(0, len(self) - MOST_ROWS))
 

@@ -48,4 +48,5 @@ def changes_between(before: FinishedRun, after: FinishedRun) -> Changes:
 
 def _threshold(run: FinishedRun) -> float | None:
     path = run.file("threshold.json")
-    return float(json.loads(path.read_text())["threshold"]) if path.exists() else None
+    found: float | None = json.loads(path.read_text()).get("threshold") if path.exists() else None
+    return found

@@ -146,7 +146,7 @@ class FinishedRun:
     @cached_property
     def truth(self) -> GroundTruth:
         """Labels, objects and masks of the images."""
-        groups = self.images.select(["image_id", "group"])
+        groups = self.images.select(["image_id", "group", "category"])
         ignored = read_ignored(self.made.ignored, self.config)
         return GroundTruth(joined(self.labels, groups), self.root, self.config.data.max_pixels, ignored)
 

@@ -18,6 +18,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.stage_keys import filter_labels, purify_settings
 from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.categories import comparable_scores
 from llb_ray.ensemble.contamination import KEEP_ALL, NOT_CLEARLY, contamination, what_if
 from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.overrides import by_hand
@@ -74,7 +75,7 @@ class Decisions:
                 decided, held_out = read_table(before.file(filenames.PURIFIED)), by_folds(read_scores(folds))
                 write_table(folder / filenames.PURIFIED, purified_again(self.config.purify, number, decided, held_out))
                 if self.config.purify.keep_ratio == "auto":  # a number that was given needs no scores that differ
-                    _write_estimate(folder, held_out["score"].to_numpy())
+                    _write_estimate(folder, comparable_scores(held_out, decided)["score"].to_numpy())
         return self.builder.get(recipe)
 
     def by_hand(self, decided: Artifact, overrides: Artifact) -> Artifact:

@@ -27,6 +27,7 @@ from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.workers.fit_log import fall_back_notices, short_fit_notices
 from llb_ray.engine.workers.fitter import Member, MemberSpec
 from llb_ray.engine.workers.scorer import Scorer, ScorerSpec, ScoreShard, score_shard
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.errors import LlbError
 
 
@@ -229,7 +230,8 @@ class ParallelStages:
 
     @property
     def _place(self) -> WorkerContext:
-        category = self.manifest.table["category"][0].as_py()  # a run is one category
+        names = categories_of(self.manifest.table)
+        category = names[0] if len(names) == 1 else f"{len(names)}-categories"
         store = replace(self._store, verifies=False)  # what workers are given, the driver has compared
         return WorkerContext(store, self._clock.folder.progress, self.config.resources, category)
 

@@ -30,13 +30,16 @@ from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.rundir.run_lock import lock_run, probe_files
 from llb_ray.engine.rundir.stage_timer import StageTime, StageTimer
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.filters.base import filter_of
+from llb_ray.ensemble.threshold import threshold_titles
 from llb_ray.errors import DataError, LlbError
 from llb_ray.metrics.metric_names import of_run
 from llb_ray.remote import Remote
 
 _NAMED_ASIDE = 5
+_LEAST_OF_CATEGORY = 10  # training images of each, where there are several
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Result:
         """Counts, threshold and metrics, for notebooks."""
         counts = {"training images": self.num_input, "kept": self.num_kept, "rejected": self.num_rejected}
         rows: dict[str, Any] = counts | {"quarantined": self.num_quarantined}
-        rows |= {"threshold": self.threshold["threshold"]} if self.threshold else {}
+        rows |= {title: facts["threshold"] for title, facts in threshold_titles(self.threshold).items()}
         rows |= {title: self.metrics[name] for name, title in of_run().items() if name in self.metrics}
         return html_table(f"run in {self.where}", ("", ""), rows.items())
 
@@ -127,6 +130,7 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
             *_last_words(folder),
             *_put_aside(manifest),
             *_near(manifest),
+            *_several(manifest),
             *(f"note: {notice}" for notice in config.notices()),
         ]:
             tell(line)
@@ -159,9 +163,21 @@ def _refuse(manifest: Manifest, out: Path | Remote, roots: Sequence[Path]) -> No
     """Raise what would otherwise come up after hours, or spoil the next run."""
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
+    _refuse_few(manifest.split(TRAIN))
     if isinstance(out, Path):
         for root in roots or [manifest.root]:
             refuse_inside(root, out)
+
+
+def _refuse_few(images: pa.Table) -> None:
+    """Raise DataError for one of several categories that has too few training images for a threshold of its own."""
+    count = Counter(images["category"].to_pylist())
+    for name, num in sorted(count.items()):
+        if len(count) > 1 and num < _LEAST_OF_CATEGORY:
+            raise DataError(
+                f"category {name}: has {num} training images, and one of several needs {_LEAST_OF_CATEGORY} for its "
+                "threshold; add some, or leave it out (--category names those that take part)"
+            )
 
 
 def _an_image(manifest: Manifest) -> dict[Path, Path]:
@@ -173,6 +189,12 @@ def _last_words(folder: RunFolder) -> Iterator[str]:
     stage = died_in(folder)
     if stage:
         yield f"previous run crashed in stage {stage}; resuming"
+
+
+def _several(manifest: Manifest) -> Iterator[str]:
+    names = categories_of(manifest.table)
+    if len(names) > 1:
+        yield f"note: {len(names)} categories share a detector, each with a threshold of its own: {', '.join(names)}"
 
 
 def _put_aside(manifest: Manifest) -> Iterator[str]:

@@ -293,7 +293,7 @@ class Stages:
         return self._make(evaluate_recipe(self.config, truth, made_from, scored, counted), build)
 
     def _truth(self, images: Artifact, labels: Artifact) -> GroundTruth:
-        groups = read_table(images.file(filenames.IMAGES)).select(["image_id", "group"])
+        groups = read_table(images.file(filenames.IMAGES)).select(["image_id", "group", "category"])
         table = joined(read_table(labels.file(filenames.LABELS)), groups)
         return GroundTruth(table, self.manifest.root, self.config.data.max_pixels, self.hidden)
 

@@ -8,6 +8,7 @@ from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
 from llb_ray.ensemble.overrides import by_hand
 from llb_ray.ensemble.partition import partition, shares
@@ -43,7 +44,10 @@ def why_folds(config: RunConfig, purified: Artifact, overrides: Artifact | None)
     """Reason why the members cannot say what a threshold of theirs needs; empty: they can."""
     if config.why_folds:
         return config.why_folds
-    rejected = len(read_table(purified.file(filenames.PURIFIED))) - len(training_images(config, purified, overrides))
+    images = read_table(purified.file(filenames.PURIFIED))
+    if len(categories_of(images)) > 1:  # a scale for each would need as many rejected images of each
+        return "images are of several categories"
+    rejected = len(images) - len(training_images(config, purified, overrides))
     return f"only {rejected} images were rejected" if rejected < LEAST_REJECTED else ""
 
 

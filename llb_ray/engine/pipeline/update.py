@@ -13,6 +13,7 @@ from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.pipeline import Amendment, Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.overrides import laid_over
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.remote import Remote
@@ -36,6 +37,8 @@ def join_update(run: FinishedRun, more: Manifest, corrections: pa.Table | None, 
         raise ArtifactError(f"{out}: is the run that is updated; choose another folder for --out")
     if run.pool is not None:
         raise DataError(f"{run.folder.where}: is a job of a scan, which shares its features; update a run of its own")
+    if len(categories_of(run.images)) > 1:
+        raise DataError(f"{run.folder.where}: is of several categories, and an update knows one; make a new run of all")
     manifest = joined_manifest(run.manifest, more)
     lots = _lots(manifest.unlabelled(), run.lots or [run.images])
     roots = [*(run.roots or [run.root]), more.root]

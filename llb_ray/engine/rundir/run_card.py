@@ -19,6 +19,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.ensemble.decision import KEPT, REJECTED
+from llb_ray.ensemble.threshold import threshold_titles
 from llb_ray.metrics.metric_names import of_run
 from llb_ray.names import shown
 
@@ -81,9 +82,13 @@ def _thresholds(made: RunArtifacts) -> Rows:
     if made.threshold is None:
         yield "score", "none was set (threshold.method=none)"
         return
-    said = _json(made.threshold, filenames.THRESHOLD)
+    for title, said in threshold_titles(_json(made.threshold, filenames.THRESHOLD)).items():
+        yield from _threshold(_text(title.replace("threshold", "score")), said)
+
+
+def _threshold(title: str, said: Mapping[str, Any]) -> Rows:
     low, high = said["threshold_interval"]
-    yield "score", f"{said['threshold']:.4g} (95 % interval {low:.4g} to {high:.4g})"
+    yield title, f"{said['threshold']:.4g} (95 % interval {low:.4g} to {high:.4g})"
     low, high = said["false_alarm_interval"]
     rate = f"{said['false_alarm_rate']:g} ({low:.3f} to {high:.3f})"
     yield "false alarms", f"{rate} of images like the kept ones, from {said['num_held_out']:,} held-out scores"
@@ -101,6 +106,9 @@ def _measured(made: RunArtifacts) -> Rows:
         yield "metrics", "none: no test image is labelled"
     for title, value in known.items():
         yield title, f"{value:.3f}"
+    for name, own in metrics.get("by_category", {}).items():
+        found = (f"{title} {own[key]:.3f}" for key, title in of_run().items() if own.get(key) is not None)
+        yield _text(name), ", ".join(found)
 
 
 def _licences(weights: Mapping[str, str]) -> Rows:

@@ -1,0 +1,100 @@
+"""A finished run as far as verdicts depend on it, without its networks: a driver may lack the GPU that these need."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from llb_ray.artifacts import Artifact
+from llb_ray.config import RunConfig
+from llb_ray.data.listing import nearest
+from llb_ray.detectors.factory import encoder_fingerprint
+from llb_ray.engine.features.encoding import FeatureExtractor
+from llb_ray.engine.features.ignored_pixels import read_ignored
+from llb_ray.engine.features.measured_bands import read_scale
+from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.regions import ANY, RegionFinder
+from llb_ray.engine.inference.verdicts import Calibration, categories_of
+from llb_ray.engine.pixel_grid import PixelGrid
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
+from llb_ray.errors import ArtifactError, ConfigError, WeightsError
+
+_NAME_ONE = "each has scores and a threshold of its own; name that of the images (category=NAME, --category NAME)"
+
+
+@dataclass(frozen=True)
+class CalibratedRun:
+    """A run's way of reading photographs, and its thresholds."""
+
+    config: RunConfig
+    photographs: FeatureExtractor
+    final: Artifact  # the detector
+    calibrations: Mapping[str, Calibration]  # by category; of the category `ANY` where the run has one
+
+    @classmethod
+    def of(
+        cls,
+        folder: RunFolder,
+        threshold: float | None = None,
+        false_alarm_rate: float | None = None,
+        false_area_rate: float = FALSE_AREA_RATE,
+        category: str | None = None,
+    ) -> "CalibratedRun":
+        """That of the run in a folder; `TrainedDetector.load` says what is given and raised."""
+        config, made = folder.config(), folder.made()
+        fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
+        ignored = read_ignored(made.ignored, config)
+        scales = read_scale(made.bands), read_levels(made.levels), ignored
+        photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
+        if photographs.key != made.final.inputs["encoder"]:
+            raise WeightsError(
+                f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
+                "put the same file and versions back, or run again"
+            )
+        if made.threshold is None:
+            raise ArtifactError(
+                f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
+                "run (or scan) again with threshold.method=members, which reuses all that is finished"
+            )
+        names = categories_of(made.threshold) if category is None else [_known(category, categories_of(made.threshold))]
+        if threshold is not None and len(names) > 1:
+            raise ConfigError(f"a threshold for several categories ({', '.join(names)}): {_NAME_ONE}")
+        calibrations = {}
+        for name in names:
+            regions = RegionFinder.of(made.threshold, false_area_rate, PixelGrid.of(config, ignored), name)
+            calibrations[name] = Calibration.of(made.threshold, regions, name).moved(threshold, false_alarm_rate)
+        return cls(config, photographs, made.final, calibrations)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The only calibration; raises ConfigError where there are several categories."""
+        return self.calibrations[self.category(None)]
+
+    @property
+    def finds_regions(self) -> bool:
+        """True if the run keeps held-out maps."""
+        return all(calibration.regions is not None for calibration in self.calibrations.values())
+
+    def category(self, name: str | None) -> str:
+        """The key of `calibrations` for images of the category `name`, which need not be named where there is one.
+
+        Raises ConfigError for an unknown one, and for None where there are several.
+        """
+        if name is not None:
+            return _known(name, self.calibrations)
+        if len(self.calibrations) > 1:
+            raise ConfigError(f"the run is of several categories ({', '.join(self.calibrations)}): {_NAME_ONE}")
+        return next(iter(self.calibrations))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images that are judged at once."""
+        return self.config.detector.images_at_once(self.config.resources.batch_size)
+
+
+def _known(name: str, names: Collection[str]) -> str:
+    """The name, where it is one of these categories; raises ConfigError otherwise."""
+    if name in names:
+        return name
+    if ANY in names:
+        raise ConfigError(f"category {name!r}: the run is of one category, whose images need no name; leave it out")
+    raise ConfigError(f"category {name!r}: the run has none of that name; {nearest(name, names)}")
