@@ -24,7 +24,7 @@ IDS = [f"{number:04d}" for number in range(COUNT)]
 
 def _decisions(store: Store, keep_ratio: float | str) -> Decisions:
     config = RunConfig.model_validate({"purify": {"keep_ratio": keep_ratio}})
-    return Decisions(config, pa.table([IDS] * len(IMAGES), schema=IMAGES), store)
+    return Decisions(config, pa.table([IDS, IDS, ["weave"] * COUNT, IDS, IDS], schema=IMAGES), store)
 
 
 def _scores(store: Store, stage: str, table: pa.Table) -> Artifact:

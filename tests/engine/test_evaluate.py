@@ -24,6 +24,7 @@ from llb_ray.metrics.exact_pixel import pixel_metrics
 from llb_ray.metrics.image_metrics import image_metrics
 
 SIZE = 32
+_STRINGS = ("group", pa.string()), ("category", pa.string())
 PLAIN = EvaluationConfig(sigma_px=0)
 
 
@@ -88,14 +89,14 @@ class Sheet:
         if mask is not None:
             Image.fromarray(mask.astype(np.uint8) * 255).save(self.root / f"{name}.png")
         path = None if mask is None else f"{name}.png"
-        known = {"label": label, "defect_type": kind, "mask_path": path, "group": group or name}
+        known = {"label": label, "defect_type": kind, "mask_path": path, "group": group or name, "category": "weave"}
         self._rows.append({"image_id": name, "split": split, **known})
         hot = np.zeros((SIZE, SIZE)) if mask is None else mask
         self.maps.append((self._rng.normal(size=(SIZE, SIZE)) + hot).astype(np.float32))
 
     @property
     def truth(self) -> GroundTruth:
-        schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
+        schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, *_STRINGS])
         return GroundTruth(pa.Table.from_pylist(self._rows, schema), self.root, 10**6)
 
     def metrics(self, config: EvaluationConfig = PLAIN) -> Metrics:

@@ -33,6 +33,7 @@ from tests.support import final_files
 from tests.workers import place
 
 SIZE, CELLS, IMAGES = 32, 16, 20
+_STRINGS = ("group", pa.string()), ("category", pa.string())
 CONFIG = RunConfig.model_validate({"detector": {"image_size_px": SIZE}, "evaluation": {"sigma_px": 1}})
 GRID = Grid(PixelGrid(SIZE, 1), 10**6)
 NAMES = ("p_auroc", "p_ap", "p_f1_max", "aupro")
@@ -67,9 +68,9 @@ def truth(tmp_path: Path) -> GroundTruth:
         label = None if number == 6 else int(anomalous)
         split = "train" if number in (3, 9, 15) else "test"
         kind = ("dent", "crack")[number // 3 % 2] if anomalous else None
-        known = {"label": label, "defect_type": kind, "mask_path": path, "group": "g"}
+        known = {"label": label, "defect_type": kind, "mask_path": path, "group": "g", "category": "weave"}
         rows.append({"image_id": f"i{number:02d}", "split": split, **known})
-    schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, ("group", pa.string())])
+    schema = pa.schema([("image_id", pa.string()), ("split", pa.string()), *LABELS, *_STRINGS])
     return GroundTruth(pa.Table.from_pylist(rows, schema), tmp_path, 10**6)
 
 

@@ -18,8 +18,12 @@ SCORES = np.r_[np.linspace(1, 2, COUNT - 4), 9.0, 9.5, 10.0, 11.0]  # four image
 def _before(*rejected: str) -> pa.Table:
     """The table of an earlier round, which rejected these."""
     columns = {name: pa.nulls(COUNT, field.type) for name, field in zip(PURIFIED.names, PURIFIED, strict=True)}
-    columns |= {name: pa.array([f"{name} {id_}" for id_ in IDS]) for name in ("path", "split", "category", "group")}
-    columns |= {"image_id": pa.array(IDS), "reason": pa.array(["before"] * COUNT)}
+    columns |= {name: pa.array([f"{name} {id_}" for id_ in IDS]) for name in ("path", "split", "group")}
+    columns |= {
+        "image_id": pa.array(IDS),
+        "category": pa.array(["weave"] * COUNT),
+        "reason": pa.array(["before"] * COUNT),
+    }
     columns["decision"] = pa.array(["rejected" if id_ in rejected else "kept" for id_ in IDS])
     columns["trust"] = pa.array([0.0 if id_ in rejected else 1.0 for id_ in IDS])
     columns["member_scores"] = pa.array([[float(number)] for number in range(COUNT)], pa.list_(pa.float32()))
