@@ -40,6 +40,7 @@ SETS: Mapping[str, tuple[int, tuple[float, ...]]] = {
     "mvtec_loco_juice_bottle": (170, ALL),
 }
 PATCHCORE = "patchcore"
+PLAIN = ["detector.memory=plain", "detector.patches=averaged"]  # as anomalib has it
 FILTERS = ("none", "llb", "oracle")
 HARMS = (0.5, 1, 2)  # points below which a cell is counted as harmed
 Cell = tuple[str, float]
@@ -68,7 +69,7 @@ def main() -> None:
 def _scans(arguments: argparse.Namespace, name: str) -> Iterator[tuple[ScanConfig, Path]]:
     """The scan of the filters behind one final detector, and that of the plain memory bank."""
     yield _config(arguments, name, arguments.filters, []), arguments.out / name / "scan"
-    yield _config(arguments, name, ["none"], ["detector.memory=plain"]), arguments.out / name / PATCHCORE
+    yield _config(arguments, name, ["none"], PLAIN), arguments.out / name / PATCHCORE
 
 
 def _config(arguments: argparse.Namespace, name: str, filters: Sequence[str], further: Sequence[str]) -> ScanConfig:

@@ -174,7 +174,7 @@ class BackboneDetectorConfig(DetectorConfig):
         None, description="encode photographs in overlapping tiles, for small defects in large photographs"
     )
     backbone: BackboneConfig = BackboneConfig()
-    neighbourhood: PositiveInt = Field(3, description="side of the local average pool, in cells; odd")
+    neighbourhood: PositiveInt = Field(3, description="side of the cells about a cell that its patch is made of; odd")
 
     @field_validator("neighbourhood")
     @classmethod

@@ -1,18 +1,19 @@
 """A memory of normal patches: PatchCore (Roth et al., arXiv 2106.08265) on cached backbone features.
 
+With ``patches=detailed`` the entries tell which cell of a neighbourhood has what, where averages lose it.
 With ``memory=placed`` the distance to the nearest entry is multiplied by the Mahalanobis distance at the patch's place
-of the grid (`place_gaussians`), and the map is the root of the product.  The score of an image is made of three: the
-distance of a deeper layer (`context`) is multiplied too, where the network has one.
+of the grid (`place_gaussians`, of averages), and the map is the root of the product.  The score of an image is made of
+three: the distance of a deeper layer (`context`) is multiplied too, where the network has one.
 ``memory=plain`` is PatchCore's.
 ``memory=softpatch`` doubts outlying patches in the way of that paper (see `patch_selection`).
 
-Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D patch dimensions, P candidate patches,
-Q cells of one image, M memory entries.
+Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D dimensions of a patch in the memory, E of
+an averaged one, P candidate patches, Q cells of one image, M memory entries.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,14 @@ from llb_ray.detectors.coreset import k_center, random_subset
 from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_cells, seen_only
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
-from llb_ray.detectors.patches import patches, relative_distance, standardize, usable_spread
+from llb_ray.detectors.patches import (
+    detailed_patches,
+    patches,
+    random_kernels,
+    relative_distance,
+    standardize,
+    usable_spread,
+)
 from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
 from llb_ray.detectors.tiles import WorstTile
 
@@ -42,8 +50,17 @@ from llb_ray.detectors.tiles import WorstTile
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
 _ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
+_KERNEL = "kernel_"  # and the number of a layer: the name of its filter in the state
 _FIT_BATCH = 32  # images, or tiles, read at once while fitting
 _CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
+
+
+class Looks(NamedTuple):
+    """What a batch of images looks like to a memory bank."""
+
+    patch_BDHW: torch.Tensor  # as the memory has them
+    average_BEHW: torch.Tensor  # as the places have them
+    deep_BChw: torch.Tensor | None  # as the context has them, if there is one
 
 
 class MemoryBank:
@@ -60,9 +77,14 @@ class MemoryBank:
         self._score = WorstTile(config, TOP_SHARE)
         self._fit_batch = config.images_at_once(_FIT_BATCH)
 
-    def patches(self, layers: Layers) -> torch.Tensor:
-        """Patch descriptors [B, D, H, W] on the first layer's grid, of all layers but a deeper one for the context."""
-        return patches(layers[: self.config.backbone.num_layers], self.config.neighbourhood)
+    def averaged(self, layers: Layers) -> torch.Tensor:
+        """Averaged patches [B, E, H, W] on the first layer's grid, of all layers but a deeper one for the context."""
+        return patches(self._shallow(layers), self.config.neighbourhood)
+
+    def remembered(self, layers: Layers, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Patches [B, D, H, W] as the memory has them; averaged ones where `state` has no kernels."""
+        kernels = [state[name] for name in sorted(state) if name.startswith(_KERNEL)]
+        return detailed_patches(self._shallow(layers), kernels) if kernels else self.averaged(layers)
 
     def context(self, layers: Layers) -> torch.Tensor | None:
         """Deep patches [B, D, h, w]; None without a deeper layer."""
@@ -76,15 +98,24 @@ class MemoryBank:
         it has this weight in the statistics of the places.
         """
         memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
-        gathered = GATHER[memory](
-            partial(self._read, source), source, self.config.candidates, seed, report, self._fit_batch
-        )
-        mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
-        state = {"mean_D": mean_D, "scale_D": scale_D} | self._entries(gathered, mean_D, scale_D, seed, trust_N)
-        state |= self._seen_cells(source)
+        state = self._kernels(source)
+        read = partial(self._read, source, state, memory == "placed")
+        gathered = GATHER[memory](read, source, self.config.candidates, seed, report, self._fit_batch)
+        patch_PD, average_PE = _parted(gathered.patch_PD, state)
+        state |= self._entries(gathered._replace(patch_PD=patch_PD), seed, trust_N) | self._seen_cells(source)
         if memory == "placed":
+            state |= {"average_mean_E": average_PE.mean(dim=0), "average_scale_E": self._scale(average_PE)}
             state |= self._learn_places(source, state, seed, trust_N)
         return self.load_state(state)
+
+    def _kernels(self, source: Source) -> State:
+        """Filters of detailed patches, for channels with the spread that they have in a few images; none for averaged
+        patches."""
+        if self.config.patches == "averaged":
+            return {}
+        layers = self._shallow(source.batch(np.arange(min(len(source), self._fit_batch))))
+        kernels = random_kernels(layers, self.config.neighbourhood, self.config.standardize)
+        return {f"{_KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
 
     def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
@@ -92,30 +123,29 @@ class MemoryBank:
         seen_HW = state.get(SEEN)
         counted_L = None if seen_HW is None else pool_places(seen_HW[None, None]).flatten() > 0
         standardized = self._standardized(source, state, sample, trust_N)
-        placed = fit_places(standardized, len(state["mean_D"]), seed, counted_L)
+        placed = fit_places(standardized, len(state["average_mean_E"]), seed, counted_L)
         deep = sample.candidates()
         return placed if deep is None else placed | remember_context(deep.patch_PD, _reach(deep, trust_N))
 
-    def _entries(
-        self, gathered: Candidates, mean_D: torch.Tensor, scale_D: torch.Tensor, seed: int, trust_N: torch.Tensor
-    ) -> State:
-        """The memory, with the weights and the reach of its entries where they are not all 1."""
+    def _entries(self, gathered: Candidates, seed: int, trust_N: torch.Tensor) -> State:
+        """The memory, what it is standardised by, and the weights and the reach of its entries where they are not 1."""
+        mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
         candidate_PD = (gathered.patch_PD - mean_D) / scale_D
         rows = self._coreset(candidate_PD, self.config.coreset_size, seed)
         of_candidates = {"weight_M": gathered.weight_P, "reach_M": _reach(gathered, trust_N)}
         of_entries = {name: value_P[rows] for name, value_P in of_candidates.items() if value_P is not None}
-        return {"memory_MD": candidate_PD[rows]} | of_entries
+        return {"mean_D": mean_D, "scale_D": scale_D, "memory_MD": candidate_PD[rows]} | of_entries
 
     def _standardized(
         self, source: Source, state: State, sample: PatchSample, trust_N: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images' patches [B, D, h, w] at their places, with the trust in them [B]; their deep patches are sampled
-        on the way."""
+        """All images' averaged patches [B, E, h, w] at their places, with the trust in them [B]; their deep patches are
+        sampled on the way."""
         for rows in row_batches(len(source), self._fit_batch):
             layers = source.batch(rows)
             if (deep_BDhw := self.context(layers)) is not None:
                 sample.add(rows, self._seen(deep_BDhw))
-            yield _standardize(pool_places(self.patches(layers)), state), trust_N[rows]
+            yield _at_places(self.averaged(layers), state), trust_N[rows]
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -132,7 +162,7 @@ class MemoryBank:
 
     def scorer(self) -> nn.Module:
         """See `Exportable`."""
-        return _Scorer(self.patches, self.context, self._score, self._state)
+        return _Scorer(self._looks, self._score, self._state)
 
     def state(self) -> State:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
@@ -150,8 +180,19 @@ class MemoryBank:
         """See `LeavingOut`."""
         self._ignored_HW = ignored_HW
 
-    def _read(self, source: Source, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        return self._seen(self.patches(source.batch(rows)))
+    def _shallow(self, layers: Layers) -> Layers:
+        """Without a deeper layer for the context."""
+        return layers[: self.config.backbone.num_layers]
+
+    def _looks(self, layers: Layers, state: Mapping[str, torch.Tensor]) -> Looks:
+        return Looks(self.remembered(layers, state), self.averaged(layers), self.context(layers))
+
+    def _read(self, source: Source, state: State, placed: bool, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Patches of the memory and, where these are others, the averaged ones for the places after them."""
+        layers = source.batch(rows)
+        patch_BDHW = self.remembered(layers, state)
+        both = placed and any(name.startswith(_KERNEL) for name in state)
+        return self._seen(torch.cat([patch_BDHW, self.averaged(layers)], dim=1) if both else patch_BDHW)
 
     def _seen(self, patch_BDHW: torch.Tensor) -> torch.Tensor:
         """The patches of the cells that are looked at, in a grid of one column where some are not."""
@@ -163,7 +204,7 @@ class MemoryBank:
         """The cells of the map that are looked at; nothing where all are."""
         if self._ignored_HW is None:
             return {}
-        height, width = self.patches(source.batch(np.arange(1))).shape[2:]
+        height, width = self._shallow(source.batch(np.arange(1)))[0].shape[2:]
         return {SEEN: inspected_cells(self._ignored_HW, height, width).float().to(self.device)}
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
@@ -178,35 +219,31 @@ class MemoryBank:
 
     def _score_one(self, layers: Layers) -> tuple[torch.Tensor, torch.Tensor]:
         """Score [1] and map [1, H, W] of one image."""
-        patch_1DHW = self.patches(layers)
-        patch_QD = _standardize(patch_1DHW, self._state)[0].flatten(1).T
+        looks = self._looks(layers, self._state)
+        patch_QD = _standardize(looks.patch_BDHW, self._state)[0].flatten(1).T
         distance_Q = torch.cat([_nearest(chunk_QD, self._state) for chunk_QD in torch.split(patch_QD, _CHUNK_CELLS)])
-        near_1HW = distance_Q.view(1, *patch_1DHW.shape[2:])
-        return _said(self._score, _combine(near_1HW, patch_1DHW, self.context(layers), self._state), self._state)
+        near_1HW = distance_Q.view(1, *looks.patch_BDHW.shape[2:])
+        return _said(self._score, _combine(near_1HW, looks, self._state), self._state)
 
 
 class _Scorer(nn.Module):
     """Scores and maps of `MemoryBank.score`, of a whole batch at once: the same within float noise."""
 
     def __init__(
-        self,
-        patches: Callable[[Layers], torch.Tensor],
-        context: Callable[[Layers], torch.Tensor | None],
-        score: WorstTile,
-        state: State,
+        self, looks: Callable[[Layers, Mapping[str, torch.Tensor]], Looks], score: WorstTile, state: State
     ) -> None:
         super().__init__()
-        self._patches, self._context, self._score = patches, context, score
+        self._looks, self._score = looks, score
         for name, tensor in state.items():
             self.register_buffer(name, tensor)
 
     def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Score [B] and map [B, H, W]."""
         state = dict(self.named_buffers())
-        patch_BDHW = self._patches(layers)
-        patch_QD = _standardize(patch_BDHW, state).permute(0, 2, 3, 1).flatten(0, 2)
-        near_BHW = _nearest(patch_QD, state).view(-1, *patch_BDHW.shape[2:])
-        return _said(self._score, _combine(near_BHW, patch_BDHW, self._context(layers), state), state)
+        looks = self._looks(layers, state)
+        patch_QD = _standardize(looks.patch_BDHW, state).permute(0, 2, 3, 1).flatten(0, 2)
+        near_BHW = _nearest(patch_QD, state).view(-1, *looks.patch_BDHW.shape[2:])
+        return _said(self._score, _combine(near_BHW, looks, state), state)
 
 
 def _of_rows(source: Source, trust: Sequence[float] | None, device: torch.device) -> torch.Tensor:
@@ -220,6 +257,16 @@ def _reach(found: Candidates, trust_N: torch.Tensor) -> torch.Tensor | None:
     if found.row_P is None or bool((trust_N == 1).all()):
         return None
     return trust_N[found.row_P].rsqrt()
+
+
+def _parted(patch_PF: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patches of the memory [P, D], and averaged ones [P, E] where they were read after them, or else the same."""
+    num_dims = sum(len(kernel) for name, kernel in state.items() if name.startswith(_KERNEL))
+    return patch_PF[:, : num_dims or None], patch_PF[:, num_dims % patch_PF.shape[1] :]
+
+
+def _at_places(average_BEHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return standardize(pool_places(average_BEHW), state["average_mean_E"], state["average_scale_E"])
 
 
 def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -241,20 +288,17 @@ def _said(
 
 
 def _combine(
-    near_BHW: torch.Tensor,
-    patch_BDHW: torch.Tensor,
-    deep_BDhw: torch.Tensor | None,
-    state: Mapping[str, torch.Tensor],
+    near_BHW: torch.Tensor, looks: Looks, state: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as
     places and context were learnt."""
     if "place_mean_Ld" not in state:
         return near_BHW, near_BHW
-    placed_Bhw = place_distances(_standardize(pool_places(patch_BDHW), state), state)
+    placed_Bhw = place_distances(_at_places(looks.average_BEHW, state), state)
     placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
     near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
-    if deep_BDhw is None:
+    if looks.deep_BChw is None:
         return map_BHW, map_BHW
-    context_BHW = context_distances(deep_BDhw, state, near_BHW.shape[1:])
+    context_BHW = context_distances(looks.deep_BChw, state, near_BHW.shape[1:])
     return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW

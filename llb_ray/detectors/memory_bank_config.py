@@ -22,6 +22,11 @@ class MemoryBankConfig(BackboneDetectorConfig):
 
     name: Literal["memory_bank"] = "memory_bank"
     standardize: bool = Field(True, description="scale each channel to unit spread over the training patches")
+    patches: Literal["detailed", "averaged"] = Field(
+        "detailed",
+        description="patches in the memory: averaged over the cells of a neighbourhood, or detailed, a random "
+        "projection of all of them, which tells finer textures; the places have averaged ones",
+    )
     memory: Literal["by_filter", "plain", "placed", "softpatch"] = Field(
         "by_filter",
         description="plain is PatchCore's distance to the nearest patch; placed multiplies it by the Mahalanobis "

@@ -1,20 +1,40 @@
 """Patch descriptors of frozen layers; shapes as in `base`."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
 
 from llb_ray.detectors.base import Layers
+from llb_ray.seeding import stream
+
+DETAIL_DIMS = 128  # of a layer, at most: random projections to more tell distances hardly better
 
 
 def patches(layers: Layers, side: int) -> torch.Tensor:
     """Patch descriptors [B, D, H, W] on the first layer's grid: each layer averaged over the `side` x `side` cells
     about each cell, brought to that grid, and all of them concatenated."""
-    pooled = _pooled(layers, side)
-    grid = pooled[0].shape[-2:]
-    resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in pooled]
-    return torch.cat(resized, dim=1)
+    return _on_one_grid(_pooled(layers, side))
+
+
+def random_kernels(layers: Layers, side: int, standardize: bool) -> list[torch.Tensor]:
+    """Filters [d, C, side, side] for each layer, the same for all fits: a random projection of the cells about each
+    cell to as many dimensions as the layer has channels, or `DETAIL_DIMS` of more.
+
+    With `standardize`, of channels divided by their spread over these images.
+    """
+    return [_random_kernel(layer, side, number, standardize) for number, layer in enumerate(layers)]
+
+
+def detailed_patches(layers: Layers, kernels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Patch descriptors [B, D, H, W] as `patches` makes them, but of filtered layers instead of averaged ones: they
+    tell which cell about a cell has what, as those of PatchCore's own code do."""
+    filtered = [
+        functional.conv2d(layer, kernel, padding=kernel.shape[-1] // 2)
+        for layer, kernel in zip(layers, kernels, strict=True)
+    ]
+    return _on_one_grid(filtered)
 
 
 def placed_patches(layers: Layers, side: int, wanted: int) -> torch.Tensor:
@@ -88,6 +108,23 @@ def least_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: tor
     distance_QM = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2) + square_Q1
     nearest_Q = _argmin(distance_QM.clamp(min=0) * reach_M.square())
     return (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt() * reach_M[nearest_Q]
+
+
+def _random_kernel(layer_BCHW: torch.Tensor, side: int, number: int, standardize: bool) -> torch.Tensor:
+    channels = layer_BCHW.shape[1]
+    shape = min(channels, DETAIL_DIMS), channels, side, side
+    values = stream(0, "patch kernels", number).normal(scale=1 / math.sqrt(channels * side * side), size=shape)
+    kernel = torch.from_numpy(values).float().to(layer_BCHW.device)
+    if not standardize:
+        return kernel
+    return kernel / usable_spread(layer_BCHW.movedim(1, -1).flatten(0, -2))[None, :, None, None]
+
+
+def _on_one_grid(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The layers on the grid of the first, concatenated."""
+    grid = layers[0].shape[-2:]
+    resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in layers]
+    return torch.cat(resized, dim=1)
 
 
 def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:
