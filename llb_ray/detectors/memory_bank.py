@@ -11,9 +11,9 @@ Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D d
 an averaged one, P candidate patches, Q cells of one image, M memory entries.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,38 +29,31 @@ from llb_ray.detectors.base import (
     row_batches,
     silent,
 )
-from llb_ray.detectors.context import context_distances, remember_context
+from llb_ray.detectors.context import remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.inspected import SEEN, blanked, inspected_cells, seen_cells, seen_only
+from llb_ray.detectors.inspected import SEEN, inspected_cells, seen_only
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
-from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
-from llb_ray.detectors.patches import (
-    detailed_patches,
-    patches,
-    random_kernels,
-    relative_distance,
-    standardize,
-    usable_spread,
+from llb_ray.detectors.memory_scoring import (
+    KERNEL,
+    MemoryScorer,
+    at_places,
+    averaged,
+    deep_patches,
+    kernels_of,
+    remembered,
+    score_images,
+    shallow,
 )
-from llb_ray.detectors.place_gaussians import fit_places, place_distances, pool_places, unpool_places
+from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
+from llb_ray.detectors.patches import random_kernels, usable_spread
+from llb_ray.detectors.place_gaussians import fit_places, pool_places
 from llb_ray.detectors.tiles import WorstTile
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
 # magnetic tile clean 82.5 / 88.4 / 89.7, 77.4; with 20 % defects in the fit 66.0 / 70.7 / 72.4, 65.0; juice bottle
 # clean 95.1 / 95.9 / 95.9, 93.5; with 20 % 89.9 / 92.3 / 92.5, 87.6.  More than 5 % would dilute small defects.
 TOP_SHARE = 0.05
-_ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
-_KERNEL = "kernel_"  # and the number of a layer: the name of its filter in the state
 _FIT_BATCH = 32  # images, or tiles, read at once while fitting
-_CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
-
-
-class Looks(NamedTuple):
-    """What a batch of images looks like to a memory bank."""
-
-    patch_BDHW: torch.Tensor  # as the memory has them
-    average_BEHW: torch.Tensor  # as the places have them
-    deep_BChw: torch.Tensor | None  # as the context has them, if there is one
 
 
 class MemoryBank:
@@ -76,20 +69,6 @@ class MemoryBank:
         self._ignored_HW: npt.NDArray[np.bool_] | None = None
         self._score = WorstTile(config, TOP_SHARE)
         self._fit_batch = config.images_at_once(_FIT_BATCH)
-
-    def averaged(self, layers: Layers) -> torch.Tensor:
-        """Averaged patches [B, E, H, W] on the first layer's grid, of all layers but a deeper one for the context."""
-        return patches(self._shallow(layers), self.config.neighbourhood)
-
-    def remembered(self, layers: Layers, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Patches [B, D, H, W] as the memory has them; averaged ones where `state` has no kernels."""
-        kernels = [state[name] for name in sorted(state) if name.startswith(_KERNEL)]
-        return detailed_patches(self._shallow(layers), kernels) if kernels else self.averaged(layers)
-
-    def context(self, layers: Layers) -> torch.Tensor | None:
-        """Deep patches [B, D, h, w]; None without a deeper layer."""
-        deep = layers[self.config.backbone.num_layers :]
-        return patches(deep, self.config.neighbourhood) if deep else None
 
     def fit(self, source: Source, seed: int, report: Report = silent, trust: Sequence[float] | None = None) -> Self:
         """Itself, fitted: every image is read once for the memory, and once more for the places.
@@ -113,9 +92,9 @@ class MemoryBank:
         patches."""
         if self.config.patches == "averaged":
             return {}
-        layers = self._shallow(source.batch(np.arange(min(len(source), self._fit_batch))))
-        kernels = random_kernels(layers, self.config.neighbourhood, self.config.standardize)
-        return {f"{_KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
+        layers = source.batch(np.arange(min(len(source), self._fit_batch)))
+        kernels = random_kernels(shallow(layers, self.config), self.config.neighbourhood, self.config.standardize)
+        return {f"{KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
 
     def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
@@ -143,9 +122,9 @@ class MemoryBank:
         sampled on the way."""
         for rows in row_batches(len(source), self._fit_batch):
             layers = source.batch(rows)
-            if (deep_BDhw := self.context(layers)) is not None:
+            if (deep_BDhw := deep_patches(layers, self.config)) is not None:
                 sample.add(rows, self._seen(deep_BDhw))
-            yield _at_places(self.averaged(layers), state), trust_N[rows]
+            yield at_places(averaged(layers, self.config), state), trust_N[rows]
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -156,13 +135,14 @@ class MemoryBank:
         of all three distances; of an image in tiles, that of its worst tile.
         """
         # Image by image, so that every product has the same shape, and rounding, in any batch.
-        ones = [self._score_one(tuple(layer[row : row + 1] for layer in layers)) for row in range(len(layers[0]))]
-        score_B, map_BHW = (torch.cat(parts) for parts in zip(*ones, strict=True))
+        ones = [tuple(layer[row : row + 1] for layer in layers) for row in range(len(layers[0]))]
+        scored = [score_images(one, self.config, self._score, self._state) for one in ones]
+        score_B, map_BHW = (torch.cat(parts) for parts in zip(*scored, strict=True))
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
         """See `Exportable`."""
-        return _Scorer(self._looks, self._score, self._state)
+        return MemoryScorer(self.config, self._score, self._state)
 
     def state(self) -> State:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
@@ -180,19 +160,12 @@ class MemoryBank:
         """See `LeavingOut`."""
         self._ignored_HW = ignored_HW
 
-    def _shallow(self, layers: Layers) -> Layers:
-        """Without a deeper layer for the context."""
-        return layers[: self.config.backbone.num_layers]
-
-    def _looks(self, layers: Layers, state: Mapping[str, torch.Tensor]) -> Looks:
-        return Looks(self.remembered(layers, state), self.averaged(layers), self.context(layers))
-
     def _read(self, source: Source, state: State, placed: bool, rows: npt.NDArray[np.int64]) -> torch.Tensor:
         """Patches of the memory and, where these are others, the averaged ones for the places after them."""
         layers = source.batch(rows)
-        patch_BDHW = self.remembered(layers, state)
-        both = placed and any(name.startswith(_KERNEL) for name in state)
-        return self._seen(torch.cat([patch_BDHW, self.averaged(layers)], dim=1) if both else patch_BDHW)
+        patch_BDHW = remembered(layers, self.config, state)
+        both = placed and bool(kernels_of(state))
+        return self._seen(torch.cat([patch_BDHW, averaged(layers, self.config)], dim=1) if both else patch_BDHW)
 
     def _seen(self, patch_BDHW: torch.Tensor) -> torch.Tensor:
         """The patches of the cells that are looked at, in a grid of one column where some are not."""
@@ -204,7 +177,7 @@ class MemoryBank:
         """The cells of the map that are looked at; nothing where all are."""
         if self._ignored_HW is None:
             return {}
-        height, width = self._shallow(source.batch(np.arange(1)))[0].shape[2:]
+        height, width = source.batch(np.arange(1))[0].shape[2:]
         return {SEEN: inspected_cells(self._ignored_HW, height, width).float().to(self.device)}
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
@@ -216,34 +189,6 @@ class MemoryBank:
         if self.config.coreset == "random":
             return random_subset(len(point_PD), count, seed).to(point_PD.device)
         return k_center(point_PD, count, seed, self.config.projection_dim)
-
-    def _score_one(self, layers: Layers) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score [1] and map [1, H, W] of one image."""
-        looks = self._looks(layers, self._state)
-        patch_QD = _standardize(looks.patch_BDHW, self._state)[0].flatten(1).T
-        distance_Q = torch.cat([_nearest(chunk_QD, self._state) for chunk_QD in torch.split(patch_QD, _CHUNK_CELLS)])
-        near_1HW = distance_Q.view(1, *looks.patch_BDHW.shape[2:])
-        return _said(self._score, _combine(near_1HW, looks, self._state), self._state)
-
-
-class _Scorer(nn.Module):
-    """Scores and maps of `MemoryBank.score`, of a whole batch at once: the same within float noise."""
-
-    def __init__(
-        self, looks: Callable[[Layers, Mapping[str, torch.Tensor]], Looks], score: WorstTile, state: State
-    ) -> None:
-        super().__init__()
-        self._looks, self._score = looks, score
-        for name, tensor in state.items():
-            self.register_buffer(name, tensor)
-
-    def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Score [B] and map [B, H, W]."""
-        state = dict(self.named_buffers())
-        looks = self._looks(layers, state)
-        patch_QD = _standardize(looks.patch_BDHW, state).permute(0, 2, 3, 1).flatten(0, 2)
-        near_BHW = _nearest(patch_QD, state).view(-1, *looks.patch_BDHW.shape[2:])
-        return _said(self._score, _combine(near_BHW, looks, state), state)
 
 
 def _of_rows(source: Source, trust: Sequence[float] | None, device: torch.device) -> torch.Tensor:
@@ -261,44 +206,5 @@ def _reach(found: Candidates, trust_N: torch.Tensor) -> torch.Tensor | None:
 
 def _parted(patch_PF: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
     """The patches of the memory [P, D], and averaged ones [P, E] where they were read after them, or else the same."""
-    num_dims = sum(len(kernel) for name, kernel in state.items() if name.startswith(_KERNEL))
+    num_dims = sum(map(len, kernels_of(state)))
     return patch_PF[:, : num_dims or None], patch_PF[:, num_dims % patch_PF.shape[1] :]
-
-
-def _at_places(average_BEHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return standardize(pool_places(average_BEHW), state["average_mean_E"], state["average_scale_E"])
-
-
-def _standardize(patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return standardize(patch_BDHW, state["mean_D"], state["scale_D"])
-
-
-def _nearest(patch_QD: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Distance [Q] of standardised patches to the memory, per root of D."""
-    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"))
-
-
-def _said(
-    score: WorstTile, combined: tuple[torch.Tensor, torch.Tensor], state: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score [B] and map [B, H, W], by the cells that are looked at."""
-    seen_HW = seen_cells(state)
-    decisive_BHW, map_BHW = combined
-    return score(decisive_BHW, seen_HW), blanked(map_BHW, seen_HW)
-
-
-def _combine(
-    near_BHW: torch.Tensor, looks: Looks, state: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as
-    places and context were learnt."""
-    if "place_mean_Ld" not in state:
-        return near_BHW, near_BHW
-    placed_Bhw = place_distances(_at_places(looks.average_BEHW, state), state)
-    placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
-    near_BHW = near_BHW.clamp(min=_ROUNDING)
-    map_BHW = (near_BHW * placed_BHW).sqrt()
-    if looks.deep_BChw is None:
-        return map_BHW, map_BHW
-    context_BHW = context_distances(looks.deep_BChw, state, near_BHW.shape[1:])
-    return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW

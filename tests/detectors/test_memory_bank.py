@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from llb_ray.detectors import memory_bank, patch_selection
+from llb_ray.detectors import memory_scoring, patch_selection, patches
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
+from llb_ray.detectors.memory_scoring import averaged
 from llb_ray.detectors.patches import nearest_distance
 from tests.toy_layers import CPU, Memory, settings, textures, with_context, with_defect
 
@@ -132,12 +133,12 @@ def test_the_nearest_distance_is_the_brute_force_one(monkeypatch: pytest.MonkeyP
     assert torch.allclose(nearest_distance(patch_QD.float(), memory_MD.float()).double(), expected_Q, rtol=1e-5)
     layers = textures(3, 1)
     whole = bank().score(layers).map_NHW
-    monkeypatch.setattr(memory_bank, "_CHUNK_CELLS", 10)
+    monkeypatch.setattr(memory_scoring, "_CHUNK_CELLS", 10)
     assert np.allclose(bank().score(layers).map_NHW, whole, rtol=1e-6)
 
 
 def test_the_pool_ignores_what_lies_outside_the_image() -> None:
-    patch_BDHW = MemoryBank(settings(), CPU).patches((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)))
+    patch_BDHW = averaged((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)), settings())
     assert torch.equal(patch_BDHW, torch.ones(1, 5, 8, 8))
 
 
@@ -184,7 +185,36 @@ def test_a_place_that_normals_agree_on_gives_a_defect_away_sooner() -> None:
 
 def test_an_image_that_is_alone_is_remembered_without_places() -> None:
     state = MemoryBank(settings(), CPU).fit(Memory(textures(1)), 0).state()
-    assert sorted(state) == ["mean_D", "memory_MD", "scale_D"]
+    assert sorted(state) == ["kernel_0", "kernel_1", "mean_D", "memory_MD", "scale_D"]
+
+
+@pytest.mark.parametrize(("kind", "tells"), [("detailed", True), ("averaged", False)])
+def test_detailed_patches_tell_a_pattern_that_averages_to_the_same(kind: str, tells: bool) -> None:
+    """Stripes of period 3 have one mean over 3 x 3 cells whatever their direction."""
+    across = torch.tensor([0.0, 1.0, 3.0]).repeat(3).expand(9, 9)
+    layers = [(stripes.expand(1, 2, 9, 9), torch.zeros(1, 1, 9, 9)) for stripes in (across, across.T)]
+    bank = MemoryBank(settings(patches=kind, memory="plain", standardize=False), CPU).fit(Memory(layers[0]), 0)
+    inside = bank.score(layers[1]).map_NHW[0, 2:-2, 2:-2]
+    assert (inside.min() > 0.1) == tells
+    assert (inside.max() < 1e-5) != tells
+
+
+def test_a_detector_keeps_its_kernels() -> None:
+    """So that what it remembers and what it is asked stay comparable, whatever later versions draw."""
+    detector, layers = bank(), textures(2, 1)
+    other = MemoryBank(detector.config, CPU).load_state(detector.state())
+    assert np.array_equal(other.score(layers).map_NHW, detector.score(layers).map_NHW)
+    state = detector.state()
+    state["kernel_0"] = torch.zeros_like(state["kernel_0"])
+    other.load_state(state)
+    assert not np.array_equal(other.score(layers).map_NHW, detector.score(layers).map_NHW)
+
+
+def test_wide_layers_are_projected_to_fewer_dimensions() -> None:
+    rng = np.random.default_rng(0)
+    wide = (torch.from_numpy(rng.normal(size=(3, 200, 4, 4))).float(), torch.ones(3, 4, 2, 2))
+    detector = MemoryBank(settings(memory="plain"), CPU).fit(Memory(wide), 0)
+    assert detector.state()["memory_MD"].shape[1] == patches.DETAIL_DIMS + 4
 
 
 def test_a_plain_memory_learns_no_places() -> None:

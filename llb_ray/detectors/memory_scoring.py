@@ -1,0 +1,103 @@
+"""Scores and maps of a memory bank as functions of its state, for single images and for exports.
+
+Shapes: as in `memory_bank`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from llb_ray.detectors.base import Layers, State
+from llb_ray.detectors.context import context_distances
+from llb_ray.detectors.inspected import blanked, seen_cells
+from llb_ray.detectors.memory_bank_config import MemoryBankConfig
+from llb_ray.detectors.patches import detailed_patches, patches, relative_distance, standardize
+from llb_ray.detectors.place_gaussians import place_distances, pool_places, unpool_places
+from llb_ray.detectors.tiles import WorstTile
+
+KERNEL = "kernel_"  # and the number of a layer: the name of its filter in the state
+_ROUNDING = 0.01  # usual distances are near 1; a root would magnify the rounding of those of remembered patches
+_CHUNK_CELLS = 1024  # cells compared with the memory at once: 16 MB of distances at 4,000 entries
+Named = Mapping[str, torch.Tensor]  # a state, or the buffers of an exported one
+
+
+class MemoryScorer(nn.Module):
+    """Scores and maps of `score_images` with the state in buffers, the same within float noise."""
+
+    def __init__(self, config: MemoryBankConfig, score: WorstTile, state: State) -> None:
+        super().__init__()
+        self._config, self._score = config, score
+        for name, tensor in state.items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score [B] and map [B, H, W]."""
+        return score_images(layers, self._config, self._score, dict(self.named_buffers()), chunked=False)
+
+
+def score_images(
+    layers: Layers, config: MemoryBankConfig, score: WorstTile, state: Named, chunked: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score [B] and map [B, H, W], by the cells that are looked at; `chunked` bounds memory."""
+    patch_BDHW = standardize(remembered(layers, config, state), state["mean_D"], state["scale_D"])
+    patch_QD = patch_BDHW.permute(0, 2, 3, 1).flatten(0, 2)
+    parts = torch.split(patch_QD, _CHUNK_CELLS) if chunked else [patch_QD]
+    near_BHW = torch.cat([_nearest(part_QD, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
+    decisive_BHW, map_BHW = _combine(near_BHW, layers, config, state)
+    seen_HW = seen_cells(state)
+    return score(decisive_BHW, seen_HW), blanked(map_BHW, seen_HW)
+
+
+def shallow(layers: Layers, config: MemoryBankConfig) -> Layers:
+    """The layers that patches are made of, without a deeper one for the context."""
+    return layers[: config.backbone.num_layers]
+
+
+def remembered(layers: Layers, config: MemoryBankConfig, state: Named) -> torch.Tensor:
+    """Patches [B, D, H, W] as the memory has them; averaged ones where the state has no kernels."""
+    kernels = kernels_of(state)
+    return detailed_patches(shallow(layers, config), kernels) if kernels else averaged(layers, config)
+
+
+def averaged(layers: Layers, config: MemoryBankConfig) -> torch.Tensor:
+    """Averaged patches [B, E, H, W] on the first layer's grid."""
+    return patches(shallow(layers, config), config.neighbourhood)
+
+
+def deep_patches(layers: Layers, config: MemoryBankConfig) -> torch.Tensor | None:
+    """Patches [B, C, h, w] of a deeper layer for the context; None without one."""
+    deep = layers[config.backbone.num_layers :]
+    return patches(deep, config.neighbourhood) if deep else None
+
+
+def kernels_of(state: Named) -> Sequence[torch.Tensor]:
+    """The filters of detailed patches, by layer; none of averaged ones."""
+    return [state[name] for name in sorted(state) if name.startswith(KERNEL)]
+
+
+def at_places(average_BEHW: torch.Tensor, state: Named) -> torch.Tensor:
+    """Standardised averages [B, E, h, w] at their places."""
+    return standardize(pool_places(average_BEHW), state["average_mean_E"], state["average_scale_E"])
+
+
+def _nearest(patch_QD: torch.Tensor, state: Named) -> torch.Tensor:
+    """Distance [Q] of standardised patches to the memory, per root of D."""
+    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"))
+
+
+def _combine(
+    near_BHW: torch.Tensor, layers: Layers, config: MemoryBankConfig, state: Named
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as
+    places and context were learnt."""
+    if "place_mean_Ld" not in state:
+        return near_BHW, near_BHW
+    placed_Bhw = place_distances(at_places(averaged(layers, config), state), state)
+    placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
+    near_BHW = near_BHW.clamp(min=_ROUNDING)
+    map_BHW = (near_BHW * placed_BHW).sqrt()
+    if (deep_BChw := deep_patches(layers, config)) is None:
+        return map_BHW, map_BHW
+    context_BHW = context_distances(deep_BChw, state, near_BHW.shape[1:])
+    return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW
