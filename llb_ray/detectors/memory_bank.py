@@ -90,9 +90,9 @@ class MemoryBank:
     def _kernels(self, source: Source) -> State:
         """Filters of detailed patches, for channels with the spread that they have in a few images; none for averaged
         patches."""
-        if self.config.patches == "averaged":
+        if (few := self.config.first_reads(len(source))) == 0:
             return {}
-        layers = source.batch(np.arange(min(len(source), self._fit_batch)))
+        layers = source.batch(np.arange(few))
         kernels = random_kernels(shallow(layers, self.config), self.config.neighbourhood, self.config.standardize)
         return {f"{KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
 

@@ -9,6 +9,7 @@ from llb_ray.config import BackboneDetectorConfig, ImportanceConfig, Role, SlowC
 if TYPE_CHECKING:
     import torch
 
+_STANDARDIZED_BY = 32  # images: 25,000 cells of a layer, enough for the spread of a channel
 _TRIAL_CORESET = 4000  # entries are chosen in seconds
 
 
@@ -54,8 +55,13 @@ class MemoryBankConfig(BackboneDetectorConfig):
         return self.memory in ("by_filter", "placed")
 
     def reads(self, role: Role, num_rows: int) -> int:
-        """Every image once for the memory, and for a placed one once more for the places."""
-        return num_rows * (2 if self.memory in ("by_filter", "placed") else 1)
+        """Every image once for the memory, and for a placed one once more for the places; a few first for detailed
+        patches."""
+        return num_rows * (2 if self.memory in ("by_filter", "placed") else 1) + self.first_reads(num_rows)
+
+    def first_reads(self, num_rows: int) -> int:
+        """Images by which channels are standardised before detailed patches are made of them."""
+        return min(num_rows, self.images_at_once(_STANDARDIZED_BY)) if self.patches == "detailed" else 0
 
     def shortened(self, steps: int) -> tuple[Self, float]:
         """See `DetectorConfig`."""
