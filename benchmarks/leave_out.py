@@ -43,6 +43,7 @@ class Choice(NamedTuple):
 
 DETECTORS, ENSEMBLE = "llb_ray.detectors", "llb_ray.ensemble"
 CHOICES: Mapping[str, Choice] = {
+    "detector.patches": Choice(("detailed", "averaged")),
     "detector.memory": Choice(("by_filter", "plain")),
     "detector.context": Choice((True, False)),
     "detector.neighbourhood": Choice((3, 1, 5)),
