@@ -1,5 +1,6 @@
 """Layers out of the cache and layers encoded anew are the same layers; copies, small disks and small GPUs."""
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from llb_ray.engine.features import encoding as photographs_module
 from llb_ray.engine.features.cache_budget import no_room
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef
 from llb_ray.engine.features.feature_access import CachedFeatures, CachedSource, FeatureAccess, StreamedFeatures
-from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shards_of
 from llb_ray.errors import ResourceError
 from tests.support import final_files
 
@@ -56,10 +57,16 @@ def images(manifest: Manifest) -> list[ImageRef]:
 
 
 @pytest.fixture
-def accesses(photographs: FeatureExtractor, images: list[ImageRef], place: WorkerContext) -> list[FeatureAccess]:
-    """The cache, made, and the way around it."""
+def shards(photographs: FeatureExtractor, images: list[ImageRef]) -> list[Shard]:
     copies = [[replace(image, augment=kind) for image in images] for kind in (None, *AUGMENT)]
-    shards = [shard for one in copies for shard in shards_of(one, digest(dict(photographs.encoder)), 20)]
+    return [shard for one in copies for shard in shards_of(one, digest(dict(photographs.encoder)), 20)]
+
+
+@pytest.fixture
+def accesses(
+    photographs: FeatureExtractor, images: list[ImageRef], shards: list[Shard], place: WorkerContext
+) -> list[FeatureAccess]:
+    """The cache, made, and the way around it."""
     Featurizer(FeaturizerSpec("all", place, photographs, tuple(shards))).encode()
     return [CachedFeatures(tuple(shard.recipe for shard in shards)), StreamedFeatures(photographs, tuple(images))]
 
@@ -83,6 +90,24 @@ def test_streamed_layers_are_the_cached_ones(
     for one, other in zip(fronts, backs, strict=True):
         assert len(one) == 7
         assert np.allclose(one, other, rtol=2e-3, atol=1e-3)
+
+
+def test_a_worker_is_given_its_share_and_looks_through_no_other_shard(
+    accesses: list[FeatureAccess], shards: list[Shard], place: WorkerContext
+) -> None:
+    plain = [shard for shard in shards if shard.images[0].augment is None]
+    chosen, others = plain[0].image_ids, plain[-1].image_ids
+    assert len(plain) > 1
+    for access in accesses:
+        mine = access.only(chosen, shards)
+        assert len(pickle.dumps(mine)) < len(pickle.dumps(access))
+        one, other = (one.source(chosen, place, AUGMENT).batch(np.arange(3 * len(chosen))) for one in (mine, access))
+        assert all(map(torch.equal, one, other))
+        with pytest.raises(KeyError):
+            mine.source(others, place)
+    cached = accesses[0].only(chosen, plain)
+    assert isinstance(cached, CachedFeatures)
+    assert cached.recipes == (plain[0].recipe,)
 
 
 def test_copies_follow_the_plain_images_in_the_same_order(

@@ -1,6 +1,7 @@
 """Budget of the feature cache: is there room for it, and what does it save?"""
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,15 @@ _FREE_SHARE = 0.9  # of the free disk; the rest is for scores, maps and everybod
 class Features:
     """The layers of a run's images: the shards they are cut into, and how to come by them."""
 
-    shards: list[Shard]  # of the plain images; a cache has more, of their augmented copies
+    shards: list[Shard]  # of the plain images
+    copies: list[Shard]  # of their augmented copies, where they are cached
     cached: list[Artifact]  # empty where they are encoded whenever they are read
     access: FeatureAccess
     ignored: Ignored | None = None  # the pixels that none of them is about
+
+    def access_to(self, image_ids: Collection[str]) -> FeatureAccess:
+        """Access to the layers of these images alone, for a worker that needs no others."""
+        return self.access.only(image_ids, [*self.shards, *self.copies])
 
     @property
     def encoder(self) -> str:

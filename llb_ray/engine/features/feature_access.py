@@ -15,6 +15,7 @@ from llb_ray.detectors.base import Layers, Source, row_batches
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.protocols import WorkerContext, device_for
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
+from llb_ray.engine.features.featurizer import Shard
 
 _HELD_BYTES = 8 * 2**20  # of mapped shards; the kernel maps several times that around what is read
 Rows = npt.NDArray[np.int64]
@@ -35,12 +36,19 @@ class FeatureAccess(Protocol):
     ) -> OrderedSource:
         """The layers of these images, on the worker's device; augmented copies follow the plain images."""
 
+    def only(self, image_ids: Collection[str], shards: Sequence[Shard]) -> "FeatureAccess":
+        """Access to these images alone, of all that are in `shards`: a worker looks through no more than it needs."""
+
 
 @dataclass(frozen=True)
 class CachedFeatures:
     """Layers in the shards made by `recipes`; knows no path, so that no folder's name can help a detector."""
 
     recipes: tuple[Recipe, ...]
+
+    def only(self, image_ids: Collection[str], shards: Sequence[Shard]) -> "CachedFeatures":
+        wanted = frozenset(image_ids)
+        return CachedFeatures(tuple(shard.recipe for shard in shards if not wanted.isdisjoint(shard.image_ids)))
 
     def source(
         self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
@@ -55,6 +63,10 @@ class StreamedFeatures:
 
     photographs: FeatureExtractor
     images: tuple[ImageRef, ...]
+
+    def only(self, image_ids: Collection[str], shards: Sequence[Shard]) -> "StreamedFeatures":
+        wanted = frozenset(image_ids)
+        return replace(self, images=tuple(image for image in self.images if image.image_id in wanted))
 
     def source(
         self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()

@@ -20,7 +20,7 @@ from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Gr
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.features.cache_budget import EncoderPasses, Features, no_room, trial
 from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef, Stored, layers_of
-from llb_ray.engine.features.feature_access import CachedFeatures, FeatureAccess, StreamedFeatures
+from llb_ray.engine.features.feature_access import CachedFeatures, StreamedFeatures
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shard_images, shards_of
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
@@ -52,7 +52,8 @@ class ParallelStages:
         photographs = self._photographs(scale, levels, ignored)
         cuts = (shards_of(images, photographs.key, self._shard_images) for images in self._cuts)
         plain = [shard for shards in cuts for shard in shards]
-        shards = [*plain, *self._augmented_shards(photographs.key)]
+        copies = list(self._augmented_shards(photographs.key))
+        shards = [*plain, *copies]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("features", reused=not missing):
             if missing:
@@ -62,13 +63,13 @@ class ParallelStages:
                 )
                 if problem:
                     self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
-                    return Features(plain, [], StreamedFeatures(photographs, self._images), ignored)
+                    return Features(plain, [], [], StreamedFeatures(photographs, self._images), ignored)
                 parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
                 self.dispatcher.each(Featurizer, [self._featurizer(slot, part, photographs) for slot, part in parts])
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
-        return Features(plain, cached, CachedFeatures(tuple(shard.recipe for shard in shards)), ignored)
+        return Features(plain, copies, cached, CachedFeatures(tuple(shard.recipe for shard in shards)), ignored)
 
     def member(
         self, name: str, settings: Mapping[str, Any], images: Mapping[str, float], features: Features
@@ -80,7 +81,7 @@ class ParallelStages:
             detector=self.config.detector_of(settings["role"]),
             importance=self.config.importance_of(settings["role"]),
             settings=settings,
-            access=features.access,
+            access=features.access_to(images),
             encoder_digest=features.encoder,
             images=images,
             ignored=features.ignored,
@@ -117,7 +118,7 @@ class ParallelStages:
         with self._clock.timed(stage, reused=not missing):
             if missing:
                 parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
-                specs = [self._scorer(slot, part, fitted, features.access, keeps_maps) for slot, part in parts]
+                specs = [self._scorer(slot, part, fitted, features, keeps_maps) for slot, part in parts]
                 self.dispatcher.each(Scorer, specs)
         self.passes.recomputing += len(fitted) * len(chosen)
         self.passes.done += sum(
@@ -148,7 +149,7 @@ class ParallelStages:
         with self._clock.timed(stage, reused=not todo):
             fitted = {name: {name: asked[name][0]} for name in todo}
             specs = [
-                self._scorer(slot, tuple(missing), fitted[name], features.access, keeps_maps)
+                self._scorer(slot, tuple(missing), fitted[name], features, keeps_maps)
                 for slot, (name, missing) in enumerate(todo.items())
             ]
             self.dispatcher.each(Scorer, specs)
@@ -184,12 +185,13 @@ class ParallelStages:
         slot: int,
         shards: tuple[ScoreShard, ...],
         fitted: Mapping[str, Artifact],
-        access: FeatureAccess,
+        features: Features,
         keeps_maps: bool,
     ) -> ScorerSpec:
         name = f"scorer-{slot:03d}"
         role = next(iter(fitted.values())).settings["role"]  # all of one kind
         detector = self.config.detector_of(role)
+        access = features.access_to([image_id for shard in shards for image_id in shard.image_ids])
         return ScorerSpec(name, self._place, detector, fitted, access, shards, keeps_maps)
 
     @cached_property
