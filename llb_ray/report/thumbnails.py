@@ -26,14 +26,14 @@ from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, pixel_grid, smooth_maps
+from llb_ray.report.heatmaps import Floats, Scale, kept_maps, photograph, pixel_grid
+from llb_ray.report.small_maps import small_map, small_maps
 from llb_ray.report.unusual_places import Place, Range
 
 BUDGET_BYTES = 20 * 2**20  # of all thumbnails of a page
 _SIDES_PX = (320, 256, 192, 144, 112, 96, 80)
 _QUALITY = 70
 _EFFORT = 2  # of WebP's 0 to 6: half the time of its usual 4, for files a twentieth larger
-_MAP_PX = 64
 _SAMPLE = 32
 _THREADS = min(8, os.cpu_count() or 1)  # each may hold one image of data.max_pixels
 _BATCH = 64
@@ -100,13 +100,13 @@ class Pictures:
         return image
 
     def _maps(self, image_ids: Sequence[str]) -> Iterator[Floats]:
-        """As `_small` makes them."""
+        """As the page needs them."""
         grid = pixel_grid(self.run.folder)
         scores = read_scores(self.run.made.final_scores)
         rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
         for some in row_batches(len(rows), _BATCH):
             map_NHW = scores.take(rows.take(pa.array(some)))["map"].combine_chunks().to_numpy_ndarray()
-            yield from map(_small, smooth_maps(map_NHW, grid))
+            yield from small_maps(map_NHW, grid)
 
     def _drawn(self, map_HW: Floats) -> Image.Image:
         return Image.fromarray(np.rint(255 * self.scale.share(map_HW)).astype(np.uint8))
@@ -115,14 +115,8 @@ class Pictures:
 def _noted(maps: Iterable[Floats], small: list[Floats]) -> Iterator[Floats]:
     """The maps, one by one, each added to `small` as the page needs it."""
     for map_HW in maps:
-        small.append(_small(map_HW))
+        small.append(small_map(map_HW))
         yield map_HW
-
-
-def _small(map_HW: Floats) -> Floats:
-    """A map as large as the page needs it."""
-    small = min(_MAP_PX, *map_HW.shape)
-    return np.asarray(Image.fromarray(map_HW).resize((small, small), Image.Resampling.BOX))
 
 
 def _side(sample: Sequence[Image.Image], num_images: int) -> int:
