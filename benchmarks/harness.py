@@ -1,13 +1,14 @@
 """What the benchmark scripts share: run every (alpha, seed, filter), keep raw rows, print an honest table."""
 
 import csv
+import json
 import os
 import platform
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llb_ray import Manifest, RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.manifest import TRAIN
 from llb_ray.data.tables import read_table
+from llb_ray.disk import write_json
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -60,6 +62,15 @@ def sweep(
                     f"alpha {alpha:g} seed {seed} {name:7s} I-AUROC {row['i_auroc']:.4f}", file=sys.stderr, flush=True
                 )
                 yield row
+
+
+def kept_rows(path: Path, measure: Callable[[], Iterable[Row]]) -> list[Row]:
+    """The rows of `measure`, from the JSON file `path` where an earlier call left them: hours of work in parts."""
+    if path.exists():
+        return list(json.loads(path.read_text()))
+    rows = list(measure())
+    write_json(path, rows)
+    return rows
 
 
 def llb_runs(

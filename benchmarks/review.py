@@ -5,8 +5,8 @@
 Of each labelled set (MVTec layout), a fifth of defects is mixed into the training images, and the default detector is
 trained.  The person is played by the labels and asked in the order of the report, *answer changes most, first*; an
 answer holds for the whole group of look-alikes.  The run is repurified after so many answers, and compared with
-decisions by the truth about every image.  Beside it, the order *nearest to the cut*.  Writes benchmarks/review.md and
-the raw rows beside it.
+decisions by the truth about every image.  Beside it, the orders *nearest to the cut* and *at random*.  Rows of a set
+stay in `--out`, so that an interrupted benchmark is resumed.  Writes benchmarks/review.md and the raw rows beside it.
 """
 
 import argparse
@@ -15,11 +15,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Row, software, training_labels, write_rows
+from harness import Row, kept_rows, software, training_labels, write_rows
 
 import llb_ray
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -29,18 +30,25 @@ from llb_ray.report.member_agreement import Votes
 
 HERE = Path(__file__).parent
 ALPHA = 0.2
-ORDERS = ("answer changes most", "nearest to the cut")
+ORDERS = ("answer changes most", "nearest to the cut", "at random")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", dest="sets", action="append", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--answers", type=int, nargs="+", default=[5, 10, 20, 40])
+    parser.add_argument("--answers", type=int, nargs="+", default=[5, 20])
     parser.add_argument("--result", type=Path, default=HERE / "review.md")
     arguments = parser.parse_args()
     named = [one.partition("=")[::2] for one in arguments.sets]
-    rows = [row for name, data in named for row in measured(name, Path(data), arguments.out / name, arguments.answers)]
+    rows = [
+        row
+        for name, data in named
+        for row in kept_rows(
+            arguments.out / f"{name}.json",
+            partial(measured, name, Path(data), arguments.out / name, arguments.answers),
+        )
+    ]
     write_rows(rows, arguments.result.with_suffix(".csv"))
     arguments.result.write_text(page(rows))
     print(arguments.result.read_text())
@@ -54,12 +62,16 @@ def measured(name: str, data: Path, out: Path, counts: Sequence[int]) -> Iterato
     llb_ray.run(config, llb_ray.read_folder(photos, config), out=out / "run", executor="serial")
     run = FinishedRun(RunFolder.open(out / "run"), None)
     truth, columns = training_labels(run), gallery(run, Votes.of(run), lambda done, total: None).columns
-    yield row_of(name, "-", 0, 0, run_metrics(out / "run"))
+    # The final detector alone is compared: without a threshold it is all that is trained again.
+    config = llb_ray.load_config(None, ["threshold.method=none"])
+    first = llb_ray.run(config, llb_ray.read_folder(photos, config), out=out / "run", executor="serial")
+    yield row_of(name, "-", 0, {}, columns, truth, first.metrics)
     for order in ORDERS:
         for count in counts:
             said = answers(columns, truth, order, count)
-            yield row_of(name, order, count, len(said), repurified(out, said, f"{order[:7]}-{count}"))
-    yield row_of(name, "oracle", len(truth), len(truth), repurified(out, truth, "oracle"))
+            metrics = repurified(out, said, f"{ORDERS.index(order)}-{count}")
+            yield row_of(name, order, count, said, columns, truth, metrics)
+    yield row_of(name, "oracle", len(truth), truth, columns, truth, repurified(out, truth, "oracle"))
 
 
 def contaminated(data: Path, out: Path) -> Path:
@@ -85,6 +97,8 @@ def answers(columns: Mapping[str, Any], truth: Mapping[str, int], order: str, co
     rows = list(range(len(ids)))
     if order == ORDERS[0]:
         rows.sort(key=lambda at: -columns["worth"][at])
+    elif order == ORDERS[2]:
+        rows = np.random.default_rng(0).permutation(len(ids)).tolist()
     said: dict[str, int] = {}
     for at in rows:
         if count == 0:
@@ -109,33 +123,39 @@ def repurified(out: Path, said: Mapping[str, int], name: str) -> Mapping[str, An
     return metrics
 
 
-def run_metrics(run: Path) -> Mapping[str, Any]:
-    outcome = llb_ray.status(run).outcome
-    assert outcome is not None
-    return outcome.metrics
-
-
-def row_of(name: str, order: str, asked: int, images: int, metrics: Mapping[str, Any]) -> Row:
+def row_of(
+    name: str,
+    order: str,
+    asked: int,
+    said: Mapping[str, int],
+    columns: Mapping[str, Any],
+    truth: Mapping[str, int],
+    metrics: Mapping[str, Any],
+) -> Row:
+    """A row with the metrics, and how many training images are wrongly kept or rejected after the answers."""
+    decided = {image_id: 1 - kept for image_id, kept in zip(columns["image_id"], columns["kept"], strict=True)} | said
+    wrong = sum(decided[image_id] != label for image_id, label in truth.items())
     keys = ("i_auroc", "residual_contamination", "normals_lost")
-    return {"set": name, "order": order, "answers": asked, "images": images, **{key: metrics[key] for key in keys}}
+    facts = {"set": name, "order": order, "answers": asked, "images": len(said), "wrong": wrong}
+    return facts | {key: metrics[key] for key in keys}
 
 
 def page(rows: Sequence[Row]) -> str:
-    titles = ("set", "asked in the order", "answers", "images decided", "I-AUROC", "gap closed", "contamination left")
+    titles = ("set", "asked in the order", "answers", "images decided", "wrong decisions", "I-AUROC", "gap closed")
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for name in dict.fromkeys(row["set"] for row in rows):
         mine = [row for row in rows if row["set"] == name]
         first, oracle = mine[0]["i_auroc"], mine[-1]["i_auroc"]
         for row in mine:
             gap = (row["i_auroc"] - first) / (oracle - first) if oracle > first else float("nan")
-            numbers = [f"{row['i_auroc']:.3f}", f"{gap:.2f}", f"{row['residual_contamination']:.3f}"]
-            lines.append(
-                "| " + " | ".join([name, row["order"], f"{row['answers']}", f"{row['images']}", *numbers]) + " |"
-            )
+            counts = [str(row[key]) for key in ("answers", "images", "wrong")]
+            cells = [name, row["order"], *counts, f"{row['i_auroc']:.3f}", f"{gap:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
     said = (
         f"The default memory bank, {ALPHA:.0%} of defects in training (fewer where a set has few), one seed.  *gap "
-        "closed*: share of the way from no answer to the truth about every image (*oracle*), in image AUROC.  One "
-        "answer holds for a group of look-alikes."
+        "closed*: share of the way from no answer to the truth about every image (*oracle*), in image AUROC.  *wrong "
+        "decisions*: training images that are kept and anomalous, or rejected and normal.  One answer holds for a "
+        "group of look-alikes."
     )
     command = "python benchmarks/review.py " + " ".join(sys.argv[1:])
     title = f"# Decisions of a person beside the oracle, {date.today()}\n\n{software(command)}"

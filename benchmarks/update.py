@@ -3,8 +3,8 @@
     python benchmarks/update.py --set glass_fabric=.../glass_fabric --set commutator=.../commutator --out runs/update
 
 Of each labelled set (MVTec layout), training images with a tenth of defects mixed in are divided at random: a run of
-three quarters, updated with the rest, is compared with one run of all, over several draws.  Writes
-benchmarks/update.md and the raw rows beside it.
+three quarters, updated with the rest, is compared with one run of all, over several draws.  Rows of a draw stay in
+`--out`, so that an interrupted benchmark is resumed.  Writes benchmarks/update.md and the raw rows beside it.
 """
 
 import argparse
@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from harness import Row, software, spread, write_rows
+from harness import Row, kept_rows, software, spread, write_rows
 
 import llb_ray
 from llb_ray.disk import link_or_copy
@@ -36,9 +37,13 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=HERE / "update.md")
     arguments = parser.parse_args()
     named = [one.partition("=")[::2] for one in arguments.sets]
-    rows = [
-        row for name, data in named for draw in range(arguments.draws) for row in drawn(arguments.out, name, data, draw)
-    ]
+    out, draws = arguments.out, range(arguments.draws)
+    parts = (
+        kept_rows(out / f"{name}-{draw}.json", partial(drawn, out, name, data, draw))
+        for name, data in named
+        for draw in draws
+    )
+    rows = [row for part in parts for row in part]
     write_rows(rows, arguments.result.with_suffix(".csv"))
     arguments.result.write_text(page(rows))
     print(arguments.result.read_text())

@@ -16,12 +16,14 @@ def review(
     out: str | Path | None = None,
     decisions: str | Path | None = None,
     port: int = 8010,
+    data: str | Path | None = None,
     options: Sequence[str] = (),
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """Inside, the address of the review of the finished `run`, and a function that serves it until it is interrupted.
 
     Decisions go to the file `decisions` (default: ``RUN-overrides.csv``); the page's button runs ``llb-ray repurify``
-    into `out` (default: ``RUN-reviewed``) with these `options`.  Raises a `LlbError` for a run without a report.
+    into `out` (default: ``RUN-reviewed``) with these `options`; `data` is where the images are now, if they have moved.
+    Raises a `LlbError` for a run without a report.
     """
     refuse_missing()
     import uvicorn
@@ -29,7 +31,7 @@ def review(
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import REPORT, RunFolder
     from llb_ray.serving.access import refuse_taken
-    from llb_ray.serving.decisions import Decisions
+    from llb_ray.serving.decisions import Decisions, alone_with
     from llb_ray.serving.repurify_job import RepurifyJob
     from llb_ray.serving.review import review_app, secret_path
 
@@ -39,14 +41,15 @@ def review(
     if not page.exists():
         raise ArtifactError(f"{folder}: has no report; write it with `llb-ray report {folder}`")
     file = Path(decisions or f"{folder}-overrides.csv").absolute()
-    names = (finished.purified[name].to_pylist() for name in ("image_id", "path"))
-    said = Decisions(file, dict(zip(*names, strict=True)))
-    job = RepurifyJob(folder, file, local_folder("--out", out or f"{folder}-reviewed").absolute(), options)
+    paths = dict(zip(*(finished.purified[name].to_pylist() for name in ("image_id", "path")), strict=True))
+    target = local_folder("--out", out or f"{folder}-reviewed").absolute()
+    job = RepurifyJob(folder, file, target, options, None if data is None else Path(data))
     secret = secret_path()
-    app = review_app(page.read_text(), said, job, secret)
-    refuse_taken(LOOPBACK, port)
-    server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning"))
-    try:
-        yield f"http://{LOOPBACK}:{port}/{secret}/", server.run
-    finally:
-        job.stop()
+    with alone_with(file):
+        app = review_app(page.read_text(), Decisions(file, paths), job, secret)
+        refuse_taken(LOOPBACK, port)
+        server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning"))
+        try:
+            yield f"http://{LOOPBACK}:{port}/{secret}/", server.run
+        finally:
+            job.stop()

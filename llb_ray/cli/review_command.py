@@ -28,7 +28,7 @@ def review(
     with refusals() as console:
         from llb_ray import api
 
-        options = ["--executor", executor, "--by", by, *(() if data is None else ("--data", str(data)))]
-        with api.review(run_folder, out=out, decisions=decisions, port=port, options=options) as (address, run):
+        options, files = ["--executor", executor, "--by", by], {"out": out, "decisions": decisions, "data": data}
+        with api.review(run_folder, port=port, options=options, **files) as (address, run):
             console.print(f"{address} is the review, for this machine only; Ctrl-C ends it", soft_wrap=True)
             run()

@@ -10,7 +10,7 @@ from rich.table import Table
 from llb_ray.engine.drift.alarms import Watched
 from llb_ray.engine.drift.watch import Drift
 
-_COLUMNS = ("lot", "images", "above", "share", "95 % interval", "median", "distance", "alarm")
+_COLUMNS = ("lot", "images", "above", "share", "95 % interval", "median", "distance", "features", "alarm")
 
 
 def show_drift(console: Console, drift: Drift, page: Path | None) -> None:
@@ -23,7 +23,7 @@ def show_drift(console: Console, drift: Drift, page: Path | None) -> None:
     console.print(table)
     reference = drift.reference
     console.print(
-        f"compared with {reference.name} ({len(reference.score_N)} images); {drift.num_alarms} of {len(drift.watched)} "
+        f"compared with {reference.name} ({len(reference.score_M)} images); {drift.num_alarms} of {len(drift.watched)} "
         f"lots raise an alarm (threshold {reference.threshold:.4g}, at most {reference.max_share:.2%} above it)",
         soft_wrap=True,
     )
@@ -34,9 +34,10 @@ def show_drift(console: Console, drift: Drift, page: Path | None) -> None:
 def drift_object(drift: Drift) -> dict[str, Any]:
     """The same, JSON-ready."""
     reference = drift.reference
+    num_features = 0 if reference.feature_MS is None else len(reference.feature_MS)
     return {
         "run": drift.run,
-        "reference": {"name": reference.name, "num_images": len(reference.score_N)},
+        "reference": {"name": reference.name, "num_images": len(reference.score_M), "num_features": num_features},
         "threshold": reference.threshold,
         "max_share": reference.max_share,
         "level": drift.level,
@@ -55,5 +56,6 @@ def _cells(lot: Watched) -> list[str]:
         *share,
         f"{lot.quantiles[1]:.4g}",
         f"{lot.distance:.3f}",
+        "-" if lot.feature_shift is None else f"{lot.feature_shift.distance:.2f} of {lot.feature_shift.limit:.2f}",
         ", ".join(lot.alarms),
     ]

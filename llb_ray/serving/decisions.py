@@ -1,16 +1,18 @@
 """Decisions of a review, by image: written to an overrides.csv after each change, and undone one change at a time."""
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from llb_ray.disk import write_atomic
 from llb_ray.ensemble.overrides import WORDS
-from llb_ray.errors import DataError
+from llb_ray.errors import DataError, ResourceError
 from llb_ray.names import path_cell
 
 _MOST_UNDONE = 1000
@@ -25,6 +27,19 @@ class Decision(BaseModel):
 
 
 Changes = Mapping[str, Decision | None]
+
+
+@contextlib.contextmanager
+def alone_with(file: Path) -> Iterator[None]:
+    """Inside, no other review writes the file; raises ResourceError where one does, which would undo what it saves."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(file.with_name(f".{file.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise ResourceError(
+            f"{file}: another review saves its decisions here; go on there, or name other --decisions"
+        ) from error
 
 
 class Decisions:
@@ -46,13 +61,16 @@ class Decisions:
         if unknown is not None:
             raise DataError(f"image {unknown[:64]!r} is not among the training images of this run; reload the page")
         before = {image_id: self._said.get(image_id) for image_id in changes}
+        if before == {image_id: one if one != Decision() else None for image_id, one in changes.items()}:
+            return  # sent twice: undo takes back a change that can be seen
         self._apply(changes)
         self._before = [*self._before[1 - _MOST_UNDONE :], before]
 
     def undo(self) -> None:
         """Take back the last change, from any page; without one, nothing happens."""
         if self._before:
-            self._apply(self._before.pop())
+            self._apply(self._before[-1])
+            self._before.pop()
 
     @property
     def can_undo(self) -> bool:

@@ -4,7 +4,9 @@ The page is the run's own report.html with one script more.  It is served below 
 machine share the loopback, and takes changes only from pages of its own.
 """
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from importlib.resources import files as resources
 from typing import Any
 
@@ -23,7 +25,7 @@ from llb_ray.serving.access import LOCAL
 from llb_ray.serving.decisions import Decision, Decisions
 from llb_ray.serving.repurify_job import RepurifyJob
 
-_FORBIDDEN, _MISSING, _BAD = 403, 404, 422
+_FORBIDDEN, _MISSING, _BAD, _NO_ROOM = 403, 404, 422, 507
 _CHANGES = TypeAdapter(dict[str, Decision | None])
 _POLICY = "script-src '"  # in the report's own, once
 
@@ -84,14 +86,17 @@ class _Review:
     async def change(self, request: Request) -> Response:
         _refuse_other_pages(request)
         try:
-            self._decisions.change(_CHANGES.validate_json(await request.body()))
+            changes = _CHANGES.validate_json(await request.body())
+            with _saving():
+                self._decisions.change(changes)
         except (ValidationError, DataError) as error:
             raise HTTPException(_BAD, str(error).splitlines()[0]) from error
         return self._state()
 
     async def undo(self, request: Request) -> Response:
         _refuse_other_pages(request)
-        self._decisions.undo()
+        with _saving():
+            self._decisions.undo()
         return self._state()
 
     async def repurify(self, request: Request) -> Response:
@@ -105,6 +110,15 @@ class _Review:
         said: dict[str, Any] = {"version": self._decisions.version, "decisions": self._decisions.as_json()}
         said |= {"can_undo": self._decisions.can_undo, "job": self._job.as_json()}
         return JSONResponse(said)
+
+
+@contextlib.contextmanager
+def _saving() -> Iterator[None]:
+    """A disk that is full or gone is the answer, and the page keeps what it could not save."""
+    try:
+        yield
+    except OSError as error:
+        raise HTTPException(_NO_ROOM, f"{error.filename}: {error.strerror}; decisions stay in the browser") from error
 
 
 def _refuse_other_pages(request: Request) -> None:

@@ -11,6 +11,7 @@ from llb_ray.tracking.records import Record
 
 Item = TypeVar("Item")
 _METRICS_AT_ONCE, _PARAMS_AT_ONCE = 1000, 100  # limits of its server
+_RETRIES = "2"  # of a request, a few seconds; MLflow's own 7 take minutes, during which nothing is said
 _LONGEST = 500  # characters of a parameter that every store takes
 
 
@@ -19,6 +20,7 @@ def log_mlflow(record: Record, run_id: str | None, parent: str | None) -> str:
 
     A run of this id gets the files again, and no figure twice.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
     from mlflow import MlflowClient
 
     client = MlflowClient()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,42 @@ from pyarrow import parquet
 
 import llb_ray
 from llb_ray.cli import main
-from llb_ray.engine.drift.alarms import SHARE, SHIFT, Reference, watched
+from llb_ray.engine.drift.alarms import FEATURES, SHARE, SHIFT, Lot, Reference, watched
+from llb_ray.engine.drift.feature_shift import feature_shift
 from tests.browser import chromium, complaints
 
 _LEVEL = 0.05
 
 
 def _reference(generator: np.random.Generator, num: int = 200) -> Reference:
-    return Reference("normal", generator.lognormal(size=num), threshold=10.3, max_share=0.03)
+    seen_MS = _features(generator, num)
+    return Reference("normal", generator.lognormal(size=num), threshold=10.3, max_share=0.03, feature_MS=seen_MS)
+
+
+def _features(generator: np.random.Generator, num: int) -> np.ndarray:
+    """Skewed and correlated, as those of photographs are."""
+    return generator.lognormal(size=(num, 20)) @ np.random.default_rng(7).normal(size=(20, 64))
+
+
+def _lot(generator: np.random.Generator, num: int = 30) -> Lot:
+    return Lot(generator.lognormal(size=num), _features(generator, num))
 
 
 def test_false_alarms_are_as_rare_as_the_level_says() -> None:
     generator = np.random.default_rng(0)
     alarms = 0
     for _ in range(300):
-        lots = {str(lot): generator.lognormal(size=30) for lot in range(3)}
+        lots = {str(lot): Lot(generator.lognormal(size=30)) for lot in range(3)}
         alarms += any(lot.alarms for lot in watched(_reference(generator), lots, _LEVEL))
     assert alarms / 300 <= _LEVEL + 3 * np.sqrt(_LEVEL * (1 - _LEVEL) / 300)
+
+
+@pytest.mark.parametrize("num", [5, 30])
+def test_features_raise_false_alarms_as_rarely(num: int) -> None:
+    generator, level = np.random.default_rng(0), 0.1
+    found = [feature_shift(_features(generator, 60), _features(generator, num), level) for _ in range(100)]
+    alarms = sum(one is not None and one.p < level for one in found)
+    assert alarms / 100 <= level + 3 * np.sqrt(level * (1 - level) / 100)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +65,7 @@ def test_false_alarms_are_as_rare_as_the_level_says() -> None:
 )
 def test_alarms_name_what_has_changed(change: Callable[[np.ndarray], np.ndarray], alarms: tuple[str, ...]) -> None:
     generator = np.random.default_rng(1)
-    (found,) = watched(_reference(generator), {"lot": change(generator.lognormal(size=80))}, _LEVEL)
+    (found,) = watched(_reference(generator), {"lot": Lot(change(generator.lognormal(size=80)))}, _LEVEL)
     assert found.alarms == alarms
     assert found.share_interval[0] <= found.share <= found.share_interval[1]
 
@@ -53,9 +73,37 @@ def test_alarms_name_what_has_changed(change: Callable[[np.ndarray], np.ndarray]
 def test_scores_of_other_detectors_raise_no_alarm_of_shift() -> None:
     generator = np.random.default_rng(1)
     reference = dataclasses.replace(_reference(generator), same_detector=False)
-    (found,) = watched(reference, {"lot": generator.lognormal(size=80) / 3}, _LEVEL)
+    (found,) = watched(reference, {"lot": Lot(generator.lognormal(size=80) / 3)}, _LEVEL)
     assert found.alarms == ()
     assert found.shift_p < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("move", "alarms"),
+    [
+        (lambda feature_NS: feature_NS + 1.5 * np.arange(64) % 3, (FEATURES,)),
+        (lambda feature_NS: feature_NS * 1.3, (FEATURES,)),
+        (lambda feature_NS: np.concatenate([feature_NS[1:], 1e6 * feature_NS[:1]]), ()),  # a picture of something else
+        (lambda feature_NS: feature_NS[:4] + 50, ()),  # too few images
+    ],
+    ids=["moved", "stretched", "one odd image", "four images"],
+)
+def test_a_shift_of_features_is_an_alarm_by_itself(
+    move: Callable[[np.ndarray], np.ndarray], alarms: tuple[str, ...]
+) -> None:
+    generator = np.random.default_rng(1)
+    reference, lot = _reference(generator), _lot(generator, 60)
+    feature_NS = move(lot.feature_NS)
+    (found,) = watched(reference, {"lot": Lot(lot.score_N[: len(feature_NS)], feature_NS)}, _LEVEL)
+    assert found.alarms == alarms
+    moved = found.feature_shift
+    assert moved is None or (moved.distance > moved.limit) == bool(alarms)
+
+
+def test_images_that_are_all_alike_have_not_moved() -> None:
+    found = feature_shift(np.ones((9, 64)), np.ones((7, 64)), 0.01)
+    assert found is not None
+    assert found.p == 1
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +143,31 @@ def test_predict_monitors_what_it_judges(
     assert f"{int(status == 3)} of 1 lots raise an alarm" in result.output
 
 
+def test_features_are_compared_with_the_runs_own_images(finished: Path, predicted: Path) -> None:
+    def moved(where: Path, **options: Any) -> list[bool | None]:
+        found = llb_ray.drift(finished, [where], **options)
+        shifts = [lot.feature_shift for lot in found.watched]
+        assert [FEATURES in lot.alarms for lot in found.watched] == [bool(s and s.distance > s.limit) for s in shifts]
+        return [None if one is None else one.distance > one.limit for one in shifts]
+
+    assert moved(predicted / "same") == [False]
+    assert moved(predicted / "bright") == [True]
+    assert moved(predicted / "same" / "scores.csv", reference=predicted / "same" / "scores.parquet") == [False]
+
+
+def test_a_prediction_of_an_earlier_version_has_no_features_to_compare(
+    finished: Path, predicted: Path, tmp_path: Path
+) -> None:
+    shutil.copy(predicted / "bright" / "scores.parquet", tmp_path / "scores.parquet")
+    found = llb_ray.drift(finished, [tmp_path], out=tmp_path / "drift.html")
+    assert found.watched[0].feature_shift is None
+    one = parquet.read_table(predicted / "same" / "scores.parquet").slice(0, 1)
+    parquet.write_table(one, tmp_path / "scores.parquet")
+    shutil.copy(predicted / "same" / "features.parquet", tmp_path / "features.parquet")
+    (single,) = llb_ray.drift(finished, [tmp_path], out=tmp_path / "drift.html").watched
+    assert (single.num_images, single.feature_shift, single.alarms) == (1, None, ())
+
+
 def test_lots_are_predictions_folders_or_values_of_a_column(finished: Path, predicted: Path, tmp_path: Path) -> None:
     rows = parquet.read_table(predicted / "same" / "scores.parquet").to_pylist()
     by_path, by_id = tmp_path / "paths.csv", tmp_path / "ids.csv"
@@ -123,6 +196,9 @@ def test_lots_are_predictions_folders_or_values_of_a_column(finished: Path, pred
         (["TABLE"], "not the scores of llb-ray predict"),
         (["OTHER"], "was not predicted with this run"),
         (["missing"], "no prediction here"),
+        (["EMPTY"], "no image; give the folder"),
+        (["DAMAGED"], "features.parquet: not readable"),
+        (["SAME", "--reference", "missing"], "no prediction here"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -132,6 +208,10 @@ def test_what_cannot_be_compared_is_one_sentence(
     table.write_text("path,lot\nx.png,1\n")
     other.write_text("path,image_id,score,decision,quantile\nx.png,00,1.5,normal,0.123\ny.png,01,1.6,normal,0.9\n")
     places = {"SAME": predicted / "same", "IMAGES": predicted / "images", "TABLE": table, "OTHER": other}
+    places |= {"EMPTY": tmp_path / "empty.csv", "DAMAGED": tmp_path / "damaged"}
+    places["EMPTY"].write_text(other.read_text().splitlines()[0] + "\n")
+    shutil.copytree(predicted / "same", places["DAMAGED"])
+    (places["DAMAGED"] / "features.parquet").write_bytes(b"PAR1 and nothing more")
     result = CliRunner().invoke(main, ["drift", str(finished), *(str(places.get(word, word)) for word in words)])
     assert result.exit_code == 1, result.output
     assert reason in result.output

@@ -193,6 +193,43 @@ def test_known_images_are_quarantined_and_nothing_new_is_refused(
     llb_ray.audit(tmp_path / "run", rescore=None)
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["RUN", "--data", "missing"], "missing: "),
+        (["RUN", "--data", "EMPTY"], "EMPTY: "),
+        (["RUN", "--data", "TEXT"], "TEXT: "),
+        (["EMPTY", "--data", "MORE"], "no finished run here"),
+        (["UNFINISHED", "--data", "MORE"], "no finished run here"),
+        (["RUN", "--data", "MORE", "--corrected", "EMPTY"], "scores.csv: not a readable CSV file"),
+        (["RUN", "--data", "MORE", "--corrected", "missing"], "scores.csv: not a readable CSV file"),
+    ],
+)
+def test_what_cannot_be_updated_is_one_sentence(
+    finished: Path, more: Path, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    places = {name: tmp_path / name for name in ("EMPTY", "TEXT", "UNFINISHED")}
+    places["EMPTY"].mkdir()
+    places["TEXT"].write_text("no folder")
+    shutil.copytree(finished, places["UNFINISHED"], ignore=shutil.ignore_patterns("run.json"))
+    places |= {"RUN": finished, "MORE": more}
+    said = ["update", *(str(places.get(word, word)) for word in words), "--out", str(tmp_path / "new")]
+    result = CliRunner().invoke(main, [*said, "--executor", "serial"])
+    assert result.exit_code == 1, result.output
+    assert reason.replace("EMPTY", str(places["EMPTY"])).replace("TEXT", str(places["TEXT"])) in result.output
+    assert result.output.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_new_images_may_have_another_size(finished: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    for number, source in enumerate(sorted((photos / "train" / "good").glob("*.png"))[:2]):
+        with Image.open(source) as image:
+            image.resize((97, 161)).convert("L").save(tmp_path / "large" / f"obj96{number}_view0.jpg")
+    result = llb_ray.update(finished, tmp_path / "large", out=tmp_path / "run", executor="serial")
+    assert (result.passes.done, result.num_input) == (2, 50)
+
+
 def test_results_do_not_go_among_the_photographs_or_over_the_run(finished: Path, more: Path) -> None:
     with pytest.raises(ArtifactError, match="inside the images' folder"):
         llb_ray.update(finished, more, out=more / "run", executor="serial")

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,70 @@ def test_what_is_no_image_is_one_sentence(client: AnyClient, content: bytes, rea
     assert answer.status_code == 422
     assert reason in answer.json()["detail"]
     assert "\n" not in answer.json()["detail"]
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    with io.BytesIO() as file:
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+
+_NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _encoded(Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27), "PNG"),
+        _encoded(_NOISE.quantize(16), "PNG", transparency=3),
+        _encoded(_NOISE.convert("CMYK"), "JPEG"),
+        _encoded(_NOISE.convert("1"), "PNG"),
+        _encoded(_NOISE.convert("LA"), "PNG"),
+        _encoded(_NOISE, "TIFF"),
+        _encoded(_NOISE.resize((3, 700)), "BMP"),
+    ],
+    ids=["16 bits", "palette", "CMYK", "1 bit", "grey and alpha", "TIFF", "3 x 700"],
+)
+def test_photographs_of_every_kind_are_judged(client: AnyClient, content: bytes) -> None:
+    answer = client.post("/runs/weave/predict?overlay=true", files=[("images", ("a.png", content))])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["images"][0]["decision"] in ("normal", "anomalous")
+
+
+_TYPE = "multipart/form-data"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (_encoded(_NOISE, "JPEG")[:-600], None),
+        (_encoded(_NOISE, "PNG")[:3000], None),
+        (_encoded(Image.new("1", (30_000, 30_000)), "PNG"), None),  # 900 million pixels in a few kB
+        (_encoded(_NOISE, "GIF", save_all=True, append_images=[_NOISE.rotate(90)]), None),
+        (b'{"image": "x"}', "application/json"),
+        (b"nothing", _TYPE),
+        (b"nothing", f"{_TYPE}; boundary=x"),
+        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\ntext\r\n--x--\r\n', f"{_TYPE}; boundary=x"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="a"; filename="b.png"\r\n\r\n\r\n--x--\r\n',
+            f"{_TYPE}; boundary=x",
+        ),
+    ],
+    ids=["half a JPEG", "half a PNG", "bomb", "film", "JSON", "no boundary", "no part", "no file", "empty file"],
+)
+def test_a_body_that_makes_no_sense_is_refused_in_one_sentence(
+    client: AnyClient, content: bytes, kind: str | None
+) -> None:
+    answer = client.post("/runs/weave/predict", content=content, headers={} if kind is None else {"Content-Type": kind})
+    assert answer.status_code in (400, 422), answer.text
+    assert 5 < len(answer.json()["detail"].split("\n")[0]) < 300
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_too_many_files_are_refused(client: AnyClient) -> None:
+    answer = client.post("/runs/weave/predict", files=[("images", (f"{at}.png", b"x")) for at in range(65)])
+    assert answer.status_code == 400
+    assert "64" in answer.json()["detail"]
 
 
 def test_a_bad_image_among_good_ones_is_named_without_what_its_name_might_do(

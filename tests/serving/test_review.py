@@ -1,9 +1,12 @@
 """`llb-ray review`: decisions of several tabs, undo, refused pages, and the whole way to a new run in Chromium."""
 
 import csv
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +16,8 @@ from starlette.testclient import TestClient
 
 from llb_ray import api
 from llb_ray.data.tables import read_table
-from llb_ray.errors import DataError
-from llb_ray.serving.decisions import Decision, Decisions
+from llb_ray.errors import DataError, ResourceError
+from llb_ray.serving.decisions import Decision, Decisions, alone_with
 from llb_ray.serving.repurify_job import RepurifyJob
 from llb_ray.serving.review import live, review_app
 from tests.browser import chromium, complaints, until
@@ -63,6 +66,41 @@ def test_a_file_of_something_else_is_refused(file: Path, text: str) -> None:
     assert file.read_bytes() == text.encode("latin-1")
 
 
+def test_a_change_that_is_sent_twice_is_undone_once(file: Path) -> None:
+    said = Decisions(file, _PATHS)
+    for word in ("keep", "reject", "reject"):
+        said.change({"a": Decision(decision=word)})
+    said.change({"b": Decision()})
+    said.undo()
+    assert [row["decision"] for row in _rows(file)] == ["keep"]
+
+
+def test_two_reviews_do_not_write_one_file(file: Path) -> None:
+    with alone_with(file):
+        with pytest.raises(ResourceError, match="another review saves its decisions here"), alone_with(file):
+            pass
+        with alone_with(file.with_name("other.csv")):
+            pass
+    with alone_with(file):
+        pass
+
+
+@pytest.mark.parametrize("path", ["decisions", "undo"])
+def test_a_disk_that_takes_nothing_is_one_sentence_and_nothing_is_lost(
+    client: TestClient, file: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes, durable: bool = False) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    client.post("/secret/decisions", json={"a": {"decision": "keep"}}, headers={"Origin": _HOME})
+    monkeypatch.setattr("llb_ray.serving.decisions.write_atomic", full)
+    answer = client.post(f"/secret/{path}", json={"b": {"decision": "reject"}}, headers={"Origin": _HOME})
+    assert answer.status_code == 507
+    assert answer.text == f"{file}: No space left on device; decisions stay in the browser"
+    assert client.get("/secret/state").json()["decisions"].keys() == {"a"}
+    assert client.get("/secret/state").json()["can_undo"]
+
+
 def test_two_tabs_keep_each_others_decisions(client: TestClient) -> None:
     for image, word in (("a", "keep"), ("b", "reject")):  # each tab sends what changed in it, and nothing else
         client.post("/secret/decisions", json={image: {"decision": word}}, headers={"Origin": _HOME})
@@ -106,23 +144,29 @@ def test_the_report_may_ask_its_own_server_and_nobody_else() -> None:
     assert page.endswith('<script src="live.js"></script></body></html>')
 
 
-@pytest.fixture
-def reviewed(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """The address of a review of a run in a thread of its own, and the folder of its files."""
-    api.report(finished)
-    options = ["--executor", "serial"]
+@contextmanager
+def _serving(finished: Path, folder: Path, port: int) -> Iterator[str]:
+    """The address of a review of a run in a thread of its own, with its files in `folder`."""
     servers: list[uvicorn.Server] = []
     start = uvicorn.Server.run
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self: (servers.append(self), start(self)))
-    files = {"out": tmp_path / "new", "decisions": tmp_path / "overrides.csv"}
-    with api.review(finished, port=_free_port(), options=options, **files) as (address, run):
-        thread = threading.Thread(target=run)
-        thread.start()
-        while not (servers and servers[0].started):
-            time.sleep(0.02)
+    files = {"out": folder / "new", "decisions": folder / "overrides.csv"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.Server, "run", lambda self: (servers.append(self), start(self)))
+        with api.review(finished, port=port, options=["--executor", "serial"], **files) as (address, run):
+            thread = threading.Thread(target=run)
+            thread.start()
+            while not (servers and servers[0].started):
+                time.sleep(0.02)
+            yield address
+            servers[0].should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def reviewed(finished: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    api.report(finished)
+    with _serving(finished, tmp_path, _free_port()) as address:
         yield address, tmp_path
-        servers[0].should_exit = True
-        thread.join()
 
 
 def _free_port() -> int:
@@ -133,6 +177,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_READY = "return document.getElementById('live')?.textContent === 'Saved as you decide.'"
 _WORD = "return document.querySelector(`.card[data-row='{0}'] [data-word={1}]`).getAttribute('aria-pressed') === 'true'"
 
 
@@ -143,7 +188,7 @@ def test_decisions_in_two_tabs_undo_and_a_new_run(reviewed: tuple[str, Path], tm
     with chromium(tmp_path / "one") as browser, chromium(tmp_path / "two") as other:
         for one in (browser, other):
             one.get(address)
-            until(one, "return document.getElementById('live')?.textContent === 'Saved as you decide.'")
+            until(one, _READY)
         first, second = [card.get_attribute("data-row") for card in browser.find_elements(By.CSS_SELECTOR, ".card")[:2]]
         _decide(browser, first, "reject")
         _decide(other, second, "keep")
@@ -157,7 +202,7 @@ def test_decisions_in_two_tabs_undo_and_a_new_run(reviewed: tuple[str, Path], tm
         give_up_s = time.monotonic() + 600
         while "After:" not in browser.find_element(By.ID, "live").text and time.monotonic() < give_up_s:
             time.sleep(0.2)
-        assert "images changed" in browser.find_element(By.ID, "live").text
+        assert "images changed. Of 40 planted defects, " in browser.find_element(By.ID, "live").text
         for width in (1280, 400):
             size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -165,6 +210,29 @@ def test_decisions_in_two_tabs_undo_and_a_new_run(reviewed: tuple[str, Path], tm
         assert complaints(browser) == []
     said = read_table(folder / "new" / "overrides.arrow").to_pylist()
     assert [row["decision"] for row in said] == ["reject"]
+
+
+@pytest.mark.timeout(300)
+def test_what_was_decided_while_the_server_was_gone_is_saved_when_it_is_back(finished: Path, tmp_path: Path) -> None:
+    api.report(finished)
+    port, saved = _free_port(), tmp_path / "overrides.csv"
+    with chromium(tmp_path / "one") as browser:
+        with _serving(finished, tmp_path, port) as address:
+            browser.get(address)
+            until(browser, _READY)
+            cards = browser.find_elements(By.CSS_SELECTOR, ".card")
+            first, second = [card.get_attribute("data-row") for card in cards[:2]]
+            _decide(browser, first, "reject")
+            until(browser, "return !document.getElementById('undo').disabled")
+        _decide(browser, second, "keep")
+        until(browser, "return document.getElementById('trouble').textContent.startsWith('The review has ended')")
+        assert [row["decision"] for row in _rows(saved)] == ["reject"]
+        with _serving(finished, tmp_path, port) as address:
+            browser.get(address)
+            until(browser, _READY)
+            until(browser, "return !document.getElementById('undo').disabled")
+            assert sorted(row["decision"] for row in _rows(saved)) == ["keep", "reject"]
+            until(browser, _WORD.format(second, "keep"))
 
 
 def _decide(browser: object, row: str, word: str) -> None:

@@ -6,11 +6,13 @@ from the configuration, the images, and the contents of the artifacts before it.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.features.ignored_pixels import ignored_recipe, read_ignored
+from llb_ray.engine.features.mean_features import FEATURES
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.decision_stages import again_recipe, by_hand_recipe, purify_recipe, threshold_recipe
@@ -116,7 +118,9 @@ def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
 
 def _score_recipe(run: FinishedRun, shard: Artifact, by: dict[str, Artifact], keeps_maps: bool) -> Recipe:
     image_ids = read_scores([shard])["image_id"].to_pylist()
-    return score_shard(image_ids, _encoder(run), by, keeps_maps).recipe
+    recipe = score_shard(image_ids, _encoder(run), by, keeps_maps).recipe
+    # Runs of earlier versions kept maps alone.
+    return recipe if FEATURES in shard.settings or not keeps_maps else replace(recipe, settings={"maps": True})
 
 
 def _decided(run: FinishedRun) -> Iterator[RunArtifacts]:

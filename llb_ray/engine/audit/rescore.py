@@ -21,6 +21,7 @@ from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
 from llb_ray.engine.features.ignored_pixels import read_ignored
+from llb_ray.engine.features.mean_features import FEATURES, features_of, mean_features
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.trained_detector import batched
@@ -43,6 +44,7 @@ class Said:
     fitted: Artifact
     scores: Mapping[str, float]
     maps: Mapping[str, Floats]  # of the chosen images; empty where none were kept
+    features: Mapping[str, Floats]  # likewise; empty in runs of earlier versions, too
 
     @property
     def tolerance(self) -> float:
@@ -62,7 +64,7 @@ def scores_again(run: FinishedRun, number: int) -> str:
         for batch in batched(refs, encoding.batch_size):
             layers = layers_of(encoding.layers(batch), encoding.device)
             for said, detector in detectors:
-                _compare(said, [image.image_id for image in batch], detector.score(layers))
+                _compare(said, [image.image_id for image in batch], detector.score(layers), mean_features(layers))
     num_detectors = len({said.fitted.content for said, _ in detectors})  # held-out maps are by one of the others
     return (
         f"{len(refs)} images scored again by {num_detectors} detectors, "
@@ -104,12 +106,12 @@ def _said(run: FinishedRun, chosen: Sequence[str]) -> Iterator[Said]:
         wrote = read_scores(made.member_scores)
         columns = zip(*wrote["scores"].to_pylist(), strict=True)
         for (number, fitted), column in zip(made.by_number().items(), columns, strict=True):
-            yield Said(member_name(number), fitted, _by_id(wrote["image_id"].to_pylist(), column), {})
+            yield Said(member_name(number), fitted, _by_id(wrote["image_id"].to_pylist(), column), {}, {})
     shards = [shard for shards in (*made.round_scores, made.fold_scores) for shard in shards]
     for fitted in made.folds:
         mine = read_scores([shard for shard in shards if fitted.content in shard.inputs.values()])
         scores = [score for (score,) in mine["scores"].to_pylist()]
-        yield Said("a detector without a fold", fitted, _by_id(mine["image_id"].to_pylist(), scores), {})
+        yield Said("a detector without a fold", fitted, _by_id(mine["image_id"].to_pylist(), scores), {}, {})
     for fitted in [*made.folds, *made.by_number().values()]:
         shards = [shard for shard in made.held_out_maps if fitted.content in shard.inputs.values()]
         if shards and (said := _mapped("held-out maps", fitted, shards, chosen)).maps:
@@ -125,25 +127,32 @@ def _mapped(name: str, fitted: Artifact, shards: Sequence[Artifact], chosen: Seq
         for batch in rows.to_batches()
         for image_id, map_HW in zip(batch["image_id"].to_pylist(), batch["map"].to_numpy_ndarray(), strict=True)
     }
-    return Said(name, fitted, _by_id(table["image_id"].to_pylist(), table["score"].to_pylist()), maps)
+    features = (
+        dict(zip(rows["image_id"].to_pylist(), features_of(rows), strict=True)) if FEATURES in rows.schema.names else {}
+    )
+    return Said(name, fitted, _by_id(table["image_id"].to_pylist(), table["score"].to_pylist()), maps, features)
 
 
 def _by_id(image_ids: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
     return dict(zip(image_ids, scores, strict=True))
 
 
-def _compare(said: Said, image_ids: Sequence[str], again: Scores) -> None:
-    for image_id, score, map_HW in zip(image_ids, again.score_N.tolist(), again.map_NHW, strict=True):
+def _compare(said: Said, image_ids: Sequence[str], again: Scores, feature_NS: Floats) -> None:
+    columns = again.score_N.tolist(), again.map_NHW, feature_NS
+    for image_id, score, map_HW, feature_S in zip(image_ids, *columns, strict=True):
         wrote = said.scores.get(image_id, score)
         if not abs(score - wrote) <= said.tolerance:
             raise AuditError(f"{said.name}: image {image_id} has the score {wrote:.6g}, and gets {score:.6g} again")
-        if image_id in said.maps and not _same_map(said.maps[image_id], map_HW):
+        if image_id in said.maps and not _same(said.maps[image_id], map_HW):
             raise AuditError(f"{said.name}: image {image_id} has another map than it gets again")
+        if image_id in said.features and not _same(said.features[image_id], feature_S):
+            raise AuditError(f"{said.name}: image {image_id} has other mean features than it gets again")
 
 
-def _same_map(wrote_HW: Floats, again_HW: Floats) -> bool:
-    if wrote_HW.shape != again_HW.shape:
+def _same(wrote: Floats, again: Floats) -> bool:
+    """True if a map, or mean features, are the same within the tolerance of their range."""
+    if wrote.shape != again.shape:
         return False
-    tolerance = TOLERANCE * float(again_HW.max() - again_HW.min()) + _NOISE
+    tolerance = TOLERANCE * float(again.max() - again.min()) + _NOISE
     # The mean: a patch of the memory itself is at distance 0 but for rounding, of which a placed map has the root.
-    return bool(np.abs(wrote_HW - again_HW).mean() <= tolerance)
+    return bool(np.abs(wrote - again).mean() <= tolerance)

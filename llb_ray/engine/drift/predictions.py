@@ -5,31 +5,35 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as parquet
 
 from llb_ray.data.lists import read_list
-from llb_ray.engine.inference.prediction_tables import SCORED
+from llb_ray.data.tables import DAMAGED
+from llb_ray.engine.drift.alarms import Lot
+from llb_ray.engine.features.mean_features import FEATURES
+from llb_ray.engine.inference.prediction_tables import FEATURED, FEATURES_FILE, SCORED
 from llb_ray.engine.inference.verdicts import Calibration
 from llb_ray.errors import DataError
 
 FOLDER = "folder"  # lots by the folder that an image is in
 _SCORES = "scores.parquet"
 _READ = pa.schema([SCORED.field(name) for name in ("path", "image_id", "score", "decision", "quantile")])
-Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 
 def read_predictions(where: Path, calibration: Calibration) -> list[Row]:
     """The rows of a prediction (schema `_READ`), a folder of `predict` or its scores as Parquet or CSV.
 
-    Raises DataError for what is none, has no row, or was made with another run than that of the calibration.
+    `FEATURES` of a row are its image's, None where the prediction has none.  Raises DataError for what is no
+    prediction, has no row, or was made with another run than that of the calibration.
     """
     path = where / _SCORES if where.is_dir() else where
     if not path.exists():
         raise DataError(f"{where}: no prediction here (no {path.name}); give the folder that llb-ray predict wrote")
     tables = [_typed(path, table) for table in read_list(path)]
-    rows: list[Row] = [row for table in tables for row in table.to_pylist()]
+    features = _features(path.with_name(FEATURES_FILE))
+    rows: list[Row] = [row | {FEATURES: features.get(row["image_id"])} for table in tables for row in table.to_pylist()]
     if not rows:
         raise DataError(f"{path}: no image; give the folder that llb-ray predict wrote")
     score_N, quantile_N = (np.array([row[name] for row in rows]) for name in ("score", "quantile"))
@@ -47,8 +51,26 @@ def _typed(path: Path, table: pa.Table) -> pa.Table:
         raise DataError(f"{path}: not the scores of llb-ray predict ({str(error).splitlines()[0]})") from error
 
 
-def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path | None) -> dict[str, Floats]:
-    """The scores of each lot, in the order of their names: a lot is a prediction, a folder, or a value of a column.
+def _features(path: Path) -> dict[str, list[float]]:
+    """The features by image_id; none where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        found = parquet.read_table(path).cast(FEATURED)
+    except (OSError, ValueError, *DAMAGED) as error:
+        raise DataError(f"{path}: not readable ({str(error).splitlines()[0]}); predict again") from error
+    return dict(zip(found["image_id"].to_pylist(), found[FEATURES].to_pylist(), strict=True))
+
+
+def lot_of(rows: Sequence[Row]) -> Lot:
+    """The scores of these rows, and their features where all have some."""
+    features = [row[FEATURES] for row in rows if row[FEATURES] is not None]
+    score_N = np.array([row["score"] for row in rows])
+    return Lot(score_N, np.array(features) if len(features) == len(rows) else None)
+
+
+def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path | None) -> dict[str, Lot]:
+    """Each lot, in the order of their names: a lot is a prediction, a folder, or a value of a column.
 
     With a column, `table` says which value each image has, by its `image_id`, or where it has none by its path.
     Raises DataError for an image of which it says nothing.
@@ -60,10 +82,10 @@ def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path |
         found = [str(PurePosixPath(row["path"]).parent) for _, row in rows]
     else:
         found = _values(table, by, [row for _, row in rows])
-    scores: dict[str, list[float]] = {name: [] for name in sorted(set(found))}
+    of_lots: dict[str, list[Row]] = {name: [] for name in sorted(set(found))}
     for lot, (_, row) in zip(found, rows, strict=True):
-        scores[lot].append(row["score"])
-    return {lot: np.array(some) for lot, some in scores.items()}
+        of_lots[lot].append(row)
+    return {lot: lot_of(some) for lot, some in of_lots.items()}
 
 
 def _values(table: Path, column: str, rows: Sequence[Row]) -> list[str]:

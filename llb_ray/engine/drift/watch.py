@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.drift.alarms import Reference, Watched, interval_of, watched
-from llb_ray.engine.drift.predictions import FOLDER, Floats, lots, read_predictions
+from llb_ray.engine.drift.alarms import Floats, Lot, Reference, Watched, interval_of, watched
+from llb_ray.engine.drift.predictions import FOLDER, lot_of, lots, read_predictions
+from llb_ray.engine.features.mean_features import FEATURES, features_of
 from llb_ray.engine.inference.verdicts import Calibration, refuse_several
+from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.engine.workers.scorer import read_scores
+from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.errors import ArtifactError, ConfigError
 
-HELD_OUT = "held-out images of the run"
+HELD_OUT, KEPT = "held-out images of the run", "kept images of the run"
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Drift:
     run: str
     reference: Reference
     level: float  # probability of any false alarm, at most
-    lots: Mapping[str, Floats]  # the scores of each
+    lots: Mapping[str, Lot]
     watched: Sequence[Watched]
 
     @property
@@ -52,7 +59,12 @@ def compare(
         raise ConfigError(f"--by {by}: a column needs --table, a CSV or Parquet file with it; or say --by {FOLDER}")
     calibration, facts = _calibration(folder)
     named = {str(where): read_predictions(where, calibration) for where in predictions}
-    compared = _reference(calibration, facts, reference, max_share)
+    most = facts["false_alarm_interval"][1] if max_share is None else max_share
+    compared = (
+        held_out_reference(folder.made(), calibration, most)
+        if reference is None
+        else _accepted(calibration, reference, max_share)
+    )
     found = lots(named, by, table if by != FOLDER else None)
     return Drift(folder.where, compared, level, found, watched(compared, found, level))
 
@@ -65,13 +77,25 @@ def _calibration(folder: RunFolder) -> tuple[Calibration, dict[str, list[float]]
     return Calibration.of(made), json.loads(made.file(filenames.THRESHOLD).read_text())
 
 
-def _reference(
-    calibration: Calibration, facts: dict[str, list[float]], where: Path | None, max_share: float | None
-) -> Reference:
-    threshold = calibration.threshold
-    if where is None:
-        most = facts["false_alarm_interval"][1] if max_share is None else max_share
-        return Reference(HELD_OUT, calibration.held_out_N.astype(np.float64), threshold, most, same_detector=False)
-    score_N = np.array([row["score"] for row in read_predictions(where, calibration)])
-    most = interval_of(int((score_N > threshold).sum()), len(score_N))[1] if max_share is None else max_share
-    return Reference(str(where), score_N, threshold, most)
+def held_out_reference(made: RunArtifacts, calibration: Calibration, max_share: float) -> Reference:
+    """The run's own images: held-out scores, by other detectors, and the features of those that it kept."""
+    score_M = calibration.held_out_N.astype(np.float64)
+    return Reference(HELD_OUT, score_M, calibration.threshold, max_share, False, _features(made), KEPT)
+
+
+def _features(made: RunArtifacts) -> Floats | None:
+    """The features of kept images; None in runs of earlier versions."""
+    kept = kept_ids(read_table(made.purified.file(filenames.PURIFIED)))
+    scored = read_scores(made.final_scores)
+    if FEATURES not in scored.column_names:
+        return None
+    scored = scored.select(["image_id", FEATURES])
+    return features_of(scored.filter(pc.is_in(scored["image_id"], pa.array(kept)))).astype(np.float64)
+
+
+def _accepted(calibration: Calibration, where: Path, max_share: float | None) -> Reference:
+    """A prediction that was accepted."""
+    lot, threshold = lot_of(read_predictions(where, calibration)), calibration.threshold
+    num_above = int((lot.score_N > threshold).sum())
+    most = interval_of(num_above, len(lot.score_N))[1] if max_share is None else max_share
+    return Reference(str(where), lot.score_N, threshold, most, feature_MS=lot.feature_NS)

@@ -16,6 +16,7 @@ from llb_ray.data.candidate_files import File
 from llb_ray.data.decoding import content_id
 from llb_ray.data.predict_inputs import Inputs
 from llb_ray.data.unreadable_files import UnreadableImage
+from llb_ray.engine.features.mean_features import NUM_MEANS
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.prediction_journal import Journal, Recorded
 from llb_ray.engine.inference.prediction_tables import Judged
@@ -59,7 +60,7 @@ class BatchJudge:
             return None
         usable = [file for file in said.files if file.problem is None]
         own = [self.run.calibrations[file.category] for file in usable]
-        verdicts = Verdicts(said.score_N, said.map_NHW, said.sizes, own) if usable else None
+        verdicts = Verdicts(said.score_N, said.map_NHW, said.feature_NS, said.sizes, own) if usable else None
         aside = [file for file in said.files if file.problem is not None]
         return Judged(self.root, usable, verdicts, said.regions, aside, said.files)
 
@@ -109,7 +110,9 @@ class BatchJudge:
 
 def _recorded(judged: Judged, keep_maps: bool) -> Recorded:
     """Record of the batch."""
-    if judged.verdicts is None:
-        return Recorded(judged.everyone, np.zeros(0, np.float32), [], [], np.zeros((0, 0, 0), np.float32))
-    maps = judged.verdicts.map_NHW if keep_maps else np.zeros((len(judged.files), 0, 0), np.float32)
-    return Recorded(judged.everyone, judged.verdicts.score_N, judged.verdicts.sizes, judged.regions, maps)
+    said = judged.verdicts
+    if said is None:
+        nothing = np.zeros((0, NUM_MEANS), np.float32)
+        return Recorded(judged.everyone, nothing[:, 0], [], [], nothing, np.zeros((0, 0, 0), np.float32))
+    maps = said.map_NHW if keep_maps else np.zeros((len(judged.files), 0, 0), np.float32)
+    return Recorded(judged.everyone, said.score_N, said.sizes, judged.regions, said.feature_NS, maps)

@@ -3,6 +3,7 @@
 ::
 
     OUT/scores.parquet, scores.csv   a row per image (`engine.inference.prediction_tables`)
+    OUT/features.parquet             mean features of each image, for `llb_ray.engine.drift`
     OUT/quarantine.csv               files that are not usable images, with the reason
     OUT/regions.parquet, coco.json   a row per region; the same as COCO annotations
     OUT/maps/part-00000.arrow        anomaly maps, where they are asked for
@@ -27,6 +28,7 @@ from llb_ray.data.predict_inputs import names as named
 from llb_ray.data.streaming_writers import PARTIAL
 from llb_ray.disk import clear_temporary
 from llb_ray.engine.execution.executor import Executor
+from llb_ray.engine.features.mean_features import NUM_MEANS
 from llb_ray.engine.inference.batch_judge import BatchJudge
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.image_categories import with_categories
@@ -156,7 +158,8 @@ def _asked(
     run |= {"threshold": repr([(name, one.threshold) for name, one in found])}
     run |= {"regions": repr([(name, one.regions) for name, one in found])}
     named = [path_text(os.path.abspath(name)) for name in data]
-    return run | {"data": named, "maps": keep_maps, "drawn": drawn, "batch": calibrated.batch_size}
+    asked = {"data": named, "maps": keep_maps, "drawn": drawn, "batch": calibrated.batch_size, "features": NUM_MEANS}
+    return run | asked
 
 
 def _clear(out: Path, is_new: bool) -> None:

@@ -19,13 +19,14 @@ from llb_ray.config import Size
 from llb_ray.data.candidate_files import File
 from llb_ray.data.tables import checked
 from llb_ray.disk import sealed, unsealed, write_atomic
+from llb_ray.engine.features.mean_features import FEATURES, NUM_MEANS, features_column, features_of
 from llb_ray.engine.inference.regions import Region
 from llb_ray.engine.inference.verdicts import Floats
 
 UNFINISHED = ".unfinished"  # in the folder of the prediction; gone when that is finished
 _ASKED = "asked"
 _FACTS = b"llb_ray"
-_SCORED = [("image_id", pa.string()), ("score", pa.float32())]
+_SCORED = [("image_id", pa.string()), ("score", pa.float32()), (FEATURES, pa.list_(pa.float32(), NUM_MEANS))]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Recorded:
     score_N: Floats
     sizes: Sequence[Size]
     regions: Sequence[Sequence[Region]]  # nothing where the run has no pixel threshold
+    feature_NS: Floats
     map_NHW: Floats  # [N, 0, 0] where maps are not kept
 
 
@@ -76,7 +78,7 @@ class Journal:
         maps = flat.reshape(table.num_rows, height, width)
         sizes = [(size[0], size[1]) for size in facts["sizes"]]
         regions = [[_region(one) for one in some] for some in facts["regions"]]
-        return Recorded(known, table["score"].to_numpy(), sizes, regions, maps)
+        return Recorded(known, table["score"].to_numpy(), sizes, regions, features_of(table), maps)
 
     def add(self, number: int, said: Recorded) -> None:
         """Record a batch."""
@@ -86,7 +88,7 @@ class Journal:
         named = {"paths": paths, "categories": _categories(said.files)}
         facts = json.dumps({**named, "problems": problems, "shape": shape, **found})
         ids = [file.image_id for file in said.files if file.problem is None]
-        columns = [pa.array(ids, pa.string()), pa.array(said.score_N, pa.float32())]
+        columns = [pa.array(ids, pa.string()), pa.array(said.score_N, pa.float32()), features_column(said.feature_NS)]
         fields = [pa.field(name, kind) for name, kind in _SCORED]
         if shape:
             flat = pa.array(said.map_NHW.astype(np.float32).ravel())

@@ -14,6 +14,7 @@ import pyarrow.parquet as parquet
 from llb_ray.data.candidate_files import File
 from llb_ray.data.manifest import path_text
 from llb_ray.data.streaming_writers import PARTIAL, Rows, Shards
+from llb_ray.engine.features.mean_features import FEATURES, NUM_MEANS
 from llb_ray.engine.inference.regions import Region
 from llb_ray.engine.inference.verdicts import ANOMALOUS, Verdicts
 
@@ -41,7 +42,9 @@ REGIONS = pa.schema(
     ]
 )
 ASIDE = pa.schema([pa.field("path", pa.string(), nullable=False), pa.field("reason", pa.string(), nullable=False)])
+FEATURED = pa.schema([SCORED.field("image_id"), pa.field(FEATURES, pa.list_(pa.float32(), NUM_MEANS), nullable=False)])
 MAPS, SCORES_FILE, REGIONS_FILE, COCO_FILE = "maps", "scores.parquet", "regions.parquet", "coco.json"
+FEATURES_FILE = "features.parquet"
 _MAPS_PER_SHARD = 1000
 
 
@@ -72,6 +75,7 @@ class Tables:
         self._scored = [stack.enter_context(Rows(out / name, schema)) for name in ("scores.csv", SCORES_FILE)]
         self._has_categories = has_categories
         self._regions = stack.enter_context(Rows(out / REGIONS_FILE, REGIONS)) if finds_regions else None
+        self._features = stack.enter_context(Rows(out / FEATURES_FILE, FEATURED))
         self._aside = stack.enter_context(Rows(out / "quarantine.csv", ASIDE))
         self._maps = stack.enter_context(Shards(out / MAPS, _MAPS_PER_SHARD)) if keep_maps else None
         self.num_batches = self.num_scored = self.num_anomalous = self.num_quarantined = 0
@@ -99,6 +103,7 @@ class Tables:
         categories = [[file.category for file in judged.files]] if self._has_categories else []
         for table in self._scored:
             table.add(zip(paths, ids, *numbers, *categories, strict=True))
+        self._features.add(zip(ids, verdicts.feature_NS.tolist(), strict=True))
         if self._maps is not None:
             maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(verdicts.map_NHW))
             self._maps.add(

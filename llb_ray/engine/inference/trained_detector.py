@@ -19,6 +19,7 @@ from llb_ray.data.decoding import as_sized
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, layers_of
+from llb_ray.engine.features.mean_features import mean_features
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
@@ -101,9 +102,11 @@ class TrainedDetector:
         verdicts = [self.judge(*stacked(read), [name] * len(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
-        score_N, map_NHW = (np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW"))
+        arrays = (
+            np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW", "feature_NS")
+        )
         sizes = [size for one in verdicts for size in one.sizes]
-        return Verdicts(score_N, map_NHW, sizes, [self.run.calibrations[name]] * len(score_N))
+        return Verdicts(*arrays, sizes, [self.run.calibrations[name]] * len(sizes))
 
     def judge(
         self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None, categories: Sequence[str] | None = None
@@ -116,15 +119,17 @@ class TrainedDetector:
             # Through the cache's number format, so that an image gets the score that a run gives it, within float
             # noise.
             stored = self.encoding.encode(image_NHWC)
-            scores = self.detector.score(layers_of(stored, self.encoding.device))
+            layers = layers_of(stored, self.encoding.device)
+            scores, feature_NS = self.detector.score(layers), mean_features(layers)
         if not np.isfinite(scores.score_N).all():
             raise MemberError(
                 "the final detector gave a score that is not finite; run again with a lower learning rate"
             )
         own = image_NHWC.shape[1:3]
+        sizes = sizes or [own] * len(image_NHWC)
         names = categories or [self.run.category(None)] * len(image_NHWC)
         calibrations = [self.run.calibrations[name] for name in names]
-        return Verdicts(scores.score_N, scores.map_NHW, sizes or [own] * len(image_NHWC), calibrations)
+        return Verdicts(scores.score_N, scores.map_NHW, feature_NS, sizes, calibrations)
 
     def _hidden(self, sized: Sized) -> Sized:
         pixels, own = sized

@@ -84,6 +84,7 @@ class Verdicts:
 
     score_N: Floats  # rising with abnormality
     map_NHW: Floats  # at the detector's own resolution
+    feature_NS: Floats  # mean features of the images (`mean_features`)
     sizes: Sequence[Size]  # height and width of each photograph, upright
     calibrations: Sequence[Calibration]  # that of each image's category
 

@@ -21,6 +21,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext, owned_threads
 from llb_ray.engine.features.feature_access import FeatureAccess, OrderedSource
+from llb_ray.engine.features.mean_features import FEATURES, NUM_MEANS, features_column, mean_features
 from llb_ray.engine.workers.fitter import load_detector
 from llb_ray.errors import MemberError
 
@@ -39,7 +40,8 @@ def score_shard(
     """The shard of these images, scored by the detectors in `fitted`, by name."""
     inputs = {"encoder": encoder_digest, "images": digest(list(image_ids))}
     inputs |= {name: artifact.content for name, artifact in fitted.items()}
-    return ScoreShard(tuple(image_ids), Recipe("score", {"maps": keeps_maps}, inputs))
+    settings = {"maps": True, "features": NUM_MEANS} if keeps_maps else {"maps": False}
+    return ScoreShard(tuple(image_ids), Recipe("score", settings, inputs))
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,11 @@ def score_batch(detectors: Mapping[str, Detector], image_ids: Sequence[str], lay
 
 
 def map_batch(name: str, detector: Detector, image_ids: Sequence[str], layers: Layers) -> pa.RecordBatch:
-    """Scores and maps of one detector for a batch: image_id, score and map."""
+    """Scores and maps of one detector for a batch, and the images' mean features: image_id, score, map, features."""
     scores = _finite(name, detector.score(layers), image_ids)
     maps = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(scores.map_NHW))
-    return pa.RecordBatch.from_pydict({"image_id": pa.array(image_ids), "score": pa.array(scores.score_N), "map": maps})
+    columns = {"image_id": pa.array(image_ids), "score": pa.array(scores.score_N), "map": maps}
+    return pa.RecordBatch.from_pydict(columns | {FEATURES: features_column(mean_features(layers))})
 
 
 def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
@@ -136,5 +139,5 @@ def _finite(name: str, scores: Scores, image_ids: Sequence[str]) -> Scores:
 
 
 def read_scores(shards: Sequence[Artifact]) -> pa.Table:
-    """image_id and scores (members), or image_id, score and map (final detector), memory-mapped."""
+    """image_id and scores (members), or image_id, score, map and features (final detector), memory-mapped."""
     return pa.concat_tables([read_table(artifact.file(filenames.SCORES)) for artifact in shards])

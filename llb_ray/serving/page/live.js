@@ -2,50 +2,64 @@
 // Keeps the report's decisions, which its own script holds in localStorage, in step with the server.
 (() => {
   const at = (id) => document.getElementById(id);
-  const data = JSON.parse(at("columns").textContent), key = `llb-ray:${data.key}`;
+  const data = JSON.parse(at("columns").textContent), key = `llb-ray:${data.key}`, unsavedKey = `${key}:unsaved`;
   const put = Storage.prototype.setItem;
-  let seen = {}, version = -1, waiting = 0, queue = Promise.resolve();
 
-  const stored = () => JSON.parse(localStorage.getItem(key) || "{}");
+  const read = (name) => JSON.parse(localStorage.getItem(name) || "{}");
+  const write = (name, value) => put.call(localStorage, name, JSON.stringify(value));
   const same = (one, other) => one?.decision === other?.decision && one?.note === other?.note;
+  const isEmpty = (object) => Object.keys(object).length === 0;
+  let seen = read(key), version = -1;
 
   async function asked(address, options) {
     const answer = await fetch(address, options);
-    if (!answer.ok) throw new Error(await answer.text());
+    if (!answer.ok) throw new Error(`Not saved: ${await answer.text()}`);
     return answer.json();
   }
 
-  // One after the other: the server has them in the order in which they were made.
-  function post(address, body) {
-    waiting += 1;
-    queue = queue
-      .then(() => asked(address, { method: "POST", body }))
-      .then((state) => { waiting -= 1; if (!waiting) show(state); })
-      .catch((error) => { waiting -= 1; trouble(`Not saved: ${error.message}`); });
+  // What the server has not confirmed stays in this browser, through a reload and a new address of the review.  One tab
+  // at a time sends it, so that the server has the changes in the order in which they were made.
+  const alone = (act) => navigator.locks.request(key, act);
+  const post = (address, body) => asked(address, { method: "POST", body });
+
+  async function send() {
+    const sent = read(unsavedKey);
+    if (isEmpty(sent)) return;
+    await post("decisions", JSON.stringify(sent));
+    const left = read(unsavedKey);
+    for (const id of Object.keys(sent)) if (JSON.stringify(left[id]) === JSON.stringify(sent[id])) delete left[id];
+    write(unsavedKey, left);
+  }
+
+  function update(address, options) {
+    const act = async () => { await send(); show(await asked(address, options)); };
+    return alone(act).then(() => trouble(""), (error) => trouble(error instanceof TypeError ? ENDED : error.message));
   }
 
   Storage.prototype.setItem = function (name, value) {
     put.call(this, name, value);
     if (this !== localStorage || name !== key) return;
-    const now = stored(), changes = {};
+    const now = JSON.parse(value), changes = {};
     for (const id of new Set([...Object.keys(seen), ...Object.keys(now)]))
       if (!same(seen[id], now[id])) changes[id] = now[id] || null;
     seen = now;
-    if (Object.keys(changes).length) post("decisions", JSON.stringify(changes));
+    if (isEmpty(changes)) return;
+    write(unsavedKey, { ...read(unsavedKey), ...changes });
+    update("state");
   };
-  // Another tab of this browser has written there, and tells the server itself.
-  addEventListener("storage", (event) => { if (event.key === key && event.isTrusted) seen = stored(); });
+  // Another tab of this browser has written there, and has noted what is unsaved.
+  addEventListener("storage", (event) => { if (event.key === key && event.isTrusted) seen = read(key); });
 
   function show(state) {
+    if (!isEmpty(read(unsavedKey))) return; // decided in between, and sent next
     if (state.version !== version) {
       version = state.version;
       seen = state.decisions;
-      put.call(localStorage, key, JSON.stringify(seen));
+      write(key, seen);
       dispatchEvent(new StorageEvent("storage", { key }));
     }
     undo.disabled = !state.can_undo;
     showJob(state.job);
-    trouble("");
   }
 
   function showJob(job) {
@@ -53,11 +67,14 @@
     const counts = ({ kept, rejected, threshold }) =>
       `${kept} kept, ${rejected} rejected${threshold === null ? "" : `, threshold ${Number(threshold.toPrecision(4))}`}`;
     if (job.before) {
-      line.textContent = `Before: ${counts(job.before)}. After: ${counts(job.after)}; ${job.num_changed} images changed. `;
+      const [planted, was, now] = job.planted || [0];
+      const found = planted ? ` Of ${planted} planted defects, ${was} were found before and ${now} now.` : "";
+      line.textContent = `Before: ${counts(job.before)}. After: ${counts(job.after)}; ${job.num_changed} images changed.${found} `;
       line.append(after);
     } else line.textContent = job.state === "none" ? "Saved as you decide." : `${job.state}: ${job.line}`;
   }
 
+  const ENDED = "The review has ended: what you decide now stays in this browser, and is saved once it is opened again.";
   const trouble = (text) => { at("trouble").textContent = text; };
 
   function button(id, text, act) {
@@ -67,8 +84,8 @@
     return made;
   }
 
-  const undo = button("undo", "Undo", () => post("undo"));
-  const repurify = button("repurify", "Train with these decisions", () => post("repurify"));
+  const undo = button("undo", "Undo", () => update("undo", { method: "POST" }));
+  const repurify = button("repurify", "Train with these decisions", () => update("repurify", { method: "POST" }));
   repurify.className = "main";
   const line = document.createElement("span"), after = document.createElement("a");
   line.id = "live";
@@ -81,17 +98,7 @@
   at("download").after(repurify);
   at("tally").after(" ", line);
 
-  async function follow() {
-    if (!waiting) {
-      try {
-        const state = await asked("state");
-        if (!waiting) show(state);
-      } catch {
-        trouble("The review has ended: what you decide now is not saved.");
-      }
-    }
-    setTimeout(follow, 1000);
-  }
+  const follow = () => update("state").then(() => setTimeout(follow, 1000));
   // Asked about first: what changes most. The tab of all images has them.
   at("sort").value = "asked";
   document.querySelector("[data-show=all]").click();
