@@ -232,5 +232,5 @@ def test_the_page_fits_a_telephone_and_runs_no_name(finished: Path, predicted: P
             assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
         assert browser.title.endswith("llb-ray drift")
         assert lots[0] in browser.find_element("tag name", "table").text
-        assert len(browser.find_elements("css selector", ".chart")) == 3
+        assert len(browser.find_elements("css selector", ".chart")) == 4
         assert complaints(browser) == []

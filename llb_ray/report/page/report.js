@@ -312,7 +312,7 @@
     line.append(make("span", `decision ${decision(i)}`, `${decision(i)} ${spoke(i)}`.trim()));
     if (data.known?.[i]) line.append(make("span", "known", `labelled ${data.known[i]}`));
     const numbers = make("div", "numbers", measured(i));
-    numbers.title = data.compared;
+    numbers.title = data.cut === null ? "score of the final detector" : data.compared;
     const place = make("div", "numbers", unusual(i));
     place.title = "where its anomaly map is furthest above that of the kept images, and the range of these there";
     about.append(name, line, numbers, place, squares(i));
@@ -427,7 +427,7 @@
     const earlier = before(i);
     const lines = {
       decision: `${decision(i)} ${spoke(i)}`.trim(),
-      [data.compared]: data.aggregate[i] === null ? null : measured(i),
+      [data.compared]: data.aggregate[i] === null ? null : data.cut === null ? number(data.aggregate[i]) : measured(i),
       rank: data.rank[i] === null ? null : `${data.rank[i]} (1 is the most normal)`,
       "final score": number(data.score[i]),
       labelled: data.known?.[i],
