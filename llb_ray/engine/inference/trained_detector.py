@@ -102,11 +102,11 @@ class TrainedDetector:
         verdicts = [self.judge(*stacked(read), [name] * len(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
-        arrays = (
+        score_N, map_NHW, feature_NS = (
             np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW", "feature_NS")
         )
         sizes = [size for one in verdicts for size in one.sizes]
-        return Verdicts(*arrays, sizes, [self.run.calibrations[name]] * len(sizes))
+        return Verdicts(score_N, map_NHW, feature_NS, sizes, [self.run.calibrations[name]] * len(sizes))
 
     def judge(
         self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None, categories: Sequence[str] | None = None
