@@ -229,7 +229,7 @@ def test_every_detector_scores_every_image_of_a_batch() -> None:
 
 def test_the_final_detector_keeps_its_maps() -> None:
     final = Says(0, 1)
-    batch = map_batch("final", cast(Detector, final), ["a", "b"], ())
+    batch = map_batch("final", cast(Detector, final), ["a", "b"], (torch.ones(2, 3, 4, 4),))
     assert np.array_equal(batch.column("map").to_numpy_ndarray(), final.scores.map_NHW)
     assert batch.column("score").to_pylist() == [0, 1]
 
