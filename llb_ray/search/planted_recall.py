@@ -24,8 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 def planted_recall(before: FinishedRun, after: FinishedRun) -> tuple[int, int, int]:
     """Number of defects that were planted in images which both runs keep, and of those that each of the two finds.
 
-    Raises ConfigError for images of several bands, OSError or UnreadableImage for images that are gone, ArtifactError
-    where a run has no threshold.
+    Raises ConfigError for images of several bands and for runs of several categories, OSError or UnreadableImage for
+    images that are gone, ArtifactError where a run has no threshold.
     """
     if before.config.data.bands is not None:
         raise ConfigError("defects are planted in RGB photographs alone")

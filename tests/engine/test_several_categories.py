@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from click.testing import CliRunner, Result
 
@@ -100,6 +101,8 @@ def test_such_a_run_is_audited_shown_and_given_another_rate(run: Path, tmp_path:
 def test_images_are_judged_by_the_threshold_of_their_category(run: Path, products: Path, tmp_path: Path) -> None:
     prediction = llb_ray.predict(run, products / "trees" / "gear" / "test", out=tmp_path / "folder", overlays="none")
     assert prediction.threshold is None
+    features = parquet.read_table(tmp_path / "folder" / "features.parquet")
+    assert features["image_id"].to_pylist() == [row["image_id"] for row in _rows(tmp_path / "folder" / "scores.csv")]
     rows, threshold = _rows(tmp_path / "folder" / "scores.csv"), _thresholds(run)["gear"]
     assert {row["category"] for row in rows} == {"gear"}
     assert [row["decision"] == "anomalous" for row in rows] == [float(row["score"]) > threshold for row in rows]
