@@ -245,15 +245,15 @@ def test_a_second_driver_of_this_machine_is_refused(
     bucket: str, photos: Path, tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals = []
-    write = fitter.Member._write
+    fit = fitter.Member._fitted
 
-    def intruded(self: fitter.Member, *given: Any, **more: Any) -> None:
+    def intruded(self: fitter.Member, *given: Any, **more: Any) -> Any:
         with pytest.raises(ArtifactError) as refused:
             _run(tiny, photos, bucket)
         refusals.append(str(refused.value))
-        write(self, *given, **more)
+        return fit(self, *given, **more)
 
-    monkeypatch.setattr(fitter.Member, "_write", intruded)
+    monkeypatch.setattr(fitter.Member, "_fitted", intruded)
     _run(tiny, photos, bucket)
     shown = bucket.partition("?")[0]
     assert set(refusals) == {f"{shown}: another run is active here; wait for it or choose another --out"}

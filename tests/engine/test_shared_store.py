@@ -3,6 +3,7 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +23,13 @@ def test_runs_at_the_same_time_train_a_common_member_once(
     photos: Path, tiny: RunConfig, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []
-    write = fitter.Member._write
+    fit = fitter.Member._fitted
 
-    def counted(self: fitter.Member, folder: Path, report: Report) -> None:
+    def counted(self: fitter.Member, report: Report) -> Any:
         fitted.append(self._spec.name)
-        write(self, folder, report)
+        return fit(self, report)
 
-    monkeypatch.setattr(fitter.Member, "_write", counted)
+    monkeypatch.setattr(fitter.Member, "_fitted", counted)
     manifest = llb_ray.read_folder(photos, tiny)
 
     def trial(number: int) -> Path:
@@ -63,11 +64,11 @@ def test_runs_of_one_store_go_different_ways(
     """Two that went the same way would wait for each other at every member."""
     config = with_overrides(tiny, ["members.count=6", "detector.member_steps=1", "detector.final_steps=1"])
     manifest, began = llb_ray.read_folder(photos, config), list[str]()
-    write = fitter.Member._write
+    fit = fitter.Member._fitted
 
-    def noted(self: fitter.Member, folder: Path, report: Report) -> None:
+    def noted(self: fitter.Member, report: Report) -> Any:
         began.append(self._spec.name)
-        write(self, folder, report)
+        return fit(self, report)
 
     def members_of(out: str, store: str | None) -> list[str]:
         began.clear()
@@ -75,7 +76,7 @@ def test_runs_of_one_store_go_different_ways(
         llb_ray.run(config, manifest, out=tmp_path / out, executor="serial", store=shared)
         return began[:6]
 
-    monkeypatch.setattr(fitter.Member, "_write", noted)
+    monkeypatch.setattr(fitter.Member, "_fitted", noted)
     alone = members_of("alone", None)
     ways = [members_of(out, f"store of {out}") for out in ("one", "another", "a third")]
     assert alone == sorted(alone)

@@ -30,11 +30,12 @@ def run_in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     overrides = None if said is None else stages.decisions.overrides(said)
     first = stages.decisions.purify(inputs.images, inputs.labels, members.matrix)
     rounds, judged = _rounds(stages, first, features)
+    purified = rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides)
     # Before the final fit, which is long: they may lack images.
     apart = _threshold_folds(stages, rounds, judged, overrides, features)
     decided = DecisionArtifacts(
         rounds=rounds,
-        purified=rounds[-1] if overrides is None else stages.decisions.by_hand(rounds[-1], overrides),
+        purified=purified,
         overrides=overrides,
         folds=[fitted for folds in (judged if apart in judged else [*judged, apart]) for fitted in folds.fitted],
         round_scores=[folds.scores for folds in judged],
