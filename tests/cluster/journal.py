@@ -3,9 +3,10 @@
 `install` is Ray's set-up hook of every worker process of a test's driver; the folder comes in the environment.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,26 +49,28 @@ def install() -> None:
     from llb_ray.detectors.base import NO_FIGURES, Report
     from llb_ray.engine.execution.heartbeat import Heartbeat
 
-    folder, slow_s = Path(os.environ[FOLDER]), float(os.environ[SLOW_S])
-    report, build = Heartbeat.report, Store._built
+    journal, slow_s = Path(os.environ[FOLDER]), float(os.environ[SLOW_S])
+    report, building = Heartbeat.report, Store.building
 
     def noted(self: Heartbeat, step: str) -> Report:
         beat = report(self, step)
 
         def also(done: int, total: int, unit: str, figures: Mapping[str, float] = NO_FIGURES) -> None:
-            _append(folder / f"{self._name}.txt", f"{self._name} {step} {done} {total} {os.getpid()}")
+            _append(journal / f"{self._name}.txt", f"{self._name} {step} {done} {total} {os.getpid()}")
             beat(done, total, unit, figures)
             time.sleep(slow_s)
 
         return also
 
-    def built_once(self: Store, recipe: Recipe, *given: object) -> object:
-        artifact = build(self, recipe, *given)  # type: ignore[arg-type]
-        _append(folder / f"{os.getpid()}.built", f"{recipe.stage}/{recipe.key}")
-        return artifact
+    @contextlib.contextmanager
+    def built_once(self: Store, recipe: Recipe) -> Iterator[Path | None]:
+        with building(self, recipe) as folder:
+            yield folder
+        if folder is not None:
+            _append(journal / f"{os.getpid()}.built", f"{recipe.stage}/{recipe.key}")
 
     Heartbeat.report = noted  # type: ignore[method-assign]
-    Store._built = built_once  # type: ignore[method-assign,assignment]
+    Store.building = built_once  # type: ignore[method-assign]
 
 
 def _append(path: Path, line: str) -> None:
