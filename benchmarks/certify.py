@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import setting, spread
+from harness import setting, spread, tell
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.table_only:
         rows = llb_ray.table(arguments.out / "scan")
     else:
-        rows = llb_ray.scan(config, out=arguments.out / "scan", executor="serial", tell=_tell)
+        rows = llb_ray.scan(config, out=arguments.out / "scan", executor="serial", tell=tell)
     rows = joined(rows, [pq.read_table(path) for path in arguments.rows])
     pq.write_table(rows, result.with_suffix(".parquet"))
     done = [row for row in rows.to_pylist() if row["status"] == DONE]
@@ -165,10 +165,6 @@ def _interval(figure: tuple[float, float, float] | None) -> str:
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{statistics.mean(known):.3f}" if known else "-"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

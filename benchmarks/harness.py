@@ -37,6 +37,11 @@ FILTERS = ("none", "random", "llb", "oracle")
 Row = dict[str, Any]
 
 
+def tell(line: str) -> None:
+    """Print what a run or a scan says beside the page."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def sweep(
     config: RunConfig,
     manifest_of: Callable[[float, int], Manifest],

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 
 import pyarrow.parquet as pq
-from harness import Row, setting, write_rows
+from harness import Row, setting, tell, write_rows
 from suite import SETS, suite_config
 
 import llb_ray
@@ -58,7 +58,7 @@ def _reconstructed(arguments: argparse.Namespace) -> Iterator[Row]:
     for category in arguments.sets:
         seeds, out = range(arguments.seeds), arguments.out / category
         config = suite_config(category, ["none"], SETS[category][1], seeds, [], recipe="reconstruction_cnn")
-        for row in llb_ray.scan(config, out=out, executor="serial", tell=_tell).to_pylist():
+        for row in llb_ray.scan(config, out=out, executor="serial", tell=tell).to_pylist():
             if row["status"] != DONE:
                 sys.exit(f"{out}: {row['reason']}")
             yield {"kind": "reconstruction"} | {known: row[known] for known in KNOWN}
@@ -113,10 +113,6 @@ def _regret(way: Way, category: str, figures: Mapping[tuple[Way, str], Mapping[f
     return 100 * mean(
         max(figures[kind, category][alpha] for kind in UNFILTERED) - value for alpha, value in mine.items()
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

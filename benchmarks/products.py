@@ -12,7 +12,6 @@ images to its metrics, on the serial executor and one thread.  Data is looked fo
 import argparse
 import csv
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
@@ -21,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 from certify import DATA, HERE
-from harness import Row, setting, write_rows
+from harness import Row, setting, tell, write_rows
 
 import llb_ray
 from llb_ray.config import ContaminateConfig
@@ -107,7 +106,7 @@ def _rows(
     manifest = llb_ray.read_manifest(listed, categories, config)
     folder = out / f"{way.replace(' ', '')}-{alpha:g}-{'+'.join(categories)}"
     started_s = time.process_time()
-    result = llb_ray.run(config, manifest, out=folder, executor="serial", tell=_tell)
+    result = llb_ray.run(config, manifest, out=folder, executor="serial", tell=tell)
     seconds = time.process_time() - started_s
     size = RunFolder.open(folder).made().final.file(filenames.DETECTOR).stat().st_size / 2**20
     for number, name in enumerate(categories):
@@ -160,10 +159,6 @@ def _table(rows: Sequence[Row], alpha: str) -> str:
             sums = [f"{sum(float(row[key]) for row in some.values()):.0f}" for key in ("detector_mib", "cpu_s")]
             lines.append(f"| {way} | {' | '.join([*own, *means, *sums])} |")
     return "\n".join(lines)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

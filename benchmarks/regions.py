@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from certify import DATA, HERE
-from harness import Row, setting, write_rows
+from harness import Row, setting, tell, write_rows
 from scipy import ndimage
 
 import llb_ray
@@ -49,7 +49,7 @@ def _measured(name: str, run: Path) -> Iterator[Row]:
     if not root.is_dir():
         sys.exit(f"{root} is missing: set LLB_DATA to the folder that holds suite/")
     config = llb_ray.load_config(None, ["purify.filter=none", "resources.num_cpus=1"])
-    llb_ray.run(config, llb_ray.read_folder(root, config), out=run, executor="serial", tell=_tell)
+    llb_ray.run(config, llb_ray.read_folder(root, config), out=run, executor="serial", tell=tell)
     detector = llb_ray.Detector.load(run)
     own = detector.calibration.regions
     assert own is not None, "a run without a filter has detectors without a fold"
@@ -118,10 +118,6 @@ def _document(rows: Sequence[Row]) -> str:
     )
     title = f"# Regions on real sets with masks, {date.today()}\n\n{setting(command)}"
     return "\n\n".join([title, said, "\n".join(lines), "Raw rows: regions.csv"]) + "\n"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

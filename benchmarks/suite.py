@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from certify import DATA, HERE
-from harness import Row, setting, spread
+from harness import Row, setting, spread, tell
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in [] if arguments.table_only else arguments.sets:
         for config, out in _scans(arguments, name):
-            llb_ray.scan(config, out=out, executor="serial", tell=_tell)
+            llb_ray.scan(config, out=out, executor="serial", tell=tell)
     rows = [row for name in arguments.sets for row in _rows(arguments.out / name)]
     pq.write_table(pa.Table.from_pylist(rows), arguments.result.with_suffix(".parquet"))
     arguments.result.write_text(_document(rows))
@@ -187,10 +187,6 @@ def _cells(rows: Sequence[Row]) -> str:
 def _mean(rows: Sequence[Row], name: str) -> str:
     known = [row[name] for row in rows if row[name] is not None]
     return f"{statistics.mean(known):.3f}" if known else "-"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from certify import DATA, HERE
-from harness import Row, software, write_rows
+from harness import Row, software, tell, write_rows
 from PIL import Image
 from scipy import ndimage
 
@@ -83,9 +83,9 @@ def _row(name: str, size: str, alpha: float, tree: Path, run: Path) -> Row:
     config = llb_ray.load_config(None, [*settings, f"purify.filter={'llb' if alpha else 'none'}"])
     started_s = time.perf_counter()
     manifest = llb_ray.read_folder(tree, config)
-    result = llb_ray.run(config, manifest, out=run, executor="serial", tell=_tell)
+    result = llb_ray.run(config, manifest, out=run, executor="serial", tell=tell)
     times = {one.stage: one.seconds for one in result.times if not one.reused}
-    _tell(f"{name} {size} alpha {alpha:g}: I-AUROC {result.metrics['i_auroc']:.3f}")
+    tell(f"{name} {size} alpha {alpha:g}: I-AUROC {result.metrics['i_auroc']:.3f}")
     return {
         "set": name,
         "size": size,
@@ -258,10 +258,6 @@ def _document(rows: Sequence[Row]) -> str:
     command += f" --sets {' '.join(sets)} --alphas {' '.join(f'{float(alpha):g}' for alpha in alphas)}"
     title = f"# Size and tiles, {date.today()}\n\n{software(command)}, one thread"
     return "\n\n".join([title, said[0], "\n".join(lines), *said[1:], "Raw rows: tiles.csv"]) + "\n"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

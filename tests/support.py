@@ -87,6 +87,21 @@ def photo(path: Path, seed: int = 0, width: int = 8, height: int = 6) -> Path:
     return path
 
 
+def square_defects(size: tuple[int, int], spread: float, rows: slice, columns: slice) -> Draw:
+    """Draws grey noise of this height, width and spread; the anomalous photographs have a bright rectangle there."""
+    rng = np.random.default_rng(0)
+
+    def draw(kind: str) -> tuple[Pixels, Pixels | None]:
+        image = rng.normal(120, spread, (*size, 3)).clip(0, 255).astype(np.uint8)
+        if kind == "good":
+            return image, None
+        mask = np.zeros(size, np.uint8)
+        image[rows, columns], mask[rows, columns] = 255, 255
+        return image, mask
+
+    return draw
+
+
 def labelled_photos(root: Path, counts: Sequence[tuple[str, str, int]], draw: Draw) -> Path:
     """`root`, with so many photographs of each split and kind as `draw` gives them, and the masks of those that have
     one, in MVTec's layout."""

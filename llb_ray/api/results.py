@@ -1,6 +1,7 @@
 """Commands on a finished or running run: watch it, check it, look at it, judge new images, hand it to other tools."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -133,13 +134,11 @@ def predict(
             use(judged)
 
     drawn = f"{overlays}, masks" if masks else overlays
-    rates = threshold, false_alarm_rate, false_area_rate
+    asked = folder, data, to, each, progress, maps, drawn, threshold, false_alarm_rate, false_area_rate, category
     if executor == "serial" and ray_address is None:
-        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category)
-    if not isinstance(executor, str):
-        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category, executor)
-    with make_executor(executor, ray_address) as entered:
-        return predict_images(folder, data, to, each, progress, maps, drawn, *rates, category, entered)
+        return predict_images(*asked)
+    with make_executor(executor, ray_address) if isinstance(executor, str) else nullcontext(executor) as entered:
+        return predict_images(*asked, entered)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:

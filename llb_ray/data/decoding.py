@@ -38,7 +38,7 @@ Wanted = int | Size | None  # the side of a square, or height and width; None: a
 _Half = Literal["high", "low"]
 _HALVES: tuple[_Half, _Half] = ("high", "low")
 _OTHER_ORDER = {";16B": ";16L", ";16L": ";16B", ";16N": {"little": ";16B", "big": ";16L"}[sys.byteorder]}
-_LARGEST_MASK = 90_000_000  # pixels
+LARGEST_MASK = 90_000_000  # pixels
 _NEARLY, _MOSTLY = 24, 0.97  # of 255 grey levels, and of the pixels
 
 
@@ -147,7 +147,7 @@ def num_mask_values(path: Path, exactly: bool = False) -> int:
     """
     try:
         with refusing():
-            image = _decoded(path, _LARGEST_MASK)
+            image = _decoded(path, LARGEST_MASK)
             value_HW = np.asarray(image if _is_deep(image) else image.convert("L"))
     except UnreadableImage:
         return 0

@@ -207,4 +207,6 @@ def _reach(found: Candidates, trust_N: torch.Tensor) -> torch.Tensor | None:
 def _parted(patch_PF: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
     """The patches of the memory [P, D], and averaged ones [P, E] where they were read after them, or else the same."""
     num_dims = sum(map(len, kernels_of(state)))
-    return patch_PF[:, : num_dims or None], patch_PF[:, num_dims % patch_PF.shape[1] :]
+    if num_dims in (0, patch_PF.shape[1]):
+        return patch_PF, patch_PF
+    return patch_PF[:, :num_dims], patch_PF[:, num_dims:]

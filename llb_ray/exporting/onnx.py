@@ -25,6 +25,7 @@ from llb_ray.data.ignored_regions import GREY
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -94,9 +95,9 @@ def export_onnx(run: FinishedRun, path: Path, category: str | None = None) -> Ex
 
 def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
     """The detector with one threshold; raises ConfigError for a run of several categories and none named."""
-    trained = TrainedDetector.of(run.folder, category=category)
-    trained.run.category(None)
-    return trained
+    calibrated = CalibratedRun.of(run.folder, category=category)
+    calibrated.category(None)
+    return TrainedDetector(calibrated)
 
 
 def refuse_name(path: Path, suffix: str) -> None:

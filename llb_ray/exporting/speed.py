@@ -19,6 +19,7 @@ import numpy as np
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable
 from llb_ray.engine import filenames
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -74,7 +75,7 @@ def measure_speed(run: FinishedRun, num_images: int, batch: int, threads: int | 
     """
     if run.made.threshold is not None:
         refuse_several(run.made.threshold, run.folder.where, "bench")
-    trained = TrainedDetector.of(run.folder)
+    trained = TrainedDetector(CalibratedRun.of(run.folder))
     threads = threads or run.config.resources.num_cpus
     reasons = {name: _why_not(name, trained) for name in LOADERS}
     with tempfile.TemporaryDirectory() as folder:

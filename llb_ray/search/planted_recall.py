@@ -9,6 +9,7 @@ import numpy.typing as npt
 from llb_ray.data.decoding import read_rgb
 from llb_ray.data.manifest import path_from_text
 from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import ANOMALOUS
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -42,4 +43,4 @@ def _planted(run: FinishedRun, path: str, image_id: str, number: int) -> Pixels:
 
 
 def _num_found(run: FinishedRun, damaged: list[Pixels]) -> int:
-    return TrainedDetector.of(run.folder).predict(damaged).decisions.count(ANOMALOUS)
+    return TrainedDetector(CalibratedRun.of(run.folder)).predict(damaged).decisions.count(ANOMALOUS)

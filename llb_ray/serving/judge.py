@@ -13,6 +13,7 @@ from PIL import Image
 
 from llb_ray.config import Size
 from llb_ray.data.unreadable_files import UnreadableImage
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import Pixels, Sized, TrainedDetector, stacked
 from llb_ray.engine.inference.verdicts import Floats
 from llb_ray.engine.rundir.run_folder import RunFolder
@@ -40,7 +41,7 @@ class Judge:
         """Raises a `LlbError` for what `llb_ray.Detector.load` refuses."""
         folder = RunFolder.open(located(run))
         self._version = run_version(run)
-        self._detector = TrainedDetector.of(folder)
+        self._detector = TrainedDetector(CalibratedRun.of(folder))
         self._painter = Painter(folder)
         self._painter.scale  # noqa: B018  # drawn from a few hundred maps: now, not while somebody waits
         size = self._detector.config.detector.size

@@ -1,6 +1,5 @@
 """A `repurify` that a review started: a process of its own, its last line, and the run before and after."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.data.unreadable_files import UnreadableImage
+from llb_ray.engine.inspection.changes import decisions_of, threshold_of
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import LlbError
@@ -74,9 +74,9 @@ def _compared(before: Path, after: Path, data: Path | None) -> dict[str, Any]:
     """Counts and thresholds of both runs, changed images, and `planted` defects found; or the reason in `line`."""
     try:
         runs = [FinishedRun(RunFolder.open(run), data) for run in (before, after)]
-        was, now = (_decided(run) for run in runs)
+        was, now = map(decisions_of, runs)
         changed = sum(now.get(image_id) != decision for image_id, decision in was.items())
-        counts = {"before": _counts(before, was), "after": _counts(after, now), "num_changed": changed}
+        counts = {"before": _counts(runs[0], was), "after": _counts(runs[1], now), "num_changed": changed}
         return counts | {"planted": _planted(*runs)}
     except (LlbError, OSError) as error:
         return {"line": str(error)}
@@ -92,11 +92,7 @@ def _planted(before: FinishedRun, after: FinishedRun) -> list[int] | None:
         return None
 
 
-def _decided(run: FinishedRun) -> dict[str, str]:
-    return dict(zip(run.purified["image_id"].to_pylist(), run.purified["decision"].to_pylist(), strict=True))
-
-
-def _counts(run: Path, decided: dict[str, str]) -> dict[str, Any]:
-    decisions, threshold = list(decided.values()), run / "threshold.json"
-    value = json.loads(threshold.read_text()).get("threshold") if threshold.exists() else None
-    return {"kept": decisions.count("kept"), "rejected": decisions.count("rejected"), "threshold": value}
+def _counts(run: FinishedRun, decided: dict[str, str]) -> dict[str, Any]:
+    decisions = list(decided.values())
+    counts = {"kept": decisions.count("kept"), "rejected": decisions.count("rejected")}
+    return counts | {"threshold": threshold_of(run)}

@@ -19,7 +19,7 @@ from llb_ray.detectors.memory_bank import TOP_SHARE
 from llb_ray.detectors.tiles import Tiled, Tiling, WorstTile
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError
-from tests.support import Pixels, labelled_photos
+from tests.support import labelled_photos, square_defects
 
 CPU = torch.device("cpu")
 CNN = BackboneConfig(name="test_resnet.r160_in1k", weights="random", layers=(1, 2))
@@ -174,16 +174,7 @@ def test_the_score_is_that_of_the_worst_tile() -> None:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photographs of 192 x 256 px, the anomalous ones with a bright square of 10."""
-    rng = np.random.default_rng(0)
-
-    def draw(kind: str) -> tuple[Pixels, Pixels | None]:
-        image = rng.normal(120, 4, (192, 256, 3)).clip(0, 255).astype(np.uint8)
-        if kind == "good":
-            return image, None
-        mask = np.zeros((192, 256), np.uint8)
-        image[92:102, 180:190], mask[92:102, 180:190] = 255, 255
-        return image, mask
-
+    draw = square_defects((192, 256), 4, slice(92, 102), slice(180, 190))
     counts = [("train", "good", 12), ("test", "good", 4), ("test", "spot", 4)]
     return labelled_photos(tmp_path_factory.mktemp("large"), counts, draw)
 

@@ -16,7 +16,7 @@ from llb_ray.detectors.backbones import Backbone
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError
-from tests.support import Pixels, labelled_photos
+from tests.support import labelled_photos, square_defects
 
 OBLONG = (32, 64)
 NAMES = ["tiny", "tiny_bank", "tiny_reconstruction"]
@@ -32,16 +32,7 @@ def tiny_reconstruction(tiny_bank: RunConfig) -> RunConfig:
 @pytest.fixture(scope="module")
 def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twice as wide as high; the anomalous ones of the test split have a bright square at the right."""
-    rng = np.random.default_rng(0)
-
-    def draw(kind: str) -> tuple[Pixels, Pixels | None]:
-        image = rng.normal(120, 3, (40, 80, 3)).clip(0, 255).astype(np.uint8)
-        if kind == "good":
-            return image, None
-        mask = np.zeros((40, 80), np.uint8)
-        image[10:22, 60:72], mask[10:22, 60:72] = 255, 255
-        return image, mask
-
+    draw = square_defects((40, 80), 3, slice(10, 22), slice(60, 72))
     counts = [("train", "good", 18), ("test", "good", 5), ("test", "spot", 5)]
     return labelled_photos(tmp_path_factory.mktemp("strips"), counts, draw)
 

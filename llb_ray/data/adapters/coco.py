@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from llb_ray.config import DatasetConfig
-from llb_ray.data.adapters.labelled import Labelled, Labels, by_path, text_of
+from llb_ray.data.adapters.labelled import MALFORMED, Labelled, Labels, by_path, text_of
 from llb_ray.data.label_shapes import Runs, Shape, coco_counts, polygon, rectangle
 from llb_ray.errors import DataError
-
-_BAD = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
 class Coco(Labelled):
@@ -28,7 +26,7 @@ class Coco(Labelled):
             of_image: dict[Any, list[Any]] = {image_id: [] for image_id, _, _ in images}
             for one in tree["annotations"]:
                 of_image[one["image_id"]].append(one)
-        except (*_BAD, RecursionError) as error:
+        except (*MALFORMED, RecursionError) as error:
             raise DataError(
                 f"{source.path}: not a COCO file ({type(error).__name__}: {error}); export it again"
             ) from error
@@ -46,7 +44,7 @@ def _labels(
         try:
             shapes = [(names[one["category_id"]], shape) for one in of_image[image_id] for shape in _shapes(one)]
             yield path, Labels(source, number, size, shapes)
-        except _BAD as error:
+        except MALFORMED as error:
             yield path, Labels(source, number, size, [], (), f"not COCO annotations ({type(error).__name__}: {error})")
 
 

@@ -19,7 +19,7 @@ from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.candidate_files import File
-from llb_ray.data.decoding import upright_size
+from llb_ray.data.decoding import LARGEST_MASK, upright_size
 from llb_ray.data.directory_tree import LeftOut, found_below, require_folder
 from llb_ray.data.groups import Grouping
 from llb_ray.data.label_shapes import Shape, mask_of
@@ -33,7 +33,8 @@ from llb_ray.errors import DataError
 from llb_ray.names import below
 
 MASKS = "masks_png"
-_MOST_PIXELS = 90_000_000  # of a mask, as of an image (data.max_pixels)
+# What reading a tree of JSON of another form raises.
+MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _mask(root: Path, path: str, labels: Labels) -> str:
     width, height = upright_size(root / path)
     if labels.size is not None and labels.size != (width, height):
         raise ValueError("the labels are for {} x {} pixels, the image has {} x {}".format(*labels.size, width, height))
-    if width * height > _MOST_PIXELS:
+    if width * height > LARGEST_MASK:
         raise ValueError(f"{width} x {height} pixels are too many for a mask")
     mask_HW = mask_of(labels.defects(), width, height)
     if not mask_HW.any():

@@ -8,13 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llb_ray.config import DatasetConfig
-from llb_ray.data.adapters.labelled import Labelled, Labels, by_path
+from llb_ray.data.adapters.labelled import MALFORMED, Labelled, Labels, by_path
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.label_shapes import Shape, ellipse, polygon, rectangle
 from llb_ray.data.name_conventions import is_clutter
 from llb_ray.errors import DataError
-
-_BAD = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
 class Labelme(Labelled):
@@ -36,7 +34,7 @@ def _all(root: Path, sources: dict[str, str]) -> Iterator[tuple[str, Labels]]:
             tree = json.loads(source.text())
             shapes, image = list(tree["shapes"]), str(tree["imagePath"])
             size = _size(tree)
-        except (*_BAD, RecursionError) as error:
+        except (*MALFORMED, RecursionError) as error:
             raise DataError(
                 f"{source.path}: not a labelme file ({type(error).__name__}: {error}); take it out of the folder"
             ) from error
@@ -64,7 +62,7 @@ def _size(tree: Any) -> tuple[int, int] | None:
 def _labels(source: str, shapes: list[Any], size: tuple[int, int] | None) -> Labels:
     try:
         return Labels(source, None, size, [(str(shape["label"]), _shape(shape)) for shape in shapes])
-    except _BAD as error:
+    except MALFORMED as error:
         return Labels(source, None, size, [], (), f"not shapes of labelme ({type(error).__name__}: {error})")
 
 

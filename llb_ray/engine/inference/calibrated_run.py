@@ -12,7 +12,7 @@ from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.inference.regions import ANY, RegionFinder
-from llb_ray.engine.inference.verdicts import Calibration, categories_of
+from llb_ray.engine.inference.verdicts import Calibration, threshold_categories
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
@@ -55,7 +55,8 @@ class CalibratedRun:
                 f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
-        names = categories_of(made.threshold) if category is None else [_known(category, categories_of(made.threshold))]
+        known = threshold_categories(made.threshold)
+        names = known if category is None else [_known(category, known)]
         if threshold is not None and len(names) > 1:
             raise ConfigError(f"a threshold for several categories ({', '.join(names)}): {_NAME_ONE}")
         calibrations = {}

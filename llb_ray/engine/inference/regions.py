@@ -53,7 +53,7 @@ class RegionFinder:
         refuse_unknown(false_area_rate)
         if filenames.PIXEL_LEVELS not in made.files:
             return None
-        levels = of_category(read_table(made.file(filenames.PIXEL_LEVELS)), category)
+        levels = rows_for(read_table(made.file(filenames.PIXEL_LEVELS)), category)
         level = level_at(levels, false_area_rate)
         return cls(level, grid)
 
@@ -114,6 +114,6 @@ class RegionFinder:
         return tuple(on_photo_P2.ravel().tolist())
 
 
-def of_category(table: pa.Table, category: str) -> pa.Table:
+def rows_for(table: pa.Table, category: str) -> pa.Table:
     """The rows of a table of a `threshold` artifact that are about this category; all of it for `ANY`."""
     return table if category == ANY else table.filter(pc.equal(table["category"], category))

@@ -75,18 +75,7 @@ class TrainedDetector:
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        return cls.of(RunFolder.open(located(run)), threshold, false_alarm_rate, false_area_rate, category)
-
-    @classmethod
-    def of(
-        cls,
-        folder: RunFolder,
-        threshold: float | None = None,
-        false_alarm_rate: float | None = None,
-        false_area_rate: float = FALSE_AREA_RATE,
-        category: str | None = None,
-    ) -> "TrainedDetector":
-        """`load`, of a run that is open already."""
+        folder = RunFolder.open(located(run))
         return cls(CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category))
 
     def predict(self, images: Picture | Iterable[Picture], category: str | None = None) -> Verdicts:

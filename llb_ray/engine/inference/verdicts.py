@@ -16,7 +16,7 @@ from llb_ray.artifacts import Artifact
 from llb_ray.config import Size, ThresholdConfig, parse_as
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.inference.regions import ANY, Region, RegionFinder, of_category
+from llb_ray.engine.inference.regions import ANY, Region, RegionFinder, rows_for
 from llb_ray.engine.notebook_tables import MOST_ROWS, html_table, map_image
 from llb_ray.ensemble.threshold import threshold_at
 from llb_ray.errors import ArtifactError, ConfigError
@@ -42,7 +42,7 @@ class Calibration:
         """Content of a `threshold` artifact for a category, with the finder of regions where those are wanted."""
         facts = json.loads(made.file(filenames.THRESHOLD).read_text())
         threshold = facts["threshold"] if category == ANY else facts["by_category"][category]["threshold"]
-        held_out = of_category(read_table(made.file(filenames.HELD_OUT)), category)
+        held_out = rows_for(read_table(made.file(filenames.HELD_OUT)), category)
         return cls(threshold, np.sort(held_out["score"].to_numpy()), regions)
 
     def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
@@ -62,7 +62,7 @@ class Calibration:
         return replace(self, threshold=threshold)
 
 
-def categories_of(made: Artifact) -> list[str]:
+def threshold_categories(made: Artifact) -> list[str]:
     """The categories that a `threshold` artifact has thresholds for; `ANY` alone where the run has only one."""
     return sorted(json.loads(made.file(filenames.THRESHOLD).read_text()).get("by_category", [ANY]))
 
@@ -70,7 +70,7 @@ def categories_of(made: Artifact) -> list[str]:
 def refuse_several(made: Artifact, where: str, what: str) -> None:
     """Raise ConfigError for a `threshold` artifact of the run at `where` with several thresholds, which `what` does not
     know how to choose between."""
-    names = categories_of(made)
+    names = threshold_categories(made)
     if names != [ANY]:
         raise ConfigError(
             f"{where}: has {len(names)} categories, each with a threshold of its own, and {what} takes runs of one; "

@@ -33,7 +33,7 @@ class Changes:
 
 def changes_between(before: FinishedRun, after: FinishedRun) -> Changes:
     """The changes from one run to another over more images; joined by image_id."""
-    earlier = dict(zip(*(before.purified[name].to_pylist() for name in ("image_id", "decision")), strict=True))
+    earlier = decisions_of(before)
     rows: list[dict[str, Any]] = after.purified.to_pylist()
     known = [row for row in rows if row["image_id"] in earlier]
     new = [row for row in rows if row["image_id"] not in earlier]
@@ -43,10 +43,16 @@ def changes_between(before: FinishedRun, after: FinishedRun) -> Changes:
         if row["decision"] != earlier[row["image_id"]]
     ]
     num_kept = sum(row["decision"] == KEPT for row in new)
-    return Changes(len(known), len(new), num_kept, changed, (_threshold(before), _threshold(after)))
+    return Changes(len(known), len(new), num_kept, changed, (threshold_of(before), threshold_of(after)))
 
 
-def _threshold(run: FinishedRun) -> float | None:
+def decisions_of(run: FinishedRun) -> dict[str, str]:
+    """The decision about each training image, by its image_id."""
+    return dict(zip(run.purified["image_id"].to_pylist(), run.purified["decision"].to_pylist(), strict=True))
+
+
+def threshold_of(run: FinishedRun) -> float | None:
+    """The run's threshold; None where it has none, or one for each of several categories."""
     path = run.file("threshold.json")
     found: float | None = json.loads(path.read_text()).get("threshold") if path.exists() else None
     return found
