@@ -73,7 +73,7 @@ def deep_patches(layers: Layers, config: MemoryBankConfig) -> torch.Tensor | Non
 
 def kernels_of(state: Named) -> Sequence[torch.Tensor]:
     """The filters of detailed patches, by layer; none of averaged ones."""
-    return [state[name] for name in sorted(state) if name.startswith(KERNEL)]
+    return [state[f"{KERNEL}{layer}"] for layer in range(sum(name.startswith(KERNEL) for name in state))]
 
 
 def at_places(average_BEHW: torch.Tensor, state: Named) -> torch.Tensor:

@@ -210,6 +210,13 @@ def test_a_detector_keeps_its_kernels() -> None:
     assert not np.array_equal(other.score(layers).map_NHW, detector.score(layers).map_NHW)
 
 
+def test_each_of_many_layers_has_its_own_kernel() -> None:
+    layers = tuple(torch.ones(3, channels, 4, 4) for channels in range(1, 13))
+    config = MemoryBankConfig.model_validate({"backbone": {"layers": [*range(12)]}, "memory": "plain"})
+    state = MemoryBank(config, CPU).fit(Memory(layers), 0).state()
+    assert [state[f"kernel_{number}"].shape[1] for number in range(12)] == [*range(1, 13)]
+
+
 def test_wide_layers_are_projected_to_fewer_dimensions() -> None:
     rng = np.random.default_rng(0)
     wide = (torch.from_numpy(rng.normal(size=(3, 200, 4, 4))).float(), torch.ones(3, 4, 2, 2))
