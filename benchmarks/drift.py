@@ -11,7 +11,6 @@ benchmarks/drift.md and the rates beside it.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
@@ -22,7 +21,6 @@ from harness import Row, software, write_rows
 from PIL import Image, ImageEnhance, ImageFilter
 
 import llb_ray
-from llb_ray.engine import filenames
 from llb_ray.engine.drift.alarms import FEATURES, SHARE, SHIFT, Lot, Reference, interval_of, watched
 from llb_ray.engine.drift.watch import held_out_reference
 from llb_ray.engine.rundir.run_folder import RunFolder
@@ -102,9 +100,7 @@ def mixed(good: Lot, place_N: np.ndarray, odd: Lot, generator: np.random.Generat
 
 def own_images(folder: RunFolder, detector: llb_ray.Detector) -> Reference:
     """What `llb-ray drift` compares with by default."""
-    made = folder.made()
-    facts = json.loads(made.threshold.file(filenames.THRESHOLD).read_text())
-    return held_out_reference(made, detector.calibration, facts["false_alarm_interval"][1])
+    return held_out_reference(folder.made(), detector.calibration)
 
 
 def reference_of(lot: Lot, threshold: float) -> Reference:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,11 @@ from pyarrow import parquet
 
 import llb_ray
 from llb_ray.cli import main
-from llb_ray.engine.drift.alarms import FEATURES, SHARE, SHIFT, Lot, Reference, watched
+from llb_ray.engine.drift.alarms import FEATURES, SHARE, SHIFT, Lot, Reference, interval_of, watched
 from llb_ray.engine.drift.feature_shift import feature_shift
+from llb_ray.errors import DataError
 from tests.browser import chromium, complaints
+from tests.support import set_column
 
 _LEVEL = 0.05
 
@@ -216,6 +219,63 @@ def test_what_cannot_be_compared_is_one_sentence(
     assert result.exit_code == 1, result.output
     assert reason in result.output
     assert result.output.count("\n") == 1
+
+
+_HEAD = "path,image_id,score,decision,quantile"
+_GOOD = "x.png,00,1.5,normal,1.0"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"{_HEAD}\n{_GOOD}\ny.png,01,nan,normal,1.0\n", "not finite"),
+        (f"{_HEAD}\n{_GOOD}\ny.png,01,inf,normal,1.0\n", "not finite"),
+        (f"{_HEAD}\n{_GOOD}\ny.png,01,,normal,1.0\n", "not the scores of llb-ray predict"),
+        (f"{_HEAD}\n{_GOOD}\n,01,1.5,normal,1.0\n", "not the scores of llb-ray predict"),
+        (f"{_HEAD}\n{_GOOD}\ny.png,,1.5,normal,1.0\n", "not the scores of llb-ray predict"),
+        (f"{_HEAD}\n{_GOOD}\ny.png,01,1.5\n", "line 3 has 3 fields"),
+        (f"{_HEAD}\n{_GOOD}\ny.png,01,high,normal,1.0\n", "not the scores of llb-ray predict"),
+        ("", "names the columns|has to name the columns"),
+        ("\x00\x01\x02", "no list of images|not a CSV"),
+    ],
+    ids=["nan", "inf", "no score", "no path", "no id", "short row", "a word", "nothing", "bytes"],
+)
+def test_scores_that_no_test_could_count_are_refused(finished: Path, tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "scores.csv").write_text(text)
+    for words in (["SCORES"], ["SCORES", "--by", "folder"], ["SCORES", "--reference", "SCORES"]):
+        said = [str(tmp_path / "scores.csv") if word == "SCORES" else word for word in words]
+        result = CliRunner().invoke(main, ["drift", str(finished), *said])
+        assert result.exit_code == 1, result.output
+        assert re.search(reason, result.output)
+        assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, None])
+def test_features_that_no_test_could_count_are_refused(
+    finished: Path, predicted: Path, tmp_path: Path, number: float | None
+) -> None:
+    shutil.copy(predicted / "same" / "scores.parquet", tmp_path)
+    features = parquet.read_table(predicted / "same" / "features.parquet")
+    rows = features["features"].to_pylist()
+    rows[0][3] = number
+    parquet.write_table(set_column(features, "features", rows), tmp_path / "features.parquet")
+    with pytest.raises(DataError, match=r"features.parquet: has numbers that are not finite"):
+        llb_ray.drift(finished, [tmp_path])
+
+
+def test_an_image_in_two_lots_is_refused(finished: Path, predicted: Path, tmp_path: Path) -> None:
+    (path, *_) = parquet.read_table(predicted / "same" / "scores.parquet")["path"].to_pylist()
+    table = tmp_path / "lots.csv"
+    table.write_text(f"path,lot\n{path},1\n{path},1\n{path},2\n")
+    with pytest.raises(DataError, match=f"{path} is in two lots, 1 and 2"):
+        llb_ray.drift(finished, [predicted / "same"], by="lot", table=table)
+
+
+def test_a_lot_may_have_as_many_above_the_threshold_as_the_reference_has(finished: Path, predicted: Path) -> None:
+    own = llb_ray.drift(finished, [predicted / "same"]).reference
+    above = int((own.score_M > own.threshold).sum())
+    assert own.max_share == interval_of(above, len(own.score_M))[1]
+    assert llb_ray.drift(finished, [predicted / "same"], max_share=0.3).reference.max_share == 0.3
 
 
 def test_the_page_fits_a_telephone_and_runs_no_name(finished: Path, predicted: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
 from llb_ray.data.lists import read_list
@@ -46,9 +47,11 @@ def read_predictions(where: Path, calibration: Calibration) -> list[Row]:
 
 def _typed(path: Path, table: pa.Table) -> pa.Table:
     try:
-        return table.select(_READ.names).cast(_READ)
-    except (KeyError, pa.ArrowInvalid) as error:
+        typed = table.select(_READ.names).cast(_READ)
+    except (KeyError, ValueError) as error:  # also where a cell of a column is empty
         raise DataError(f"{path}: not the scores of llb-ray predict ({str(error).splitlines()[0]})") from error
+    _refuse_odd(path, typed["score"])
+    return typed
 
 
 def _features(path: Path) -> dict[str, list[float]]:
@@ -59,7 +62,14 @@ def _features(path: Path) -> dict[str, list[float]]:
         found = parquet.read_table(path).cast(FEATURED)
     except (OSError, ValueError, *DAMAGED) as error:
         raise DataError(f"{path}: not readable ({str(error).splitlines()[0]}); predict again") from error
+    _refuse_odd(path, pc.list_flatten(found[FEATURES]))
     return dict(zip(found["image_id"].to_pylist(), found[FEATURES].to_pylist(), strict=True))
+
+
+def _refuse_odd(path: Path, numbers: pa.ChunkedArray) -> None:
+    """Raise DataError for an infinite number or none: it is in no test, and a lot would pass unseen."""
+    if numbers.null_count or not np.isfinite(numbers.to_numpy()).all():
+        raise DataError(f"{path}: has numbers that are not finite; predict these images again")
 
 
 def lot_of(rows: Sequence[Row]) -> Lot:
@@ -89,6 +99,16 @@ def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path |
 
 
 def _values(table: Path, column: str, rows: Sequence[Row]) -> list[str]:
+    """The value of each row's image in a column of a table."""
+    known, key = _column(table, column)
+    missing = next((row for row in rows if row[key] not in known), None)
+    if missing is not None:
+        raise DataError(f"{table}: has no row for {missing['path']} (looked for by {key}); add it, or leave --by out")
+    return [known[row[key]] for row in rows]
+
+
+def _column(table: Path, column: str) -> tuple[dict[str, str], str]:
+    """The values of a column by image, and the column that names images: `image_id`, or where it is missing `path`."""
     known: dict[str, str] = {}
     key = "path"
     for batch in read_list(table):
@@ -96,8 +116,7 @@ def _values(table: Path, column: str, rows: Sequence[Row]) -> list[str]:
             names = ", ".join(batch.column_names)
             raise DataError(f"{table}: has no column {column!r}; its columns are {names}")
         key = "image_id" if "image_id" in batch.column_names else "path"
-        known |= dict(zip(map(str, batch[key].to_pylist()), map(str, batch[column].to_pylist()), strict=True))
-    missing = next((row for row in rows if row[key] not in known), None)
-    if missing is not None:
-        raise DataError(f"{table}: has no row for {missing['path']} (looked for by {key}); add it, or leave --by out")
-    return [known[row[key]] for row in rows]
+        for image, value in zip(*(map(str, batch[name].to_pylist()) for name in (key, column)), strict=True):
+            if known.setdefault(image, value) != value:
+                raise DataError(f"{table}: {image} is in two lots, {known[image]} and {value}; leave one row")
+    return known, key

@@ -1,6 +1,5 @@
 """New images against a run: its held-out scores, or a lot that was accepted, are what they should look like."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +51,15 @@ def compare(
 ) -> Drift:
     """Each lot of the predictions against the run's held-out scores, or against the prediction `reference`.
 
-    `max_share` is how many may be above the threshold; by default the upper end of the interval that the run gives for
-    its false alarms, or that of the reference's own share.  Raises DataError for what are no predictions of this run.
+    `max_share` is how many may be above the threshold; by default the upper end of the interval of the reference's own
+    share.  Raises DataError for what are no predictions of this run.
     """
     if by not in (None, FOLDER) and table is None:
         raise ConfigError(f"--by {by}: a column needs --table, a CSV or Parquet file with it; or say --by {FOLDER}")
-    calibration, facts = _calibration(folder)
+    calibration = _calibration(folder)
     named = {str(where): read_predictions(where, calibration) for where in predictions}
-    most = facts["false_alarm_interval"][1] if max_share is None else max_share
     compared = (
-        held_out_reference(folder.made(), calibration, most)
+        held_out_reference(folder.made(), calibration, max_share)
         if reference is None
         else _accepted(calibration, reference, max_share)
     )
@@ -69,18 +67,19 @@ def compare(
     return Drift(folder.where, compared, level, found, watched(compared, found, level))
 
 
-def _calibration(folder: RunFolder) -> tuple[Calibration, dict[str, list[float]]]:
+def _calibration(folder: RunFolder) -> Calibration:
     made = folder.made().threshold
     if made is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: without held-out scores there is nothing to watch")
     refuse_several(made, folder.where, "drift")
-    return Calibration.of(made), json.loads(made.file(filenames.THRESHOLD).read_text())
+    return Calibration.of(made)
 
 
-def held_out_reference(made: RunArtifacts, calibration: Calibration, max_share: float) -> Reference:
+def held_out_reference(made: RunArtifacts, calibration: Calibration, max_share: float | None = None) -> Reference:
     """The run's own images: held-out scores, by other detectors, and the features of those that it kept."""
-    score_M = calibration.held_out_N.astype(np.float64)
-    return Reference(HELD_OUT, score_M, calibration.threshold, max_share, False, _features(made), KEPT)
+    score_M, threshold = calibration.held_out_N.astype(np.float64), calibration.threshold
+    most = _most(score_M, threshold) if max_share is None else max_share
+    return Reference(HELD_OUT, score_M, threshold, most, False, _features(made), KEPT)
 
 
 def _features(made: RunArtifacts) -> Floats | None:
@@ -96,6 +95,10 @@ def _features(made: RunArtifacts) -> Floats | None:
 def _accepted(calibration: Calibration, where: Path, max_share: float | None) -> Reference:
     """A prediction that was accepted."""
     lot, threshold = lot_of(read_predictions(where, calibration)), calibration.threshold
-    num_above = int((lot.score_N > threshold).sum())
-    most = interval_of(num_above, len(lot.score_N))[1] if max_share is None else max_share
+    most = _most(lot.score_N, threshold) if max_share is None else max_share
     return Reference(str(where), lot.score_N, threshold, most, feature_MS=lot.feature_NS)
+
+
+def _most(score_M: Floats, threshold: float) -> float:
+    """The share above the threshold that a lot may have: the upper end of the interval of the reference's own."""
+    return interval_of(int((score_M > threshold).sum()), len(score_M))[1]
