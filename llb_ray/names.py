@@ -29,6 +29,11 @@ def cell(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def from_cell(text: str) -> str:
+    """The text that `cell` wrote."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
+
+
 def path_cell(path: str) -> str:
     """The path as a cell of a CSV file: the same path, spelt ``./...`` where a spreadsheet would evaluate it."""
     return f"./{path}" if _FORMULA.match(path) else path

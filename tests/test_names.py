@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb_ray.errors import ArtifactError
-from llb_ray.names import below, cell, component, path_cell, refuse_links, shown
+from llb_ray.names import below, cell, component, from_cell, path_cell, refuse_links, shown
 
 NAMES = st.text(st.characters(codec=None), max_size=200)
 ACTIVE = ["a\x1b[2Jb", "a\nb", "a\rb", "a\x07", "a\x9b31m", "a\u202eb", "caf\udce9", "\u2028", "\x7f", "a\tb"]
@@ -29,6 +29,7 @@ def test_what_people_write_is_shown_as_it_is(name: str) -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
 def test_no_cell_is_a_formula(start: str) -> None:
     assert cell(f"{start}1+1") == f"'{start}1+1"
+    assert from_cell(cell(f"{start}1+1")) == f"{start}1+1"
     assert path_cell(f"{start}1.png") == f"./{start}1.png"
     assert (cell(f"1{start}1"), path_cell(f"a/{start}1")) == (f"1{start}1", f"a/{start}1")
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.trust import TRUSTED, UNTRUSTED
 from llb_ray.errors import DataError
+from llb_ray.names import from_cell
 
 KEEP, REJECT, UNSURE = WORDS = ("keep", "reject", "unsure")
 OVERRIDES = pa.schema(
@@ -42,7 +43,8 @@ def read_overrides(path: Path, purified: pa.Table, by: str = "") -> pa.Table:
     """The decisions in the CSV file that report.html gives out (schema `OVERRIDES`, in image_id order).
 
     `purified` is the table that they are about (schema `purified_dataset.PURIFIED`).  Raises DataError, naming the
-    line, for an image that is not in it, under another path or twice, and for any other word.
+    line, for an image that is not in it, under another path or twice, and for any other word.  A note without a
+    decision is left out.
     """
     rows = list(_rows(path))
     if not rows:
@@ -114,8 +116,10 @@ def _rows(path: Path) -> Iterator[_Row]:
                 )
             for row in reader:
                 image_id, named, decision, note = ((row.get(name) or "").strip() for name in _Row._fields[1:])
+                if note and not decision:  # of a review that goes on
+                    continue
                 # The page writes ./ before names that a spreadsheet would take for a formula.
-                yield _Row(reader.line_num, image_id, named.removeprefix("./").strip(), decision, note)
+                yield _Row(reader.line_num, image_id, named.removeprefix("./").strip(), decision, from_cell(note))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path}: not a readable CSV file ({reason})") from error

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_IMAGES = 64  # of one request
 _MIB = 2**20
-_TOO_LARGE, _NO_IMAGE = 413, 422
+_NO_FORM, _TOO_LARGE, _NO_IMAGE = 400, 413, 422
 SCHEMA = {  # for OpenAPI, which cannot know it from the code
     "required": True,
     "content": {
@@ -25,7 +27,7 @@ SCHEMA = {  # for OpenAPI, which cannot know it from the code
 
 @dataclass(frozen=True)
 class Upload:
-    """An image as it was sent; `name` is the sender's own word for it, and may be anything."""
+    """An image as it was sent; `name` is the sender's own word for it, and may be any text."""
 
     name: str
     content: bytes
@@ -33,16 +35,36 @@ class Upload:
 
 async def uploads(request: Request) -> list[Upload]:
     """The images of a request, in their order; raises HTTPException where there is none, or too many."""
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
-        async with request.form(max_files=MOST_IMAGES) as form:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            found = [Upload(file.filename or "", await file.read()) for file in files]
+    content = await request.body()
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind == b"multipart/form-data":
+        found = await _files(request)
+        _refuse_cut(content, options[b"boundary"])
     else:
-        content = await request.body()
         found = [Upload("", content)] if content else []
     if not found:
         raise HTTPException(_NO_IMAGE, "no image in the request; send its bytes as the body, or a form with files")
     return found
+
+
+def _refuse_cut(content: bytes, boundary: bytes) -> None:
+    """Raise HTTPException for a form without its end, whose last file would be missing without a word."""
+    if b"--" + boundary + b"--" not in content:
+        raise HTTPException(_NO_FORM, "the form ends before its last boundary; send all of it")
+
+
+async def _files(request: Request) -> list[Upload]:
+    try:
+        async with request.form(max_files=MOST_IMAGES) as form:
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            return [Upload(_text(file.filename), await file.read()) for file in files]
+    except AnyHTTPException as error:  # of the parser, over several lines
+        raise HTTPException(_NO_FORM, f"not a form: {str(error.detail).splitlines()[0]}") from error
+
+
+def _text(name: str | None) -> str:
+    """The name without what no encoding of an answer has: the sender may say that it is in any."""
+    return (name or "").encode("utf-8", "replace").decode()
 
 
 class BodyLimit:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llb_ray.disk import write_atomic
 from llb_ray.ensemble.overrides import WORDS
 from llb_ray.errors import DataError, ResourceError
-from llb_ray.names import path_cell
+from llb_ray.names import cell, from_cell, path_cell, shown
 
 _MOST_UNDONE = 1000
 
@@ -59,7 +59,9 @@ class Decisions:
         """Replace the decisions on these images alone; raises DataError for an image that the run does not have."""
         unknown = next((image_id for image_id in changes if image_id not in self._paths), None)
         if unknown is not None:
-            raise DataError(f"image {unknown[:64]!r} is not among the training images of this run; reload the page")
+            raise DataError(
+                f"image '{shown(unknown[:64])}' is not among the training images of this run; reload the page"
+            )
         before = {image_id: self._said.get(image_id) for image_id in changes}
         if before == {image_id: one if one != Decision() else None for image_id, one in changes.items()}:
             return  # sent twice: undo takes back a change that can be seen
@@ -100,15 +102,17 @@ class Decisions:
         writer = csv.writer(text)
         writer.writerow(["image_id", "path", "decision", "note"])
         for image_id, one in said.items():
-            if one.decision:
-                writer.writerow([image_id, path_cell(self._paths[image_id]), one.decision, one.note])
+            writer.writerow([image_id, path_cell(self._paths[image_id]), one.decision, cell(one.note)])
         write_atomic(self._file, text.getvalue().encode("utf-8", "surrogateescape"), durable=True)
 
     def _read(self) -> dict[str, Decision]:
         try:
             with self._file.open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
-            found = {row["image_id"]: Decision(decision=row["decision"], note=row.get("note") or "") for row in rows}
+            found = {
+                row["image_id"]: Decision(decision=row["decision"], note=from_cell(row.get("note") or ""))
+                for row in rows
+            }
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise DataError(f"{self._file}: not an overrides.csv; move it, or name another --decisions") from error
         if not found.keys() <= self._paths.keys():

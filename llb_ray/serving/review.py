@@ -20,12 +20,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from llb_ray.engine.rundir.run_folder import REPORT
-from llb_ray.errors import DataError
-from llb_ray.serving.access import LOCAL
+from llb_ray.errors import ArtifactError, DataError
+from llb_ray.serving.access import LOCAL, refuse_other_pages
+from llb_ray.serving.body import BodyLimit
 from llb_ray.serving.decisions import Decision, Decisions
 from llb_ray.serving.repurify_job import RepurifyJob
 
 _FORBIDDEN, _MISSING, _BAD, _NO_ROOM = 403, 404, 422, 507
+_MOST_BYTES = 32 * 2**20  # of a request
 _CHANGES = TypeAdapter(dict[str, Decision | None])
 _POLICY = "script-src '"  # in the report's own, once
 
@@ -49,12 +51,20 @@ def review_app(report: str, decisions: Decisions, job: RepurifyJob, secret: str)
     ]
     return Starlette(
         routes=[Mount(f"/{secret}", routes=routes)],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL),
+            Middleware(BodyLimit, max_bytes=_MOST_BYTES),
+        ],
     )
 
 
 def live(report: str) -> str:
-    """The page of a report, with the script that keeps it in step with the server, and may ask this server alone."""
+    """The page of a report, with the script that keeps it in step with the server, and may ask this server alone.
+
+    Raises ArtifactError for what is no report of this version.
+    """
+    if _POLICY not in report or "</body>" not in report:
+        raise ArtifactError("report.html is not of this version of llb-ray; write it again with `llb-ray report`")
     allowed = report.replace(_POLICY, "connect-src 'self'; script-src 'self' '", 1)
     head, end, tail = allowed.rpartition("</body>")
     return f'{head}<script src="live.js"></script>{end}{tail}'
@@ -84,23 +94,25 @@ class _Review:
         return HTMLResponse(path.read_bytes())
 
     async def change(self, request: Request) -> Response:
-        _refuse_other_pages(request)
+        _refuse_others(request)
         try:
             changes = _CHANGES.validate_json(await request.body())
             with _saving():
                 self._decisions.change(changes)
-        except (ValidationError, DataError) as error:
-            raise HTTPException(_BAD, str(error).splitlines()[0]) from error
+        except ValidationError as error:
+            raise HTTPException(_BAD, f"not decisions on images: {error.errors()[0]['msg']}") from error
+        except DataError as error:
+            raise HTTPException(_BAD, str(error)) from error
         return self._state()
 
     async def undo(self, request: Request) -> Response:
-        _refuse_other_pages(request)
+        _refuse_others(request)
         with _saving():
             self._decisions.undo()
         return self._state()
 
     async def repurify(self, request: Request) -> Response:
-        _refuse_other_pages(request)
+        _refuse_others(request)
         if not self._decisions.num_decided:
             raise HTTPException(_BAD, "there is no decision yet; keep or reject an image first")
         self._job.start()
@@ -121,7 +133,8 @@ def _saving() -> Iterator[None]:
         raise HTTPException(_NO_ROOM, f"{error.filename}: {error.strerror}; decisions stay in the browser") from error
 
 
-def _refuse_other_pages(request: Request) -> None:
-    """Raise HTTPException unless a page of this server asks: browsers say whose page it is."""
-    if request.headers.get("origin") != f"http://{request.headers.get('host')}":
-        raise HTTPException(_FORBIDDEN, "this page is not the review's own")
+def _refuse_others(request: Request) -> None:
+    """Raise HTTPException unless a page of this server asks."""
+    if "origin" not in request.headers:
+        raise HTTPException(_FORBIDDEN, "only the review's own page changes decisions")
+    refuse_other_pages(request)

@@ -70,6 +70,7 @@ def test_every_path_that_the_page_can_write_is_recognised(purified: pa.Table, tm
         ([(IDS[0], PATHS[0], "Keep!", "")], "line 2: decision 'Keep!' is not one of keep, reject, unsure"),
         ([(IDS[0], PATHS[0], "", "")], "line 2: decision '' is not one of"),
         ([(IDS[0], "=cmd.png", "keep", "")], "is 'plain.png' in this run, not '=cmd.png'; were the columns sorted"),
+        ([(IDS[0], PATHS[0], "", "later")], "holds no decision; make some in the run's report.html"),
         ([], "holds no decision; make some in the run's report.html"),
     ],
 )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import uvicorn
 from selenium.webdriver.common.by import By
@@ -17,7 +18,9 @@ from starlette.testclient import TestClient
 
 from llb_ray import api
 from llb_ray.data.tables import read_table
-from llb_ray.errors import DataError, ResourceError
+from llb_ray.ensemble.overrides import read_overrides
+from llb_ray.errors import ArtifactError, DataError, ResourceError
+from llb_ray.names import shown
 from llb_ray.serving.decisions import Decision, Decisions, alone_with
 from llb_ray.serving.repurify_job import RepurifyJob
 from llb_ray.serving.review import live, review_app
@@ -57,6 +60,22 @@ def test_decisions_are_saved_as_they_are_made_and_found_again(file: Path) -> Non
     said.undo()
     said.undo()
     assert (_rows(file), said.can_undo) == ([], False)
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["=1+1", "-1 mm", "@x", "a\0b", "a\r\nb", "\u2028\u202e", "  blanks  ", "\U0001f600", '"', "x" * 2000],
+)
+@pytest.mark.parametrize("decision", ["keep", "reject", "unsure", ""])
+def test_every_note_is_found_again_and_no_spreadsheet_evaluates_it(file: Path, note: str, decision: str) -> None:
+    said = Decisions(file, _PATHS)
+    said.change({"a": Decision(decision=decision, note=note), "b": Decision(decision="keep")})
+    assert Decisions(file, _PATHS).as_json() == said.as_json()
+    assert _rows(file)[0]["note"][:1] not in tuple("=+-@")
+    images = pa.table({"image_id": list(_PATHS), "path": list(_PATHS.values())})
+    found = {row["image_id"]: row for row in read_overrides(file, images).to_pylist()}
+    assert found.keys() == ({"a", "b"} if decision else {"b"})
+    assert not decision or found["a"]["note"] == note.strip()
 
 
 @pytest.mark.parametrize("text", ["image_id,decision\nz,keep\n", "image_id,decision\na,perhaps\n", "x\n1\n", "\xff"])
@@ -127,11 +146,24 @@ def test_only_who_has_the_path_is_served_and_only_under_this_machines_name(clien
 
 
 @pytest.mark.parametrize(
-    "body", ['{"z": {"decision": "keep"}}', '{"a": {"decision": "maybe"}}', "[1]", "nothing", '{"a": {"by": "x"}}']
+    "body",
+    [
+        *('{"z": {"decision": "keep"}}', '{"a": {"decision": "maybe"}}', "[1]", "nothing", '{"a": {"by": "x"}}', ""),
+        *('{"a": {"note": "\\ud800"}}', '{"a": NaN}', "[" * 100_000, '{"a":' * 5000, f'{{"{"z" * 50_000}": null}}'),
+        *('{"\\u001b[2J": null}', f'{{"a": {{"note": "{"x" * 2001}"}}}}', "null"),
+    ],
 )
 def test_changes_that_make_no_sense_are_refused(client: TestClient, file: Path, body: str) -> None:
-    assert client.post("/secret/decisions", content=body, headers={"Origin": _HOME}).status_code == 422
+    answer = client.post("/secret/decisions", content=body, headers={"Origin": _HOME})
+    assert answer.status_code == 422
+    assert shown(answer.text) == answer.text
+    assert len(answer.text) < 200
     assert not file.exists()
+
+
+def test_a_body_without_end_is_refused(client: TestClient) -> None:
+    body = bytes(33 * 2**20)
+    assert client.post("/secret/decisions", content=body, headers={"Origin": _HOME}).status_code == 413
 
 
 def test_repurify_needs_a_decision(client: TestClient) -> None:
@@ -143,6 +175,14 @@ def test_the_report_may_ask_its_own_server_and_nobody_else() -> None:
     page = live(_REPORT)
     assert "connect-src 'self'; script-src 'self' 'sha256-x'" in page
     assert page.endswith('<script src="live.js"></script></body></html>')
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<html></html>", _REPORT.replace("</body>", ""), _REPORT.replace("script-src", "")]
+)
+def test_what_is_no_report_of_this_version_is_refused(page: str) -> None:
+    with pytest.raises(ArtifactError, match="write it again with `llb-ray report`"):
+        live(page)
 
 
 @contextmanager
@@ -234,6 +274,25 @@ def test_what_was_decided_while_the_server_was_gone_is_saved_when_it_is_back(fin
             until(browser, "return !document.getElementById('undo').disabled")
             assert sorted(row["decision"] for row in _rows(saved)) == ["keep", "reject"]
             until(browser, _WORD.format(second, "keep"))
+
+
+@pytest.mark.timeout(300)
+def test_a_change_that_is_refused_keeps_no_other_from_being_saved(reviewed: tuple[str, Path], tmp_path: Path) -> None:
+    address, folder = reviewed
+    with chromium(tmp_path / "one") as browser:
+        browser.get(address)
+        until(browser, _READY)
+        first, second = [card.get_attribute("data-row") for card in browser.find_elements(By.CSS_SELECTOR, ".card")[:2]]
+        browser.execute_script("document.getElementById('note').removeAttribute('maxlength')")
+        browser.find_element(By.CSS_SELECTOR, f".card[data-row='{first}'] .picture").click()
+        note = browser.find_element(By.ID, "note")
+        browser.execute_script("arguments[0].value = 'x'.repeat(3000)", note)
+        note.send_keys("y")
+        until(browser, "return document.getElementById('trouble').textContent.startsWith('Not saved: ')")
+        browser.find_element(By.ID, "shut").click()
+        _decide(browser, second, "keep")
+        until(browser, "return document.getElementById('undo').disabled === false")
+        assert [row["decision"] for row in _rows(folder / "overrides.csv")] == ["keep"]
 
 
 def _decide(browser: WebDriver, row: str, word: str) -> None:

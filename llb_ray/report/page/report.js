@@ -88,7 +88,9 @@
     // A name that a spreadsheet would take for a formula is written as the same path, spelt otherwise.
     const path = (text) => (/^[=+\-@\t\r]/.test(text) ? `./${text}` : text);
     const rows = [...said].filter(([id, one]) => one.decision && place.has(id));
-    const lines = rows.map(([id, one]) => [id, path(data.path[place.get(id)]), one.decision, one.note].map(cell).join(","));
+    const noted = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+    const lines = rows.map(([id, one]) =>
+      [id, path(data.path[place.get(id)]), one.decision, noted(one.note)].map(cell).join(","));
     return ["image_id,path,decision,note", ...lines, ""].join("\r\n");
   }
 
@@ -564,7 +566,7 @@
     });
     at("shut").addEventListener("click", () => at("close-up").close());
     at("close-up").addEventListener("close", leave);
-    at("note").addEventListener("input", () => say(state.closeUp, { note: at("note").value.replace(/\s+/g, " ") }));
+    at("note").addEventListener("input", () => say(state.closeUp, { note: at("note").value.replace(/\s+/g, " ").toWellFormed() }));
     addEventListener("keydown", pressed);
     // The same report in another window: the later decision counts in both.
     addEventListener("storage", (event) => {

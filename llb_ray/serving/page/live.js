@@ -9,11 +9,12 @@
   const write = (name, value) => put.call(localStorage, name, JSON.stringify(value));
   const same = (one, other) => one?.decision === other?.decision && one?.note === other?.note;
   const isEmpty = (object) => Object.keys(object).length === 0;
+  const REFUSED = 422;
   let seen = read(key), version = -1;
 
   async function asked(address, options) {
     const answer = await fetch(address, options);
-    if (!answer.ok) throw new Error(`Not saved: ${await answer.text()}`);
+    if (!answer.ok) throw Object.assign(new Error(`Not saved: ${await answer.text()}`), { status: answer.status });
     return answer.json();
   }
 
@@ -25,6 +26,15 @@
   async function send() {
     const sent = read(unsavedKey);
     if (isEmpty(sent)) return;
+    await save(sent).catch(async (error) => {
+      if (error.status !== REFUSED) throw error;
+      // One of them is refused: the others do not wait for it.
+      const found = await Promise.allSettled(Object.entries(sent).map(([id, one]) => save({ [id]: one })));
+      throw found.find((one) => one.status === "rejected")?.reason ?? error;
+    });
+  }
+
+  async function save(sent) {
     await post("decisions", JSON.stringify(sent));
     const left = read(unsavedKey);
     for (const id of Object.keys(sent)) if (JSON.stringify(left[id]) === JSON.stringify(sent[id])) delete left[id];
@@ -32,7 +42,11 @@
   }
 
   function update(address, options) {
-    const act = async () => { await send(); show(await asked(address, options)); };
+    const act = async () => {
+      const trouble = await send().then(() => null, (error) => error);
+      show(await asked(address, options));
+      if (trouble) throw trouble;
+    };
     return alone(act).then(() => trouble(""), (error) => trouble(error instanceof TypeError ? ENDED : error.message));
   }
 
@@ -51,10 +65,11 @@
   addEventListener("storage", (event) => { if (event.key === key && event.isTrusted) seen = read(key); });
 
   function show(state) {
-    if (!isEmpty(read(unsavedKey))) return; // decided in between, and sent next
     if (state.version !== version) {
       version = state.version;
-      seen = state.decisions;
+      // What was decided in between is sent next, and what was refused is still to be seen.
+      const known = Object.entries({ ...state.decisions, ...read(unsavedKey) });
+      seen = Object.fromEntries(known.filter(([, one]) => one));
       write(key, seen);
       dispatchEvent(new StorageEvent("storage", { key }));
     }
