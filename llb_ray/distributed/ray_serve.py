@@ -31,6 +31,7 @@ _MIB = 2**20
 _TRIES, _PAUSE_S = 6, 0.5  # of an image whose judge died
 _WAIT_S = 0.005  # for a batch to fill
 _BATCHES = 2  # of images at a judge: one is judged while the next one is read
+_READERS = 2  # images that a judge decodes at once, at least
 _QUEUED = 1024  # images that wait for a judge of a run, before more are refused
 _REQUESTS = 256  # at the front at once
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -59,20 +60,22 @@ def run_application(name: str, run: str, replicas: int) -> serve.Application:
         max_queued_requests=_QUEUED,
         logging_config=_QUIET,
     )
-    return deployment(_JudgeReplica).bind(run, batch_size)
+    return deployment(_JudgeReplica).bind(run, batch_size, max(_READERS, resources.num_cpus))
 
 
 class _JudgeReplica:
     """A judge on Ray Serve: images of all requests meet in batches."""
 
-    def __init__(self, run: str, batch_size: int) -> None:
+    def __init__(self, run: str, batch_size: int, readers: int) -> None:
         from llb_ray.serving.judge import Judge  # torch, which the front is spared
 
         self._judge = Judge(run)
+        self._reading = asyncio.Semaphore(readers)
         self._batched.set_max_batch_size(batch_size)  # type: ignore[attr-defined]
 
     async def __call__(self, content: bytes, draws: bool) -> Judged | Refused:
-        pixels = await asyncio.to_thread(self._judge.read, content)
+        async with self._reading:  # a decoded photograph of 90 million pixels takes a gigabyte
+            pixels = await asyncio.to_thread(self._judge.read, content)
         if isinstance(pixels, Refused):
             return pixels
         raw = await self._batched(pixels)
@@ -124,10 +127,8 @@ def _asking(judges: "DeploymentHandle[Any]") -> Ask:
             except BackPressureError as error:
                 raise Busy from error
             except (RayActorError, DeploymentUnavailableError):
-                if attempt == _TRIES:
-                    raise
                 await asyncio.sleep(_PAUSE_S * attempt)
-        raise AssertionError("unreachable")
+        raise Busy("no judge of this run answers")
 
     return ask
 

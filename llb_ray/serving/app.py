@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files as resources
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException as AnyHTTPException
 
@@ -19,12 +20,13 @@ from llb_ray.serving.meters import Meters
 from llb_ray.serving.schema import Problem, Runs, Verdicts, verdicts
 
 Ask = Callable[[bytes, bool], Awaitable[Judged | Refused]]  # of an image's bytes, and whether to draw it
-_UNKNOWN, _BAD_IMAGE, _ONE_IMAGE = 404, 422, 422
-_REFUSALS = {status: {"model": Problem} for status in (401, 404, 413, 422, 503)}
+_UNKNOWN, _BAD_REQUEST, _BAD_IMAGE, _ONE_IMAGE = 404, 422, 422, 422
+_REFUSALS = {status: {"model": Problem} for status in (400, 401, 403, 404, 413, 422, 503)}
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
+_MOST_SHOWN = 64  # characters of a name that a refusal repeats
 _PAGE = {"": "text/html", "serve.js": "text/javascript", "serve.css": "text/css"}
 
 
@@ -37,6 +39,7 @@ def build_app(asks: Mapping[str, Ask], max_bytes: int, token_digest: str | None)
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, max_bytes=max_bytes)
+    app.add_exception_handler(RequestValidationError, _misread)
     service = _Service(asks)
     guarded = APIRouter(dependencies=[Depends(protect(app, token_digest))])
     guarded.get("/runs")(service.runs)
@@ -82,7 +85,7 @@ class _Service:
 
     async def _measured(self, run: str, request: Request, draws: bool) -> tuple[list[Upload], list[Judged]]:
         if run not in self._asks:
-            raise HTTPException(_UNKNOWN, f"no run {shown(run)!r} is served; GET /runs lists them")
+            raise HTTPException(_UNKNOWN, f"no run '{shown(run[:_MOST_SHOWN])}' is served; GET /runs lists them")
         started_s, status = time.perf_counter(), 500
         try:
             images = await uploads(request)
@@ -103,10 +106,17 @@ class _Service:
         judged: list[Judged] = []
         for number, (image, answer) in enumerate(zip(images, answers, strict=True), 1):
             if isinstance(answer, Refused):
-                name = shown(image.name) or f"image {number}"
+                name = shown(image.name[:_MOST_SHOWN]) or f"image {number}"
                 raise HTTPException(_BAD_IMAGE, f"{name}: {answer.reason}; leave it out")
             judged.append(answer)
         return judged
+
+
+async def _misread(request: Request, error: Exception) -> Response:
+    """The first thing that is wrong with a request's parameters, as one sentence like every other refusal."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"detail": f"{shown(str(first['loc'][-1]))}: {shown(first['msg'])}"}, _BAD_REQUEST)
 
 
 def _healthy() -> str:

@@ -1,4 +1,4 @@
-"""More images wait than a service takes on."""
+"""A service that cannot judge an image now, and may later."""
 
 from fastapi import HTTPException
 
@@ -6,7 +6,7 @@ _BUSY = 503
 
 
 class Busy(HTTPException):
-    """Raised where an image is not even queued; the client is asked to come back."""
+    """Raised where too many images wait already, or no judge answers; the client is asked to come back."""
 
-    def __init__(self) -> None:
-        super().__init__(_BUSY, "too many images wait already; send it again later", {"Retry-After": "1"})
+    def __init__(self, why: str = "too many images wait already") -> None:
+        super().__init__(_BUSY, f"{why}; send it again later", {"Retry-After": "1"})

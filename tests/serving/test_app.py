@@ -16,6 +16,7 @@ from starlette.testclient import TestClient as AnyClient
 from llb_ray.engine.inference.regions import ANY
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.errors import ConfigError
+from llb_ray.names import shown
 from llb_ray.serving.access import digest_of, refuse_open
 from llb_ray.serving.answer import Judged, Refused, run_version
 from llb_ray.serving.app import Ask, build_app
@@ -189,6 +190,67 @@ def test_a_body_that_makes_no_sense_is_refused_in_one_sentence(
     assert "\n" not in answer.json()["detail"]
 
 
+def _part(name: bytes, content: bytes) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="a"; filename="' + name + b'"\r\n\r\n' + content + b"\r\n"
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6, 20, 400])
+def test_a_form_that_is_cut_short_is_refused_and_not_judged_in_part(
+    client: AnyClient, images: list[Path], cut: int
+) -> None:
+    form = b"".join(_part(b"a.png", path.read_bytes()) for path in images[:2]) + b"--x--"
+    answer = client.post("/runs/weave/predict", content=form[:-cut], headers={"Content-Type": f"{_TYPE}; boundary=x"})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        400,
+        "the form ends before its last boundary; send all of it",
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [f"{_TYPE}; boundary=x", "Multipart/Form-Data; boundary=x", f'{_TYPE};BOUNDARY="x"; charset=bogus']
+)
+@pytest.mark.parametrize(
+    "name", [b"a\xff.png", b"../../a.png", b"\x1b[2J.png", b"a%0d%0aX-Evil: 1.png", b"\xe2\x80\xae.png", b""]
+)
+def test_a_form_is_one_however_it_is_spelt_and_its_files_whatever_their_names(
+    client: AnyClient, images: list[Path], kind: str, name: bytes
+) -> None:
+    form = _part(name, images[0].read_bytes()) + _part(name, b"nothing") + b"--x--"
+    answer = client.post("/runs/weave/predict", content=form, headers={"Content-Type": kind})
+    assert answer.status_code == 422
+    assert ": not an image of a known format" in answer.json()["detail"]
+    assert shown(answer.json()["detail"]) == answer.json()["detail"]
+
+
+def test_a_name_that_no_encoding_has_is_written_with_question_marks(client: AnyClient, images: list[Path]) -> None:
+    form = _part(b"+2AA-.png", images[0].read_bytes()) + b"--x--"  # half of a character
+    headers = {"Content-Type": f"{_TYPE}; boundary=x; charset=utf-7"}
+    answer = client.post("/runs/weave/predict", content=form, headers=headers)
+    assert answer.json()["images"][0]["name"] == "?.png"
+
+
+@pytest.mark.parametrize(
+    ("address", "content", "kind", "status", "reason"),
+    [
+        ("/runs/weave/predict?overlay=perhaps", b"x", "", 422, "overlay: "),
+        ("/runs/weave/predict", b"--" + b"y" * 5000, f"{_TYPE}; boundary={'y' * 5000}", 400, "not a form: "),
+        ("/runs/weave/predict", b"--x\r\nX: 1\r\n\r\nx\r\n--x--", f"{_TYPE}; boundary=x", 400, "not a form: "),
+        (f"/runs/{'w' * 5000}/predict", b"x", "", 404, "no run 'www"),
+        ("/runs/%1b%5b2J%0d%0a/predict", b"x", "", 404, r"no run '\x1b[2J\r\n' is served"),
+        ("/runs/%ed%a0%80%ff/predict", b"x", "", 404, "no run '"),
+    ],
+    ids=["parameter", "long boundary", "no name", "long run", "escapes", "no UTF-8"],
+)
+def test_refusals_are_one_short_sentence_whatever_was_sent(
+    client: AnyClient, address: str, content: bytes, kind: str, status: int, reason: str
+) -> None:
+    answer = client.post(address, content=content, headers={"Content-Type": kind})
+    assert answer.status_code == status
+    assert answer.json()["detail"].startswith(reason)
+    assert len(answer.json()["detail"]) < 200
+    assert "\n" not in answer.json()["detail"]
+
+
 def test_too_many_files_are_refused(client: AnyClient) -> None:
     answer = client.post("/runs/weave/predict", files=[("images", (f"{at}.png", b"x")) for at in range(65)])
     assert answer.status_code == 400
@@ -250,6 +312,21 @@ def test_without_a_token_only_this_machines_names_are_served(judge: Judge) -> No
         assert client.get("/runs", headers={"Host": "photos.example"}).status_code == 400
 
 
+@pytest.mark.parametrize("host", ["photos.example", "localhost.photos.example", "localhost:1@photos.example", ""])
+def test_a_name_that_was_made_to_lead_here_is_not_served(client: AnyClient, host: str) -> None:
+    for path in ("/runs", "/healthz", "/metrics", "/"):
+        assert client.get(path, headers={"Host": host, "X-Forwarded-Host": "localhost"}).status_code == 400
+
+
+@pytest.mark.parametrize("origin", ["https://photos.example", "null", "http://127.0.0.1:9000", "http://127.0.0.1"])
+def test_without_a_token_no_page_of_another_site_is_served(client: AnyClient, images: list[Path], origin: str) -> None:
+    for headers in ({"Origin": origin}, {"Origin": origin, "Content-Type": "text/plain"}):
+        answer = client.post("/runs/weave/predict", content=images[0].read_bytes(), headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (403, "this page is of another site")
+    own = {"Origin": "http://127.0.0.1:8000"}
+    assert client.post("/runs/weave/predict", content=images[0].read_bytes(), headers=own).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/runs", "/metrics"])
 def test_a_token_is_asked_for(judge: Judge, path: str) -> None:
     with _client({"weave": _ask(judge)}, _TOKEN) as client:
@@ -272,6 +349,13 @@ def test_other_machines_are_served_only_with_a_token(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_no_token(host: str) -> None:
     refuse_open(host, None)
+
+
+@pytest.mark.parametrize("odd", ["\u00e9", "\n", " ", "\0", "\udcff"])
+@pytest.mark.parametrize("token", ["{}" + "a" * 16, "a" * 16 + "{}"])
+def test_a_token_that_no_client_could_send_is_refused(token: str, odd: str) -> None:
+    with pytest.raises(ConfigError, match="characters that a header cannot carry, or a space at an end"):
+        digest_of(token.format(odd))
 
 
 def test_a_token_that_could_be_guessed_is_refused() -> None:
