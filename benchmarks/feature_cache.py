@@ -33,8 +33,8 @@ from purification_magnetic_tile import DATA, HERE, WEIGHTS
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.config import load
-from llb_ray.data.augment import augmented
-from llb_ray.data.contaminate import contaminated
+from llb_ray.data.augment import augment_image
+from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.tables import read_table
 from llb_ray.ensemble.purified_dataset import kept_ids
 
@@ -88,7 +88,7 @@ def _run(name: str, count: int, out: Path) -> Row:
 
 
 def _tiles(config: RunConfig, count: int) -> Manifest:
-    drawn = contaminated(llb_ray.read_folder(DATA / "magnetic_tile", config), count, 0.1, seed=0)
+    drawn = contaminate_manifest(llb_ray.read_folder(DATA / "magnetic_tile", config), count, 0.1, seed=0)
     train = drawn.table.filter(pc.equal(drawn.table["split"], "train"))["image_id"]
     test = drawn.table.filter(pc.equal(drawn.table["split"], "test"))["image_id"].slice(0, NUM_TEST)
     chosen = set(train.to_pylist()) | set(test.to_pylist())
@@ -103,7 +103,7 @@ def _write_many(folder: Path, count: int) -> None:
     tiles = sorted((DATA / "magnetic_tile").glob("*/good/*"))
     for number in range(count):
         (flip, turn), tile = TURNS[number // len(tiles)], tiles[number % len(tiles)]
-        pixels = augmented(augmented(np.asarray(Image.open(tile).convert("RGB")), flip), turn)
+        pixels = augment_image(augment_image(np.asarray(Image.open(tile).convert("RGB")), flip), turn)
         Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{number:05d}.png", compress_level=1)
 
 

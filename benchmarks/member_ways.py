@@ -19,7 +19,7 @@ from llb_ray.detectors.base import Layers, top_mean
 from llb_ray.detectors.data_parallel import ALONE, Turn
 from llb_ray.detectors.reconstruction import TOP_SHARE, Network
 from llb_ray.detectors.reconstruction_config import ReconstructionConfig
-from llb_ray.detectors.train_step import Descent, initialised, placed
+from llb_ray.detectors.train_step import Descent, initialise, move_to_device
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SCORED = 32  # images in a batch that is scored: the default of resources.batch_size
@@ -59,7 +59,7 @@ class Member(nn.Module):
 
     def __init__(self, case: Case, seed: int) -> None:
         super().__init__()
-        self.network = initialised(partial(Network, case.detector, case.shapes), seed)
+        self.network = initialise(partial(Network, case.detector, case.shapes), seed)
 
     def forward(self, layers: Layers, scoring: bool) -> torch.Tensor:
         """Scores [B], or the mean of the losses."""
@@ -78,13 +78,13 @@ class Alone:
         yield from map(self._step, self._members)
 
     def scorer(self) -> Step:
-        networks = [placed(Member(self._case, member), self._device) for member in self._members]
+        networks = [move_to_device(Member(self._case, member), self._device) for member in self._members]
         layers = self._case.layers(0, SCORED, self._device)
         return lambda: torch.stack([network(layers, scoring=True) for network in networks])
 
     def _step(self, member: int) -> Step:
         config = self._case.detector
-        network = placed(Member(self._case, member), self._device)
+        network = move_to_device(Member(self._case, member), self._device)
         layers = self._case.layers(member, config.batch_size, self._device)
         descent = Descent(network, _adam(network.parameters(), config), weights=None)
         turn = Turn(ALONE, 1, torch.Generator(self._device))

@@ -30,7 +30,7 @@ from scipy.stats import spearmanr
 import llb_ray
 from llb_ray import Manifest, RunConfig
 from llb_ray.config import load
-from llb_ray.data.contaminate import contaminated
+from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.errors import DataError
 from llb_ray.metrics.image_metrics import image_metrics
@@ -116,7 +116,7 @@ def cases(out: Path, seeds: Sequence[int]) -> Iterator[Case]:
     everything = llb_ray.read_folder(DATA / "magnetic_tile", load(bank, weights))
     for alpha, seed in itertools.product((0.1, 0.3), seeds):
         base = load(bank, [*weights, *TILE_SETTINGS, f"seed={seed}"])
-        manifest = contaminated(everything, NUM_IMAGES, alpha, seed)
+        manifest = contaminate_manifest(everything, NUM_IMAGES, alpha, seed)
         yield Case("magnetic tile", alpha, seed, base, manifest, TILE_SPACE)
     for seed in seeds:
         base = load(HERE.parent / "configs" / "autoencoder.yaml", [f"seed={seed}"])

@@ -17,7 +17,7 @@ from harness import METRICS, setting, stage_seconds, sweep, table, write_rows
 
 import llb_ray
 from llb_ray.config import load
-from llb_ray.data.contaminate import contaminated
+from llb_ray.data.contaminate import contaminate_manifest
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("LLB_DATA", HERE.parent.parent / "shared" / "data"))
@@ -43,7 +43,7 @@ def main() -> None:
     rows = list(
         sweep(
             config,
-            lambda alpha, seed: contaminated(everything, arguments.images, alpha, seed),
+            lambda alpha, seed: contaminate_manifest(everything, arguments.images, alpha, seed),
             arguments.alphas,
             range(arguments.seeds),
             lambda alpha: 1 - alpha,

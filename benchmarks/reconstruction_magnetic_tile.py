@@ -33,7 +33,7 @@ from purification_magnetic_tile import DATA, HERE, WEIGHTS
 
 import llb_ray
 from llb_ray.config import load, with_overrides
-from llb_ray.data.contaminate import contaminated
+from llb_ray.data.contaminate import contaminate_manifest
 
 MINING = {
     "off": [],
@@ -73,7 +73,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Row]:
     for mining, settings in MINING.items():
         measured = sweep(
             with_overrides(config, settings),
-            lambda alpha, seed: contaminated(everything, arguments.images, alpha, seed),
+            lambda alpha, seed: contaminate_manifest(everything, arguments.images, alpha, seed),
             [alpha for alpha in arguments.alphas if mining == "off" or alpha in MINED_ALPHAS],
             range(arguments.seeds),
             lambda alpha: 1 - alpha,

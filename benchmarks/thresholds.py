@@ -24,8 +24,8 @@ from suite import SETS
 import llb_ray
 from llb_ray import Manifest
 from llb_ray.config import load, with_overrides
-from llb_ray.data.contaminate import contaminated
-from llb_ray.data.tables import joined, read_table
+from llb_ray.data.contaminate import contaminate_manifest
+from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine.pipeline.pipeline import Result
 
 RATES, ALPHAS = (0.01, 0.05), (0, 0.1, 0.2)
@@ -63,7 +63,7 @@ def _measured(name: str, seeds: int, out: Path) -> Iterator[Row]:
     everything = llb_ray.read_folder(root, config)
     for alpha in (alpha for alpha in ALPHAS if alpha in alphas):
         for seed in range(seeds):
-            manifest = contaminated(everything, num_objects, alpha, seed, max(alphas))
+            manifest = contaminate_manifest(everything, num_objects, alpha, seed, max(alphas))
             for rate in RATES:
                 chosen = with_overrides(config, [f"seed={seed}", f"threshold.false_alarm_rate={rate}"])
                 result = llb_ray.run(chosen, manifest, out=out / f"{name}-{alpha:g}-{seed}", executor="serial")
@@ -72,7 +72,7 @@ def _measured(name: str, seeds: int, out: Path) -> Iterator[Row]:
 
 def _achieved(result: Result, manifest: Manifest, rate: float) -> Row:
     """What the labels of the test images say of the run's threshold."""
-    scores = joined(read_table(result.path / "image_scores.arrow"), manifest.table)
+    scores = join_by_image(read_table(result.path / "image_scores.arrow"), manifest.table)
     test = scores.filter((pc.field("split") == "test") & pc.field("label").is_valid())
     normal, anomalous = (
         test.filter(pc.field("label") == label)["score"].to_numpy().astype(np.float64) for label in (0, 1)

@@ -26,7 +26,7 @@ from llb_ray.artifacts import Store
 from llb_ray.config import load
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed.tuning import run_trials
-from llb_ray.search.search_plan import Search, judged_by
+from llb_ray.search.search_plan import Search, trial_images
 from llb_ray.search.search_results import num_trained
 from llb_ray.search.space import Choice, Space
 from llb_ray.search.trials import best, trials_table
@@ -61,7 +61,7 @@ def main() -> None:
     steps = [f"detector.member_steps={arguments.member_steps}", f"detector.final_steps={arguments.final_steps}"]
     config = load(HERE.parent / "configs" / "autoencoder.yaml", steps)
     manifest = llb_ray.read_folder(out / "photos" / "gear", config)
-    judged = judged_by("canary", manifest, None, out, config)
+    judged = trial_images("canary", manifest, None, out, config)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     shared = Search(config, SPACE, judged, out / "shared")
     found = {name: _timed(plan) for name, plan in (("shared", shared), ("alone", _alone(shared, out / "alone")))}

@@ -70,13 +70,13 @@ def write_atomic(path: Path, data: bytes, durable: bool = False) -> None:
 _DIGITS = 64
 
 
-def sealed(content: bytes) -> bytes:
+def seal_content(content: bytes) -> bytes:
     """The content after its sha256, for a file whose name and length outlive its bytes in a power cut."""
     return hashlib.sha256(content).hexdigest().encode() + content
 
 
-def unsealed(content: bytes) -> bytes | None:
-    """Content that was `sealed`; None for anything else."""
+def unseal_content(content: bytes) -> bytes | None:
+    """Content that `seal_content` sealed; None for anything else."""
     sha256, inside = content[:_DIGITS], content[_DIGITS:]
     return inside if hashlib.sha256(inside).hexdigest().encode() == sha256 else None
 

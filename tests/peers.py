@@ -52,15 +52,15 @@ class ThreadPeers:
         start, stop = (size * edge // self.meeting.count for edge in (self.rank, self.rank + 1))
         return slice(start, stop)
 
-    def whole(self, mine: torch.Tensor, size: int) -> torch.Tensor:
+    def all_gather(self, mine: torch.Tensor, size: int) -> torch.Tensor:
         return torch.cat(self.meeting.exchanged(self.rank, mine.detach()))
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         everyones = self.meeting.exchanged(self.rank, [tensor.clone() for tensor in tensors])
         for index, tensor in enumerate(tensors):
             tensor.copy_(torch.stack([one[index] for one in everyones]).sum(dim=0))
 
-    def told(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         return self.meeting.exchanged(self.rank, content)[0]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from llb_ray.artifacts import RECORD, Recipe, Store
 from llb_ray.errors import ArtifactError, ConfigError
-from llb_ray.remote import Remote, local_folder, located
+from llb_ray.remote import Remote, local_folder, locate
 from tests.support import overwrite, synced
 
 SECRET = "s3://AKIAKEYKEY:S3cr3tS3cr3t@nobody/run?scheme=http&endpoint_override=127.0.0.1:1"
@@ -110,9 +110,9 @@ def test_verify_looks_at_what_lies_there(remote: Remote, content: bytes | None) 
 
 
 def test_a_path_is_no_uri_and_a_local_uri_is_a_path(tmp_path: Path) -> None:
-    assert located("runs/a:b") == Path("runs/a:b")
-    assert located(tmp_path) == tmp_path
-    assert located(f"file://{tmp_path}") == tmp_path
+    assert locate("runs/a:b") == Path("runs/a:b")
+    assert locate(tmp_path) == tmp_path
+    assert locate(f"file://{tmp_path}") == tmp_path
 
 
 def test_the_query_and_the_credentials_choose_no_other_working_copy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_a_dead_endpoint_is_one_sentence_without_a_secret(tmp_path: Path) -> Non
 )
 def test_a_uri_that_cannot_be_is_one_sentence_without_a_secret(uri: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why) as refused:
-        located(uri)
+        locate(uri)
     assert "S3cr" not in str(refused.value)
 
 

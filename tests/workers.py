@@ -22,7 +22,7 @@ def place(folder: Path, **resources: Any) -> WorkerContext:
 @dataclass(frozen=True)
 class CountingSpec:
     name: str
-    place: WorkerContext
+    context: WorkerContext
     folder: Path
     fails: str = ""
     ballast: bytes = b""  # what a spec of a hundred thousand images weighs
@@ -44,7 +44,7 @@ class Team:
     def meet(self) -> None:
         if not self._peers.leads:
             fail(self._spec)
-        said = self._peers.told(b"the leader says so" if self._peers.leads else b"")
+        said = self._peers.broadcast(b"the leader says so" if self._peers.leads else b"")
         share = self._peers.share(3)
         (self._spec.folder / f"{self._spec.name}-{share.start}-{share.stop}.txt").write_bytes(said)
 

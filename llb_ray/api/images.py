@@ -66,13 +66,13 @@ def read_manifest(
     have moved.
     """
     from llb_ray.data.listing import Listing
-    from llb_ray.data.listing_to_manifest import identified
+    from llb_ray.data.listing_to_manifest import identify
 
     settings = (config or RunConfig()).data
     settings.refuse_beside_manifest()
     listing = Listing.load(Path(path), None if root is None else Path(root).absolute())
     names = [category] if isinstance(category, str) else category
-    return identified(listing.of_categories(names) if names else listing, settings, progress)
+    return identify(listing.of_categories(names) if names else listing, settings, progress)
 
 
 def contaminate(

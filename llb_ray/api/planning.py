@@ -14,7 +14,7 @@ from llb_ray.data.manifest import Manifest
 from llb_ray.disk import write_atomic
 from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.errors import ConfigError
-from llb_ray.remote import local_folder, located
+from llb_ray.remote import local_folder, locate
 
 if TYPE_CHECKING:
     from llb_ray.planning.doctor import Check
@@ -39,7 +39,7 @@ def doctor(
         make_executor(executor, ray_address)  # refuses an address that is not used
     elsewhere = bool(ray_address or os.environ.get("RAY_ADDRESS"))
     ray = None if executor == "serial" else partial(make_executor, executor, ray_address)
-    return examine(config or RunConfig(), None if out is None else located(out), ray, elsewhere)
+    return examine(config or RunConfig(), None if out is None else locate(out), ray, elsewhere)
 
 
 def init(
@@ -79,19 +79,19 @@ def plan(
     `out` is where the run is to go, a folder or a URI; nothing is left there.  What cannot fit is in the forecast's
     `refusals`.  Raises a `LlbError` for a run that cannot be at all.
     """
-    from llb_ray.planning.benchmark_runner import planned
+    from llb_ray.planning.benchmark_runner import forecast_run
 
-    where = located(out)
+    where = locate(out)
     folder = where if isinstance(where, Path) else where.copy
     started_s = time.perf_counter()
     with make_executor(executor, ray_address) as workers:
         connect_s = time.perf_counter() - started_s
-        return planned(config, manifest, folder, workers, 0.0 if executor == "serial" else connect_s, tell)
+        return forecast_run(config, manifest, folder, workers, 0.0 if executor == "serial" else connect_s, tell)
 
 
 def outlook(config: RunConfig, manifest: Manifest, *, out: str | Path, executor: Executor) -> "Outlook":
     """Expected times of a run's stages as `plan` gives them, without a calibration: for watching a run."""
     from llb_ray.planning.outlook import outlook as expected
 
-    where = located(out)
+    where = locate(out)
     return expected(config, manifest, executor, where if isinstance(where, Path) else where.copy)

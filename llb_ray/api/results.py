@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llb_ray.api.running import make_executor
 from llb_ray.disk import write_atomic
 from llb_ray.errors import ConfigError
-from llb_ray.remote import local_folder, located
+from llb_ray.remote import local_folder, locate
 
 if TYPE_CHECKING:
     from llb_ray.data.predict_inputs import Data
@@ -28,7 +28,7 @@ def status(run: str | Path) -> "Status":
     """Progress of the run in `run`, a folder or a URI, from its event log and heartbeats; needs no Ray."""
     from llb_ray.engine.inspection.run_status import read_status
 
-    return read_status(located(run))
+    return read_status(locate(run))
 
 
 def audit(
@@ -51,7 +51,7 @@ def audit(
 
     keys = [None if key is None else Path(key) for key in (sign, verify)]
     sentences = []
-    for passed in audit_run(located(run), None if data is None else Path(data), rescore, *keys):
+    for passed in audit_run(locate(run), None if data is None else Path(data), rescore, *keys):
         each(passed)
         sentences.append(passed.found)
     return sentences
@@ -77,7 +77,7 @@ def report(
     from llb_ray.engine.rundir.stage_timer import StageTimer
     from llb_ray.report.html import write_report
 
-    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    finished = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
     with StageTimer(finished.folder, tell, [] if times is None else times).timed(REPORT_STAGE, reused=False):
         return write_report(finished, progress)
 
@@ -115,7 +115,7 @@ def predict(
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    to, where = local_folder("--out", out), located(run)
+    to, where = local_folder("--out", out), locate(run)
     if executor != "serial":  # workers have other working directories
         to, where = to.absolute(), where.absolute() if isinstance(where, Path) else where
     folder = RunFolder.open(where)
@@ -150,7 +150,7 @@ def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:
     """
     from llb_ray.engine.pipeline.recalibrate import set_false_alarm_rate
 
-    return set_false_alarm_rate(located(run), false_alarm_rate)
+    return set_false_alarm_rate(locate(run), false_alarm_rate)
 
 
 def drift(
@@ -175,7 +175,7 @@ def drift(
     from llb_ray.engine.rundir.run_folder import RunFolder
     from llb_ray.report.drift_page import drift_page
 
-    folder, where = RunFolder.open(located(run)), [Path(one) for one in predictions]
+    folder, where = RunFolder.open(locate(run)), [Path(one) for one in predictions]
     given = {"table": table, "reference": reference}
     paths = {name: None if one is None else Path(one) for name, one in given.items()}
     found = compare(folder, where, by=by, max_share=max_share, level=level, **paths)
@@ -204,7 +204,7 @@ def export(
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    finished = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
     if format == "onnx":
         from llb_ray.exporting.onnx import export_onnx
 
@@ -237,5 +237,5 @@ def bench(
     from llb_ray.engine.rundir.run_folder import RunFolder
     from llb_ray.exporting.speed import measure_speed
 
-    finished = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
+    finished = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
     return measure_speed(finished, images, batch, threads)

@@ -8,7 +8,7 @@ from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
 from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
 from llb_ray.errors import ConfigError
-from llb_ray.remote import local_folder, located
+from llb_ray.remote import local_folder, locate
 
 if TYPE_CHECKING:
     from llb_ray.engine.pipeline.pipeline import Result
@@ -38,7 +38,7 @@ def run(
     refuse_untracked(config.tracking)
     if config.tracking:
         local_folder("tracking: --out", out)
-    where, shared = located(out), None if store is None else local_folder("store", store).absolute()
+    where, shared = locate(out), None if store is None else local_folder("store", store).absolute()
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
     spec = RunSpec(config, manifest, where, shared)
@@ -69,12 +69,12 @@ def repurify(
     from llb_ray.engine.pipeline.repurify import read_amendment, repurify_run
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    base = FinishedRun(RunFolder.open(located(run)), None if data is None else Path(data))
-    amendment = read_amendment(base, Path(overrides), by, located(out))
+    base = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
+    amendment = read_amendment(base, Path(overrides), by, locate(out))
     if not isinstance(executor, str):
-        return repurify_run(base, amendment, located(out), executor, tell)
+        return repurify_run(base, amendment, locate(out), executor, tell)
     with make_executor(executor, ray_address) as entered:
-        return repurify_run(base, amendment, located(out), entered, tell)
+        return repurify_run(base, amendment, locate(out), entered, tell)
 
 
 def update(
@@ -103,15 +103,15 @@ def update(
     from llb_ray.engine.pipeline.update import join_update, update_run
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    base = FinishedRun(RunFolder.open(located(run)), None)
+    base = FinishedRun(RunFolder.open(locate(run)), None)
     corrections = None if corrected is None else read_corrections(Path(corrected), by)
     category = path_from_text(base.images["category"][0].as_py())  # which groups are named by
     more = read_folder(Path(data), base.config.data.model_copy(update={"category": category}), progress)
-    joined = join_update(base, more, corrections, located(out))
+    joined = join_update(base, more, corrections, locate(out))
     if not isinstance(executor, str):
-        return update_run(base, joined, located(out), executor, tell)
+        return update_run(base, joined, locate(out), executor, tell)
     with make_executor(executor, ray_address) as entered:
-        return update_run(base, joined, located(out), entered, tell)
+        return update_run(base, joined, locate(out), entered, tell)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:

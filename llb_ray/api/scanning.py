@@ -44,7 +44,7 @@ def scan(
     from llb_ray.distributed.ray_scan_runner import on_cluster
     from llb_ray.distributed.scan_telemetry import scan_metrics
 
-    with cluster.connected(ray_address), scan_metrics(plan.out):
+    with cluster.connect(ray_address), scan_metrics(plan.out):
         return run_scan(plan, on_cluster, tell)
 
 

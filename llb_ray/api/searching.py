@@ -41,7 +41,7 @@ def tune(
     """
     from llb_ray.distributed import cluster
     from llb_ray.distributed.tuning import run_trials
-    from llb_ray.search.search_plan import Search, judged_by
+    from llb_ray.search.search_plan import Search, trial_images
     from llb_ray.search.search_record import refuse_another
     from llb_ray.search.search_results import conclude
     from llb_ray.tracking.track import refuse_untracked
@@ -49,11 +49,11 @@ def tune(
     refuse_untracked(config.tracking)
     folder = local_folder("--out", out).absolute()
     labelled = None if validation is None else Path(validation)
-    judged = judged_by(objective, manifest, labelled, folder, config)
+    judged = trial_images(objective, manifest, labelled, folder, config)
     plan = Search(
         config, space, judged, folder, objective, searcher, trials, early_stopping, workers_per_trial, max_concurrent
     )
     if resume:
         refuse_another(plan)
-    with cluster.connected(ray_address):
+    with cluster.connect(ray_address):
         return conclude(plan, run_trials(plan, tell, resume))

@@ -85,7 +85,7 @@ def serve(
     """
     refuse_missing()
     from llb_ray.distributed import ray_serve
-    from llb_ray.distributed.cluster import connected
+    from llb_ray.distributed.cluster import connect
     from llb_ray.serving.access import TOKEN, digest_of, refuse_open
 
     for name in runs:
@@ -97,7 +97,7 @@ def serve(
     where = {name: run if "://" in str(run) else os.path.abspath(run) for name, run in runs.items()}
     said = ray_serve.ServeArguments(runs=where, replicas=replicas, max_mb=max_mb)
     service = Service(said, tell)
-    with connected(ray_address):
+    with connect(ray_address):
         ray_serve.refuse_crowd(said)
         try:
             ray_serve.listen(host, port)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llb_ray.artifacts.content import digested, has_digest
+from llb_ray.artifacts.content import compute_digest, has_digest
 from llb_ray.disk import LOCAL, sync
 from llb_ray.errors import ArtifactError, DamageError
 from llb_ray.names import below
@@ -181,4 +181,4 @@ def _refuse_cut(artifact: Artifact) -> None:
 
 def _hash_files(path: Path) -> dict[str, str]:
     files = (file for file in path.rglob("*") if file.is_file() and file.name != RECORD)
-    return {file.relative_to(path).as_posix(): digested(file) for file in sorted(files)}
+    return {file.relative_to(path).as_posix(): compute_digest(file) for file in sorted(files)}

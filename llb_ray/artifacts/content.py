@@ -26,7 +26,7 @@ def has_digest(path: Path, sha256: str) -> bool:
     return True
 
 
-def digested(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     """The file's digest, which `has_digest` need not compute again."""
     sha256 = file_digest(path)
     _compared.add(_sight(path, sha256))

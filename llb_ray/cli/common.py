@@ -95,13 +95,13 @@ def print_json(value: Any) -> None:
 @contextlib.contextmanager
 def refusals(stderr: bool = False) -> Iterator["Console"]:
     """Inside, a `LlbError` becomes one sentence on stderr and exit status 1; gives the console to print on."""
-    from llb_ray.cli.terminal import Terminal, logged_safely
+    from llb_ray.cli.terminal import Terminal, log_to_stderr
     from llb_ray.errors import LlbError
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold bytes that are no text
-    logged, stopped_by = logged_safely(), list[int]()
+    logged, stopped_by = log_to_stderr(), list[int]()
 
     def stop(number: int, frame: object) -> None:
         stopped_by.append(number)  # an exit that passes through Ray comes out with status 1

@@ -31,11 +31,11 @@ def report(run_folder: str, data: Path | None) -> None:
     with refusals() as console:
         from llb_ray import api
         from llb_ray.engine.rundir.run_folder import RunFolder
-        from llb_ray.remote import located
+        from llb_ray.remote import locate
         from llb_ray.report.console import show_report
         from llb_ray.report.progress_bars import watching
 
-        folder = RunFolder.at(located(run_folder))
+        folder = RunFolder.at(locate(run_folder))
         with watching(console) as watch:
             page = api.report(run_folder, data=data, progress=watch.counting("report"))
         show_report(console, page, folder.where)
@@ -60,14 +60,14 @@ def repurify(run_folder: str, overrides: Path, out: str, data: Path | None, no_r
     with refusals() as console:
         from llb_ray import api
         from llb_ray.engine.rundir.run_folder import RunFolder
-        from llb_ray.remote import located
+        from llb_ray.remote import locate
         from llb_ray.report.console import show_report, show_result
         from llb_ray.report.progress_bars import watching
 
-        with watching(console, RunFolder.at(located(out)).progress) as watch:
+        with watching(console, RunFolder.at(locate(out)).progress) as watch:
             result = api.repurify(run_folder, overrides, out=out, data=data, tell=watch.tell, **choices)
             page = None if no_report else write_page(watch, result, out, data)
-        send_to_trackers(console, out, RunFolder.open(located(out)).config().tracking)
+        send_to_trackers(console, out, RunFolder.open(locate(out)).config().tracking)
         show_result(console, result)
         if page is not None:
             show_report(console, page, result.where)

@@ -56,12 +56,12 @@ def run(
     with refusals(stderr=as_json) as console:
         from llb_ray import api, config
         from llb_ray.engine.rundir.run_folder import RunFolder
-        from llb_ray.remote import located
+        from llb_ray.remote import locate
         from llb_ray.report.console import show_report, show_result
         from llb_ray.report.json_output import result_object
         from llb_ray.report.progress_bars import watching
 
-        settings, folder = config.load(config_path, overrides), RunFolder.at(located(out))
+        settings, folder = config.load(config_path, overrides), RunFolder.at(locate(out))
         with watching(console, folder.progress) as watch:
             manifest = images.read(settings, watch)
             with api.make_executor(executor, ray_address) as workers:

@@ -25,7 +25,7 @@ class _Lines(logging.Formatter):
         return shown(super().format(record))
 
 
-def logged_safely() -> logging.Handler:
+def log_to_stderr() -> logging.Handler:
     """The handler through which warnings of this package now go to stderr, a line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())

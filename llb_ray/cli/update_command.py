@@ -43,17 +43,17 @@ def update(run_folder: str, data: Path, out: str, no_report: bool, as_json: bool
         from llb_ray.engine.inspection.changes import changes_between
         from llb_ray.engine.inspection.finished_run import FinishedRun
         from llb_ray.engine.rundir.run_folder import RunFolder
-        from llb_ray.remote import located
+        from llb_ray.remote import locate
         from llb_ray.report.changes_table import changes_object, show_changes
         from llb_ray.report.console import show_report, show_result
         from llb_ray.report.json_output import result_object
         from llb_ray.report.progress_bars import watching
 
-        with watching(console, RunFolder.at(located(out)).progress) as watch:
+        with watching(console, RunFolder.at(locate(out)).progress) as watch:
             reading = watch.counting("reading", "files")
             result = api.update(run_folder, data, out=out, tell=watch.tell, progress=reading, **choices)
             page = None if no_report else write_page(watch, result, out)
-        before, after = (FinishedRun(RunFolder.open(located(where)), None) for where in (run_folder, out))
+        before, after = (FinishedRun(RunFolder.open(locate(where)), None) for where in (run_folder, out))
         send_to_trackers(console, out, after.config.tracking)
         changes = changes_between(before, after)
         if as_json:

@@ -18,7 +18,7 @@ from llb_ray.config.detector_configs import (
 )
 from llb_ray.config.ensemble_sections import MembersConfig, PurifyConfig
 from llb_ray.config.filter_traits import FilterTraits, filter_traits
-from llb_ray.config.image_size import ImageSize, Size, said, sides, written
+from llb_ray.config.image_size import ImageSize, Size, dump_size, format_size, sides
 from llb_ray.config.reading import known_keys, load, load_scan, parse, parse_as, read_yaml, with_overrides
 from llb_ray.config.run_config import UNKEYED, RunConfig, Tracker
 from llb_ray.config.scan_config import ScanConfig, ScanSettings
@@ -67,16 +67,16 @@ __all__ = [
     "TilesConfig",
     "Tracker",
     "detector_class",
+    "dump_size",
     "filter_traits",
+    "format_size",
     "known_keys",
     "load",
     "load_scan",
     "parse",
     "parse_as",
     "read_yaml",
-    "said",
     "sides",
     "tile_starts",
     "with_overrides",
-    "written",
 ]

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, SerializeAsAny, WrapValidator, field_va
 from pydantic_core import PydanticCustomError
 
 from llb_ray.config.base import Settings
-from llb_ray.config.image_size import ImageSize, Size, said, sides
+from llb_ray.config.image_size import ImageSize, Size, format_size, sides
 from llb_ray.config.tiles_config import TilesConfig
 from llb_ray.errors import ConfigError
 from llb_ray.extensions import DETECTORS
@@ -187,7 +187,7 @@ class BackboneDetectorConfig(DetectorConfig):
     def _tiles_fit_the_image(self) -> Self:
         if self.tiles is not None and self.tiles.size_px > min(self.size):
             raise ValueError(
-                f"tiles.size_px={self.tiles.size_px} is larger than an image of {said(self.size)} px "
+                f"tiles.size_px={self.tiles.size_px} is larger than an image of {format_size(self.size)} px "
                 "(image_size_px, the size of the whole photograph); raise that one, or leave tiles out"
             )
         return self

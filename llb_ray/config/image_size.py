@@ -16,12 +16,12 @@ def sides(size_px: int | Size) -> Size:
     return (size_px, size_px) if isinstance(size_px, int) else size_px
 
 
-def written(size_px: int | Size) -> int | list[int]:
+def dump_size(size_px: int | Size) -> int | list[int]:
     """The size as a configuration has it, JSON-ready."""
     return size_px if isinstance(size_px, int) else list(size_px)
 
 
-def said(size_px: int | Size) -> str:
+def format_size(size_px: int | Size) -> str:
     """``224 x 320``, height first, as arrays and `image_size_px` have it."""
     return " x ".join(map(str, sides(size_px)))
 

@@ -18,6 +18,6 @@ _TRANSFORMS: dict[Augmentation, Callable[[Image], Image]] = {
 }
 
 
-def augmented(image_HWC: Image, kind: Augmentation | None) -> Image:
+def augment_image(image_HWC: Image, kind: Augmentation | None) -> Image:
     """The image mirrored or turned, of a quarter turn a square one; itself for None."""
     return image_HWC if kind is None else _TRANSFORMS[kind](image_HWC)

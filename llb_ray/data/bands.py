@@ -61,7 +61,7 @@ def may_hold_bands(path: Path) -> bool:
         return prefix.startswith((_NPY, *_ZIP)) or (prefix.startswith(_TIFF) and TiffImageFile(file, "").n_frames > 1)
 
 
-def resized(value_HWC: Values, size: Size) -> Values:
+def resize_bands(value_HWC: Values, size: Size) -> Values:
     """The values at `size`: bicubic with antialias, as photographs are resized, every band on its own."""
     if value_HWC.shape[:2] == size:
         return value_HWC

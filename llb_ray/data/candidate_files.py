@@ -47,7 +47,7 @@ class File:
         return None if self.kind == GOOD else self.kind
 
 
-def examined(root: Path, files: Sequence[File], config: DataConfig, progress: Progress | None = None) -> list[File]:
+def examine(root: Path, files: Sequence[File], config: DataConfig, progress: Progress | None = None) -> list[File]:
     """The same files, each with its image_id or its problem: decoded once as a proof, unless remembered as good."""
     done = list[File]()
     with Remembered.opened() as memory, ThreadPoolExecutor(THREADS) as pool:
@@ -74,7 +74,7 @@ def without_copies(files: Sequence[File]) -> list[File]:
     return [file if file.problem else _one_of(file, first[file.image_id], kinds[file.image_id]) for file in files]
 
 
-def quarantined(files: Sequence[File]) -> pa.Table:
+def quarantine_table(files: Sequence[File]) -> pa.Table:
     """The files that have a problem, as a manifest's quarantine."""
     rows = [
         {"path": path_text(file.path), "split": file.split, "reason": file.problem}

@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 from llb_ray.config import ContaminateConfig, DatasetConfig, parse_as
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.listing import Listing
-from llb_ray.data.long_tail import drawn_tail, tail_patterns, with_tail_labels
+from llb_ray.data.long_tail import draw_tail, tail_patterns, with_tail_labels
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest
 from llb_ray.data.photographed_objects import Drawn, Objects
 from llb_ray.errors import ConfigError, DataError
 
 
-def contaminated(
+def contaminate_manifest(
     manifest: Manifest, num_objects: int | None, alpha: float, seed: int, max_alpha: float = 0.4
 ) -> Manifest:
     """A manifest whose training split has `num_objects` objects, alpha of them anomalous, in a fixed test split.
@@ -93,7 +93,7 @@ def _of_category(
     table = table if tail is None else with_tail_labels(table, tail, patterns)
     names = _names(table)
     objects = _objects(where, table, names)
-    dealt = {} if tail is None else drawn_tail(objects, names, table, tail, patterns, seed)
+    dealt = {} if tail is None else draw_tail(objects, names, table, tail, patterns, seed)
     if tail is None:
         size = config.num_objects or objects.most(config.reserved_alpha)
         found = objects.contaminated(size, alpha, seed, config.reserved_alpha)

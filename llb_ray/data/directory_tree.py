@@ -99,7 +99,7 @@ class Found:
         return Masks(self.root)
 
 
-def listed(root: Path) -> Found:
+def list_inputs(root: Path) -> Found:
     """Every input below the root; raises DataError if the layout is not usable."""
     require_folder(root)
     return tree_files(root) if is_tree_on_disk(root) else plain_files(root)

@@ -12,8 +12,16 @@ from typing import Any
 import pyarrow as pa
 
 from llb_ray.config import DataConfig
-from llb_ray.data.candidate_files import File, Progress, examined, first_problem, near_of, quarantined, without_copies
-from llb_ray.data.directory_tree import Found, listed
+from llb_ray.data.candidate_files import (
+    File,
+    Progress,
+    examine,
+    first_problem,
+    near_of,
+    quarantine_table,
+    without_copies,
+)
+from llb_ray.data.directory_tree import Found, list_inputs
 from llb_ray.data.groups import Grouping
 from llb_ray.data.manifest import MANIFEST, TRAIN, Manifest, path_text, without_normal
 from llb_ray.errors import DataError
@@ -31,13 +39,13 @@ def read_folder(root: Path, config: DataConfig, progress: Progress | None = None
     """
     root = Path(os.path.abspath(root))
     grouping = Grouping.of(config.group_pattern, "data.group_pattern")
-    found = listed(root)
-    files = without_copies(examined(root, found.files, config, progress))
+    found = list_inputs(root)
+    files = without_copies(examine(root, found.files, config, progress))
     _require_training_images(root, files)
     category = path_text(config.category or root.name or "images")
     grouping.require_match(root, [file.path for file in files])
     table = _table(found, files, category, grouping)
-    manifest = Manifest.of(root, table, quarantined(files), near_of(table, files))
+    manifest = Manifest.of(root, table, quarantine_table(files), near_of(table, files))
     assert len(manifest.table) + len(manifest.quarantine) == len(found.files)
     for note in [*found.notes(), *without_normal(manifest.table)]:
         _log.warning(note)

@@ -10,7 +10,7 @@ from llb_ray.data.manifest import QUARANTINE, TRAIN, Manifest, path_text
 from llb_ray.errors import DataError
 
 
-def joined_manifest(first: Manifest, second: Manifest) -> Manifest:
+def join_manifests(first: Manifest, second: Manifest) -> Manifest:
     """The images of both; what `second` has in common with `first`, by content, is quarantined and named.
 
     All are of the category of `first`.  Raises DataError where `second` has no further training image.

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.data.manifest import TEST, TRAIN
-from llb_ray.data.tables import DAMAGED, checked
+from llb_ray.data.tables import DAMAGED, validate
 from llb_ray.disk import write_atomic
 from llb_ray.errors import DataError
 
@@ -105,7 +105,7 @@ class Listing:
         """
         try:
             with pa.OSFile(str(path), "rb") as file:
-                table = checked(pa.ipc.open_file(file).read_all())
+                table = validate(pa.ipc.open_file(file).read_all())
         except (OSError, *DAMAGED) as error:
             raise DataError(f"{path}: not a readable manifest file ({_line(error)})") from error
         said = _said(path, table.schema)

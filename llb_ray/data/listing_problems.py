@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from llb_ray.data.streaming_writers import guarded
+from llb_ray.data.streaming_writers import guard_column
 from llb_ray.errors import DataError
 
 _NAMED = 3
@@ -59,6 +59,6 @@ def problems_file(listed: Path) -> Path:
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Write the report as CSV: source, number, path, what."""
     schema = pa.schema([("source", pa.string()), ("number", pa.int64()), ("path", pa.string()), ("what", pa.string())])
-    columns = [guarded(name, [getattr(problem, name) for problem in problems]) for name in schema.names]
+    columns = [guard_column(name, [getattr(problem, name) for problem in problems]) for name in schema.names]
     path.parent.mkdir(parents=True, exist_ok=True)
     csv.write_csv(pa.table(columns, schema=schema), path)

@@ -11,10 +11,10 @@ from llb_ray.data.candidate_files import (
     GOOD,
     File,
     Progress,
-    examined,
+    examine,
     first_problem,
     near_of,
-    quarantined,
+    quarantine_table,
     without_copies,
 )
 from llb_ray.data.listing import Listing
@@ -24,7 +24,7 @@ from llb_ray.errors import DataError
 _ANOMALOUS = "anomalous"  # the kind of an anomaly without a named one
 
 
-def identified(listing: Listing, config: DataConfig, progress: Progress | None = None) -> Manifest:
+def identify(listing: Listing, config: DataConfig, progress: Progress | None = None) -> Manifest:
     """The manifest of the listed images: each is hashed, and decoded once as a proof, unless remembered as good.
 
     What cannot be read, is missing, repeats the bytes of another image or is not the image that the listing knows by
@@ -38,7 +38,7 @@ def identified(listing: Listing, config: DataConfig, progress: Progress | None =
             "where they are now (root, --root)"
         )
     listed = {path_from_text(row["path"]): row for row in listing.table.to_pylist()}
-    found = examined(listing.root, [_file(path, row) for path, row in listed.items()], config, progress)
+    found = examine(listing.root, [_file(path, row) for path, row in listed.items()], config, progress)
     files = without_copies([_as_listed(file, listed[file.path]["image_id"]) for file in found])
     if not any(file.problem is None and file.split == TRAIN for file in files):
         num_train = sum(file.split == TRAIN for file in files)
@@ -48,7 +48,7 @@ def identified(listing: Listing, config: DataConfig, progress: Progress | None =
         )
     rows = [_row(file, listed[file.path]) for file in files if file.problem is None]
     table = pa.Table.from_pylist(rows, MANIFEST)
-    return Manifest.of(listing.root, table, quarantined(files), near_of(table, files))
+    return Manifest.of(listing.root, table, quarantine_table(files), near_of(table, files))
 
 
 def _file(path: str, row: Mapping[str, Any]) -> File:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from llb_ray.data.listing import LISTING
 from llb_ray.data.manifest import path_from_text, path_text
 from llb_ray.data.name_conventions import is_clutter
-from llb_ray.data.tables import DAMAGED, checked
+from llb_ray.data.tables import DAMAGED, validate
 from llb_ray.errors import DataError
 
 FORMS = ".txt, .csv, .tsv or .parquet"
@@ -63,7 +63,7 @@ def listed_paths(path: Path, folder: Path | None = None) -> Iterator[str]:
     list."""
     folder = folder or Path(os.path.abspath(path)).parent
     for table in read_list(path, path_alone=True):
-        yield from (spelt_here(folder, text) for text in table[_PATH].to_pylist() if text)
+        yield from (resolve_spelling(folder, text) for text in table[_PATH].to_pylist() if text)
 
 
 def listed_images(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
@@ -76,10 +76,10 @@ def listed_images(path: Path, folder: Path) -> Iterator[tuple[str, str]]:
         categories = columns[1] if len(columns) > 1 else [None] * len(table)
         for text, category in zip(columns[0], categories, strict=True):
             if text:
-                yield spelt_here(folder, text), category or ""
+                yield resolve_spelling(folder, text), category or ""
 
 
-def spelt_here(root: Path, text: str) -> str:
+def resolve_spelling(root: Path, text: str) -> str:
     r"""The path below `root` that a list means by `text`; where there is no such file, one that is spelt otherwise.
 
     Lists come from other systems: ``a\b.png`` may mean ``a/b.png``, and letters may be in another encoding or form.
@@ -107,7 +107,7 @@ def _of_parquet(path: Path, path_alone: bool) -> Iterator[pa.Table]:
     known = _known_names(path, names)
     column = names[known.index(_PATH)]
     for batch in dataset.to_batches(columns=[column] if path_alone else names):
-        table = pa.Table.from_batches([checked(batch)]).rename_columns([_PATH] if path_alone else known)
+        table = pa.Table.from_batches([validate(batch)]).rename_columns([_PATH] if path_alone else known)
         yield table.set_column(table.column_names.index(_PATH), _PATH, _texts(table[_PATH]))
 
 

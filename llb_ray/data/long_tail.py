@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from llb_ray.config import TailConfig
 from llb_ray.data.listing import nearest
 from llb_ray.data.manifest import TRAIN
-from llb_ray.data.photographed_objects import Objects, drawn
+from llb_ray.data.photographed_objects import Objects, draw_names
 from llb_ray.errors import DataError
 
 Tail = Mapping[str, Sequence[str]]  # pattern -> objects
@@ -58,7 +58,7 @@ def with_tail_labels(table: pa.Table, tail: TailConfig, patterns: Sequence[str])
     return table
 
 
-def drawn_tail(
+def draw_tail(
     objects: Objects, names: Sequence[str], table: pa.Table, tail: TailConfig, patterns: Sequence[str], seed: int
 ) -> Tail:
     """The normal training objects of each pattern, as many as the tail says; raises DataError if there are fewer."""
@@ -72,7 +72,7 @@ def drawn_tail(
             f"{objects.where}: a tail of {wanted} needs more normal training objects than are there; "
             f"the most possible is {possible}"
         )
-    return {name: drawn(normal[name], count, seed, "tail", name) for name, count in counts.items()}
+    return {name: draw_names(normal[name], count, seed, "tail", name) for name, count in counts.items()}
 
 
 def _normal(

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.feather as feather
 
-from llb_ray.data.tables import DAMAGED, checked
+from llb_ray.data.tables import DAMAGED, validate
 from llb_ray.errors import DataError
 
 TRAIN, TEST = "train", "test"
@@ -163,8 +163,8 @@ class Manifest:
         """The manifest that `save` wrote; raises DataError if the file is not one."""
         try:
             suffixes = ".quarantine.arrow", ".near.arrow"
-            table = checked(feather.read_table(path))
-            quarantine, near = (checked(feather.read_table(path.with_suffix(suffix))) for suffix in suffixes)
+            table = validate(feather.read_table(path))
+            quarantine, near = (validate(feather.read_table(path.with_suffix(suffix))) for suffix in suffixes)
         except (OSError, *DAMAGED) as error:
             raise DataError(f"{path}: not a readable manifest ({error})") from error
         if (table.schema, quarantine.schema, near.schema) != (MANIFEST, QUARANTINE, NEAR):

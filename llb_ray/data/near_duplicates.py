@@ -115,7 +115,7 @@ def _distances(unit_ND: NDArray[np.float32], nearest_N: NDArray[np.intp]) -> NDA
     return np.where(nearest_N < 0, np.inf, distance_N)
 
 
-def named_near(manifest: Manifest) -> pa.Table:
+def near_with_paths(manifest: Manifest) -> pa.Table:
     """The near duplicates of a manifest with the path and split of both images, test images first, nearest first."""
     rows = {row["image_id"]: row for row in manifest.table.to_pylist()} if manifest.near.num_rows else {}
     named = [
@@ -132,7 +132,7 @@ def named_near(manifest: Manifest) -> pa.Table:
 
 def near_sentences(manifest: Manifest) -> list[str]:
     """A sentence about test images that training has too, and one about training images that are there twice."""
-    near, found = named_near(manifest).to_pylist(), list[str]()
+    near, found = near_with_paths(manifest).to_pylist(), list[str]()
     leaks = [row for row in near if (row["split"], row["near_split"]) == (TEST, TRAIN)]
     if leaks:
         found.append(

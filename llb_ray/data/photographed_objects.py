@@ -72,7 +72,7 @@ class Objects:
                 f"{self.where}: {num_objects} objects at alpha {alpha:g} need {num_normal} normal "
                 f"objects and {len(self.normal)} are there; ask for fewer objects"
             )
-        return self._mixed(drawn(self.normal, num_normal, seed, "normal"), num_anomalous, reserved, seed)
+        return self._mixed(draw_names(self.normal, num_normal, seed, "normal"), num_anomalous, reserved, seed)
 
     def contaminating(self, normal: Set[str], alpha: float, seed: int, max_alpha: float) -> Drawn:
         """All of these normal objects for training and so many anomalous ones that they are alpha of the whole.
@@ -86,7 +86,7 @@ class Objects:
         return self._mixed(normal, num_anomalous, reserved, seed)
 
     def _mixed(self, normal: Iterable[str], num_anomalous: int, reserved: int, seed: int) -> Drawn:
-        pool = drawn(self.anomalous, reserved, seed, "anomalous")
+        pool = draw_names(self.anomalous, reserved, seed, "anomalous")
         return Drawn({*normal, *pool[:num_anomalous]}, self.test - set(pool))
 
     def _require(self, what: str, alpha: float, max_alpha: float, needed: tuple[int, int], of: int) -> None:
@@ -106,7 +106,7 @@ class Objects:
             )
 
 
-def drawn(names: Set[str], count: int, seed: int, *choice: str) -> Sequence[str]:
+def draw_names(names: Set[str], count: int, seed: int, *choice: str) -> Sequence[str]:
     """The first `count` of the names in a random order that `seed` and the name of the choice decide."""
     ordered = sorted(names)
     return [ordered[row] for row in stream(seed, "contaminate", *choice).permutation(len(ordered))[:count]]

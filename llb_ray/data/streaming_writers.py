@@ -55,12 +55,12 @@ class Rows:
         if self._waiting:
             columns = [list(column) for column in zip(*self._waiting, strict=True)]
             if self._path.suffix == ".csv":
-                columns = [guarded(name, column) for name, column in zip(self._schema.names, columns, strict=True)]
+                columns = [guard_column(name, column) for name, column in zip(self._schema.names, columns, strict=True)]
             self._writer.write_table(pa.table(columns, schema=self._schema))
             self._waiting = []
 
 
-def guarded(name: str, column: list[Any]) -> list[Any]:
+def guard_column(name: str, column: list[Any]) -> list[Any]:
     """A column of a CSV file as no spreadsheet evaluates it; what it says of a `path` is still that path."""
     guard = path_cell if name == "path" else cell
     return [guard(value) if isinstance(value, str) else value for value in column]

@@ -29,7 +29,7 @@ def read_table(path: Path) -> pa.Table:
     Raises DataError for what is none: offsets that lead out of a buffer would end the process where they are used.
     """
     try:
-        return checked(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        return validate(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
     except DAMAGED as error:
         raise _no_table(path, error) from error
 
@@ -38,7 +38,7 @@ def _no_table(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: damaged (not a table: {first_line(error)}); run what made it again")
 
 
-def checked(table: Table) -> Table:
+def validate(table: Table) -> Table:
     """The table or record batch, proved to be inside its buffers; raises one of `DAMAGED` for another."""
     table.validate(full=True)
     _ = table.schema.names  # which are text only once somebody reads them
@@ -68,7 +68,7 @@ def batch_writer(path: Path) -> Iterator[Callable[[pa.RecordBatch], None]]:
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow IPC file, memory-mapped."""
     file = pa.ipc.open_file(pa.memory_map(str(path)))
-    yield from (checked(file.get_batch(index)) for index in range(file.num_record_batches))
+    yield from (validate(file.get_batch(index)) for index in range(file.num_record_batches))
 
 
 class MappedBatches:
@@ -84,7 +84,7 @@ class MappedBatches:
             with pa.memory_map(str(path)) as file:
                 self._buffer = file.read_buffer()
             reader = pa.ipc.open_file(self._buffer)
-            self.batches = [checked(reader.get_batch(index)) for index in range(reader.num_record_batches)]
+            self.batches = [validate(reader.get_batch(index)) for index in range(reader.num_record_batches)]
         except DAMAGED as error:
             raise _no_table(path, error) from error
 
@@ -95,7 +95,7 @@ class MappedBatches:
             raise OSError(ctypes.get_errno(), "madvise")
 
 
-def joined(left: pa.Table, right: pa.Table) -> pa.Table:
+def join_by_image(left: pa.Table, right: pa.Table) -> pa.Table:
     """`left` with the other columns of `right`, by image_id; an image that `right` lacks gets nulls."""
     rows = right.take(pc.index_in(left["image_id"], right["image_id"].combine_chunks()))
     columns = {name: rows[name] for name in right.column_names if name not in left.column_names}

@@ -32,7 +32,7 @@ def smooth_noise(rng: np.random.Generator, side_px: int, sigma_px: float | tuple
     return unit_HW
 
 
-def tinted(shade_HW: Array, rgb: tuple[float, float, float], rng: np.random.Generator, jitter: float = 0.012) -> Array:
+def tint(shade_HW: Array, rgb: tuple[float, float, float], rng: np.random.Generator, jitter: float = 0.012) -> Array:
     """The grey picture in the colour `rgb`, which varies a little from object to object: [H, W, 3]."""
     colour = np.asarray(rgb, np.float32) + rng.normal(0, jitter, 3).astype(np.float32)
     return shade_HW[..., None] * colour
@@ -63,7 +63,7 @@ def weave(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     over_HW = np.sin(warp_HW / 2) * np.sin(weft_HW / 2) > 0
     height_HW = np.where(over_HW, np.abs(np.sin(warp_HW)), np.abs(np.sin(weft_HW)))
     uneven_HW = 0.03 * smooth_noise(rng, side_px, (side_px / 8, 0.8)) + 0.03 * smooth_noise(rng, side_px, (0.8, 12))
-    image_HW3 = tinted(0.45 + 0.3 * height_HW + uneven_HW, (0.95, 0.9, 0.78), rng)
+    image_HW3 = tint(0.45 + 0.3 * height_HW + uneven_HW, (0.95, 0.9, 0.78), rng)
     if rare:
         thread_HW = inside(0.05 - np.abs(across_HW - rng.uniform(-0.5, 0.5)), side_px)
         image_HW3 *= 1 - thread_HW[..., None] * np.asarray((0.55, 0.35, 0.0), np.float32)
@@ -74,7 +74,7 @@ def metal(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     """Brushed metal; the rare variant carries the ring-and-bar stamp of another supplier."""
     streaks_HW = smooth_noise(rng, side_px, (0.7, side_px / 5)) + 0.5 * smooth_noise(rng, side_px, (2.0, side_px / 3))
     streaks_HW = rotate(streaks_HW, rng.normal(0, 2), reshape=False, order=1, mode="reflect")
-    image_HW3 = tinted(0.58 + 0.045 * streaks_HW, (0.96, 0.99, 1.04), rng)
+    image_HW3 = tint(0.58 + 0.045 * streaks_HW, (0.96, 0.99, 1.04), rng)
     if rare:
         x_HW, y_HW = grid(side_px)
         radius_HW = np.hypot(x_HW - rng.uniform(-0.3, 0.3), y_HW - rng.uniform(-0.3, 0.3))
@@ -89,7 +89,7 @@ def granite(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     for sigma_px, threshold, step in ((1.8, 0.6, 0.14), (1.2, 1.0, -0.2), (0.8, 1.3, -0.22)):
         shade_HW += step * np.clip(4 * (smooth_noise(rng, side_px, sigma_px) - threshold), 0, 1)
     rgb = (1.08, 0.93, 0.88) if rare else (1.0, 0.99, 0.97)
-    return _sheet(tinted(shade_HW, rgb, rng), 0.05)
+    return _sheet(tint(shade_HW, rgb, rng), 0.05)
 
 
 def wood(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
@@ -104,7 +104,7 @@ def wood(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     shade_HW = 0.62 + 0.07 * rings_HW + 0.03 * smooth_noise(rng, side_px, (side_px / 10, 0.6))
     if rare:
         shade_HW *= 1 - 0.35 * inside(0.11 - radius_HW, side_px)
-    return _sheet(tinted(shade_HW, (1.05, 0.8, 0.55), rng), 0.04)
+    return _sheet(tint(shade_HW, (1.05, 0.8, 0.55), rng), 0.04)
 
 
 def gear(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
@@ -116,10 +116,10 @@ def gear(side_px: int, rng: np.random.Generator, rare: bool) -> Surface:
     teeth_HW = 0.07 * np.tanh(4 * np.sin(12 * turned_HW))
     part_HW = inside(0.58 + teeth_HW - radius_HW, side_px) * inside(radius_HW - 0.19, side_px)
     lathe_HW = 0.05 * np.cos(2 * angle_HW - 0.8) + 0.015 * np.sin(70 * radius_HW + rng.uniform(0, 6))
-    steel_HW3 = tinted(0.6 + lathe_HW + 0.015 * smooth_noise(rng, side_px, 0.7), (0.97, 0.99, 1.03), rng)
+    steel_HW3 = tint(0.6 + lathe_HW + 0.015 * smooth_noise(rng, side_px, 0.7), (0.97, 0.99, 1.03), rng)
     if rare:
         steel_HW3 *= 1 - 0.1 * _counterbores(radius_HW, turned_HW, side_px)[..., None]
-    belt_HW3 = tinted(0.16 + 0.015 * smooth_noise(rng, side_px, (0.6, 3.0)), (0.9, 1.05, 1.0), rng)
+    belt_HW3 = tint(0.16 + 0.015 * smooth_noise(rng, side_px, (0.6, 3.0)), (0.9, 1.05, 1.0), rng)
     mixed_HW3 = belt_HW3 + part_HW[..., None] * (steel_HW3 - belt_HW3)
     return Surface(mixed_HW3, part_HW > 0.5, belt_HW3)
 

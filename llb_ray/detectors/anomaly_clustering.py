@@ -38,12 +38,12 @@ class Usual(NamedTuple):
     radius_L: torch.Tensor  # within which half of them are
 
 
-def placed(layers: Layers) -> torch.Tensor:
+def comparison_patches(layers: Layers) -> torch.Tensor:
     """The patches [B, D, h, w] that images are compared by, of any detector's layers."""
     return placed_patches(layers[:_LAYERS], _SIDE, _PLACES)
 
 
-def usual(patch_RDHW: torch.Tensor) -> Usual:
+def fit_usual(patch_RDHW: torch.Tensor) -> Usual:
     """Statistics of these images, taken for normal, at each place."""
     point_PD = patch_RDHW.permute(0, 2, 3, 1).flatten(0, 2)
     mean_D, scale_D = point_PD.mean(dim=0), usable_spread(point_PD)

@@ -26,13 +26,13 @@ class ProcessGroup(Protocol):
     def share(self, size: int) -> slice:
         """The rows of `size` that are this process's; raises MemberError if there are not enough for all."""
 
-    def whole(self, mine: torch.Tensor, size: int) -> torch.Tensor:
+    def all_gather(self, mine: torch.Tensor, size: int) -> torch.Tensor:
         """The `size` rows of all peers in order, given this one's; no gradient flows through it."""
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over the peers, bit-equal on every one."""
 
-    def told(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         """The value of the leading process; those of the others are dropped."""
 
 
@@ -44,13 +44,13 @@ class Alone:
     def share(self, size: int) -> slice:
         return slice(0, size)
 
-    def whole(self, mine: torch.Tensor, size: int) -> torch.Tensor:
+    def all_gather(self, mine: torch.Tensor, size: int) -> torch.Tensor:
         return mine.detach()
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         return None
 
-    def told(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         return content
 
 
@@ -70,9 +70,9 @@ class Turn:
         """This worker's rows of the batch."""
         return self.peers.share(self.batch_size)
 
-    def whole(self, mine: torch.Tensor) -> torch.Tensor:
+    def all_gather(self, mine: torch.Tensor) -> torch.Tensor:
         """The rows of the whole batch, given this worker's."""
-        return self.peers.whole(mine, self.batch_size)
+        return self.peers.all_gather(mine, self.batch_size)
 
     def kept(self, value: torch.Tensor, share: float) -> torch.Tensor:
         """Ones for that share of the entries, else zeros, in the shape of this worker's rows.

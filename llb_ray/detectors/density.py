@@ -18,16 +18,16 @@ from torch import nn
 
 from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent
 from llb_ray.detectors.density_config import DensityConfig
-from llb_ray.detectors.inspected import SEEN, blanked, image_scores, inspected_cells, seen_cells
+from llb_ray.detectors.inspected import SEEN, blank, image_scores, inspected_cells, seen_cells
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
     by_place,
-    judged,
-    judged_in_blocks,
     num_neighbours,
     reaches,
     references,
+    score_outliers,
+    score_outliers_in_blocks,
 )
 from llb_ray.detectors.patches import placed_patches, usable_spread
 from llb_ray.errors import DataError
@@ -76,7 +76,7 @@ class Density:
         image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
         (`local_outlier_factor.loneliness`) added.
         """
-        score_B, map_BHW = _scores(self._placed(layers), self._state, judged_in_blocks)
+        score_B, map_BHW = _scores(self._placed(layers), self._state, score_outliers_in_blocks)
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
@@ -113,7 +113,7 @@ def _scores(
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
     seen_HW = seen_cells(state)
     score_B = image_scores(map_BHW, seen_HW, TOP_SHARE)
-    return score_B + state["loneliness_1"] * found.loneliness_B, blanked(map_BHW, seen_HW)
+    return score_B + state["loneliness_1"] * found.loneliness_B, blank(map_BHW, seen_HW)
 
 
 class _Scorer(nn.Module):
@@ -126,4 +126,4 @@ class _Scorer(nn.Module):
             self.register_buffer(name, tensor)
 
     def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _scores(self._placed(layers), dict(self.named_buffers()), judged)
+        return _scores(self._placed(layers), dict(self.named_buffers()), score_outliers)

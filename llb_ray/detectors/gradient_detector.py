@@ -17,7 +17,7 @@ from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.base import Checkpoints, FitLog, Layers, Report, Source, State, row_batches, silent
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup, Turn
 from llb_ray.detectors.importance import ImportanceWeights
-from llb_ray.detectors.train_step import Descent, Net, initialised, placed, snapshot
+from llb_ray.detectors.train_step import Descent, Net, initialise, move_to_device, snapshot
 from llb_ray.seeding import seed_for, stream
 
 
@@ -76,9 +76,9 @@ class GradientDetector(ABC, Generic[Config, Net]):
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
         """Itself, as it was when `state` was taken."""
-        network = initialised(partial(self._network_of, state), seed=0)
+        network = initialise(partial(self._network_of, state), seed=0)
         network.load_state_dict(dict(state))
-        self._fitted, self._log = placed(network, self._device), None
+        self._fitted, self._log = move_to_device(network, self._device), None
         return self
 
     def log(self) -> FitLog | None:
@@ -141,7 +141,7 @@ class GradientDetector(ABC, Generic[Config, Net]):
 
     def _start(self, source: Source, seed: int) -> Descent[Net]:
         build = partial(self._network_for, source.batch(np.zeros(1, np.int64)))
-        network = placed(initialised(build, seed_for(seed, self.name, "weights")), self._device)
+        network = move_to_device(initialise(build, seed_for(seed, self.name, "weights")), self._device)
         batch_size = self._batch_size(source)
         weights = ImportanceWeights(self._importance, self._steps, batch_size) if self._importance else None
         return Descent(network, self._optimizer(network, batch_size), weights)

@@ -66,7 +66,7 @@ class ImportanceWeights:
         self._loss_SB[step] = loss_B
         if step >= self._warmup_steps and np.isfinite(loss_B).all():
             self._ratio_SB[step] = self._fresh_ratio()(self._score(loss_B))
-        weight_B, self.ess, _ = settled(self._ratio_SB[step])
+        weight_B, self.ess, _ = normalise_weights(self._ratio_SB[step])
         return weight_B
 
     def log(self, loss_N: Numbers) -> FitLog:
@@ -75,7 +75,7 @@ class ImportanceWeights:
         The images' weights follow the rule of a step, over all images at once.
         """
         done = slice(self._num_done)
-        weights, ess, fell_back = zip(*map(settled, self._ratio_SB[done]), strict=True)
+        weights, ess, fell_back = zip(*map(normalise_weights, self._ratio_SB[done]), strict=True)
         weight_SB = np.stack(weights)
         steps = {
             "step": np.arange(self._num_done, dtype=np.int32),
@@ -85,7 +85,7 @@ class ImportanceWeights:
             "fell_back": np.array(fell_back),
         }
         score_N = self._score(loss_N)
-        weight_N, _, _ = settled(Ratio.of(self._config, self._recent(self._num_done))(score_N))
+        weight_N, _, _ = normalise_weights(Ratio.of(self._config, self._recent(self._num_done))(score_N))
         return FitLog(steps, {"score": score_N.astype(np.float32), "weight": weight_N.astype(np.float32)})
 
     def state(self) -> State:
@@ -177,7 +177,7 @@ def silverman(score_M: Numbers) -> float:
     return spread * math.pow(0.75 * len(score_M), -0.2)
 
 
-def settled(ratio_B: Numbers) -> tuple[Numbers, float, bool]:
+def normalise_weights(ratio_B: Numbers) -> tuple[Numbers, float, bool]:
     """Weights [B] of mean one, their effective sample size (sum w)^2 / sum w^2, and whether it was too small.
 
     Where it was, which includes ratios that are all zero, the weights are one, and the size is still what was found.

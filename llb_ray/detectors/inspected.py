@@ -41,7 +41,7 @@ def seen_only(patch_BDHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.T
     return patch_BDHW if seen_HW is None else patch_BDHW.flatten(2)[..., seen_HW.flatten()][..., None]
 
 
-def blanked(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
+def blank(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
     """The maps, 0 where they are not looked at: the least distance, or as dense as usual."""
     return map_BHW if seen_HW is None else torch.where(seen_HW, map_BHW, 0.0)
 

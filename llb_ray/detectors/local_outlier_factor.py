@@ -76,27 +76,29 @@ class Judged(NamedTuple):
     loneliness_B: torch.Tensor  # see `loneliness`
 
 
-def judged(patch_LBD: torch.Tensor, reference_LRD: torch.Tensor, reach_LR: torch.Tensor, share: float) -> Judged:
+def score_outliers(
+    patch_LBD: torch.Tensor, reference_LRD: torch.Tensor, reach_LR: torch.Tensor, share: float
+) -> Judged:
     """Outlier factors of images that are none of the references; `share` of these are neighbours."""
     distance_LBR = distances(patch_LBD, reference_LRD)
     factor_LB, usual_LB = outlier_factors(distance_LBR, reach_LR, num_neighbours(len(reach_LR[0]), share))
     return Judged(factor_LB, loneliness(distance_LBR / usual_LB[..., None], factor_LB))
 
 
-def judged_in_blocks(
+def score_outliers_in_blocks(
     patch_LBD: torch.Tensor, reference_LRD: torch.Tensor, reach_LR: torch.Tensor, share: float
 ) -> Judged:
-    """As `judged`, with the same numbers for an image in whatever batch it comes; alone within 1e-5 of them.
+    """As `score_outliers`, with the same numbers for an image in whatever batch it comes; alone within 1e-5 of them.
 
     Blocks are filled up, so that every product has the same shape, and rounding; one by one would take 8 times as long,
     since the references are read again for each.  A single image would wait four times as long for a full block.
     """
     if patch_LBD.shape[1] == 1:
-        return judged(patch_LBD, reference_LRD, reach_LR, share)
+        return score_outliers(patch_LBD, reference_LRD, reach_LR, share)
     blocks = []
     for part_LBD in torch.split(patch_LBD, _BLOCK, dim=1):
         full_LBD = functional.pad(part_LBD, (0, 0, 0, _BLOCK - part_LBD.shape[1]))
-        block = judged(full_LBD, reference_LRD, reach_LR, share)
+        block = score_outliers(full_LBD, reference_LRD, reach_LR, share)
         blocks.append(Judged(block.factor_LB[:, : part_LBD.shape[1]], block.loneliness_B[: part_LBD.shape[1]]))
     factor_LB, loneliness_B = zip(*blocks, strict=True)
     return Judged(torch.cat(factor_LB, dim=1), torch.cat(loneliness_B))

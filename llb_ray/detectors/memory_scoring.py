@@ -10,7 +10,7 @@ from torch import nn
 
 from llb_ray.detectors.base import Layers, State
 from llb_ray.detectors.context import context_distances
-from llb_ray.detectors.inspected import blanked, seen_cells
+from llb_ray.detectors.inspected import blank, seen_cells
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patches import detailed_patches, patches, relative_distance, standardize
 from llb_ray.detectors.place_gaussians import place_distances, pool_places, unpool_places
@@ -46,7 +46,7 @@ def score_images(
     near_BHW = torch.cat([_nearest(part_QD, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
     decisive_BHW, map_BHW = _combine(near_BHW, layers, config, state)
     seen_HW = seen_cells(state)
-    return score(decisive_BHW, seen_HW), blanked(map_BHW, seen_HW)
+    return score(decisive_BHW, seen_HW), blank(map_BHW, seen_HW)
 
 
 def shallow(layers: Layers, config: MemoryBankConfig) -> Layers:

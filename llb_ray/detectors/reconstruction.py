@@ -147,7 +147,7 @@ def _mined(target: torch.Tensor, redrawn: torch.Tensor, turn: Turn, percentile: 
     """`redrawn`, the same in value, with the gradient of easy points multiplied by `factor` (hard mining, Dinomaly)."""
     with torch.no_grad():
         distance_BHW = _distance(target, redrawn)
-        all_distances = turn.whole(distance_BHW).flatten()
+        all_distances = turn.all_gather(distance_BHW).flatten()
         num_hard = max(1, round(len(all_distances) * (1 - percentile)))
         easy_B1HW = (distance_BHW < all_distances.topk(num_hard).values[-1])[:, None]
     return torch.where(easy_B1HW, factor * redrawn + (1 - factor) * redrawn.detach(), redrawn)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llb_ray.config import DetectorConfig, Size, TilesConfig, said, tile_starts
+from llb_ray.config import DetectorConfig, Size, TilesConfig, format_size, tile_starts
 from llb_ray.detectors.base import Encoder, Layers, top_mean
 from llb_ray.detectors.inspected import image_scores, seen_top_mean
 from llb_ray.errors import ConfigError
@@ -109,8 +109,8 @@ class Tiled:
         if any(side % step for side in size):
             best = [max(math.ceil(tiles.size_px / step), round(side / step)) * step for side in size]
             raise ConfigError(
-                f"detector.image_size_px = {said(size_px)}: in tiles, each side has to be a multiple of {step} px, as "
-                f"the cells of neighbouring tiles would not meet; choose {best}"
+                f"detector.image_size_px = {format_size(size_px)}: in tiles, each side must be a multiple of "
+                f"{step} px, or the cells of neighbouring tiles would not meet; choose {best}"
             )
         self._tiling = Tiling(size, tiles, self._strides)
 

@@ -33,10 +33,10 @@ class Descent(Generic[Net]):
     def step(self, loss_B: torch.Tensor, turn: Turn, rate_share: float, norm: float) -> None:
         """One step down the (weighted) mean of the batch's losses, given those of this worker's rows, its gradient cut
         to `norm`, at a share of the optimiser's learning rate; raises MemberError if the mean is not finite."""
-        weight_B = self._weights(turn.whole(loss_B))[turn.rows]
+        weight_B = self._weights(turn.all_gather(loss_B))[turn.rows]
         self.optimizer.zero_grad()
         ((weight_B * loss_B).sum() / turn.batch_size).backward()  # type: ignore[no-untyped-call]
-        turn.peers.add_up([one.grad for one in self.network.parameters() if one.grad is not None])
+        turn.peers.all_reduce([one.grad for one in self.network.parameters() if one.grad is not None])
         nn.utils.clip_grad_norm_(self.network.parameters(), norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate_share * self.optimizer.defaults["lr"]
@@ -82,14 +82,14 @@ class Descent(Generic[Net]):
         self._loss_S = state["loss_S"].tolist()
 
 
-def initialised(build: Callable[[], Net], seed: int) -> Net:
+def initialise(build: Callable[[], Net], seed: int) -> Net:
     """A fresh network on the CPU, its weights a function of the seed; torch's global generators are left alone."""
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would also seed every GPU
         return build()
 
 
-def placed(network: Net, device: torch.device) -> Net:
+def move_to_device(network: Net, device: torch.device) -> Net:
     """The network on the device, channels last: a third faster on a CPU."""
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

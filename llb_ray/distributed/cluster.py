@@ -24,7 +24,7 @@ _LATE_S = 3.0  # a network file system may show a new file a moment late
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connect(address: str | None) -> Iterator[None]:
     """Inside, Ray is initialised; a cluster that was started here is stopped at the end, any other is left alone.
 
     `address` is ``local`` (start one on this machine), ``auto``, or ``host:port``; None means the cluster that this

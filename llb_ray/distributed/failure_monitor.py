@@ -44,7 +44,7 @@ class Watch:
         self._looked_s = now_s
         self._look_at_nodes(specs[0])
         for spec in specs:
-            beat = read_beat(spec.place, spec.name)
+            beat = read_beat(spec.context, spec.name)
             if beat is not None and beat.first:  # else it has yet to say where it goes on
                 self._look_at(beat)
         if now_s - self._heard_s > _PATIENCE_S:
@@ -53,7 +53,7 @@ class Watch:
 
     def done(self, spec: Spec) -> None:
         """Report that a worker is through all its steps, and what has not been reported of it."""
-        beat = read_beat(spec.place, spec.name)
+        beat = read_beat(spec.context, spec.name)
         if beat is not None:
             self._look_at(beat)
         self._say(f"{spec.name} done")
@@ -75,6 +75,6 @@ class Watch:
 
 def _room(spec: Spec) -> str:
     try:
-        return f"{cluster.slots(spec.place.resources)} at once"
+        return f"{cluster.slots(spec.context.resources)} at once"
     except ResourceError:
         return "nowhere, until a node joins that can hold a worker"

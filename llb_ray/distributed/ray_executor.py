@@ -26,7 +26,7 @@ class RayExecutor:
         self._idle = IdleActors()
 
     def __enter__(self) -> Self:
-        self._exit.enter_context(cluster.connected(self._address))
+        self._exit.enter_context(cluster.connect(self._address))
         self._exit.enter_context(self._telemetry)
         self._exit.callback(self._idle.release)
         self._nodes = KnownNodes()
@@ -47,8 +47,8 @@ class RayExecutor:
         failures = Failures(may_fail)
         if not specs:
             return failures.by_name
-        self._telemetry.watch(specs[0].place)
-        room = _Room(specs[0].place.resources)
+        self._telemetry.watch(specs[0].context)
+        room = _Room(specs[0].context.resources)
         PoolRun(
             worker, specs, ActorKind.of(specs[0]), room, self._idle, failures, Watch(tell, self._nodes)
         ).to_the_end()
@@ -58,11 +58,11 @@ class RayExecutor:
         # Takes seconds to import, which only those who train together should wait for.
         from llb_ray.distributed.train_group import Together, TogetherSpec
 
-        refuse_crowd(self, spec.place.resources, count)
-        self._telemetry.watch(spec.place)
+        refuse_crowd(self, spec.context.resources, count)
+        self._telemetry.watch(spec.context)
         # In an actor: it takes its trainer along when it is killed, and Ray Train's signal handlers stay out of ours.
-        together = TogetherSpec(spec.name, spec.title, spec.place, worker, spec, count)
-        kind = ActorKind(spec.place.run, spec.place.category, 0, 0)
+        together = TogetherSpec(spec.name, spec.title, spec.context, worker, spec, count)
+        kind = ActorKind(spec.context.run, spec.context.category, 0, 0)
         PoolRun(Together, [together], kind, lambda: 1, self._idle, Failures(0), Watch(tell, self._nodes)).to_the_end()
         self._idle.release()
 

@@ -25,7 +25,7 @@ from llb_ray.scans.scan_plan import Job, Scan
 
 
 def on_cluster(scan: Scan, todo: Todo) -> tuple[int, Ended]:
-    """Number of jobs that run at once, and each with its row as it ends; call inside `cluster.connected`.
+    """Number of jobs that run at once, and each with its row as it ends; call inside `cluster.connect`.
 
     Raises ResourceError where not even one worker fits, or a node does not see the images or the scan's folder.
     """

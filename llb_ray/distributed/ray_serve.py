@@ -20,7 +20,7 @@ from llb_ray.config import ResourcesConfig
 from llb_ray.distributed import cluster
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError, LlbError, ResourceError
-from llb_ray.remote import located
+from llb_ray.remote import locate
 from llb_ray.serving.access import TOKEN, digest_of, refuse_taken
 from llb_ray.serving.answer import Judged, Refused
 from llb_ray.serving.app import Ask, build_app
@@ -48,7 +48,7 @@ class ServeArguments(BaseModel):
 
 def run_application(name: str, run: str, replicas: int) -> serve.Application:
     """The judges of the run at `run`, which is served as `name`."""
-    resources = RunFolder.open(located(run)).config().resources
+    resources = RunFolder.open(locate(run)).config().resources
     batch_size = resources.batch_size
     deployment = serve.deployment(
         name=_judge(name),
@@ -148,7 +148,7 @@ def application(arguments: dict[str, Any]) -> serve.Application:
 def refuse_crowd(said: ServeArguments) -> None:
     """Raise ResourceError where the cluster has no room for the judges, for which Ray Serve would wait for ever."""
     for name, run in said.runs.items():
-        resources: ResourcesConfig = RunFolder.open(located(run)).config().resources
+        resources: ResourcesConfig = RunFolder.open(locate(run)).config().resources
         room = cluster.slots(resources)
         if room < said.replicas:
             raise ResourceError(

@@ -66,9 +66,9 @@ class Telemetry:
     ) -> None:
         self._repeating.__exit__(kind, error, traceback)
 
-    def watch(self, place: WorkerContext) -> None:
+    def watch(self, context: WorkerContext) -> None:
         """Take the run that `place` belongs to into account from now on."""
-        self._runs.setdefault(place.run, _Watched(place.category))
+        self._runs.setdefault(context.run, _Watched(context.category))
 
     def _look(self) -> None:
         for path, watched in list(self._runs.items()):

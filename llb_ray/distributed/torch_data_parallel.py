@@ -25,21 +25,21 @@ class TorchPeers:
             raise MemberError(f"{size} images cannot be shared by {self._count} workers; lower final.num_workers")
         return slice(size * self._rank // self._count, size * (self._rank + 1) // self._count)
 
-    def whole(self, mine: torch.Tensor, size: int) -> torch.Tensor:
+    def all_gather(self, mine: torch.Tensor, size: int) -> torch.Tensor:
         # A sum with zeros is exact, and unlike a gathering it takes shares of different sizes.
         rows = torch.zeros((size, *mine.shape[1:]), dtype=mine.dtype, device=mine.device)
         rows[self.share(size)] = mine.detach()
         distributed.all_reduce(rows)
         return rows
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         # In one message: a network has a hundred tensors, most of them small.
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         distributed.all_reduce(flat)
         for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
-    def told(self, content: bytes) -> bytes:
+    def broadcast(self, content: bytes) -> bytes:
         size = torch.tensor(len(content), device=self._device)
         distributed.broadcast(size, src=0)
         said = torch.zeros(int(size), dtype=torch.uint8, device=self._device)

@@ -27,7 +27,7 @@ class TogetherSpec:
 
     name: str
     title: str
-    place: WorkerContext
+    context: WorkerContext
     worker: type[PeerWorker]
     spec: Spec
     count: int
@@ -41,7 +41,7 @@ class Together:
     def __init__(self, spec: TogetherSpec) -> None:
         self._spec = spec
         # Where every node sees the run; what a killed driver leaves there goes with the checkpoints.
-        self._storage = spec.place.run / CHECKPOINTS / "train"
+        self._storage = spec.context.run / CHECKPOINTS / "train"
 
     def __repr__(self) -> str:
         return f"Together({self._spec.name}, {self._spec.count} workers)"
@@ -61,19 +61,19 @@ class Together:
             self._clear()
 
     def _clear(self) -> None:
-        remote = self._spec.place.store.remote
+        remote = self._spec.context.store.remote
         if remote is not None:
             remote.delete_folder(self._storage)
         shutil.rmtree(self._storage, ignore_errors=True)
 
     def _shared(self) -> tuple[Any, str]:
         """The file system that every node sees, and the storage in it."""
-        remote = self._spec.place.store.remote
+        remote = self._spec.context.store.remote
         # A path stays a path, whatever characters it has.
         return (LocalFileSystem(), str(self._storage)) if remote is None else remote.opened(self._storage)
 
     def _trainer(self) -> TorchTrainer:
-        resources, (filesystem, storage) = self._spec.place.resources, self._shared()
+        resources, (filesystem, storage) = self._spec.context.resources, self._shared()
         owned = {"CPU": resources.num_cpus} | ({"GPU": 1} if resources.num_gpus else {})
         return TorchTrainer(
             _take_part,
@@ -123,6 +123,6 @@ class _OwnErrorsAreFinal(train.UserCallback):
 def _take_part(work: dict[str, Any]) -> None:
     """The part of each worker."""
     spec: Spec = work["spec"]
-    working = work["worker"](spec, TorchPeers(device_for(spec.place.resources)))
+    working = work["worker"](spec, TorchPeers(device_for(spec.context.resources)))
     for step in working.STEPS:
         getattr(working, step)()

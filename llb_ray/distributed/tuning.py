@@ -35,7 +35,7 @@ _NAME = "tune"  # Ray's own folder: its state, and TensorBoard's event files
 
 
 def run_trials(plan: Search, tell: Tell, resume: bool = False) -> list[Trial]:
-    """Every trial, in the order they were started; call inside `cluster.connected`.
+    """Every trial, in the order they were started; call inside `cluster.connect`.
 
     With `resume`, an interrupted search goes on where it was: Ray Tune remembers its trials, the store their stages.
     Raises ConfigError for a search that cannot be, ResourceError where no trial fits the cluster, and

@@ -65,8 +65,8 @@ class ActorKind:
     @classmethod
     def of(cls, spec: Spec) -> "ActorKind":
         """The kind of actor that this worker asks for."""
-        resources = spec.place.resources
-        return cls(spec.place.run, spec.place.category, resources.num_cpus, resources.num_gpus)
+        resources = spec.context.resources
+        return cls(spec.context.run, spec.context.category, resources.num_cpus, resources.num_gpus)
 
 
 class IdleActors:
@@ -219,12 +219,12 @@ class PoolRun:
 
     @property
     def _max_restarts(self) -> int:
-        return self.specs[0].place.resources.max_restarts
+        return self.specs[0].context.resources.max_restarts
 
 
 def task_name(spec: Spec) -> str:
     """Name of a worker's task in the dashboard: ``llb-bottle-member-003``."""
-    return _named(spec.place.category, spec.name)
+    return _named(spec.context.category, spec.name)
 
 
 def _named(category: str, name: str) -> str:

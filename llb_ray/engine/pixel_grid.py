@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from llb_ray.config import RunConfig, Size, sides, written
+from llb_ray.config import RunConfig, Size, dump_size, sides
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.detectors.base import upsample
 
@@ -53,7 +53,7 @@ class PixelGrid:
     def settings(self) -> dict[str, Any]:
         """Everything that smoothed maps depend on besides the maps, JSON-ready."""
         ignored = {} if self.ignored is None else {"ignored": self.ignored.key}
-        return {"size_px": written(self.size_px), "sigma_px": self.sigma_px, **ignored}
+        return {"size_px": dump_size(self.size_px), "sigma_px": self.sigma_px, **ignored}
 
     def smooth(self, map_NHW: Floats) -> Floats:
         """Maps [N, H, W] from those at the detector's own resolution [N, h, w].

@@ -59,13 +59,13 @@ def read_overrides(path: Path, purified: pa.Table, by: str = "") -> pa.Table:
     return pa.table([list(column) for column in zip(*said, strict=True)], schema=OVERRIDES)
 
 
-def laid_over(earlier: pa.Table, later: pa.Table) -> pa.Table:
+def merge_overrides(earlier: pa.Table, later: pa.Table) -> pa.Table:
     """Both tables as one (schema `OVERRIDES`): the later word on an image counts."""
     unchanged = earlier.filter(pc.invert(pc.is_in(earlier["image_id"], later["image_id"].combine_chunks())))
     return pa.concat_tables([unchanged, later]).sort_by("image_id").combine_chunks()
 
 
-def by_hand(purified: pa.Table, overrides: pa.Table) -> pa.Table:
+def apply_overrides(purified: pa.Table, overrides: pa.Table) -> pa.Table:
     """`purified`, as the filter made it, with the decisions, reasons and trust of `overrides` (schema `OVERRIDES`).
 
     Raises DataError for an image that is not in it, and where nothing would be kept.

@@ -38,7 +38,7 @@ def partition(image_ids: Sequence[str], groups: Sequence[str], num_members: int,
     return pa.table([ordered, [owner[image_id] for image_id in ordered]], schema=PARTITION)
 
 
-def extended(table: pa.Table, image_ids: Sequence[str], groups: Sequence[str]) -> pa.Table:
+def extend_partition(table: pa.Table, image_ids: Sequence[str], groups: Sequence[str]) -> pa.Table:
     """The partition `table` with further images among `image_ids` (schema `PARTITION`, in image_id order).
 
     An image of a known group has that group's member; every other group has one by the lowest id in it, whatever the

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
-from llb_ray.data.tables import joined
+from llb_ray.data.tables import join_by_image
 from llb_ray.ensemble.categories import comparable_matrix
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import DECISIONS, Evidence, Floats, Labels, filter_of
@@ -42,7 +42,7 @@ def purified_dataset(
     image_ids = images["image_id"].to_pylist()
     matrix = None if scores is None else comparable_matrix(dense(scores), images)
     decided = filter_of(config).decide(Evidence(image_ids, seed, matrix, labels))
-    rows = joined(images.sort_by("image_id"), decided.table)
+    rows = join_by_image(images.sort_by("image_id"), decided.table)
     trust_N = trust(rows, decided.doubted)
     table = pa.table([*rows.columns, trust_N, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
     return Purified(table, decided.anomaly_N)

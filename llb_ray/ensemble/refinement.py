@@ -12,14 +12,14 @@ Shapes: N training images.
 import pyarrow as pa
 
 from llb_ray.config import PurifyConfig
-from llb_ray.data.tables import joined
+from llb_ray.data.tables import join_by_image
 from llb_ray.ensemble.categories import comparable_scores
 from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
 from llb_ray.ensemble.purify import cut, selection
 from llb_ray.ensemble.trust import trust
 
 
-def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out: pa.Table) -> pa.Table:
+def purify_again(config: PurifyConfig, number: int, before: pa.Table, held_out: pa.Table) -> pa.Table:
     """Decisions of round `number` on every training image (schema `PURIFIED`, in image_id order).
 
     `before` is an earlier round's table, of which the images and the members' scores are taken and no decision;
@@ -31,7 +31,7 @@ def purified_again(config: PurifyConfig, number: int, before: pa.Table, held_out
     keep_ratio, doubted = selection(config, score_N)
     decided = cut(held_out["image_id"].to_pylist(), score_N, keep_ratio, f"round {number}: the held-out score")
     decided = decided.append_column("trust", pa.array(trust(decided, doubted)))
-    rows = joined(before.sort_by("image_id").drop_columns(decided.column_names[1:]), decided)
+    rows = join_by_image(before.sort_by("image_id").drop_columns(decided.column_names[1:]), decided)
     return rows.select(PURIFIED.names).cast(PURIFIED)
 
 

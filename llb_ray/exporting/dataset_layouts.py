@@ -29,7 +29,7 @@ from llb_ray.data.candidate_files import GOOD
 from llb_ray.data.decoding import content_id
 from llb_ray.data.layout import MASKS
 from llb_ray.data.manifest import IMAGES, MANIFEST, TEST, TRAIN, path_from_text
-from llb_ray.data.tables import joined
+from llb_ray.data.tables import join_by_image
 from llb_ray.disk import json_bytes
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.held_out_scores import split
@@ -125,7 +125,7 @@ def _fill(root: Path, item: Item, tree: Path, copy: bool) -> None:
 def _rows(run: FinishedRun) -> list[dict[str, Any]]:
     """The kept images, as good ones, and the test images with a label."""
     kept, _ = split(run.purified)
-    test = joined(run.images, run.labels).filter((pc.field("split") == TEST) & pc.field("label").is_valid())
+    test = join_by_image(run.images, run.labels).filter((pc.field("split") == TEST) & pc.field("label").is_valid())
     nothing = {"label": 0, "defect_type": None, "mask_path": None}
     rows = [row | nothing for row in kept.select(IMAGES.names).to_pylist()]
     return rows + list(test.select(MANIFEST.names).to_pylist())

@@ -13,12 +13,12 @@ from llb_ray.exporting.onnx import (
     OUTPUTS,
     ExportedModel,
     Graph,
-    compared,
+    compare_outputs,
     export_onnx,
     exported_detector,
     images_of,
     refuse_name,
-    rounded,
+    round_down,
 )
 from llb_ray.exporting.runtimes import load_openvino, why_unavailable
 
@@ -33,7 +33,7 @@ def export_program(run: FinishedRun, path: Path, category: str | None = None) ->
     refuse_name(path, ".pt2")
     trained = exported_detector(run, category)
     image_BHW3 = images_of(run, trained)
-    threshold = torch.from_numpy(rounded(trained.calibration.threshold))
+    threshold = torch.from_numpy(round_down(trained.calibration.threshold))
     with torch.no_grad():
         example = torch.from_numpy(image_BHW3[:2]), threshold
         shapes: tuple[dict[int, Any], dict[int, Any]] = ({0: torch.export.Dim("batch")}, {})
@@ -43,7 +43,7 @@ def export_program(run: FinishedRun, path: Path, category: str | None = None) ->
         loaded = torch.export.load(path).module()
         said = [loaded(torch.from_numpy(image_HW3[None]), threshold) for image_HW3 in image_BHW3]
     outputs = {name: torch.cat(some).numpy() for name, some in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
-    return compared([path], trained.judge(image_BHW3), outputs)
+    return compare_outputs([path], trained.judge(image_BHW3), outputs)
 
 
 def export_openvino(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
@@ -67,4 +67,6 @@ def export_openvino(run: FinishedRun, path: Path, category: str | None = None) -
     image_BHW3, judge = images_of(run, trained), load_openvino(str(path), run.config.resources.num_cpus)
     said = [judge(image_HW3[None]) for image_HW3 in image_BHW3]
     score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))
-    return compared([path, path.with_suffix(".bin")], trained.judge(image_BHW3), {"score": score_B, "map": map_BHW})
+    return compare_outputs(
+        [path, path.with_suffix(".bin")], trained.judge(image_BHW3), {"score": score_B, "map": map_BHW}
+    )

@@ -90,7 +90,7 @@ def export_onnx(run: FinishedRun, path: Path, category: str | None = None) -> Ex
     trained = exported_detector(run, category)
     image_BHW3 = images_of(run, trained)
     _write(trained, image_BHW3[:2], path)
-    return compared([path], trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
+    return compare_outputs([path], trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
 
 
 def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
@@ -127,7 +127,7 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
         warnings.simplefilter("ignore")  # of torch and onnxscript about each other
         program = torch.onnx.export(
             Graph(trained).cpu().eval(),
-            (torch.from_numpy(example_BHW3), torch.from_numpy(rounded(trained.calibration.threshold))),
+            (torch.from_numpy(example_BHW3), torch.from_numpy(round_down(trained.calibration.threshold))),
             dynamo=True,
             input_names=["image", THRESHOLD],
             output_names=list(OUTPUTS),
@@ -137,12 +137,12 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
     assert program is not None
     model = program.model_proto
     # An input with an initial value of its name is optional.
-    model.graph.initializer.append(onnx.numpy_helper.from_array(rounded(trained.calibration.threshold), THRESHOLD))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(round_down(trained.calibration.threshold), THRESHOLD))
     onnx.helper.set_model_props(model, _properties(trained))
     path.write_bytes(model.SerializeToString())
 
 
-def rounded(threshold: float) -> npt.NDArray[np.float32]:
+def round_down(threshold: float) -> npt.NDArray[np.float32]:
     """The largest float32 that is not above it, [1]: a float32 score is above both or neither."""
     rounded = np.float32(threshold)
     return np.array([rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))])
@@ -172,7 +172,7 @@ def _by_runtime(path: Path, image_BHW3: Pixels) -> dict[str, npt.NDArray[Any]]:
     return {name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
 
 
-def compared(paths: Sequence[Path], torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> ExportedModel:
+def compare_outputs(paths: Sequence[Path], torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> ExportedModel:
     """Summary of a model in the files `paths`, whose answers are `runtimes`, by the names of its outputs.
 
     Raises MemberError, with the files removed, where they differ from torch's by more than `TOLERANCE`.

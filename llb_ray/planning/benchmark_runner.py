@@ -19,13 +19,13 @@ from llb_ray.planning.cost_model import CostModel
 from llb_ray.planning.forecast import Forecast, forecast
 from llb_ray.planning.machine import existing
 from llb_ray.planning.outlook import remember
-from llb_ray.planning.timing_worker import MOST, CalibrationSpec, Calibrator, Idler, sampled
+from llb_ray.planning.timing_worker import MOST, CalibrationSpec, Calibrator, Idler, sample_images
 from llb_ray.planning.workload import Cluster, Size
 
 _AT_ONCE = 8  # calibrations: enough to see what workers of one machine take from each other
 
 
-def planned(
+def forecast_run(
     config: RunConfig, manifest: Manifest, out: Path, executor: Executor, connect_s: float, tell: Tell
 ) -> Forecast:
     """Forecast of a run after less than a minute of calibration; nothing is left in `out`.
@@ -60,10 +60,10 @@ def _start_s(executor: Executor, specs: Sequence[CalibrationSpec]) -> float:
 
 
 def _specs(config: RunConfig, manifest: Manifest, folder: Path, count: int, size: Size) -> Iterator[CalibrationSpec]:
-    place = WorkerContext(Store(folder / "artifacts"), folder / "progress", config.resources)
-    few, rows = sampled(manifest, MOST), size.fit_rows
+    context = WorkerContext(Store(folder / "artifacts"), folder / "progress", config.resources)
+    few, rows = sample_images(manifest, MOST), size.fit_rows
     for number in range(count):
-        yield CalibrationSpec(f"calibrator-{number:03d}", place, config, few, rows)
+        yield CalibrationSpec(f"calibrator-{number:03d}", context, config, few, rows)
 
 
 def _proofs(manifest: Manifest, folder: Path) -> dict[Path, Path]:

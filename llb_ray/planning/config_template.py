@@ -8,7 +8,7 @@ from statistics import median
 
 import yaml
 
-from llb_ray.config import BackboneConfig, Size, parse, said
+from llb_ray.config import BackboneConfig, Size, format_size, parse
 from llb_ray.data.decoding import upright_size
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.detectors.weight_packages import PACKAGES
@@ -86,7 +86,7 @@ def _head(here: Surroundings) -> list[str]:
     gpu = f"{here.num_gpus} GPUs" if here.num_gpus else "no GPU"
     return [
         f"# Made by llb-ray init for {shown(str(here.root))}:",
-        f"# {here.num_images} training images, {said(here.size)} px high and wide (median), on a machine with",
+        f"# {here.num_images} training images, {format_size(here.size)} px high and wide (median), on a machine with",
         f"# {here.num_cores} cores, {gpu} and {here.free_bytes / 2**30:.0f} GiB of free memory.",
         "# `llb-ray plan` says what a run of it will take; `llb-ray config` prints every other setting.",
     ]

@@ -18,8 +18,8 @@ from llb_ray.config import BackboneConfig, DetectorConfig, RunConfig
 from llb_ray.detectors.weight_packages import LICENSE, PACKAGES
 from llb_ray.errors import LlbError
 from llb_ray.planning.machine import (
-    abandoned_by_ray,
     existing,
+    find_abandoned_ray,
     free_disk_bytes,
     free_memory_bytes,
     gpus,
@@ -157,7 +157,7 @@ def _default_weights(name: str) -> Check:
 
 def _abandoned() -> Iterator[Check]:
     """A check only where there is something to say."""
-    left = abandoned_by_ray()
+    left = find_abandoned_ray()
     if left:
         numbers = " ".join(map(str, left))
         fix = f"they end within two minutes of their driver's death; if not, kill {numbers}"

@@ -22,7 +22,7 @@ class Gpu:
     free_bytes: int
 
 
-def abandoned_by_ray(processes: Path = Path("/proc")) -> list[int]:
+def find_abandoned_ray(processes: Path = Path("/proc")) -> list[int]:
     """The helper processes of a Ray whose raylet is gone, by number; empty where there is no Linux's /proc."""
     found: dict[int, tuple[str, int]] = {}
     for path in processes.glob("[0-9]*/stat"):

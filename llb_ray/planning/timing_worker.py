@@ -44,7 +44,7 @@ class CalibrationSpec:
     """Some photographs of each split, and the configuration of the run that is to be."""
 
     name: str
-    place: WorkerContext
+    context: WorkerContext
     config: RunConfig
     manifest: Manifest
     fit_rows: Mapping[Role, int]  # of the largest fit in each role that the run has
@@ -55,7 +55,7 @@ class CalibrationSpec:
 
     @property
     def result(self) -> Path:
-        return self.place.run / f"{self.name}.json"
+        return self.context.run / f"{self.name}.json"
 
 
 class Calibrator:
@@ -69,7 +69,7 @@ class Calibrator:
     def measure(self) -> None:
         """Measure everything; the spec's `result` has it afterwards.  Raises ResourceError for lack of memory."""
         try:
-            with owned_threads(self._spec.place.resources):
+            with owned_threads(self._spec.context.resources):
                 measured = _measured(self._spec)
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = str(error).partition("\n")[0]
@@ -98,7 +98,7 @@ def num_labelled(manifest: Manifest) -> int:
     return len(labels) - int(labels.null_count)
 
 
-def sampled(manifest: Manifest, most: int) -> Manifest:
+def sample_images(manifest: Manifest, most: int) -> Manifest:
     """At most `most` images of each split, drawn at random."""
     splits = np.array(manifest.table["split"].to_pylist())
     turn_N = stream(0, "plan").permutation(len(splits))
@@ -117,7 +117,7 @@ def _measured(spec: CalibrationSpec) -> CostModel:
     # No members, and no threshold, which would take folds; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
     config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
-    few = _run(config, sampled(spec.manifest, FEW), spec.place.run / f"{spec.name}-few")
+    few = _run(config, sample_images(spec.manifest, FEW), spec.context.run / f"{spec.name}-few")
     many = _more(config, spec, few)
     made = RunFolder.open(many.result.path).made()
     if not made.features:
@@ -175,7 +175,7 @@ def _more(config: RunConfig, spec: CalibrationSpec, few: _Small) -> _Small:
     if seconds / units > _TOO_SLOW_S:
         return few
     most = int(np.clip(_ENCODE_S / (seconds / units) / 2, 4 * FEW, MOST))
-    return _run(config, sampled(spec.manifest, most), spec.place.run / f"{spec.name}-many")
+    return _run(config, sample_images(spec.manifest, most), spec.context.run / f"{spec.name}-many")
 
 
 def _reading(config: RunConfig, few: _Small, many: _Small, made: RunArtifacts, source: CachedSource) -> Linear:
@@ -193,7 +193,7 @@ def _source(spec: CalibrationSpec, made: RunArtifacts) -> CachedSource:
 
 
 def _device(spec: CalibrationSpec) -> torch.device:
-    return device_for(spec.place.resources)
+    return device_for(spec.context.resources)
 
 
 def _bytes(artifacts: Sequence[Artifact]) -> int:

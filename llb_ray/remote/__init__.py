@@ -4,6 +4,6 @@ Every method takes a path in the working copy and means the file of that name at
 What an error, a log or a `repr` says of a URI is never its credentials nor its query.
 """
 
-from llb_ray.remote.copy import Remote, local_folder, located
+from llb_ray.remote.copy import Remote, local_folder, locate
 
-__all__ = ["Remote", "local_folder", "located"]
+__all__ = ["Remote", "local_folder", "locate"]

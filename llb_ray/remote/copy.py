@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from llb_ray.errors import ArtifactError, ConfigError
-from llb_ray.remote.uri import is_uri, make_folder, open_uri, shown, without_secrets
+from llb_ray.remote.uri import is_uri, make_folder, open_uri, redact, without_secrets
 
 _CHUNK_BYTES = 16 * 2**20
 
@@ -33,12 +33,12 @@ class Remote:
         from platformdirs import user_cache_path
 
         cache = Path(os.environ.get("LLB_CACHE") or user_cache_path("llb_ray") / "runs").absolute()
-        name = shown(uri)
+        name = redact(uri)
         title = re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])[:40]
         return cls(uri, cache / f"{title}-{hashlib.sha256(name.encode()).hexdigest()[:16]}")
 
     def __str__(self) -> str:
-        return shown(self.uri)
+        return redact(self.uri)
 
     def __repr__(self) -> str:
         return f"Remote({self})"
@@ -172,7 +172,7 @@ class Remote:
             raise OSError(f"{self.name(path)}{doing}: {without_secrets(self.uri, error)}") from None
 
 
-def located(where: str | Path) -> Path | Remote:
+def locate(where: str | Path) -> Path | Remote:
     """A local folder, or the place that a URI points to; raises ConfigError for a URI that names none.
 
     Raises OSError if opening it needs a network that is not there.
@@ -190,5 +190,5 @@ def located(where: str | Path) -> Path | Remote:
 def local_folder(what: str, where: str | Path) -> Path:
     """`where` as a path; raises ConfigError, naming the option `what`, for a URI."""
     if isinstance(where, str) and is_uri(where):
-        raise ConfigError(f"{what} {shown(where)}: has to be a folder on a disk; only the --out of a run may be a URI")
+        raise ConfigError(f"{what} {redact(where)}: has to be a folder on a disk; only the --out of a run may be a URI")
     return Path(where)

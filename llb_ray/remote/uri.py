@@ -46,7 +46,7 @@ def make_folder(filesystem: Any, name: str) -> None:
         filesystem.create_dir(name, recursive=True)
 
 
-def shown(uri: str) -> str:
+def redact(uri: str) -> str:
     """The URI without credentials and query, as people may see it."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"

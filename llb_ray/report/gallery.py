@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.data.manifest import TRAIN
-from llb_ray.data.tables import joined, read_table
+from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine.evaluation.run_threshold import standing_out_ids
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.decision import KEPT, REJECTED
@@ -51,7 +51,7 @@ def cut_of(run: FinishedRun) -> float | None:
 def gallery(run: FinishedRun, votes: Votes | None, progress: Callable[[int, int], None]) -> Gallery:
     """All that the page has to say of each image; of `MOST` at most."""
     cut, scores = cut_of(run), read_table(run.file("image_scores.arrow")).select(["image_id", "score"])
-    table = joined(joined(run.purified, scores), _known(run))
+    table = join_by_image(join_by_image(run.purified, scores), _known(run))
     rows = _nearest_first(table, cut).slice(0, MOST)
     standing_out = set(standing_out_ids(run.made))
     pictures = Pictures.of(run)

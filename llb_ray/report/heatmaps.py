@@ -115,7 +115,7 @@ def overlay(image_HW3: npt.NDArray[np.uint8], map_HW: Floats, scale: Scale) -> n
     return pixels
 
 
-def dimmed(picture_HW3: npt.NDArray[np.uint8], grid: PixelGrid) -> npt.NDArray[np.uint8]:
+def dim(picture_HW3: npt.NDArray[np.uint8], grid: PixelGrid) -> npt.NDArray[np.uint8]:
     """The picture, dark where it is not looked at."""
     seen_HW = grid.inspected(np.ones(picture_HW3.shape[:2], bool))
     return np.where(seen_HW[..., None], picture_HW3, np.uint8(_DIMMED * picture_HW3))
@@ -137,7 +137,7 @@ class Painter:
         """The photograph [H, W, 3] with the detector's map drawn over it; it is read again, at its own size."""
         (smooth_HW,) = self._grid.smooth(map_HW[None])
         picture_HW3 = overlay(_bounded(photograph(path, self._config.data, *self._scales)), smooth_HW, self.scale)
-        return dimmed(picture_HW3, self._grid)
+        return dim(picture_HW3, self._grid)
 
     @cached_property
     def scale(self) -> Scale:

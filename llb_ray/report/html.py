@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from llb_ray.data.manifest import TEST
-from llb_ray.data.tables import joined, read_table
+from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.inspection.run_status import REPORT_STAGE
 from llb_ray.engine.rundir.run_folder import REPORT
@@ -82,14 +82,14 @@ def _score_charts(run: FinishedRun) -> list[Chart]:
 
 
 def _final_scores(run: FinishedRun) -> dict[str, Floats]:
-    scored = joined(run.purified, read_table(run.file("image_scores.arrow")).select(["image_id", "score"]))
+    scored = join_by_image(run.purified, read_table(run.file("image_scores.arrow")).select(["image_id", "score"]))
     return {kind: _where(scored, "decision", kind, "score") for kind in (KEPT, REJECTED)}
 
 
 def _test_chart(run: FinishedRun) -> Chart | None:
     """The final detector's scores of the labelled test images; None where there are none."""
     labels = run.labels.select(["image_id", "label"])
-    scored = joined(read_table(run.file("image_scores.arrow")), labels)
+    scored = join_by_image(read_table(run.file("image_scores.arrow")), labels)
     scored = scored.filter((pc.field("split") == TEST) & pc.field("label").is_valid())
     if not len(scored):
         return None

@@ -59,9 +59,9 @@ def scan_status_object(scan: "ScanStatus") -> dict[str, Any]:
 def trials_object(trials: pa.Table, out: Path) -> dict[str, Any]:
     """Of a search: every trial, the best first, and what all of them trained."""
     from llb_ray.search.search_results import num_trained
-    from llb_ray.search.trials import FINISHED, ranked
+    from llb_ray.search.trials import FINISHED, rank_trials
 
-    rows = ranked(trials).to_pylist()
+    rows = rank_trials(trials).to_pylist()
     best = rows[0]["trial"] if rows and rows[0]["status"] == FINISHED else None
     trained = num_trained(Store(out.absolute() / "artifacts"))
     return {

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import torch
 
-from llb_ray.detectors.anomaly_clustering import families, oddness, placed, usual
+from llb_ray.detectors.anomaly_clustering import comparison_patches, families, fit_usual, oddness
 from llb_ray.engine.features.feature_access import CachedSource
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.purified_dataset import kept_ids
@@ -29,7 +29,7 @@ def families_of(run: FinishedRun, odd: Sequence[str], standing_out: Collection[s
     features = [artifact for artifact in run.made.features if not artifact.settings.get("augment")]
     source = CachedSource(features, [*drawn, *odd], torch.device("cpu"))
     size = run.config.detector.images_at_once(_BATCH)
-    beside = usual(torch.cat([*_patches(source, 0, len(drawn), size)]))
+    beside = fit_usual(torch.cat([*_patches(source, 0, len(drawn), size)]))
     parts = [oddness(part, beside) for part in _patches(source, len(drawn), len(source), size)]
     found: list[int] = families(np.concatenate(parts)).tolist()
     return found
@@ -44,4 +44,4 @@ def _why_not(run: FinishedRun, num_plain: int) -> str:
 
 
 def _patches(source: CachedSource, start: int, stop: int, size: int) -> Iterator[torch.Tensor]:
-    return (placed(layers) for _, layers in source.batches(start, stop, size))
+    return (comparison_patches(layers) for _, layers in source.batches(start, stop, size))

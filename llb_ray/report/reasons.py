@@ -88,14 +88,14 @@ def reasons(
     for image_id, decision, place in zip(
         rows["image_id"].to_pylist(), rows["decision"].to_pylist(), places, strict=True
     ):
-        parts = [decided(rounds, image_id, decision, by_hand.get(image_id)), where(place)]
+        parts = [describe_decision(rounds, image_id, decision, by_hand.get(image_id)), where(place)]
         if votes is not None:
             parts.append(_members(votes, by_id[image_id], len(rounds) > 1))
         said.append("\n".join(part for part in parts if part))
     return said
 
 
-def decided(rounds: Sequence[Round], image_id: str, decision: str, word: Mapping[str, Any] | None) -> str:
+def describe_decision(rounds: Sequence[Round], image_id: str, decision: str, word: Mapping[str, Any] | None) -> str:
     """Author of the decision on the image, and what each round found."""
     last = rounds[-1].decision(image_id)
     filtered = f"{last.capitalize()} by {_by(rounds)}: {rounds[-1].sentence(image_id)}."

@@ -15,7 +15,7 @@ from llb_ray.config import filter_traits
 from llb_ray.disk import write_atomic
 from llb_ray.names import cell
 from llb_ray.report.scan_tables import failed_lines, print_table, say
-from llb_ray.scans.robustness import Interval, Robustness, mean_gap_closed, not_compared, robustness
+from llb_ray.scans.robustness import Interval, Robustness, mean_gap_closed, missing_cells, robustness
 from llb_ray.scans.table_export import as_markdown
 
 _HEADER = ["category", "alpha", "filter", "seeds", "I-AUROC", "AUPRO", "gap closed", "harm", "residual contamination"]
@@ -39,7 +39,7 @@ def show_robustness(console: Console, rows: pa.Table, out: Path) -> None:
         console,
         (f"{name} closes {100 * gap:.0f} % of the oracle gap on average over alpha > 0" for name, gap in gaps.items()),
     )
-    say(console, not_compared(made))
+    say(console, missing_cells(made))
     say(console, failed_lines(rows))
     say(console, [f"curve    {out / 'robustness.png'}", f"table    {out / 'robustness.csv'}, robustness.md"])
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llb_ray import __version__
 from llb_ray.data.manifest import TEST, TRAIN
-from llb_ray.data.tables import joined, read_table
+from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine.evaluation.ground_truth import UNTYPED
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.inspection.run_status import REPORT_STAGE, Outcome, read_status
@@ -183,8 +183,8 @@ def _types(run: FinishedRun, found: dict[str, Any]) -> Iterator[TypeRow]:
     measured of the test split's types of defects, as in metrics.json.
     """
     labels = run.labels.select(["image_id", "label", "defect_type"])
-    scored = joined(read_table(run.file("image_scores.arrow")), labels)
-    scored = joined(scored, run.purified.select(["image_id", "decision"]))
+    scored = join_by_image(read_table(run.file("image_scores.arrow")), labels)
+    scored = join_by_image(scored, run.purified.select(["image_id", "decision"]))
     scored = scored.filter(pc.field("label").is_valid())
     kinds = pa.array([kind or (UNTYPED if label else "good") for kind, label in _pairs(scored)], pa.string())
     scored = scored.append_column("kind", kinds)

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from llb_ray.artifacts import Store
 from llb_ray.search.search_results import num_trained
-from llb_ray.search.trials import FAILED, printed, searched_keys
+from llb_ray.search.trials import FAILED, format_trials, searched_keys
 
 _GAP = 2  # characters between two columns
 
 
 def show_trials(console: Console, trials: pa.Table, out: Path) -> None:
     """The best trials, what training all of them took, and where the files are."""
-    names, rows = printed(trials)
+    names, rows = format_trials(trials)
     console.print("llb-ray tune", style="italic")
     console.print(_table(*_fitted(names, rows, searched_keys(trials), console.width)))
     trained = num_trained(Store(out.absolute() / "artifacts"))

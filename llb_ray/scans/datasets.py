@@ -16,9 +16,9 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact, Recipe, Store, digest
 from llb_ray.config import DatasetConfig, ScanConfig
 from llb_ray.data.adapters import official_alphas, read_listing
-from llb_ray.data.contaminate import contaminated
+from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.listing import Listing
-from llb_ray.data.listing_to_manifest import identified
+from llb_ray.data.listing_to_manifest import identify
 from llb_ray.data.manifest import Manifest, path_from_text
 from llb_ray.scans.scan_plan import Job
 
@@ -83,7 +83,7 @@ def _state(root: Path, path: str) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def drawn(config: ScanConfig, job: Job, material: Material, store: Store) -> tuple[Manifest, Manifest]:
+def draw_images(config: ScanConfig, job: Job, material: Material, store: Store) -> tuple[Manifest, Manifest]:
     """The job's manifest, and the pool of images that the jobs of its category draw from.
 
     Raises DataError where the category has too few objects for the job's alpha.
@@ -98,14 +98,14 @@ def drawn(config: ScanConfig, job: Job, material: Material, store: Store) -> tup
         return whole, whole
     alphas = config.scan.alphas
     assert alphas is not None, "a job has an alpha where the scan has alphas"
-    return contaminated(whole, config.scan.num_objects, job.alpha, job.seed, max(alphas)), whole
+    return contaminate_manifest(whole, config.scan.num_objects, job.alpha, job.seed, max(alphas)), whole
 
 
 def _manifest(listing: Listing, config: ScanConfig, recipe: Recipe, store: Store) -> Manifest:
     """The manifest of a listing, read by the job that needs it first."""
 
     def build(folder: Path) -> None:
-        identified(listing, config.data).save(folder / _MANIFEST)
+        identify(listing, config.data).save(folder / _MANIFEST)
 
     return Manifest.load(_file(store.make(recipe, build)), listing.root)
 

@@ -14,7 +14,7 @@ from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.pipeline.pipeline import Result, RunSpec, run_stages
 from llb_ray.errors import LlbError
-from llb_ray.scans.datasets import Material, drawn
+from llb_ray.scans.datasets import Material, draw_images
 from llb_ray.scans.job_results import DONE, METRICS, Row, failed_row, identity, write_row
 from llb_ray.scans.scan_plan import Job, Scan
 
@@ -50,7 +50,7 @@ def run_job(scan: Scan, job: Job, material: Material, executor: Executor) -> Row
 def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
     started_s = time.perf_counter()
     config, store = scan.config.of_job(job.filter, job.seed), Store(scan.store)
-    manifest, pool = drawn(scan.config, job, material, store)
+    manifest, pool = draw_images(scan.config, job, material, store)
     spec = RunSpec(config, manifest, scan.run(job), scan.store, pool.unlabelled())
     result = run_stages(spec, executor, _silent)
     seconds = time.perf_counter() - started_s

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llb_ray.data.tables import DAMAGED, checked
+from llb_ray.data.tables import DAMAGED, validate
 from llb_ray.disk import write_atomic, write_json
 from llb_ray.errors import ArtifactError
 from llb_ray.metrics.metric_names import of_detection
@@ -100,7 +100,7 @@ def read_results(out: Path) -> pa.Table:
     """The table that a scan left in `out`; raises ArtifactError if there is none."""
     path = out / RESULTS
     try:
-        table = checked(pq.read_table(path))
+        table = validate(pq.read_table(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{out}: no scan has results here (no {RESULTS}); give the --out of a scan") from error
     except (*DAMAGED, OSError) as error:

@@ -64,21 +64,21 @@ def robustness(rows: pa.Table) -> list[Robustness]:
 
 
 def mean_gap_closed(made: Sequence[Robustness], name: str) -> float | None:
-    """The share of the gap that a filter closes, averaged over the cells of `compared`; None if there is none."""
-    cells = compared(made)
+    """The share of the gap that a filter closes, averaged over `comparable_cells`; None if there is none."""
+    cells = comparable_cells(made)
     known = [line.gap_closed[0] for line in made if line.filter == name and _cell(line) in cells and line.gap_closed]
     return mean(known) if known else None
 
 
-def compared(made: Sequence[Robustness]) -> set[Cell]:
+def comparable_cells(made: Sequence[Robustness]) -> set[Cell]:
     """The categories and alphas above 0 that have a gap and that every filter has with the same seeds."""
     names = {line.filter for line in made}
     return {cell for cell in _with_gap(made) if _is_whole([line for line in made if _cell(line) == cell], names)}
 
 
-def not_compared(made: Sequence[Robustness]) -> list[str]:
+def missing_cells(made: Sequence[Robustness]) -> list[str]:
     """One sentence if there are cells with a gap that no mean is over, because a filter or seed is missing there."""
-    lacking = sorted(_with_gap(made) - compared(made))
+    lacking = sorted(_with_gap(made) - comparable_cells(made))
     listed = ", ".join(f"{category} at alpha {alpha:g}" for category, alpha in lacking)
     return [f"averages leave out {listed}, where not every filter and seed has a figure"] if lacking else []
 

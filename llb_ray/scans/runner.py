@@ -97,8 +97,8 @@ class _Progress:
         for beat in (*scan.progress.glob("*.json"), *scan.running.glob("*.json")):
             beat.unlink()
         # A heartbeat like a worker's: bars on a terminal and `llb-ray status` need no other source.
-        place = WorkerContext(Store(scan.store), scan.progress, scan.config.resources)
-        self._report = Heartbeat(place, "jobs", interval_s=0).report("scan")
+        context = WorkerContext(Store(scan.store), scan.progress, scan.config.resources)
+        self._report = Heartbeat(context, "jobs", interval_s=0).report("scan")
         self._beat()
 
     def ended(self, job: Job, row: Row) -> None:

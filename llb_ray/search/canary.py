@@ -21,10 +21,10 @@ from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import MANIFEST, TEST, TRAIN, Manifest, path_from_text, path_text
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.data.unreadable_files import UnreadableImage
-from llb_ray.engine.features.measured_levels import measured_levels
+from llb_ray.engine.features.measured_levels import measure_levels
 from llb_ray.engine.rundir.output_guard import refuse_inside
 from llb_ray.errors import ConfigError, DataError
-from llb_ray.search.synthetic_defects import KINDS, planted
+from llb_ray.search.synthetic_defects import KINDS, plant_defect
 from llb_ray.seeding import stream
 
 RECORD = "canaries.arrow"  # beside the pictures
@@ -99,7 +99,7 @@ def _held_back(train: pa.Table, seed: int, share: float) -> set[str]:
 def _levels(root: Path, train: pa.Table, config: RunConfig) -> Levels | None:
     """The levels that a run on these images reads them on: the copies have 8 bits."""
     paths = dict(zip(train["image_id"].to_pylist(), train["path"].to_pylist(), strict=True))
-    return measured_levels(root, paths, config.data.max_pixels)
+    return measure_levels(root, paths, config.data.max_pixels)
 
 
 def _plant(folder: Path, root: Path, rows: Sequence[dict[str, Any]], read: Callable[..., Any], seed: int) -> None:
@@ -109,7 +109,7 @@ def _plant(folder: Path, root: Path, rows: Sequence[dict[str, Any]], read: Calla
     for row, turn in zip(rows, order, strict=True):
         source = row["image_id"]
         image_HW3 = read(root / path_from_text(row["path"]), source)
-        damaged_HW3, kind = planted(image_HW3, KINDS[turn % len(KINDS)], stream(seed, "canary", source))
+        damaged_HW3, kind = plant_defect(image_HW3, KINDS[turn % len(KINDS)], stream(seed, "canary", source))
         file = f"{source}.png"
         Image.fromarray(damaged_HW3).save(folder / file)
         records.append({"image_id": content_id(folder / file), "source": source, "file": file, "kind": kind})

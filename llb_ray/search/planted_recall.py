@@ -15,7 +15,7 @@ from llb_ray.engine.inference.verdicts import ANOMALOUS
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.errors import ConfigError
-from llb_ray.search.synthetic_defects import KINDS, planted
+from llb_ray.search.synthetic_defects import KINDS, plant_defect
 from llb_ray.seeding import stream
 
 MOST = 40  # images: a review shows the result within seconds
@@ -39,7 +39,7 @@ def planted_recall(before: FinishedRun, after: FinishedRun) -> tuple[int, int, i
 def _planted(run: FinishedRun, path: str, image_id: str, number: int) -> Pixels:
     place, levels = run.root / path_from_text(path), read_levels(run.made.levels)
     image_HW3 = read_rgb(place, None, run.config.data.max_pixels, levels)
-    return planted(image_HW3, KINDS[number % len(KINDS)], stream(0, "planted", image_id))[0]
+    return plant_defect(image_HW3, KINDS[number % len(KINDS)], stream(0, "planted", image_id))[0]
 
 
 def _num_found(run: FinishedRun, damaged: list[Pixels]) -> int:

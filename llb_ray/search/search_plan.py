@@ -28,7 +28,7 @@ class Search:
 
     base: RunConfig
     space: Space
-    manifest: Manifest  # what `judged_by` gives: no test split of the user's is in it
+    manifest: Manifest  # what `trial_images` gives: no test split of the user's is in it
     out: Path
     objective: str = "canary"
     searcher: Searcher = "grid"
@@ -71,7 +71,7 @@ class Search:
         return self.out / "trials" / f"{_UNTOLD.sub('-', told)[:_TOLD]}_{digest(dict(values))[:8]}"
 
 
-def judged_by(objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig) -> Manifest:
+def trial_images(objective: str, manifest: Manifest, validation: Path | None, out: Path, config: RunConfig) -> Manifest:
     """Input of the trials of a search: the training images, and what the objective judges them by.
 
     For `canary` held-back images and defective copies of them, for `val_auroc` the user's labelled validation images,

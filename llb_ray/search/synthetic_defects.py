@@ -23,7 +23,7 @@ SPOTS = 5
 Pixels = npt.NDArray[np.uint8]
 
 
-def planted(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> tuple[Pixels, str]:
+def plant_defect(image_HW3: Pixels, kind: str, rng: np.random.Generator) -> tuple[Pixels, str]:
     """A copy of the photograph with a visible defect in it, and the defect's kind.
 
     Some kinds cannot be seen on some pictures (a smear on plain white): after `TRIES` of them it is a hole.

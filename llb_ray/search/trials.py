@@ -84,7 +84,7 @@ def write_trials(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path)
 
 
-def ranked(table: pa.Table) -> pa.Table:
+def rank_trials(table: pa.Table) -> pa.Table:
     """Best first; of equal ones the first tried; then what was stopped early, then what failed.
 
     A trial that was stopped early is no candidate: its objective is that of fewer steps than the others had.
@@ -99,7 +99,7 @@ def ranked(table: pa.Table) -> pa.Table:
 
 def best(table: pa.Table) -> dict[str, Any]:
     """The row of the best trial; raises ConfigError with the first reason if none finished."""
-    row: dict[str, Any] = ranked(table).slice(0, 1).to_pylist()[0]
+    row: dict[str, Any] = rank_trials(table).slice(0, 1).to_pylist()[0]
     if row["status"] != FINISHED:
         raise ConfigError(f"none of {table.num_rows} trials finished; the first ended so: {row['reason']}")
     return row
@@ -116,11 +116,11 @@ def searched_keys(table: pa.Table) -> list[str]:
     return names[names.index("trial") + 1 : names.index("objective")]
 
 
-def printed(table: pa.Table, at_most: int = 20) -> tuple[list[str], list[list[str]]]:
+def format_trials(table: pa.Table, at_most: int = 20) -> tuple[list[str], list[list[str]]]:
     """Readable header and rows, best first: trial, settings, objective, kept, seconds, and why it is not whole."""
     keys = searched_keys(table)
     names = ["trial", *keys, "objective", "kept", "seconds", *["reason"] * (table["reason"].null_count < len(table))]
-    rows = ranked(table).slice(0, at_most).to_pylist()
+    rows = rank_trials(table).slice(0, at_most).to_pylist()
     return names, [[_text(row[name], name) for name in names] for row in rows]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError
-from llb_ray.remote import located
+from llb_ray.remote import locate
 
 _VERSION_DIGITS = 12
 
@@ -39,7 +39,7 @@ def run_version(run: str) -> str:
 
     Raises ArtifactError for what is no finished run, or one without a threshold; ConfigError for one with several.
     """
-    folder = RunFolder.open(located(run))
+    folder = RunFolder.open(locate(run))
     threshold = folder.made().threshold
     if threshold is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: it can be served only with a threshold")

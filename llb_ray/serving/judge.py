@@ -17,7 +17,7 @@ from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import Pixels, Sized, TrainedDetector, stacked
 from llb_ray.engine.inference.verdicts import Floats
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.remote import located
+from llb_ray.remote import locate
 from llb_ray.report.heatmaps import Painter
 from llb_ray.report.region_boxes import with_boxes
 from llb_ray.serving.answer import Judged, Refused, run_version
@@ -39,7 +39,7 @@ class Judge:
 
     def __init__(self, run: str) -> None:
         """Raises a `LlbError` for what `llb_ray.Detector.load` refuses."""
-        folder = RunFolder.open(located(run))
+        folder = RunFolder.open(locate(run))
         self._version = run_version(run)
         self._detector = TrainedDetector(CalibratedRun.of(folder))
         self._painter = Painter(folder)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import llb_ray
 from llb_ray.config import parse
-from llb_ray.data.bands import Values, read_bands, resized
+from llb_ray.data.bands import Values, read_bands, resize_bands
 from llb_ray.data.unreadable_files import UnreadableImage
 
 LIMIT = 1_000_000
@@ -251,12 +251,12 @@ def test_damaged_bytes_give_a_reason_and_nothing_else(kind: str, tmp_path: Path)
 def test_resizing_mixes_no_bands_and_keeps_what_is_even() -> None:
     value_HWC = np.random.default_rng(0).normal(1e5, 300, (20, 30, BANDS)).astype(np.float32)
     value_HWC[..., 2] = -7
-    small_HWC = resized(value_HWC, (8, 8))
+    small_HWC = resize_bands(value_HWC, (8, 8))
     assert small_HWC.shape == (8, 8, BANDS)
     assert np.allclose(small_HWC[..., 2], -7)
     for band in range(BANDS):
-        assert np.array_equal(small_HWC[..., [band]], resized(value_HWC[..., [band]], (8, 8)))
-    assert resized(small_HWC, (8, 8)) is small_HWC
+        assert np.array_equal(small_HWC[..., [band]], resize_bands(value_HWC[..., [band]], (8, 8)))
+    assert resize_bands(small_HWC, (8, 8)) is small_HWC
 
 
 def test_a_folder_of_bands_is_read_and_photographs_in_it_put_aside(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llb_ray.config import ContaminateConfig
-from llb_ray.data.contaminate import contaminated, from_listing
+from llb_ray.data.contaminate import contaminate_manifest, from_listing
 from llb_ray.data.listing import LISTING, Listing
 from llb_ray.data.manifest import MANIFEST, Manifest
 from llb_ray.errors import ConfigError, DataError
@@ -33,13 +33,13 @@ def labelled() -> Manifest:
 
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.2, 0.4])
 def test_size_and_share_are_exact(labelled: Manifest, alpha: float) -> None:
-    train = contaminated(labelled, 50, alpha, seed=1).split("train")
+    train = contaminate_manifest(labelled, 50, alpha, seed=1).split("train")
     assert len(set(train["group"].to_pylist())) == 50
     assert sum(train["label"].to_pylist()) == 2 * round(alpha * 50)
 
 
 def test_the_test_set_is_fixed_and_disjoint(labelled: Manifest) -> None:
-    made = [contaminated(labelled, 50, alpha, seed=1) for alpha in (0, 0.1, 0.4)]
+    made = [contaminate_manifest(labelled, 50, alpha, seed=1) for alpha in (0, 0.1, 0.4)]
     assert made[0].image_ids("test") == made[1].image_ids("test") == made[2].image_ids("test")
     assert len(made[0].image_ids("test")) == 2 * (10 + 30 - 20)
     for manifest in made:
@@ -47,7 +47,7 @@ def test_the_test_set_is_fixed_and_disjoint(labelled: Manifest) -> None:
 
 
 def test_the_seed_decides_and_repeats(labelled: Manifest) -> None:
-    first, again, other = (contaminated(labelled, 50, 0.2, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (contaminate_manifest(labelled, 50, 0.2, seed=seed) for seed in (1, 1, 2))
     assert first.table.equals(again.table)
     assert not first.table.equals(other.table)
 
@@ -60,22 +60,22 @@ def test_too_few_objects_are_refused_with_what_is_possible(
     labelled: Manifest, objects: int, alpha: float, sentence: str
 ) -> None:
     with pytest.raises(DataError, match=sentence):
-        contaminated(labelled, objects, alpha, seed=0)
+        contaminate_manifest(labelled, objects, alpha, seed=0)
 
 
 def test_without_a_number_it_is_the_largest_that_leaves_half_of_the_anomalies_to_the_test_set(
     labelled: Manifest,
 ) -> None:
     for alpha in (0, 0.4):
-        assert len(set(contaminated(labelled, None, alpha, seed=0).split("train")["group"].to_pylist())) == 38
+        assert len(set(contaminate_manifest(labelled, None, alpha, seed=0).split("train")["group"].to_pylist())) == 38
         # 15 of the 30 anomalous objects are 60 % of 25, not of 26 (rounded) or more
-        largest = contaminated(labelled, None, alpha, seed=0, max_alpha=0.6).split("train")
+        largest = contaminate_manifest(labelled, None, alpha, seed=0, max_alpha=0.6).split("train")
         assert len(set(largest["group"].to_pylist())) == 25
 
 
 def test_a_share_that_is_not_one_object_is_refused(labelled: Manifest) -> None:
     with pytest.raises(DataError, match="alpha 0.001 of 50 objects is not one anomalous object"):
-        contaminated(labelled, 50, 0.001, seed=0)
+        contaminate_manifest(labelled, 50, 0.001, seed=0)
 
 
 def test_an_object_in_both_splits_is_refused(labelled: Manifest) -> None:
@@ -84,7 +84,7 @@ def test_an_object_in_both_splits_is_refused(labelled: Manifest) -> None:
         for row in labelled.table.to_pylist()
     ]
     with pytest.raises(DataError, match="object both is in both splits"):
-        contaminated(Manifest.of(Path("/data"), pa.Table.from_pylist(rows, MANIFEST)), 20, 0.1, seed=0)
+        contaminate_manifest(Manifest.of(Path("/data"), pa.Table.from_pylist(rows, MANIFEST)), 20, 0.1, seed=0)
 
 
 def listing(num_normal: int, num_anomalous: int, views: int = 2, category: str = "c", shuffle: int = 0) -> Listing:

@@ -12,7 +12,7 @@ from llb_ray.data.adapters import read_listing
 from llb_ray.data.decoding import content_id
 from llb_ray.data.folder import read_folder
 from llb_ray.data.listing import LISTING, Listing
-from llb_ray.data.listing_to_manifest import identified
+from llb_ray.data.listing_to_manifest import identify
 from llb_ray.errors import DataError
 from tests.support import photo
 
@@ -31,7 +31,7 @@ def test_a_folder_and_its_listing_are_one_manifest(photos: Path, tmp_path: Path)
     pattern = r"(obj\d+)"
     listed = read_listing("mvtec", data, DatasetOptions(group_pattern=pattern))
     read = read_folder(data, DataConfig(group_pattern=pattern))
-    assert identified(listed, SETTINGS) == read
+    assert identify(listed, SETTINGS) == read
     assert len(read.quarantine) == 2
 
 
@@ -40,7 +40,7 @@ def test_what_is_missing_copied_or_another_image_is_quarantined(tmp_path: Path) 
     photo(tmp_path / "b.png", 2)
     shutil.copy(tmp_path / "a.png", tmp_path / "z.png")
     names = ("a.png", "z.png", "gone.png")
-    found = identified(
+    found = identify(
         listing(tmp_path, *({"path": p} for p in names), {"path": "b.png", "image_id": "0" * 32}), SETTINGS
     )
     assert found.table["path"].to_pylist() == ["a.png"]
@@ -56,7 +56,7 @@ def test_an_image_that_stands_alone_is_its_own_group(tmp_path: Path) -> None:
     photo(tmp_path / "b.png", 2)
     known = content_id(tmp_path / "b.png")
     rows = {"path": "a.png"}, {"path": "b.png", "group": "c/1", "image_id": known}
-    found = {row["path"]: row for row in identified(listing(tmp_path, *rows), SETTINGS).table.to_pylist()}
+    found = {row["path"]: row for row in identify(listing(tmp_path, *rows), SETTINGS).table.to_pylist()}
     assert found["a.png"]["group"] == found["a.png"]["image_id"] == content_id(tmp_path / "a.png")
     assert (found["b.png"]["group"], found["b.png"]["image_id"]) == ("c/1", known)
 
@@ -65,21 +65,21 @@ def test_copies_that_contradict_each_other_are_unlabelled(tmp_path: Path) -> Non
     photo(tmp_path / "a.png", 1)
     shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
     rows = {"path": "a.png", "label": 0}, {"path": "b.png", "label": 1, "defect_type": "crack"}
-    (row,) = identified(listing(tmp_path, *rows), SETTINGS).table.to_pylist()
+    (row,) = identify(listing(tmp_path, *rows), SETTINGS).table.to_pylist()
     assert (row["path"], row["label"]) == ("a.png", None)
 
 
 def test_progress_counts_every_file_and_nothing_readable_is_refused(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with pytest.raises(DataError, match="none of the 1 images listed for training is readable .first, a.png: cannot"):
-        identified(listing(tmp_path, {"path": "a.png"}), SETTINGS, lambda done, total: seen.append((done, total)))
+        identify(listing(tmp_path, {"path": "a.png"}), SETTINGS, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 1)]
 
 
 def test_a_root_that_is_missing_is_refused_before_any_file_is_looked_for(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with pytest.raises(DataError, match="gone: no such folder, and the images are listed below it"):
-        identified(
+        identify(
             listing(tmp_path / "gone", {"path": "a.png"}), SETTINGS, lambda done, total: seen.append((done, total))
         )
     assert seen == []

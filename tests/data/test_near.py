@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from llb_ray.config import DataConfig
 from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import Manifest
-from llb_ray.data.near_duplicates import named_near, near_duplicates, near_sentences, signature
+from llb_ray.data.near_duplicates import near_duplicates, near_sentences, near_with_paths, signature
 
 Change = Callable[[Image.Image, Path], None]
 
@@ -82,7 +82,7 @@ def test_test_images_that_training_has_too_are_named(change: str, tmp_path: Path
     (root / "test/bad").mkdir()
     CHANGES[change](part(7), root / "test/bad/copy.png")
     manifest = read_folder(root, DataConfig())
-    (row,) = [row for row in named_near(manifest).to_pylist() if row["split"] == "test"]
+    (row,) = [row for row in near_with_paths(manifest).to_pylist() if row["split"] == "test"]
     assert (Path(row["path"]).stem, row["near_path"]) == ("copy", "train/good/007.png")
     leak, twice = [*near_sentences(manifest), ""][:2]
     assert leak.startswith("1 of 11 test images are near duplicates of training images")
@@ -98,7 +98,7 @@ def test_sets_of_which_everything_was_photographed_twice_are_found(shots: int, t
             _noisy(shown, np.random.default_rng((seed, shot))).save(tmp_path / f"{seed:02d}_{shot}.png")
     manifest = read_folder(tmp_path, DataConfig())
     assert manifest.near.num_rows == 12 * shots
-    assert {row["path"][:2] == row["near_path"][:2] for row in named_near(manifest).to_pylist()} == {True}
+    assert {row["path"][:2] == row["near_path"][:2] for row in near_with_paths(manifest).to_pylist()} == {True}
     (sentence,) = near_sentences(manifest)
     assert sentence.startswith(f"{12 * shots} of {12 * shots} training images are near duplicates of others")
     grouped = read_folder(tmp_path, DataConfig(group_pattern=r"(\d+)_"))

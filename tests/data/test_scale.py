@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from llb_ray.data.augment import augmented
+from llb_ray.data.augment import augment_image
 from llb_ray.data.band_scale import SCALE, BandScale, some_pixels
 
 RNG = np.random.default_rng(0)
@@ -94,7 +94,7 @@ def test_pixels_are_drawn_whole_and_at_most_as_many_as_asked_for() -> None:
 @pytest.mark.parametrize("kind", ["hflip", "vflip", "rot90", "rot180", "rot270"])
 def test_augmentations_move_pixels_with_all_their_bands(kind: str) -> None:
     image_HWC = RNG.integers(0, 256, (8, 8, 5), dtype=np.uint8)
-    moved = augmented(image_HWC, kind)  # type: ignore[arg-type]
+    moved = augment_image(image_HWC, kind)  # type: ignore[arg-type]
     assert moved.shape == image_HWC.shape
     for band in range(5):
-        assert np.array_equal(moved[..., band], augmented(image_HWC[..., [band]], kind)[..., 0])  # type: ignore[arg-type]
+        assert np.array_equal(moved[..., band], augment_image(image_HWC[..., [band]], kind)[..., 0])  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from llb_ray.config import ImportanceConfig
 from llb_ray.detectors.autoencoder import Autoencoder
 from llb_ray.detectors.autoencoder_config import AutoencoderConfig
 from llb_ray.detectors.data_parallel import ALONE, Turn
-from llb_ray.detectors.importance import ImportanceWeights, Numbers, Ratio, kernel_density, settled, target
+from llb_ray.detectors.importance import ImportanceWeights, Numbers, Ratio, kernel_density, normalise_weights, target
 from llb_ray.detectors.train_step import Descent
 from llb_ray.errors import MemberError
 from tests.detectors.test_autoencoder import CONFIG, CPU, STEPS, Stripes, fit
@@ -93,7 +93,7 @@ def test_ratios_are_capped_and_weights_have_mean_one() -> None:
     ratio = Ratio.of(wide, normal(2000))
     far_B = np.array([0.0, 3.0, 3.5])
     assert ratio(far_B).max() == 4
-    weight_B, _, _ = settled(ratio(far_B))
+    weight_B, _, _ = normalise_weights(ratio(far_B))
     assert weight_B.mean() == pytest.approx(1)
 
 
@@ -115,7 +115,7 @@ def test_the_first_steps_are_not_weighted_but_are_remembered() -> None:
     assert [bool((weight_B == 1).all()) for weight_B in seen] == [True, True, False, False]
     # Two unweighted steps and this one: the target was taken from all three.
     past_M = np.concatenate([normal(16, 5, seed=step) for step in range(3)])
-    expected, _, _ = settled(Ratio.of(MOMENTS, past_M)(normal(16, 5, seed=2)))
+    expected, _, _ = normalise_weights(Ratio.of(MOMENTS, past_M)(normal(16, 5, seed=2)))
     np.testing.assert_allclose(seen[2], expected, rtol=1e-4)
 
 
@@ -140,16 +140,16 @@ def test_too_small_an_effective_sample_falls_back_to_one_and_is_noted() -> None:
 
 
 def test_the_effective_sample_size_counts_images() -> None:
-    assert settled(np.array([2.0, 2.0, 0.0, 0.0]))[1:] == (2, False)
-    assert settled(np.ones(10))[1:] == (10, False)
-    assert settled(np.array([1.0] + [0.0] * 9))[2]
+    assert normalise_weights(np.array([2.0, 2.0, 0.0, 0.0]))[1:] == (2, False)
+    assert normalise_weights(np.ones(10))[1:] == (10, False)
+    assert normalise_weights(np.array([1.0] + [0.0] * 9))[2]
 
 
 def test_equal_weights_give_the_plain_mean_and_doubling_one_is_having_the_image_twice() -> None:
     loss_B = np.array([1.0, 2.0, 4.0])
-    equal, _, _ = settled(np.full(3, 0.3))
+    equal, _, _ = normalise_weights(np.full(3, 0.3))
     assert (equal * loss_B).mean() == pytest.approx(loss_B.mean())
-    doubled, _, _ = settled(np.array([1.0, 1.0, 2.0]))
+    doubled, _, _ = normalise_weights(np.array([1.0, 1.0, 2.0]))
     assert (doubled * loss_B).mean() == pytest.approx(loss_B[[0, 1, 2, 2]].mean())
 
 
@@ -186,7 +186,7 @@ def _kinds(alpha: float) -> tuple[Numbers, npt.NDArray[np.int64]]:
 
 def _mean_weights(config: ImportanceConfig, alpha: float) -> list[float]:
     score_N, kind_N = _kinds(alpha)
-    weight_N, _, _ = settled(Ratio.of(config, score_N)(score_N))
+    weight_N, _, _ = normalise_weights(Ratio.of(config, score_N)(score_N))
     return [float(weight_N[kind_N == kind].mean()) for kind in range(3)]
 
 

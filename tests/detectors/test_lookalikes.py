@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llb_ray.detectors.anomaly_clustering import Usual, families, oddness, placed, usual
+from llb_ray.detectors.anomaly_clustering import Usual, comparison_patches, families, fit_usual, oddness
 
 DIM, SIDE = 8, 4
 
@@ -23,7 +23,7 @@ def _spoilt(image_BDHW: torch.Tensor, channel: int, row: int) -> torch.Tensor:
 
 @pytest.fixture
 def beside() -> Usual:
-    return usual(_images(40, seed=0))
+    return fit_usual(_images(40, seed=0))
 
 
 def test_what_is_odd_has_length_one_and_nothing_where_nothing_is(beside: Usual) -> None:
@@ -59,9 +59,9 @@ def test_one_image_or_none(count: int) -> None:
 
 def test_equal_images_are_usual_to_each_other(beside: Usual) -> None:
     same = _images(1, seed=6).repeat(5, 1, 1, 1)
-    assert np.isfinite(oddness(_images(2, seed=7), usual(same))).all()
+    assert np.isfinite(oddness(_images(2, seed=7), fit_usual(same))).all()
 
 
 def test_layers_of_any_detector_have_places() -> None:
-    assert placed((torch.rand(2, 3, 64, 64),)).shape[:2] == (2, 3)
-    assert placed((torch.rand(2, 8, 28, 28), torch.rand(2, 16, 14, 14))).shape[:2] == (2, 24)
+    assert comparison_patches((torch.rand(2, 3, 64, 64),)).shape[:2] == (2, 3)
+    assert comparison_patches((torch.rand(2, 8, 28, 28), torch.rand(2, 16, 14, 14))).shape[:2] == (2, 24)

@@ -9,14 +9,14 @@ from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     apart,
     distances,
-    judged,
-    judged_in_blocks,
     loneliness,
     mutual_factors,
     num_neighbours,
     outlier_factors,
     reaches,
     references,
+    score_outliers,
+    score_outliers_in_blocks,
 )
 
 LINE = torch.tensor([0.0, 1.0, 2.0, 10.0]).view(1, 4, 1)  # one place, four images, one dimension
@@ -115,7 +115,7 @@ def test_a_rare_pattern_is_less_lonely_than_a_defect_as_odd() -> None:
     defect_NLD = _images(1)
     defect_NLD[0] += torch.randn(25, 6, generator=torch.Generator().manual_seed(3)) * 9
     odd_LBD = torch.cat([patch_NLD[60:61], defect_NLD]).transpose(0, 1)
-    rare, defective = judged(odd_LBD, reference_LRD, reach_LR, SCREENING).loneliness_B.tolist()
+    rare, defective = score_outliers(odd_LBD, reference_LRD, reach_LR, SCREENING).loneliness_B.tolist()
     assert rare < defective - 1
 
 
@@ -123,10 +123,10 @@ def test_blocks_judge_an_image_alike_in_any_batch() -> None:
     reference_LRD = _images(20).transpose(0, 1).contiguous()
     reach_LR = reaches(reference_LRD, torch.arange(20), 4)
     patch_LBD = _images(33).transpose(0, 1)
-    whole = judged_in_blocks(patch_LBD, reference_LRD, reach_LR, SCREENING)
-    last = judged_in_blocks(patch_LBD[:, -2:], reference_LRD, reach_LR, SCREENING)
+    whole = score_outliers_in_blocks(patch_LBD, reference_LRD, reach_LR, SCREENING)
+    last = score_outliers_in_blocks(patch_LBD[:, -2:], reference_LRD, reach_LR, SCREENING)
     assert torch.equal(whole.factor_LB[:, -2:], last.factor_LB)
     assert torch.equal(whole.loneliness_B[-2:], last.loneliness_B)
-    alone = judged_in_blocks(patch_LBD[:, -1:], reference_LRD, reach_LR, SCREENING)
+    alone = score_outliers_in_blocks(patch_LBD[:, -1:], reference_LRD, reach_LR, SCREENING)
     torch.testing.assert_close(whole.factor_LB[:, -1:], alone.factor_LB, rtol=0, atol=1e-5)
     torch.testing.assert_close(whole.loneliness_B[-1:], alone.loneliness_B, rtol=0, atol=1e-5)

@@ -123,7 +123,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_sentence(
     monkeypatch.setattr(ray, "init", init)
     with (
         pytest.raises(ResourceError, match=r"cannot join the cluster \(The current node timed out during") as refusal,
-        cluster.connected("auto"),
+        cluster.connect("auto"),
     ):
         pass
     assert "\n" not in str(refusal.value)

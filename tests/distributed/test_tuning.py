@@ -16,7 +16,7 @@ from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.synthetic import SyntheticConfig, write_synthetic
 from llb_ray.distributed import tuning
 from llb_ray.errors import ConfigError
-from llb_ray.search.search_plan import Search, judged_by
+from llb_ray.search.search_plan import Search, trial_images
 from llb_ray.search.search_record import record_search, refuse_another
 from llb_ray.search.space import Choice, Integer, Space, Uniform, read_space, trial_config
 
@@ -85,7 +85,7 @@ def test_a_trial_of_several_workers_and_one_that_is_refused(many: Manifest, tiny
 def test_no_trial_sees_a_label_or_the_test_split(many: Manifest, tiny: RunConfig, tmp_path: Path) -> None:
     test = set(many.image_ids("test"))
     for objective in ("canary", "split_half", "separation"):
-        judged = judged_by(objective, many, None, tmp_path, tiny)
+        judged = trial_images(objective, many, None, tmp_path, tiny)
         assert not test & set(judged.table["image_id"].to_pylist())
         assert judged.table["label"].null_count == judged.table["mask_path"].null_count == judged.table.num_rows
 
@@ -95,7 +95,7 @@ def test_a_validation_folder_and_its_objective_belong_together(
 ) -> None:
     for objective, folder in (("canary", tmp_path), ("val_auroc", None)):
         with pytest.raises(ConfigError, match="belong together"):
-            judged_by(objective, manifest, folder, tmp_path, tiny)
+            trial_images(objective, manifest, folder, tmp_path, tiny)
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def _rewritten(path: Path, change: Change) -> None:
 
 def _measured_again(run: Path) -> None:
     """metrics.json and image_scores.arrow as an honest run would have them, of what now lies there."""
-    from llb_ray.engine.evaluation.evaluate import image_scores, measured
+    from llb_ray.engine.evaluation.evaluate import compute_metrics, image_scores
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
     from llb_ray.engine.workers.scorer import read_scores
@@ -303,7 +303,7 @@ def _measured_again(run: Path) -> None:
     table = image_scores(finished.images, scores)
     artifact = artifact_of(run, "evaluated")
     _rewritten(artifact / "image_scores.arrow", lambda _: table)
-    metrics = measured(finished.config, finished.truth, finished.purified, scores)
+    metrics = compute_metrics(finished.config, finished.truth, finished.purified, scores)
     (artifact / "metrics.json").write_text(json.dumps(metrics))
     names = [f"scores-{index:03d}" for index in range(len(finished.made.final_scores))]
     contents = [made.content for made in finished.made.final_scores]

@@ -23,7 +23,7 @@ from llb_ray.engine.features import measured_bands as bands_module
 from llb_ray.engine.features.measured_bands import scale_recipe, write_scale
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, ConfigError, DataError
-from llb_ray.search.search_plan import judged_by
+from llb_ray.search.search_plan import trial_images
 from tests.support import final_files
 
 BANDS = 6
@@ -256,9 +256,9 @@ def test_a_search_on_bands_cannot_plant_defects_and_says_what_can(
 ) -> None:
     manifest = llb_ray.read_folder(scenes, banded)
     with pytest.raises(ConfigError, match="data.bands=6: the objective canary plants defects in RGB photographs alone"):
-        judged_by("canary", manifest, None, tmp_path / "out", banded)
-    assert judged_by("split_half", manifest, None, tmp_path / "out", banded).image_ids("test") == []
+        trial_images("canary", manifest, None, tmp_path / "out", banded)
+    assert trial_images("split_half", manifest, None, tmp_path / "out", banded).image_ids("test") == []
     validation = Path(shutil.copytree(scenes / "test", tmp_path / "validation"))
     unseen = replace(manifest, table=manifest.split("train"))
-    judged = judged_by("val_auroc", unseen, validation, tmp_path / "out", banded)
+    judged = trial_images("val_auroc", unseen, validation, tmp_path / "out", banded)
     assert len(judged.image_ids("test")) == 24

@@ -11,7 +11,7 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.levels import Levels
-from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, measured_levels, read_levels
+from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, measure_levels, read_levels
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import AuditError, DataError
@@ -102,7 +102,7 @@ def test_sets_of_8_bits_have_no_levels(finished: Path, photos: Path) -> None:
 def test_images_that_changed_are_refused(deep: Path, tmp_path: Path) -> None:
     shutil.copy(deep / "00.png", tmp_path / "00.png")
     with pytest.raises(DataError, match="its content changed"):
-        measured_levels(tmp_path, {"0" * 32: "00.png"}, 10**6)
+        measure_levels(tmp_path, {"0" * 32: "00.png"}, 10**6)
 
 
 def test_levels_of_other_images_fail_the_audit(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

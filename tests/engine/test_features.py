@@ -69,15 +69,15 @@ def _spec(config: RunConfig, manifest: Manifest, folder: Path) -> FeaturizerSpec
 
 
 def _artifacts(spec: FeaturizerSpec) -> list[Artifact]:
-    store = spec.place.store
+    store = spec.context.store
     return [store.get(shard.recipe) for shard in spec.shards]
 
 
 def _encoded(spec: FeaturizerSpec, image_ids: Sequence[str]) -> Layers:
     """Straight from the files, without a cache."""
     paths = {image.image_id: image.path for shard in spec.shards for image in shard.images}
-    detector, root = spec.photographs.detector, spec.photographs.root
-    size_px, limit = detector.image_size_px, spec.photographs.max_pixels
+    detector, root = spec.extractor.detector, spec.extractor.root
+    size_px, limit = detector.image_size_px, spec.extractor.max_pixels
     image_BHW3 = np.stack([read_rgb(root / path_from_text(paths[name]), size_px, limit) for name in image_ids])
     return build_encoder(detector, CPU).encode(torch.from_numpy(image_BHW3).permute(0, 3, 1, 2))
 
@@ -236,7 +236,7 @@ def test_a_node_with_other_weights_is_refused_and_leaves_nothing(
     tiny_bank: RunConfig, manifest: Manifest, tmp_path: Path
 ) -> None:
     spec = _spec(tiny_bank, manifest, tmp_path)
-    drivers = replace(spec.photographs, encoder={**spec.photographs.encoder, "weights": "0" * 64})
+    drivers = replace(spec.extractor, encoder={**spec.extractor.encoder, "weights": "0" * 64})
     with pytest.raises(WeightsError, match="are not those of the run; put the same weights file"):
-        Featurizer(replace(spec, photographs=drivers)).encode()
+        Featurizer(replace(spec, extractor=drivers)).encode()
     assert not list((tmp_path / "artifacts").glob("features/*"))

@@ -43,9 +43,9 @@ class Scattered(SerialExecutor):
     def _moved(self, spec: Any) -> Spec:
         disk = self.disks / f"{len(self.used)}-{spec.name}"
         self.used.append(disk)
-        remote = replace(spec.place.store.remote, copy=disk)
-        place = replace(spec.place, store=Store(disk / "artifacts", remote), progress=disk / "progress")
-        moved: Spec = replace(spec, place=place)
+        remote = replace(spec.context.store.remote, copy=disk)
+        place = replace(spec.context, store=Store(disk / "artifacts", remote), progress=disk / "progress")
+        moved: Spec = replace(spec, context=place)
         if isinstance(moved, ScorerSpec):
             fitted = {
                 name: replace(made, path=disk / made.path.relative_to(made.remote.copy), remote=remote)

@@ -19,7 +19,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError, DataError
-from llb_ray.search.search_plan import judged_by
+from llb_ray.search.search_plan import trial_images
 from llb_ray.serving.answer import run_version
 
 NAMES = ["gear", "weave"]
@@ -164,7 +164,7 @@ def test_what_knows_one_threshold_refuses(run: Path, products: Path, config: Run
     with pytest.raises(DataError, match="is of several categories, and an update knows one"):
         llb_ray.update(run, products / "trees" / "gear" / "train", out=tmp_path / "new", executor="serial")
     with pytest.raises(ConfigError, match="a search is about one category, and 2 are given"):
-        judged_by("separation", images, None, tmp_path, config)
+        trial_images("separation", images, None, tmp_path, config)
 
 
 def test_a_run_of_one_category_takes_no_name(finished: Path) -> None:

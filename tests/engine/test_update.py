@@ -20,7 +20,7 @@ from llb_ray.engine.inspection.changes import changes_between
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.pipeline import Result
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.ensemble.partition import PARTITION, extended, partition
+from llb_ray.ensemble.partition import PARTITION, extend_partition, partition
 from llb_ray.errors import ArtifactError, AuditError, DataError
 from tests.support import artifact_of, rewrite, set_column
 
@@ -250,7 +250,7 @@ def test_a_new_image_has_its_groups_member_or_one_by_its_id() -> None:
     base = partition(ids, ["a", "a", "b", "b", "c", "c"], 3, seed=0)
     home = dict(zip(base["image_id"].to_pylist(), base["member"].to_pylist(), strict=True))
     new = [f"{number:032x}" for number in (100, 101, 103)]
-    table = extended(base, [*ids, *new], ["a", "a", "b", "b", "c", "c", "b", "d", "d"])
+    table = extend_partition(base, [*ids, *new], ["a", "a", "b", "b", "c", "c", "b", "d", "d"])
     assert table.schema == PARTITION
     found = dict(zip(table["image_id"].to_pylist(), table["member"].to_pylist(), strict=True))
     assert {image_id: found[image_id] for image_id in ids} == home

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llb_ray.config import PurifyConfig
 from llb_ray.data.manifest import IMAGES
-from llb_ray.ensemble.overrides import OVERRIDES, by_hand, laid_over, read_overrides
+from llb_ray.ensemble.overrides import OVERRIDES, apply_overrides, merge_overrides, read_overrides
 from llb_ray.ensemble.purified_dataset import kept_ids, purified_dataset
 from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import DataError
@@ -94,11 +94,11 @@ def test_what_is_no_such_file_is_one_sentence(content: bytes, purified: pa.Table
 def test_decisions_and_reasons_say_who_and_against_what(purified: pa.Table) -> None:
     said = _said((IDS[7], "keep", "Ada", ""), (IDS[0], "reject", "", ""), (IDS[1], "keep", "Ada", ""))
     reason = dict(zip(IDS, purified["reason"].to_pylist(), strict=True))
-    after = {row["image_id"]: row for row in by_hand(purified, said).to_pylist()}
+    after = {row["image_id"]: row for row in apply_overrides(purified, said).to_pylist()}
     assert after[IDS[7]]["reason"] == f"kept by hand (Ada): the filter had rejected it ({reason[IDS[7]]})"
     assert after[IDS[0]]["reason"] == f"rejected by hand: the filter had kept it ({reason[IDS[0]]})"
     assert after[IDS[1]]["reason"] == f"kept by hand (Ada), as by the filter ({reason[IDS[1]]})"
-    assert kept_ids(by_hand(purified, said)) == [*IDS[1:6], IDS[7]]
+    assert kept_ids(apply_overrides(purified, said)) == [*IDS[1:6], IDS[7]]
 
 
 @given(st.dictionaries(st.sampled_from(IDS), st.sampled_from(["keep", "reject", "unsure"]), min_size=1, max_size=7))
@@ -107,7 +107,7 @@ def test_nothing_changes_but_what_was_decided(words: dict[str, str]) -> None:
     word_of = {row["image_id"]: words.get(row["image_id"], "unsure") for row in before.to_pylist()}
     kept = {row["image_id"] for row in before.to_pylist() if row["decision"] == "kept"}
     assume(any(word == "keep" or (word == "unsure" and name in kept) for name, word in word_of.items()))
-    after = by_hand(before, _said(*((image_id, word, "", "") for image_id, word in words.items())))
+    after = apply_overrides(before, _said(*((image_id, word, "", "") for image_id, word in words.items())))
     assert after.schema == before.schema
     for old, new in zip(before.to_pylist(), after.to_pylist(), strict=True):
         word = words.get(old["image_id"], "unsure")
@@ -120,16 +120,16 @@ def test_nothing_changes_but_what_was_decided(words: dict[str, str]) -> None:
 
 def test_the_later_word_counts_and_unsure_gives_back_to_the_filter(purified: pa.Table) -> None:
     earlier = _said((IDS[6], "keep", "Ada", ""), (IDS[7], "keep", "Ada", ""))
-    both = laid_over(earlier, _said((IDS[7], "unsure", "Ben", "")))
+    both = merge_overrides(earlier, _said((IDS[7], "unsure", "Ben", "")))
     assert [(row["image_id"], row["decision"], row["by"]) for row in both.to_pylist()] == [
         (IDS[6], "keep", "Ada"),
         (IDS[7], "unsure", "Ben"),
     ]
-    assert kept_ids(by_hand(purified, both)) == IDS[:7]
+    assert kept_ids(apply_overrides(purified, both)) == IDS[:7]
 
 
 def test_a_stranger_and_an_empty_set_are_refused(purified: pa.Table) -> None:
     with pytest.raises(DataError, match="is not among the training images"):
-        by_hand(purified, _said(("f" * 32, "keep", "", "")))
+        apply_overrides(purified, _said(("f" * 32, "keep", "", "")))
     with pytest.raises(DataError, match="every image is rejected"):
-        by_hand(purified, _said(*((image_id, "reject", "", "") for image_id in IDS)))
+        apply_overrides(purified, _said(*((image_id, "reject", "", "") for image_id in IDS)))

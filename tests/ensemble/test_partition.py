@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llb_ray.ensemble.partition import PARTITION, extended, partition, shares
+from llb_ray.ensemble.partition import PARTITION, extend_partition, partition, shares
 from llb_ray.errors import DataError
 
 
@@ -62,10 +62,10 @@ def test_further_images_leave_the_known_ones_where_they_are() -> None:
     home = dict(zip(*before.to_pydict().values(), strict=True))
     more = {f"{number:032x}": group for number, group in ((1, "g4"), (6, "new"), (9, "new"), (11, "alone"))}
     groups = [f"g{number // 3}" for number in range(30)] + list(more.values())
-    after = extended(before, [*ids, *more], groups)
+    after = extend_partition(before, [*ids, *more], groups)
     assert after.schema == PARTITION
     found = dict(zip(*after.to_pydict().values(), strict=True))
     assert list(found) == sorted([*ids, *more])
     assert {image_id: found[image_id] for image_id in ids} == home
     assert [found[image_id] for image_id in more] == [home[ids[12]], 6 % 4, 6 % 4, 11 % 4]
-    assert extended(after, [*ids, *more], groups).equals(after)
+    assert extend_partition(after, [*ids, *more], groups).equals(after)

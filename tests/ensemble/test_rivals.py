@@ -5,7 +5,7 @@ import pytest
 
 from llb_ray.config import parse
 from llb_ray.ensemble.filters.base import filter_of
-from llb_ray.ensemble.filters.memory_ensemble import averaged
+from llb_ray.ensemble.filters.memory_ensemble import average_and_limit
 from llb_ray.ensemble.filters.srr import objections, otsu
 
 LOW = np.arange(40) / 10  # 0 to 3.9
@@ -54,6 +54,6 @@ def test_a_memory_ensemble_has_many_small_memories_of_all_images() -> None:
 
 def test_a_memory_ensemble_keeps_up_to_three_deviations() -> None:
     scores = np.random.default_rng(0).normal(5, 1, size=(2000, 4))
-    value_N, cut = averaged(scores)
+    value_N, cut = average_and_limit(scores)
     assert value_N == pytest.approx(scores.mean(axis=1))
     assert cut == pytest.approx(5 + 3 * 0.5, abs=0.1)  # the mean of four has half the spread

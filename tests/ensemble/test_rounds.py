@@ -7,7 +7,7 @@ import pytest
 from llb_ray.config import PurifyConfig, parse
 from llb_ray.ensemble.held_out_scores import HELD_OUT
 from llb_ray.ensemble.purified_dataset import PURIFIED, kept_ids
-from llb_ray.ensemble.refinement import kept_in_any, num_changed, purified_again
+from llb_ray.ensemble.refinement import kept_in_any, num_changed, purify_again
 from llb_ray.ensemble.trust import DOUBTED, TRUSTED, UNTRUSTED
 
 COUNT = 40
@@ -36,7 +36,7 @@ def _held_out() -> pa.Table:
 
 def test_what_stands_out_is_rejected_and_what_does_not_comes_back() -> None:
     before = _before(IDS[0], IDS[-1])
-    after = purified_again(PurifyConfig(), 2, before, _held_out())
+    after = purify_again(PurifyConfig(), 2, before, _held_out())
     assert kept_ids(after) == IDS[:-4]
     assert num_changed(before, after) == (3, 1)
     assert kept_in_any([before, after]) == IDS[:-1]
@@ -48,19 +48,19 @@ def test_what_stands_out_is_rejected_and_what_does_not_comes_back() -> None:
 
 
 def test_a_round_trusts_by_its_own_scores() -> None:
-    after = purified_again(PurifyConfig(doubted=0.25), 2, _before(IDS[0]), _held_out())
+    after = purify_again(PurifyConfig(doubted=0.25), 2, _before(IDS[0]), _held_out())
     assert after["trust"].to_pylist() == [TRUSTED] * 27 + [DOUBTED] * 9 + [UNTRUSTED] * 4
 
 
 def test_a_keep_ratio_is_kept_to() -> None:
-    after = purified_again(PurifyConfig(keep_ratio=0.5), 3, _before(), _held_out())
+    after = purify_again(PurifyConfig(keep_ratio=0.5), 3, _before(), _held_out())
     assert kept_ids(after) == IDS[: COUNT // 2]
 
 
 def test_the_order_of_rows_means_nothing() -> None:
     order = np.random.default_rng(0).permutation(COUNT)
-    expected = purified_again(PurifyConfig(), 2, _before(), _held_out())
-    assert purified_again(PurifyConfig(), 2, _before().take(order[::-1]), _held_out().take(order)).equals(expected)
+    expected = purify_again(PurifyConfig(), 2, _before(), _held_out())
+    assert purify_again(PurifyConfig(), 2, _before().take(order[::-1]), _held_out().take(order)).equals(expected)
 
 
 @pytest.mark.parametrize("detector", ["memory_bank", "autoencoder"])

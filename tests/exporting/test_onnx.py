@@ -105,6 +105,6 @@ def test_the_threshold_is_an_input_that_may_be_left_out(model: Path, run: Path, 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 1.0, -0.7, 3e-9])
 def test_rounding_a_threshold_changes_no_decision(threshold: float) -> None:
-    (rounded,) = exporting.rounded(threshold)
+    (rounded,) = exporting.round_down(threshold)
     near = [np.float32(threshold), *(np.nextafter(np.float32(threshold), np.float32(way)) for way in (-9, 9))]
     assert [bool(score > rounded) for score in near] == [float(score) > threshold for score in near]

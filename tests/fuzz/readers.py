@@ -40,10 +40,10 @@ def _record(path: Path) -> Any:
 
 
 def _status(path: Path) -> Any:
-    from llb_ray.engine.inspection.run_status import died_in, read_status
+    from llb_ray.engine.inspection.run_status import crashed_stage, read_status
     from llb_ray.engine.rundir.run_folder import RunFolder
 
-    return died_in(RunFolder.at(path.parent)), read_status(path.parent)
+    return crashed_stage(RunFolder.at(path.parent)), read_status(path.parent)
 
 
 def _beat(path: Path) -> Any:

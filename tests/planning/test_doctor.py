@@ -134,11 +134,11 @@ def test_a_place_that_cannot_be_written_fails() -> None:
 
 
 def test_a_uri_is_written_to_and_left_empty(bucket: str) -> None:
-    from llb_ray.remote import Remote, located
+    from llb_ray.remote import Remote, locate
 
     result = _doctor("--out", bucket)
     assert "ok    out" in result.output, result.output
-    where = located(bucket)
+    where = locate(bucket)
     assert isinstance(where, Remote)
     assert where.names() == set()
 
@@ -170,12 +170,12 @@ def test_it_is_public() -> None:
 
 def test_helpers_of_a_ray_that_is_gone_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llb_ray.planning import doctor
-    from llb_ray.planning.machine import abandoned_by_ray
+    from llb_ray.planning.machine import find_abandoned_ray
 
     for number, name, parent in ((1, "init", 0), (7, "raylet", 1), (8, "ray::IDLE", 7), (9, "ray::(odd) Agent", 1)):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "stat").write_text(f"{number} ({name}) S {parent} 1 1 0\n")
-    assert abandoned_by_ray(tmp_path) == [9]
-    monkeypatch.setattr(doctor, "abandoned_by_ray", lambda: [9, 11])
+    assert find_abandoned_ray(tmp_path) == [9]
+    monkeypatch.setattr(doctor, "find_abandoned_ray", lambda: [9, 11])
     (check,) = doctor._abandoned()
     assert (check.state, "kill 9 11" in check.fix) == ("warn", True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from llb_ray.report.robustness_table import show_robustness
 from llb_ray.scans.job_results import ROWS
-from llb_ray.scans.robustness import Robustness, mean_gap_closed, not_compared, robustness
+from llb_ray.scans.robustness import Robustness, mean_gap_closed, missing_cells, robustness
 
 
 def row(alpha: float | None, name: str, seed: int, i_auroc: float | None, **more: Any) -> dict[str, Any]:
@@ -87,10 +87,10 @@ def test_a_filter_whose_hard_job_failed_has_no_better_mean(lost: tuple[str, int]
     rows = [line for line in [*HARD, *rivals] if (line["category"], line["filter"], line["seed"]) != ("usb", *lost)]
     made = _made(*rows)
     assert mean_gap_closed(made, "llb") == mean_gap_closed(made, "srr") == pytest.approx(1)
-    assert not_compared(made) == ["averages leave out usb at alpha 0.2, where not every filter and seed has a figure"]
+    assert missing_cells(made) == ["averages leave out usb at alpha 0.2, where not every filter and seed has a figure"]
     whole = _made(*HARD, *rivals)
     assert mean_gap_closed(whole, "llb") == pytest.approx(0.5)
-    assert not_compared(whole) == []
+    assert missing_cells(whole) == []
 
 
 def test_the_estimates_error_is_absolute() -> None:

@@ -18,7 +18,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.search.canary import RECORD, with_canaries
 from llb_ray.search.objective import canary
-from llb_ray.search.synthetic_defects import KINDS, planted
+from llb_ray.search.synthetic_defects import KINDS, plant_defect
 from llb_ray.seeding import stream
 
 
@@ -139,7 +139,7 @@ def test_every_kind_shows_on_a_plain_picture_of_any_size_and_grey_stays_grey(
     kind: str, value: int, shape: tuple[int, int]
 ) -> None:
     before = np.full((*shape, 3), value, np.uint8)
-    after, name = planted(before, kind, stream(0, kind))
+    after, name = plant_defect(before, kind, stream(0, kind))
     assert name in (kind, "hole")
     assert after.shape == before.shape
     assert np.abs(after.astype(int) - before).max() >= 10

@@ -15,8 +15,8 @@ from llb_ray.search.trials import (
     Trial,
     best,
     best_config,
-    printed,
-    ranked,
+    format_trials,
+    rank_trials,
     searched_keys,
     trials_table,
     write_trials,
@@ -53,15 +53,15 @@ def test_a_row_per_trial_and_a_column_per_key_and_fact_survive_parquet(table: pa
 
 def test_the_best_is_the_highest_and_of_equals_the_first(table: pa.Table) -> None:
     assert best(table)["trial"] == 1
-    assert ranked(table)["trial"].to_pylist() == [1, 2, 0, 3]
+    assert rank_trials(table)["trial"].to_pylist() == [1, 2, 0, 3]
 
 
 def test_a_trial_that_was_stopped_early_is_never_the_best() -> None:
     promising = Trial(4, _values(5, 0.8), 0.5, 0.99, "after 25% of the final detector's steps")
     table = trials_table([*TRIALS, promising])
     assert table["status"].to_pylist()[-1] == "stopped early"
-    assert ranked(table)["trial"].to_pylist() == [1, 2, 0, 4, 3]
-    names, _ = printed(table)
+    assert rank_trials(table)["trial"].to_pylist() == [1, 2, 0, 4, 3]
+    names, _ = format_trials(table)
     assert names[-1] == "reason"
     with pytest.raises(ConfigError, match="none of 1 trials finished; the first ended so: after 25%"):
         best(trials_table([promising]))
@@ -92,12 +92,12 @@ def test_where_nothing_finished_the_first_reason_is_said(tmp_path: Path) -> None
 
 
 def test_what_is_printed_is_best_first_and_says_why_trials_failed(table: pa.Table) -> None:
-    header, rows = printed(table)
+    header, rows = format_trials(table)
     assert header == ["trial", *searched_keys(table), "objective", "kept", "seconds", "reason"]
     assert [row[0] for row in rows] == ["1", "2", "0", "3"]
     assert rows[0] == ["1", "2", "0.9", "off", "0.9", "90", "1.5", "-"]
     assert rows[3][-1] == "mode fixed needs mu and sigma"
-    assert "reason" not in printed(trials_table(TRIALS[:3]))[0]
+    assert "reason" not in format_trials(trials_table(TRIALS[:3]))[0]
 
 
 @pytest.mark.parametrize("num_keys", [1, 3, 5])

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from llb_ray.config import DatasetConfig, DatasetOptions, parse_as
 from llb_ray.data.adapters.base import Adapter
-from llb_ray.data.adapters.columns import joined_by_path
+from llb_ray.data.adapters.columns import join_by_path
 from llb_ray.data.adapters.entries import Draft
-from llb_ray.data.adapters.listing_checks import Fault, missing_or_unfit, repeated
+from llb_ray.data.adapters.listing_checks import Fault, missing_or_unfit, repeated_rows
 from llb_ray.data.listing import Listing
 from llb_ray.data.listing_problems import BadEntries, Problem
 from llb_ray.data.manifest import without_normal
@@ -66,11 +66,11 @@ def survey(kind: str, root: str | Path, options: DatasetOptions | None = None) -
     draft = _adapter(config.kind).read(config)
     listed = pa.concat_tables([part.table for part in draft.parts])
     origin = pa.concat_tables([part.origin for part in draft.parts])
-    faults = repeated(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
+    faults = repeated_rows(listed, origin) + (missing_or_unfit(draft.root, listed) if config.check_files else [])
     unlisted, bad = [problem for part in draft.parts for problem in part.problems], {row for row, _, _ in faults}
     kept = listed.take(pa.array([row for row in range(len(listed)) if row not in bad], pa.int64())) if bad else listed
     about = _about(config, draft, without_normal(kept), len(unlisted) + len(bad))
-    return Survey(joined_by_path(Listing.of(draft.root, kept, about), config), unlisted + _problems(origin, faults))
+    return Survey(join_by_path(Listing.of(draft.root, kept, about), config), unlisted + _problems(origin, faults))
 
 
 def _adapter(kind: str) -> Adapter:

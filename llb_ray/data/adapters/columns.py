@@ -11,7 +11,7 @@ from llb_ray.data.listing import Listing
 from llb_ray.errors import DataError
 
 
-def joined_by_path(listing: Listing, config: DatasetConfig) -> Listing:
+def join_by_path(listing: Listing, config: DatasetConfig) -> Listing:
     """The listing with the columns of `config.columns`, where that is set; an image the table lacks gets nulls.
 
     Paths are compared without their suffix: such tables name originals that were converted since.  Raises DataError

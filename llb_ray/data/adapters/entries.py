@@ -69,7 +69,7 @@ class Draft:
     notes: Sequence[str] = ()  # messages for the user, a sentence each
 
 
-def asked_for(root: Path, found: Iterable[str], wanted: Sequence[str]) -> list[str]:
+def pick_categories(root: Path, found: Iterable[str], wanted: Sequence[str]) -> list[str]:
     """The categories to read: those wanted, or all; raises DataError naming the nearest for an unknown one."""
     known = sorted(found)
     for name in wanted:

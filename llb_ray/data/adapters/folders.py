@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.base import Adapter
-from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
+from llb_ray.data.adapters.entries import Draft, Entry, Part, pick_categories
 from llb_ray.data.directory_tree import Found, plain_files, require_folder, tree_files
 from llb_ray.data.groups import Grouping
 from llb_ray.data.layout import is_tree_on_disk, subfolders
@@ -41,7 +41,7 @@ class Trees(Adapter):
         require_folder(config.root)
         grouping = Grouping.of(config.group_pattern, "group_pattern")
         trees = {name: config.root / folder for name, folder in _trees(config.root).items()}
-        chosen = asked_for(config.root, trees, config.categories)
+        chosen = pick_categories(config.root, trees, config.categories)
         found = {name: tree_files(trees[name]) for name in chosen}
         grouping.require_match(config.root, [file.path for tree in found.values() for file in tree.files])
         parts = [

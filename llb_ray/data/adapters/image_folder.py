@@ -22,7 +22,7 @@ from llb_ray.data.groups import Grouping
 from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import TEST, TRAIN, path_text
 from llb_ray.data.name_conventions import NORMAL_EXAMPLES
-from llb_ray.data.tables import DAMAGED, checked
+from llb_ray.data.tables import DAMAGED, validate
 from llb_ray.errors import DataError
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -84,7 +84,7 @@ def _rows(source: Source) -> Iterator[Row]:
 def _parsed(source: Source) -> Sequence[Any]:
     suffix = source.path.suffix
     if suffix == ".parquet":
-        table: Sequence[Any] = checked(parquet.read_table(pa.BufferReader(source.content))).to_pylist()
+        table: Sequence[Any] = validate(parquet.read_table(pa.BufferReader(source.content))).to_pylist()
         return table
     if suffix == ".csv":
         return list(csv.DictReader(io.StringIO(source.text(), newline="")))

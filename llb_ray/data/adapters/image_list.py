@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.base import Adapter
-from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
+from llb_ray.data.adapters.entries import Draft, Entry, Part, pick_categories
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.listing import LISTING
 from llb_ray.data.listing_problems import Problem
-from llb_ray.data.lists import read_list, spelt_here
+from llb_ray.data.lists import read_list, resolve_spelling
 from llb_ray.data.manifest import TRAIN, path_text
 from llb_ray.data.name_conventions import NORMAL_EXAMPLES, means_anomalous, means_normal
 from llb_ray.errors import DataError
@@ -33,7 +33,7 @@ class ImageList(Adapter):
         table = read_columns(source)
         category = path_text(config.root.name or "images")
         rows = _Rows(config.root, source.name, {name: _texts(table, name) for name in LISTING.names}, category)
-        chosen = set(asked_for(config.root, {rows.category(row) for row in range(len(table))}, config.categories))
+        chosen = set(pick_categories(config.root, {rows.category(row) for row in range(len(table))}, config.categories))
         part = Part.of(source.name, (rows.entry(row) for row in range(len(table)) if rows.category(row) in chosen))
         own = [name for name in table.column_names if name not in LISTING.names]
         return Draft(config.root, [_with(part, table.select(own))], {source.name: source.sha256})
@@ -93,12 +93,12 @@ class _Rows:
             return Problem(self._source, row + 1, path, what)
         return Entry(
             number=row + 1,
-            path=spelt_here(self._root, path),
+            path=resolve_spelling(self._root, path),
             category=self.category(row),
             split=said["split"] or TRAIN,
             label=meant,
             defect_type=said["defect_type"],
-            mask_path=None if mask is None else spelt_here(self._root, mask),
+            mask_path=None if mask is None else resolve_spelling(self._root, mask),
             group=said["group"],
             image_id=said["image_id"],
         )

@@ -19,7 +19,7 @@ _THREADS = 8  # they wait for the file system, not for a core
 _AT_ONCE = 512  # rows a task: one task a row would cost more than the look
 
 
-def repeated(table: pa.Table, origin: pa.Table) -> list[Fault]:
+def repeated_rows(table: pa.Table, origin: pa.Table) -> list[Fault]:
     """Every row whose path an earlier row has."""
     if pc.count_distinct(table["path"]).as_py() == len(table):
         return []

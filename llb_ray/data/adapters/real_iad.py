@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.base import Adapter
-from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
+from llb_ray.data.adapters.entries import Draft, Entry, Part, pick_categories
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import TEST, TRAIN, path_text
@@ -38,7 +38,7 @@ class RealIad(Adapter):
         folder, single_list = _lists(config)
         images, notes = _images(config)
         files = {path.stem: path for path in folder.glob("*.json")}
-        sources = [Source.read(config.root, files[name]) for name in asked_for(folder, files, config.categories)]
+        sources = [Source.read(config.root, files[name]) for name in pick_categories(folder, files, config.categories)]
         view = _TOP if config.views == "single" and not single_list else None
         parts = [part for source in sources for part in _parts(source, view, images)]
         return Draft(config.root, parts, {source.name: source.sha256 for source in sources}, notes)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.base import Adapter
-from llb_ray.data.adapters.entries import Draft, Entry, Part, asked_for
+from llb_ray.data.adapters.entries import Draft, Entry, Part, pick_categories
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.groups import Grouping
 from llb_ray.data.listing_problems import Problem
@@ -29,7 +29,7 @@ class Visa(Adapter):
         if lacking:
             raise DataError(f"{source.path}: has no column {lacking[0]!r}; VisA's files have {', '.join(_COLUMNS)}")
         rows = [(reader.line_num, row) for row in reader]
-        chosen = set(asked_for(config.root, {row["object"] for _, row in rows}, config.categories))
+        chosen = set(pick_categories(config.root, {row["object"] for _, row in rows}, config.categories))
         grouping = Grouping.of(config.group_pattern, "group_pattern")
         grouping.require_match(config.root, [row["image"] for _, row in rows])
         entries = (_entry(source.name, line, row, grouping) for line, row in rows if row["object"] in chosen)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from llb_ray.config import BackboneConfig, Size, sides, written
+from llb_ray.config import BackboneConfig, Size, dump_size, sides
 from llb_ray.detectors.backbones.bundled import load_package, rename_to_timm, weights_package
 from llb_ray.detectors.backbones.timm_import import Network, check_name, timm
 from llb_ray.detectors.backbones.weight_sources import weights_file
@@ -63,7 +63,7 @@ def size_refused(name: str, image_size_px: int | Size, reason: object) -> Config
     """Error to raise where a network takes no images of this size."""
     said = " ".join(str(reason).split())
     return ConfigError(
-        f"detector.image_size_px = {written(image_size_px)}: {name} does not take it ({said}); choose another"
+        f"detector.image_size_px = {dump_size(image_size_px)}: {name} does not take it ({said}); choose another"
     )
 
 

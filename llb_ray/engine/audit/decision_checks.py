@@ -13,15 +13,15 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.held_out_maps import asked_for, mapping_detectors
+from llb_ray.engine.evaluation.held_out_maps import assign_images, mapping_detectors
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs, derive_thresholds
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.stages import FINAL
 from llb_ray.engine.pipeline.training_set import training_images, why_folds, without_fold
 from llb_ray.engine.workers.fitter import member_name, trained_on
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.ensemble.overrides import UNSURE, by_hand
-from llb_ray.ensemble.partition import extended
+from llb_ray.ensemble.overrides import UNSURE, apply_overrides
+from llb_ray.ensemble.partition import extend_partition
 from llb_ray.ensemble.purified_dataset import kept_ids
 from llb_ray.ensemble.score_matrix import assemble, dense
 from llb_ray.errors import AuditError
@@ -54,7 +54,7 @@ def lots_are_the_images(run: FinishedRun) -> str:
             raise AuditError(f"lots: image {row['image_id']} is {row}, but {known[row['image_id']]} in the manifest")
     if run.made.base_partition is not None:
         base = read_table(run.made.base_partition.file(filenames.PARTITION))
-        expected = extended(base, *(run.train[name].to_pylist() for name in ("image_id", "group")))
+        expected = extend_partition(base, *(run.train[name].to_pylist() for name in ("image_id", "group")))
         if not run.partition.equals(expected):
             raise AuditError("partition: new images are assigned to other members than their ids and groups give")
     return f"{len(run.lots)} lots of images, {run.lots[0].num_rows} of which the members know"
@@ -147,7 +147,7 @@ def decisions_follow(run: FinishedRun) -> str:
     for number, (decided, derived) in enumerate(zip(run.decided, run.derived, strict=True), 1):
         source = "the raw score matrix" if number == 1 else f"the held-out scores of round {number}"
         _same_decisions(decided, derived, source)
-    derived = run.derived[-1] if run.overrides is None else by_hand(run.derived[-1], run.overrides)
+    derived = run.derived[-1] if run.overrides is None else apply_overrides(run.derived[-1], run.overrides)
     _same_decisions(run.purified, derived, source)
     by_people = "" if run.overrides is None else " and from overrides.arrow"
     return f"{derived.num_rows} decisions follow from {source}{by_people}"
@@ -224,7 +224,7 @@ def held_out_maps_are(run: FinishedRun) -> str:
         return "no held-out maps, so no pixel threshold"
     members = {member_name(number): fitted for number, fitted in made.by_number().items()}
     detectors = mapping_detectors(run.config, made.folds, made.fold_scores, members)
-    expected = {(name, i) for name, (_, ids) in asked_for(detectors, run.purified).items() for i in ids}
+    expected = {(name, i) for name, (_, ids) in assign_images(detectors, run.purified).items() for i in ids}
     found = set[tuple[str, str]]()
     for shard in made.held_out_maps:
         by = [name for name, fitted in detectors.items() if shard.inputs.get(name) == fitted.content]

@@ -12,9 +12,9 @@ from typing import Any
 from llb_ray.data.tables import read_table
 from llb_ray.disk import file_digest
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.evaluate import image_scores, measured
+from llb_ray.engine.evaluation.evaluate import compute_metrics, image_scores
 from llb_ray.engine.inspection.finished_run import FinishedRun
-from llb_ray.engine.pipeline.decision_stages import estimated
+from llb_ray.engine.pipeline.decision_stages import estimate
 from llb_ray.engine.rundir.published_files import published_sources
 from llb_ray.engine.rundir.run_card import CARD, VERSION, run_card
 from llb_ray.engine.rundir.run_folder import REPORT
@@ -50,7 +50,7 @@ def metrics_follow(run: FinishedRun) -> str:
     """All of metrics.json, derived again from scores, labels and masks."""
     said, where = _json(run, "metrics.json"), run.folder.where
     scores = read_scores(run.made.final_scores)
-    expected = measured(run.config, run.truth, run.purified, scores, run.made.pixel_counts)
+    expected = compute_metrics(run.config, run.truth, run.purified, scores, run.made.pixel_counts)
     for name, derived, found in _different(json.loads(json.dumps(expected)), said, ""):
         raise AuditError(f"{where}/metrics.json: {name} is {found!r}, but scores and labels give {derived!r}")
     return f"{len(said) - 1} metrics follow from scores and labels"
@@ -67,7 +67,7 @@ def estimate_follows(run: FinishedRun) -> str:
         evidence_N = run.first_round.anomaly_N
     if evidence_N is None:
         raise AuditError(f"{run.made.rounds[-1].where}: has an estimate, and the filter gives nothing to estimate from")
-    (expected, costs), where = estimated(evidence_N), run.folder.where
+    (expected, costs), where = estimate(evidence_N), run.folder.where
     for name, derived, found in _different(expected, _json(run, "contamination.json"), ""):
         raise AuditError(f"{where}/contamination.json: {name} is {found!r}, but the scores give {derived!r}")
     rows = read_table(run.folder.file("what_if.arrow")).to_pylist()

@@ -27,7 +27,7 @@ from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.manifest import TEST, TRAIN
-from llb_ray.data.tables import joined
+from llb_ray.data.tables import join_by_image
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.evaluation.pixel_counter import Grid, Pixels, PixelShard, pixel_shards
 from llb_ray.engine.evaluation.pixel_metrics import UNDEFINED, of_counts, of_pixels
@@ -75,7 +75,7 @@ def shards_to_count(scored: Sequence[Artifact], truth: GroundTruth, grid: Grid) 
     return [] if small or not truth.masks(TEST) else list(pixel_shards(known, scored, grid))
 
 
-def measured(
+def compute_metrics(
     config: RunConfig, truth: GroundTruth, purified: pa.Table, scores: pa.Table, counted: Sequence[Artifact] = ()
 ) -> Metrics:
     """The contents of metrics.json: what labels say of the decisions (schema `purified_dataset.PURIFIED`) and of the
@@ -102,7 +102,7 @@ def evaluate_recipe(
 
 def image_scores(images: pa.Table, scores: pa.Table) -> pa.Table:
     """Every image (schema `IMAGES`) with its `score` by the final detector."""
-    return joined(images, scores.select(["image_id", "score"]))
+    return join_by_image(images, scores.select(["image_id", "score"]))
 
 
 def purification_metrics(purified: pa.Table, label: Mapping[str, int]) -> Metrics:

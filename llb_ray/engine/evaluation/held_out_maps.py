@@ -49,7 +49,7 @@ def mapping_detectors(
     return members if config.detector_of("member") == config.detector_of("final") else {}
 
 
-def asked_for(detectors: Mapping[str, Artifact], purified: pa.Table) -> Asked:
+def assign_images(detectors: Mapping[str, Artifact], purified: pa.Table) -> Asked:
     """The images that each detector is to map, none of which it was trained on: a sample of the kept ones, as many of
     each category.
 

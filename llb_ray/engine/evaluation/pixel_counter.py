@@ -121,7 +121,7 @@ class EvaluatorSpec:
     """One worker's part of the comparison."""
 
     name: str
-    place: WorkerContext
+    context: WorkerContext
     grid: Grid
     shards: tuple[PixelShard, ...]
 
@@ -137,8 +137,8 @@ class Evaluator:
 
     def __init__(self, spec: EvaluatorSpec) -> None:
         self._spec = spec
-        self._store = spec.place.store
-        self._heartbeat = Heartbeat(spec.place, spec.name)
+        self._store = spec.context.store
+        self._heartbeat = Heartbeat(spec.context, spec.name)
 
     def __repr__(self) -> str:
         return f"Evaluator({self._spec.name})"
@@ -150,7 +150,7 @@ class Evaluator:
             return
         total, done = sum(len(shard.known) for shard in todo), 0
         report = partial(self._heartbeat.report("count"), total=total, unit="images")
-        with owned_threads(self._spec.place.resources):
+        with owned_threads(self._spec.context.resources):
             for shard in todo:
                 with self._store.building(shard.recipe) as folder:
                     if folder is not None:
@@ -188,7 +188,7 @@ def _named(kind: str, counts: PixelCounts) -> pa.Table:
     return table.append_column("kind", pa.repeat(kind, len(table)))
 
 
-def merged(counted: Sequence[Artifact]) -> tuple[dict[str, PixelCounts], int]:
+def merge_counts(counted: Sequence[Artifact]) -> tuple[dict[str, PixelCounts], int]:
     """The counts of all shards by kind of defect, and how many images were left out."""
     counts, num_left_out = defaultdict[str, PixelCounts](PixelCounts), 0
     for artifact in counted:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from llb_ray.artifacts import Artifact
 from llb_ray.engine.evaluation.ground_truth import NORMAL
-from llb_ray.engine.evaluation.pixel_counter import Pixels, merged
+from llb_ray.engine.evaluation.pixel_counter import Pixels, merge_counts
 from llb_ray.metrics.exact_pixel import Ranked, ranked_metrics
 from llb_ray.metrics.streaming_pixel import PixelCounts
 from llb_ray.metrics.threshold_curves import Metrics
@@ -29,7 +29,7 @@ def of_pixels(pixels: Pixels, fpr_limit: float) -> tuple[Told, dict[str, Told]]:
 
 def of_counts(counted: Sequence[Artifact], fpr_limit: float) -> tuple[Told, dict[str, Told]]:
     """The same of the pixels that workers counted."""
-    parts, num_left_out = merged(counted)
+    parts, num_left_out = merge_counts(counted)
     return _told("streaming", parts, partial(_summed, fpr_limit=fpr_limit), num_left_out)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
-from llb_ray.disk import LOCAL, Disk, sealed, unsealed
+from llb_ray.disk import LOCAL, Disk, seal_content, unseal_content
 from llb_ray.engine.filenames import CHECKPOINTS
 from llb_ray.remote import Remote
 
@@ -45,13 +45,13 @@ class FileCheckpoints:
 
     def load(self) -> State | None:
         """The last saved state; None where there is nothing, or nothing undamaged: a fit then starts again."""
-        content = self.peers.told(self._read() if self.peers.leads else b"")
+        content = self.peers.broadcast(self._read() if self.peers.leads else b"")
         return load(content) if content else None
 
     def _read(self) -> bytes:
         """The state as it was saved; empty where there is none.  A damaged file is logged and removed."""
         content = self.where.read(self.path)
-        state = None if content is None else unsealed(content)
+        state = None if content is None else unseal_content(content)
         if content is not None and state is None:
             _log.warning("%s: damaged; it is removed, and the fit starts again", self.where.name(self.path))
             self.drop()
@@ -63,7 +63,7 @@ class FileCheckpoints:
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
-        self.where.write(self.path, sealed(save(state)))
+        self.where.write(self.path, seal_content(save(state)))
         self._saved_s = time.monotonic()
 
     def drop(self) -> None:

@@ -94,14 +94,14 @@ class SerialExecutor:
                 heartbeats[spec.name].finish("failed")
                 failures.add(spec.name, error)
                 continue
-            for line in resumption(read_beat(spec.place, spec.name)):
+            for line in resumption(read_beat(spec.context, spec.name)):
                 tell(line)
             heartbeats[spec.name].finish()
             tell(f"{spec.name} done")
         return failures.by_name
 
     def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: int, tell: Tell) -> None:
-        refuse_crowd(self, spec.place.resources, count)
+        refuse_crowd(self, spec.context.resources, count)
 
 
 def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
@@ -117,7 +117,7 @@ def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> 
 
 def announce(specs: "Sequence[Spec]") -> dict[str, Heartbeat]:
     """A heartbeat per worker, by name, each of which has said that its worker waits for its turn."""
-    heartbeats = {spec.name: Heartbeat(spec.place, spec.name) for spec in specs}
+    heartbeats = {spec.name: Heartbeat(spec.context, spec.name) for spec in specs}
     for heartbeat in heartbeats.values():
         heartbeat.wait()
     return heartbeats

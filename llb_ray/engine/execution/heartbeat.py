@@ -56,8 +56,8 @@ class Beat:
 class Heartbeat:
     """Writes a worker's progress where any process can read it, every `interval_s` seconds at most."""
 
-    def __init__(self, place: "WorkerContext", name: str, interval_s: float | None = None) -> None:
-        self._path = _path(place, name)
+    def __init__(self, context: "WorkerContext", name: str, interval_s: float | None = None) -> None:
+        self._path = _path(context, name)
         self._name = name
         self._interval_s = _BEAT_INTERVAL_S if interval_s is None else interval_s
 
@@ -103,13 +103,13 @@ def read_beats(progress: Path) -> list[Beat]:
     return [beat for beat in beats if beat is not None]
 
 
-def read_beat(place: "WorkerContext", name: str) -> Beat | None:
+def read_beat(context: "WorkerContext", name: str) -> Beat | None:
     """The last beat of one worker; None before its first."""
-    return _read_beat(_path(place, name))
+    return _read_beat(_path(context, name))
 
 
-def _path(place: "WorkerContext", name: str) -> Path:
-    return place.progress / f"{name}.json"
+def _path(context: "WorkerContext", name: str) -> Path:
+    return context.progress / f"{name}.json"
 
 
 def _read_beat(path: Path) -> Beat | None:

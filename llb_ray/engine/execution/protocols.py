@@ -60,7 +60,7 @@ class Spec(Protocol):
         """The name, and what it stands for, as an error's first words."""
 
     @property
-    def place(self) -> WorkerContext: ...
+    def context(self) -> WorkerContext: ...
 
 
 def device_for(resources: ResourcesConfig) -> torch.device:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from llb_ray.artifacts import digest
-from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig, Size, said
-from llb_ray.data.augment import augmented
+from llb_ray.config import Augmentation, DetectorConfig, ResourcesConfig, Size, format_size
+from llb_ray.data.augment import augment_image
 from llb_ray.data.band_scale import BandScale
-from llb_ray.data.bands import read_bands, resized
+from llb_ray.data.bands import read_bands, resize_bands
 from llb_ray.data.decoding import content_id, read_sized
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.levels import Levels
@@ -76,7 +76,7 @@ class FeatureExtractor:
     def read(self, image: ImageRef) -> Pixels:
         """The image as the encoder takes it [H, W, C]; raises DataError if it is not what the manifest describes."""
         path = self.root / path_from_text(image.path)
-        return augmented(unchanged(path, image.image_id, self.pixels), image.augment)
+        return augment_image(read_unchanged(path, image.image_id, self.pixels), image.augment)
 
     def pixels(self, path: Path) -> Pixels:
         """Any file as the encoder takes it [H, W, C]; raises UnreadableImage for what is not one usable image."""
@@ -90,14 +90,14 @@ class FeatureExtractor:
             return self.hidden(image_HW3), own
         value_HWC = read_bands(path, self.scale.num_bands, self.max_pixels)
         height, width = value_HWC.shape[:2]
-        return self.hidden(self.scale.to_bytes(resized(value_HWC, size))), (height, width)
+        return self.hidden(self.scale.to_bytes(resize_bands(value_HWC, size))), (height, width)
 
     def hidden(self, image_HWC: Pixels) -> Pixels:
         """The image of the detector's size without what is ignored."""
         return image_HWC if self.ignored is None else self.ignored.hidden(image_HWC)
 
 
-def unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
+def read_unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
     """The file as `decode` reads it; raises DataError if it is not what the manifest describes."""
     try:
         if content_id(path) == image_id:
@@ -115,12 +115,12 @@ class EncoderSpec:
     GPU is halved until it does.
     """
 
-    def __init__(self, photographs: FeatureExtractor, resources: ResourcesConfig) -> None:
-        self._photographs = photographs
+    def __init__(self, extractor: FeatureExtractor, resources: ResourcesConfig) -> None:
+        self._extractor = extractor
         self._resources = resources
         self.device = device_for(resources)
-        self._encoder = _the_runs(photographs, self.device)
-        self.batch_size = photographs.detector.images_at_once(resources.batch_size)
+        self._encoder = _the_runs(extractor, self.device)
+        self.batch_size = extractor.detector.images_at_once(resources.batch_size)
         self._most = self.batch_size  # images at once, as far as is known
         # Kept: every new thread would get, and keep, a heap of its own to decode images in.
         self._readers = ThreadPoolExecutor(resources.num_cpus)
@@ -138,10 +138,10 @@ class EncoderSpec:
 
     def layers(self, images: Sequence[ImageRef]) -> Stored:
         """The layers of one batch."""
-        return self.encode(np.stack(list(self._readers.map(self._photographs.read, images))))
+        return self.encode(np.stack(list(self._readers.map(self._extractor.read, images))))
 
     def _read_ahead(self, chunks: Iterable[Sequence[ImageRef]]) -> Iterator[Pixels]:
-        return (np.stack(images) for images in self.ahead(self._photographs.read, chunks))
+        return (np.stack(images) for images in self.ahead(self._extractor.read, chunks))
 
     def ahead(self, read: Callable[[Item], Read], chunks: Iterable[Sequence[Item]]) -> Iterator[list[Read]]:
         """Results of `read` for the items of each chunk, read by this worker's threads while earlier ones are encoded.
@@ -179,7 +179,8 @@ class EncoderSpec:
         if size == 1:
             raise ResourceError(
                 f"{platform.node()}: the GPU's memory does not hold the encoder and one image of "
-                f"{said(self._encoder.image_size_px)} px; lower detector.image_size_px or raise resources.num_gpus"
+                f"{format_size(self._encoder.image_size_px)} px; "
+                "lower detector.image_size_px or raise resources.num_gpus"
             )
         torch.cuda.empty_cache()
         self._most = size // 2
@@ -197,10 +198,10 @@ def layers_of(stored: Iterable[npt.NDArray[Any]], device: torch.device) -> Layer
     return tuple(torch.from_numpy(layer).to(device).float() for layer in stored)
 
 
-def _the_runs(photographs: FeatureExtractor, device: torch.device) -> Encoder:
+def _the_runs(extractor: FeatureExtractor, device: torch.device) -> Encoder:
     """The encoder, proved to be the one in the artifact keys; this may be another machine than the driver's."""
-    encoder = build_encoder(photographs.detector, device)
-    if dict(encoder.fingerprint()) != dict(photographs.encoder):
+    encoder = build_encoder(extractor.detector, device)
+    if dict(encoder.fingerprint()) != dict(extractor.encoder):
         raise WeightsError(
             f"{platform.node()}: the backbone's weights or library versions here are not those of the run; "
             "put the same weights file and versions on every node, or start a new run"

@@ -32,7 +32,7 @@ class FeatureAccess(Protocol):
     """Access to the layers of a run's images; picklable, and opened by the worker that reads them."""
 
     def source(
-        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+        self, image_ids: Sequence[str], context: WorkerContext, augment: Sequence[Augmentation] = ()
     ) -> OrderedSource:
         """The layers of these images, on the worker's device; augmented copies follow the plain images."""
 
@@ -51,17 +51,17 @@ class CachedFeatures:
         return CachedFeatures(tuple(shard.recipe for shard in shards if not wanted.isdisjoint(shard.image_ids)))
 
     def source(
-        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+        self, image_ids: Sequence[str], context: WorkerContext, augment: Sequence[Augmentation] = ()
     ) -> "CachedSource":
-        artifacts = [place.store.get(recipe) for recipe in self.recipes]
-        return CachedSource(artifacts, image_ids, device_for(place.resources), augment)
+        artifacts = [context.store.get(recipe) for recipe in self.recipes]
+        return CachedSource(artifacts, image_ids, device_for(context.resources), augment)
 
 
 @dataclass(frozen=True)
 class StreamedFeatures:
     """Layers encoded whenever they are read."""
 
-    photographs: FeatureExtractor
+    extractor: FeatureExtractor
     images: tuple[ImageRef, ...]
 
     def only(self, image_ids: Collection[str], shards: Sequence[Shard]) -> "StreamedFeatures":
@@ -69,12 +69,12 @@ class StreamedFeatures:
         return replace(self, images=tuple(image for image in self.images if image.image_id in wanted))
 
     def source(
-        self, image_ids: Sequence[str], place: WorkerContext, augment: Sequence[Augmentation] = ()
+        self, image_ids: Sequence[str], context: WorkerContext, augment: Sequence[Augmentation] = ()
     ) -> "StreamedSource":
         by_id = {image.image_id: image for image in self.images}
         chosen = [by_id[image_id] for image_id in image_ids]
         copies = [replace(image, augment=kind) for kind in augment for image in chosen]
-        return StreamedSource(chosen + copies, image_ids, EncoderSpec(self.photographs, place.resources))
+        return StreamedSource(chosen + copies, image_ids, EncoderSpec(self.extractor, context.resources))
 
 
 class CachedSource:

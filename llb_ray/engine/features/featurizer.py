@@ -70,8 +70,8 @@ class FeaturizerSpec:
     """One worker's part of the pass over the images."""
 
     name: str
-    place: WorkerContext
-    photographs: FeatureExtractor
+    context: WorkerContext
+    extractor: FeatureExtractor
     shards: tuple[Shard, ...]
 
     @property
@@ -86,8 +86,8 @@ class Featurizer:
 
     def __init__(self, spec: FeaturizerSpec) -> None:
         self._spec = spec
-        self._store = spec.place.store
-        self._heartbeat = Heartbeat(spec.place, spec.name)
+        self._store = spec.context.store
+        self._heartbeat = Heartbeat(spec.context, spec.name)
 
     def __repr__(self) -> str:
         return f"Featurizer({self._spec.name})"
@@ -100,9 +100,9 @@ class Featurizer:
         num_images = sum(len(shard.images) for shard in todo)
         report = partial(self._heartbeat.report("encode"), total=num_images, unit="images")
         report(0)
-        resources, done = self._spec.place.resources, 0
+        resources, done = self._spec.context.resources, 0
         with owned_threads(resources):
-            encoding = EncoderSpec(self._spec.photographs, resources)
+            encoding = EncoderSpec(self._spec.extractor, resources)
             for shard in todo:
                 with self._store.building(shard.recipe) as folder:
                     if folder is not None:

@@ -17,7 +17,7 @@ from llb_ray.data.candidate_files import THREADS
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine import filenames
-from llb_ray.engine.features.encoding import unchanged
+from llb_ray.engine.features.encoding import read_unchanged
 from llb_ray.seeding import stream
 
 _IMAGES = 512  # at most: with _VALUES it bounds time and memory, whatever N is
@@ -51,4 +51,4 @@ def read_scale(artifact: Artifact | None) -> BandScale | None:
 
 def _sample(image: tuple[str, str], root: Path, read: Callable[[Path], Values], count: int) -> Values:
     image_id, path = image
-    return some_pixels(unchanged(root / path_from_text(path), image_id, read), count, stream(0, "bands", image_id))
+    return some_pixels(read_unchanged(root / path_from_text(path), image_id, read), count, stream(0, "bands", image_id))

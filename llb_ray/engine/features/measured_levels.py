@@ -15,7 +15,7 @@ from llb_ray.data.levels import Levels, Range, table_of
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine import filenames
-from llb_ray.engine.features.encoding import unchanged
+from llb_ray.engine.features.encoding import read_unchanged
 
 _IMAGES = 512  # at most are looked into, whatever N is
 
@@ -31,7 +31,7 @@ def have_16_bits(root: Path, paths: Mapping[str, str]) -> bool:
         return any(pool.map(may_be_deep, (root / path_from_text(path) for _, path in _some(paths))))
 
 
-def measured_levels(root: Path, paths: Mapping[str, str], max_pixels: int) -> Levels | None:
+def measure_levels(root: Path, paths: Mapping[str, str], max_pixels: int) -> Levels | None:
     """The levels of the images in `paths`, by image_id; None where they spread over the whole scale, or have 8 bits.
 
     Many images are stood for by those with the lowest ids, which are hashes and so a random sample.  Raises DataError
@@ -44,7 +44,7 @@ def measured_levels(root: Path, paths: Mapping[str, str], max_pixels: int) -> Le
 
 def write_levels(folder: Path, root: Path, paths: Mapping[str, str], max_pixels: int) -> None:
     """Measure the levels and write them."""
-    write_table(folder / filenames.LEVELS, table_of(measured_levels(root, paths, max_pixels)))
+    write_table(folder / filenames.LEVELS, table_of(measure_levels(root, paths, max_pixels)))
 
 
 def read_levels(artifact: Artifact | None) -> Levels | None:
@@ -61,5 +61,5 @@ def _range(image: tuple[str, str], root: Path, max_pixels: int) -> Range | None:
     file = root / path_from_text(path)
     if not may_be_deep(file):
         return None
-    value = unchanged(file, image_id, partial(read_deep, max_pixels=max_pixels))
+    value = read_unchanged(file, image_id, partial(read_deep, max_pixels=max_pixels))
     return None if value is None else Range.of(value)

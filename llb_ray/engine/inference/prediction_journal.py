@@ -17,8 +17,8 @@ import pyarrow as pa
 from llb_ray.artifacts import digest
 from llb_ray.config import Size
 from llb_ray.data.candidate_files import File
-from llb_ray.data.tables import checked
-from llb_ray.disk import sealed, unsealed, write_atomic
+from llb_ray.data.tables import validate
+from llb_ray.disk import seal_content, unseal_content, write_atomic
 from llb_ray.engine.features.mean_features import FEATURES, NUM_MEANS, features_column, features_of
 from llb_ray.engine.inference.regions import Region
 from llb_ray.engine.inference.verdicts import Floats
@@ -50,7 +50,7 @@ class Journal:
         question = digest(dict(asked)).encode()
         if self._read(_ASKED) != question:
             shutil.rmtree(self.folder, ignore_errors=True)
-            write_atomic(self.folder / _ASKED, sealed(question))
+            write_atomic(self.folder / _ASKED, seal_content(question))
 
     @property
     def proof(self) -> Path:
@@ -67,7 +67,7 @@ class Journal:
         content = self._read(_name(number))
         if content is None:
             return None
-        table = checked(pa.ipc.open_file(pa.BufferReader(content)).read_all())
+        table = validate(pa.ipc.open_file(pa.BufferReader(content)).read_all())
         facts = json.loads(table.schema.metadata[_FACTS])
         if [facts["paths"], facts.get("categories")] != [[file.path for file in files], _categories(files)]:
             return None
@@ -98,7 +98,7 @@ class Journal:
         table = pa.table(columns, schema=pa.schema(fields, {_FACTS: facts.encode()}))
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        write_atomic(self.folder / _name(number), sealed(sink.getvalue().to_pybytes()))
+        write_atomic(self.folder / _name(number), seal_content(sink.getvalue().to_pybytes()))
 
     def drop(self) -> None:
         """The prediction is finished."""
@@ -106,7 +106,7 @@ class Journal:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return unsealed((self.folder / name).read_bytes())
+            return unseal_content((self.folder / name).read_bytes())
         except OSError:
             return None
 

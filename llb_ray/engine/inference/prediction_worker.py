@@ -26,7 +26,7 @@ class BatchesSpec:
     """Some batches for one worker."""
 
     name: str
-    place: WorkerContext
+    context: WorkerContext
     judge: BatchJudge
     batches: Sequence[Batch]
 
@@ -62,13 +62,13 @@ def judge_on(
     Raises ResourceError where no worker finds room, or one does not see the run, the images or the folder of the
     prediction.
     """
-    place = WorkerContext(folder.store, judge.journal.folder, judge.run.config.resources, "predict")
+    context = WorkerContext(folder.store, judge.journal.folder, judge.run.config.resources, "predict")
     executor.refuse_unshared(_proofs(judge, inputs, folder))
-    size, slots = judge.run.batch_size, executor.slots(place.resources)
+    size, slots = judge.run.batch_size, executor.slots(context.resources)
     most = max(1, min(_MOST_BATCHES, -(-inputs.num_files // (size * slots))))
     missing = (batch for batch in judge.batches(inputs) if judge.find(batch) is None)
     for some in batched(batched(missing, most), slots * _WORKERS_PER_SLOT):
-        specs = [BatchesSpec(f"batches-{part[0][0]:08d}", place, judge, part) for part in some]
+        specs = [BatchesSpec(f"batches-{part[0][0]:08d}", context, judge, part) for part in some]
         executor.run(BatchWorker, specs, tell=lambda line: None)
         progress(min(inputs.num_files, (some[-1][-1][0] + 1) * size), inputs.num_files)
 

@@ -26,7 +26,7 @@ from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
 from llb_ray.errors import DataError, MemberError
-from llb_ray.remote import located
+from llb_ray.remote import locate
 
 _STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
 Pixels = npt.NDArray[np.uint8]
@@ -75,7 +75,7 @@ class TrainedDetector:
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        folder = RunFolder.open(located(run))
+        folder = RunFolder.open(locate(run))
         return cls(CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category))
 
     def predict(self, images: Picture | Iterable[Picture], category: str | None = None) -> Verdicts:

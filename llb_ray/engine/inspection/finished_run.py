@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig, load
 from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, path_from_text, refuse_leaving
-from llb_ray.data.tables import joined, read_table
+from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.features.ignored_pixels import read_ignored
@@ -22,7 +22,7 @@ from llb_ray.ensemble.held_out_scores import by_folds
 from llb_ray.ensemble.overrides import OVERRIDES
 from llb_ray.ensemble.partition import PARTITION, shares
 from llb_ray.ensemble.purified_dataset import PURIFIED, Purified, purified_dataset
-from llb_ray.ensemble.refinement import purified_again
+from llb_ray.ensemble.refinement import purify_again
 from llb_ray.ensemble.score_matrix import SCORES
 from llb_ray.errors import AuditError
 
@@ -126,7 +126,7 @@ class FinishedRun:
         """Decisions on the scores that are there, round by round, derived again (schema `PURIFIED`)."""
         rule, first = self.config.purify, self.first_round.table
         held_out = [by_folds(read_scores(scores)) for scores in self.made.round_scores]
-        return [first, *(purified_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
+        return [first, *(purify_again(rule, number, first, said) for number, said in enumerate(held_out, 2))]
 
     @cached_property
     def overrides(self) -> pa.Table | None:
@@ -136,7 +136,7 @@ class FinishedRun:
     @cached_property
     def manifest(self) -> Manifest:
         """The run's manifest, labels and all."""
-        return Manifest.of(self.root, joined(self.images, self.labels), self.quarantine)
+        return Manifest.of(self.root, join_by_image(self.images, self.labels), self.quarantine)
 
     @cached_property
     def labels(self) -> pa.Table:
@@ -148,7 +148,7 @@ class FinishedRun:
         """Labels, objects and masks of the images."""
         groups = self.images.select(["image_id", "group", "category"])
         ignored = read_ignored(self.made.ignored, self.config)
-        return GroundTruth(joined(self.labels, groups), self.root, self.config.data.max_pixels, ignored)
+        return GroundTruth(join_by_image(self.labels, groups), self.root, self.config.data.max_pixels, ignored)
 
     @cached_property
     def weighted(self) -> list[str] | None:

@@ -115,7 +115,7 @@ def _times(events: list[dict[str, Any]]) -> list[StageTime]:
     return [time for time in times if time.stage != REPORT_STAGE] + reports[-1:]
 
 
-def died_in(folder: RunFolder) -> str | None:
+def crashed_stage(folder: RunFolder) -> str | None:
     """The stage that the last run in `folder` was in when its process died; None if it logged its end, or never was.
 
     For who holds the run's lock: to anybody else, a running run looks the same.

@@ -21,9 +21,9 @@ from llb_ray.engine.workers.scorer import read_scores
 from llb_ray.ensemble.categories import comparable_scores
 from llb_ray.ensemble.contamination import KEEP_ALL, NOT_CLEARLY, contamination, what_if
 from llb_ray.ensemble.held_out_scores import by_folds
-from llb_ray.ensemble.overrides import by_hand
+from llb_ray.ensemble.overrides import apply_overrides
 from llb_ray.ensemble.purified_dataset import purified_dataset
-from llb_ray.ensemble.refinement import purified_again
+from llb_ray.ensemble.refinement import purify_again
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,7 +73,7 @@ class Decisions:
         with self.builder.building(recipe) as folder:
             if folder is not None:
                 decided, held_out = read_table(before.file(filenames.PURIFIED)), by_folds(read_scores(folds))
-                write_table(folder / filenames.PURIFIED, purified_again(self.config.purify, number, decided, held_out))
+                write_table(folder / filenames.PURIFIED, purify_again(self.config.purify, number, decided, held_out))
                 if self.config.purify.keep_ratio == "auto":  # a number that was given needs no scores that differ
                     _write_estimate(folder, comparable_scores(held_out, decided)["score"].to_numpy())
         return self.builder.get(recipe)
@@ -84,7 +84,9 @@ class Decisions:
         with self.builder.building(recipe) as folder:
             if folder is not None:
                 said = read_table(overrides.file(filenames.OVERRIDES))
-                write_table(folder / filenames.PURIFIED, by_hand(read_table(decided.file(filenames.PURIFIED)), said))
+                write_table(
+                    folder / filenames.PURIFIED, apply_overrides(read_table(decided.file(filenames.PURIFIED)), said)
+                )
         return self.builder.get(recipe)
 
     def threshold(self, inputs: ThresholdInputs) -> Artifact | None:
@@ -106,12 +108,12 @@ class Decisions:
 
 def _write_estimate(folder: Path, evidence_N: Floats) -> None:
     """Write the estimated share of anomalies, and what every keep ratio would cost."""
-    said, table = estimated(evidence_N)
+    said, table = estimate(evidence_N)
     write_json(folder / filenames.CONTAMINATION, said)
     write_table(folder / filenames.WHAT_IF, table)
 
 
-def estimated(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
+def estimate(evidence_N: Floats) -> tuple[dict[str, float], pa.Table]:
     """The contents of contamination.json and what_if.arrow, by the evidence against N images."""
     found = contamination(evidence_N)
     said = {"share": found.share, "low": found.low, "high": found.high, "clearly": found.clearly}

@@ -64,7 +64,7 @@ class Dispatcher:
     def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
         """Add the time that these workers worked, from their first beat to their last."""
         for spec in specs:
-            beat = read_beat(spec.place, spec.name)
+            beat = read_beat(spec.context, spec.name)
             seconds = num_workers * (beat.time_s - beat.since_s) if beat else 0.0
             self.worker_s += seconds
-            self.gpu_s += seconds * spec.place.resources.num_gpus
+            self.gpu_s += seconds * spec.context.resources.num_gpus

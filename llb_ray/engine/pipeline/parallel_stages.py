@@ -49,23 +49,23 @@ class ParallelStages:
         `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any;
         `ignored` are the pixels that are not looked at, if there are any.
         """
-        photographs = self._photographs(scale, levels, ignored)
-        cuts = (shards_of(images, photographs.key, self._shard_images) for images in self._cuts)
+        extractor = self._extractor(scale, levels, ignored)
+        cuts = (shards_of(images, extractor.key, self._shard_images) for images in self._cuts)
         plain = [shard for shards in cuts for shard in shards]
-        copies = list(self._augmented_shards(photographs.key))
+        copies = list(self._augmented_shards(extractor.key))
         shards = [*plain, *copies]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("features", reused=not missing):
             if missing:
-                one = self._trial(photographs.num_channels)
+                one = self._trial(extractor.num_channels)
                 problem = no_room(
                     self.config.features, one, _num_images(shards), _num_images(missing), self._store.root
                 )
                 if problem:
                     self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
-                    return Features(plain, [], [], StreamedFeatures(photographs, self._images), ignored)
+                    return Features(plain, [], [], StreamedFeatures(extractor, self._images), ignored)
                 parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
-                self.dispatcher.each(Featurizer, [self._featurizer(slot, part, photographs) for slot, part in parts])
+                self.dispatcher.each(Featurizer, [self._featurizer(slot, part, extractor) for slot, part in parts])
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
@@ -77,7 +77,7 @@ class ParallelStages:
         """Specification of a fit on these images, with the trust in each, by `stage_keys.fit_settings`."""
         return MemberSpec(
             name=name,
-            place=self._place,
+            context=self._context,
             detector=self.config.detector_of(settings["role"]),
             importance=self.config.importance_of(settings["role"]),
             settings=settings,
@@ -132,8 +132,8 @@ class ParallelStages:
         with self._clock.timed("pixels", reused=not missing):
             if missing:
                 resources = self.config.resources.model_copy(update={"num_gpus": 0, "device": "cpu"})
-                place, parts = replace(self._place, resources=resources), self.dispatcher.deal(missing, resources)
-                specs = [EvaluatorSpec(f"evaluator-{slot:03d}", place, grid, part) for slot, part in enumerate(parts)]
+                context, parts = replace(self._context, resources=resources), self.dispatcher.deal(missing, resources)
+                specs = [EvaluatorSpec(f"evaluator-{slot:03d}", context, grid, part) for slot, part in enumerate(parts)]
                 self.dispatcher.each(Evaluator, specs)
         return [self._store.get(shard.recipe) for shard in shards]
 
@@ -177,8 +177,8 @@ class ParallelStages:
             self._clock.tell(f"note: {notice}")
         return one
 
-    def _featurizer(self, slot: int, shards: tuple[Shard, ...], photographs: FeatureExtractor) -> FeaturizerSpec:
-        return FeaturizerSpec(f"featurizer-{slot:03d}", self._place, photographs, shards)
+    def _featurizer(self, slot: int, shards: tuple[Shard, ...], extractor: FeatureExtractor) -> FeaturizerSpec:
+        return FeaturizerSpec(f"featurizer-{slot:03d}", self._context, extractor, shards)
 
     def _scorer(
         self,
@@ -192,7 +192,7 @@ class ParallelStages:
         role = next(iter(fitted.values())).settings["role"]  # all of one kind
         detector = self.config.detector_of(role)
         access = features.access_to([image_id for shard in shards for image_id in shard.image_ids])
-        return ScorerSpec(name, self._place, detector, fitted, access, shards, keeps_maps)
+        return ScorerSpec(name, self._context, detector, fitted, access, shards, keeps_maps)
 
     @cached_property
     def _images(self) -> tuple[ImageRef, ...]:
@@ -217,7 +217,7 @@ class ParallelStages:
     def _shard_images(self) -> int:
         return shard_images(self.config.detector)
 
-    def _photographs(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> FeatureExtractor:
+    def _extractor(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> FeatureExtractor:
         detector = self.config.detector
         max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
         return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels, ignored)
@@ -231,7 +231,7 @@ class ParallelStages:
         return self.dispatcher.store
 
     @property
-    def _place(self) -> WorkerContext:
+    def _context(self) -> WorkerContext:
         names = categories_of(self.manifest.table)
         category = names[0] if len(names) == 1 else f"{len(names)}-categories"
         store = replace(self._store, verifies=False)  # what workers are given, the driver has compared

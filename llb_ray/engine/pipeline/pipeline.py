@@ -18,7 +18,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.features.cache_budget import EncoderPasses
-from llb_ray.engine.inspection.run_status import died_in
+from llb_ray.engine.inspection.run_status import crashed_stage
 from llb_ray.engine.notebook_tables import html_table
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
@@ -127,9 +127,9 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
     with lock_run(spec.out, spec.store) as folder:
         for line in [
-            *_last_words(folder),
-            *_put_aside(manifest),
-            *_near(manifest),
+            *_crash_lines(folder),
+            *_quarantine_lines(manifest),
+            *_near_lines(manifest),
             *_several(manifest),
             *(f"note: {notice}" for notice in config.notices()),
         ]:
@@ -185,8 +185,8 @@ def _an_image(manifest: Manifest) -> dict[Path, Path]:
     return {manifest.root: manifest.root / path_from_text(manifest.table["path"][0].as_py())}
 
 
-def _last_words(folder: RunFolder) -> Iterator[str]:
-    stage = died_in(folder)
+def _crash_lines(folder: RunFolder) -> Iterator[str]:
+    stage = crashed_stage(folder)
     if stage:
         yield f"previous run crashed in stage {stage}; resuming"
 
@@ -197,7 +197,7 @@ def _several(manifest: Manifest) -> Iterator[str]:
         yield f"note: {len(names)} categories share a detector, each with a threshold of its own: {', '.join(names)}"
 
 
-def _put_aside(manifest: Manifest) -> Iterator[str]:
+def _quarantine_lines(manifest: Manifest) -> Iterator[str]:
     """The first quarantined files, and why; all of them are in quarantine.arrow."""
     rows = manifest.quarantine.slice(0, _NAMED_ASIDE).to_pylist()
     yield from (f"quarantined {row['path']}: {row['reason']}" for row in rows)
@@ -205,7 +205,7 @@ def _put_aside(manifest: Manifest) -> Iterator[str]:
         yield f"... and {manifest.quarantine.num_rows - len(rows)} more: quarantine.arrow names them all"
 
 
-def _near(manifest: Manifest) -> Iterator[str]:
+def _near_lines(manifest: Manifest) -> Iterator[str]:
     """Notices about near duplicates in training and in the metrics; near_duplicates.arrow names them all."""
     yield from (f"note: {sentence}; near_duplicates.arrow names all" for sentence in near_sentences(manifest))
 

@@ -6,7 +6,7 @@ from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.pipeline import Amendment, Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.ensemble.overrides import by_hand, laid_over, read_overrides
+from llb_ray.ensemble.overrides import apply_overrides, merge_overrides, read_overrides
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
@@ -21,8 +21,8 @@ def read_amendment(run: FinishedRun, overrides: Path, by: str, out: Path | Remot
         raise ArtifactError(f"{out}: is the run that the decisions are about; choose another folder for --out")
     said = read_overrides(overrides, run.purified, by)
     if run.overrides is not None:
-        said = laid_over(run.overrides, said)
-    by_hand(run.decided[-1], said)  # raises now what the stage would
+        said = merge_overrides(run.overrides, said)
+    apply_overrides(run.decided[-1], said)  # raises now what the stage would
     return Amendment(run.made, said, run.lots, run.roots)
 
 

@@ -17,13 +17,13 @@ from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
-from llb_ray.data.near_duplicates import named_near
-from llb_ray.data.tables import joined, read_table, write_table
+from llb_ray.data.near_duplicates import near_with_paths
+from llb_ray.data.tables import join_by_image, read_table, write_table
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
-from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, image_scores, measured, shards_to_count
+from llb_ray.engine.evaluation.evaluate import compute_metrics, evaluate_recipe, grid, image_scores, shards_to_count
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
-from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, asked_for, mapping_detectors
+from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, assign_images, mapping_detectors
 from llb_ray.engine.features.cache_budget import Features
 from llb_ray.engine.features.ignored_pixels import ignored_recipe, write_ignored
 from llb_ray.engine.features.measured_bands import read_scale, scale_recipe, write_scale
@@ -44,7 +44,7 @@ from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.stage_keys import fit_settings
 from llb_ray.engine.workers.fitter import member_name
 from llb_ray.engine.workers.scorer import read_scores
-from llb_ray.ensemble.partition import extended, partition, shares
+from llb_ray.ensemble.partition import extend_partition, partition, shares
 from llb_ray.ensemble.score_matrix import assemble
 from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.errors import DataError
@@ -92,7 +92,7 @@ class Stages:
 
     def near(self) -> Artifact | None:
         """Near duplicates with their paths; None where there are none."""
-        near = named_near(self.manifest)
+        near = near_with_paths(self.manifest)
         if not near.num_rows:
             return None
         recipe = Recipe("near-duplicates", {}, {"near": digest(near.to_pylist())})
@@ -126,7 +126,7 @@ class Stages:
 
     def _extended(self, base: Artifact, image_ids: Sequence[str], groups: Sequence[str]) -> Artifact:
         def build(folder: Path) -> None:
-            table = extended(read_table(base.file(filenames.PARTITION)), image_ids, groups)
+            table = extend_partition(read_table(base.file(filenames.PARTITION)), image_ids, groups)
             write_table(folder / filenames.PARTITION, table)
 
         return self._make(extended_recipe(self.config, base, image_ids, groups), build)
@@ -261,7 +261,7 @@ class Stages:
             return HeldOutMaps.of([], self.config, self.hidden)
         by_name = {member_name(number): fitted for number, fitted in members.by_number().items()}
         detectors = mapping_detectors(self.config, decided.folds, decided.fold_scores, by_name)
-        asked = asked_for(detectors, read_table(decided.purified.file(filenames.PURIFIED)))
+        asked = assign_images(detectors, read_table(decided.purified.file(filenames.PURIFIED)))
         shards = self.parallel.score_apart("held-out-maps", asked, features, keeps_maps=True) if asked else []
         return HeldOutMaps.of(shards, self.config, self.hidden)
 
@@ -286,7 +286,7 @@ class Stages:
         def build(folder: Path) -> None:
             scores = read_scores(scored)
             decided = read_table(purified.file(filenames.PURIFIED))
-            write_json(folder / filenames.METRICS, measured(self.config, truth, decided, scores, counted))
+            write_json(folder / filenames.METRICS, compute_metrics(self.config, truth, decided, scores, counted))
             write_table(folder / filenames.IMAGE_SCORES, image_scores(self.manifest.unlabelled(), scores))
 
         made_from = {"images": images, "labels": labels, "purified": purified}
@@ -294,7 +294,7 @@ class Stages:
 
     def _truth(self, images: Artifact, labels: Artifact) -> GroundTruth:
         groups = read_table(images.file(filenames.IMAGES)).select(["image_id", "group", "category"])
-        table = joined(read_table(labels.file(filenames.LABELS)), groups)
+        table = join_by_image(read_table(labels.file(filenames.LABELS)), groups)
         return GroundTruth(table, self.manifest.root, self.config.data.max_pixels, self.hidden)
 
     @cached_property

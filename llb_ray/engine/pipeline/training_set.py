@@ -10,7 +10,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.held_out_scores import LEAST_REJECTED
-from llb_ray.ensemble.overrides import by_hand
+from llb_ray.ensemble.overrides import apply_overrides
 from llb_ray.ensemble.partition import partition, shares
 from llb_ray.ensemble.purified_dataset import kept_ids, kept_trust
 from llb_ray.ensemble.trust import TRUSTED
@@ -25,7 +25,7 @@ def training_images(config: RunConfig, purified: Artifact, overrides: Artifact |
     hand are applied.  A detector that does not weigh images trusts all."""
     decided = read_table(purified.file(filenames.PURIFIED))
     if overrides is not None:
-        decided = by_hand(decided, read_table(overrides.file(filenames.OVERRIDES)))
+        decided = apply_overrides(decided, read_table(overrides.file(filenames.OVERRIDES)))
     return kept_trust(decided) if config.detector.weighs_images else dict.fromkeys(kept_ids(decided), TRUSTED)
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.data.joined_manifests import joined_manifest
+from llb_ray.data.joined_manifests import join_manifests
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.engine.execution.executor import Executor, Tell
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.pipeline import Amendment, Result, RunSpec, run_stages
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.categories import categories_of
-from llb_ray.ensemble.overrides import laid_over
+from llb_ray.ensemble.overrides import merge_overrides
 from llb_ray.errors import ArtifactError, DataError
 from llb_ray.remote import Remote
 
@@ -39,7 +39,7 @@ def join_update(run: FinishedRun, more: Manifest, corrections: pa.Table | None, 
         raise DataError(f"{run.folder.where}: is a job of a scan, which shares its features; update a run of its own")
     if len(categories_of(run.images)) > 1:
         raise DataError(f"{run.folder.where}: is of several categories, and an update knows one; make a new run of all")
-    manifest = joined_manifest(run.manifest, more)
+    manifest = join_manifests(run.manifest, more)
     lots = _lots(manifest.unlabelled(), run.lots or [run.images])
     roots = [*(run.roots or [run.root]), more.root]
     return Update(manifest, Amendment(run.made, _decided(run.overrides, corrections, manifest), lots, roots))
@@ -69,4 +69,4 @@ def _decided(earlier: pa.Table | None, corrections: pa.Table | None, manifest: M
             f"corrected verdicts: image {odd[0]} is neither among the training images of the run nor among the new "
             f"ones ({len(odd)} such); give the folder that was predicted as --data"
         )
-    return corrections if earlier is None else laid_over(earlier, corrections)
+    return corrections if earlier is None else merge_overrides(earlier, corrections)

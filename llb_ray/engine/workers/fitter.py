@@ -51,7 +51,7 @@ class MemberSpec:
     """Everything a fit needs to know."""
 
     name: str
-    place: WorkerContext
+    context: WorkerContext
     detector: DetectorConfig
     importance: ImportanceConfig | None  # None: the loss is a plain mean
     settings: Mapping[str, Any]  # role, seed, and the learner's own
@@ -99,17 +99,17 @@ class Member:
     def __init__(self, spec: MemberSpec, peers: ProcessGroup = ALONE) -> None:
         self._spec = spec
         self._peers = peers
-        self._store = spec.place.store
-        self._heartbeat = Heartbeat(spec.place, spec.name)
-        interval_s = spec.place.resources.checkpoint_s
-        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.place.store, interval_s, peers)
+        self._store = spec.context.store
+        self._heartbeat = Heartbeat(spec.context, spec.name)
+        interval_s = spec.context.resources.checkpoint_s
+        self._checkpoints = FileCheckpoints.of(spec.recipe, spec.context.store, interval_s, peers)
 
     def __repr__(self) -> str:
         return f"Member({self._spec.name}, {len(self._spec.images)} images)"
 
     def fit(self) -> None:
         """The fitted detector and the ids it was given are an artifact afterwards; an error names this member."""
-        with owned_threads(self._spec.place.resources), _named(self._spec.title):
+        with owned_threads(self._spec.context.resources), _named(self._spec.title):
             if self._peers.leads:
                 self._lead(self._heartbeat.report("fit"))
             else:
@@ -118,7 +118,7 @@ class Member:
     def _lead(self, report: Report) -> None:
         with self._store.building(self._spec.recipe) as folder:
             if folder is not None:
-                self._peers.told(_FIT)
+                self._peers.broadcast(_FIT)
                 detector, source, log = self._fitted(report)
                 # Not `save_file`: of a full disk it raises an error of its own.
                 (folder / filenames.DETECTOR).write_bytes(save(detector.state()))
@@ -126,16 +126,16 @@ class Member:
                 write_table(folder / filenames.TRAINED_ON, trust)
                 write_log(folder, log, source.image_ids)
         self._checkpoints.drop()
-        self._peers.told(_DONE)
+        self._peers.broadcast(_DONE)
 
     def _follow(self) -> None:
         """Fit along, unless the leading worker finds the artifact there: the store lets in one builder."""
-        while self._peers.told(b"") == _FIT:
+        while self._peers.broadcast(b"") == _FIT:
             self._fitted(silent)
 
     def _fitted(self, report: Report) -> tuple[Detector, OrderedSource, FitLog | None]:
-        spec, device = self._spec, device_for(self._spec.place.resources)
-        source = spec.access.source(tuple(spec.images), spec.place, spec.augment)
+        spec, device = self._spec, device_for(self._spec.context.resources)
+        source = spec.access.source(tuple(spec.images), spec.context, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
         if spec.ignored is not None:
             cast(LeavingOut, detector).leave_out(spec.ignored.mask_HW)

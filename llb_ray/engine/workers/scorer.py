@@ -49,7 +49,7 @@ class ScorerSpec:
     """One worker's part of the scoring."""
 
     name: str
-    place: WorkerContext
+    context: WorkerContext
     detector: DetectorConfig
     fitted: Mapping[str, Artifact]  # by the detector's name, in the order of their scores
     access: FeatureAccess
@@ -68,8 +68,8 @@ class Scorer:
 
     def __init__(self, spec: ScorerSpec) -> None:
         self._spec = spec
-        self._store = spec.place.store
-        self._heartbeat = Heartbeat(spec.place, spec.name)
+        self._store = spec.context.store
+        self._heartbeat = Heartbeat(spec.context, spec.name)
 
     def __repr__(self) -> str:
         return f"Scorer({self._spec.name}, {len(self._spec.fitted)} detectors)"
@@ -81,9 +81,9 @@ class Scorer:
             return
         report = self._heartbeat.report("score")
         report(0, sum(len(shard.image_ids) for shard in todo), "images")
-        with owned_threads(self._spec.place.resources):
+        with owned_threads(self._spec.context.resources):
             detectors = {name: self._load(fitted) for name, fitted in self._spec.fitted.items()}
-            source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.place)
+            source = self._spec.access.source([i for shard in todo for i in shard.image_ids], self._spec.context)
             start = 0
             for shard in todo:
                 stop = start + len(shard.image_ids)
@@ -94,13 +94,13 @@ class Scorer:
                 start = stop
 
     def _load(self, fitted: Artifact) -> Detector:
-        return load_detector(self._spec.detector, fitted, self._spec.place.resources)
+        return load_detector(self._spec.detector, fitted, self._spec.context.resources)
 
     def _write(
         self, path: Path, detectors: Mapping[str, Detector], source: OrderedSource, rows: range, report: Report
     ) -> None:
         """Write the scores of these rows of `source`, batch by batch."""
-        done, size = rows.start, self._spec.detector.images_at_once(self._spec.place.resources.batch_size)
+        done, size = rows.start, self._spec.detector.images_at_once(self._spec.context.resources.batch_size)
         with batch_writer(path) as append:
             for image_ids, layers in source.batches(rows.start, rows.stop, size):
                 if self._spec.keeps_maps:

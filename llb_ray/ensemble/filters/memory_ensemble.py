@@ -50,11 +50,11 @@ class MemoryEnsemble(Filter):
     def decide(self, evidence: Evidence) -> Decided:
         """See `Filter`."""
         matrix = evidence.scores
-        table = limit(matrix.image_ids, *averaged(matrix.score_NK), "memory_ensemble")
+        table = limit(matrix.image_ids, *average_and_limit(matrix.score_NK), "memory_ensemble")
         return Decided(table, evidence_if_estimated(self.settings, matrix))
 
 
-def averaged(score_NK: Floats) -> tuple[Floats, float]:
+def average_and_limit(score_NK: Floats) -> tuple[Floats, float]:
     """The mean score of each image [N], and the largest that is kept: their median plus three deviations.
 
     The median absolute deviation is scaled to a Gaussian's standard deviation.

@@ -13,7 +13,7 @@ from PIL import Image
 from llb_ray.config import DataConfig, DatasetOptions
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.listing_problems import BadEntries
-from llb_ray.data.listing_to_manifest import identified
+from llb_ray.data.listing_to_manifest import identify
 from llb_ray.errors import ConfigError, DataError
 from tests.support import photo, shared
 
@@ -111,7 +111,7 @@ def test_a_parquet_table_keeps_its_types_and_ids_are_checked(tmp_path: Path) -> 
     (row,) = listing.table.to_pylist()
     assert (row["label"], row["weight"], row["category"]) == (1, 0.5, "nut")
     with pytest.raises(DataError, match="not the image f+ that was listed"):
-        identified(listing, DataConfig())
+        identify(listing, DataConfig())
 
 
 def test_everything_wrong_with_a_table_is_in_one_report(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_an_unfinished_folder_is_gone_on_with_and_a_foreign_one_left_alone(tmp_p
     read_listing("arrays", file, DatasetOptions(write_to=out))
     (out / "arrays.json").unlink()
     (out / "train/0/000000.png").write_bytes(b"cut")
-    assert len(identified(read_listing("arrays", file, DatasetOptions(write_to=out)), DataConfig()).table) == 4
+    assert len(identify(read_listing("arrays", file, DatasetOptions(write_to=out)), DataConfig()).table) == 4
     other = arrays(tmp_path / "other.npz", (4, 4))
     for folder in (out, photo(tmp_path / "mine" / "a.png").parent):
         with pytest.raises(DataError, match="holds files of another kind"):
