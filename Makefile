@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (a few minutes)"
-	@echo "make test         run the tests"
+	@echo "make test         run the tests, in JOBS=2 processes"
 	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make check        lint, format check, strict types"
@@ -37,8 +37,10 @@ demo: $(READY)
 	@echo
 	@echo "Open this in a browser: $(CURDIR)/runs/demo/run/report.html"
 
+# Each process takes whole files, whose tests share what is trained, in the order of tests/conftest.py.
+JOBS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The same tests as in `make test`, with more examples: FUZZ=20000 takes about half an hour.
 FUZZ ?= 2000

@@ -10,6 +10,9 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
 os.environ.pop("AWS_PROFILE", None)
+# The processes of `pytest -n` share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import uuid
 from collections.abc import Iterator
@@ -24,6 +27,14 @@ from llb_ray.config import parse
 
 settings.register_profile("patient", deadline=None)  # a loaded machine is no failure
 settings.load_profile("patient")
+
+
+_LONGEST = ("test_docs.py", "test_scan.py", "test_demo.py", "test_serve.py", "test_resume.py", "test_executors.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that the processes of `pytest -n` end together; each takes whole files."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,13 +53,13 @@ def _no_power_cut() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """One Ray for the whole session, with four logical CPUs and GPUs whatever the machine has."""
+    """One Ray for the whole session, with two logical CPUs and GPUs: each starts a process that loads torch."""
     import ray
 
     ray.init(
         address="local",
-        num_cpus=4,
-        num_gpus=4,
+        num_cpus=2,
+        num_gpus=2,
         include_dashboard=False,
         object_store_memory=150 * 2**20,
         log_to_driver=False,

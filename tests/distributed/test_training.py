@@ -158,7 +158,7 @@ def _meet(folder: Path, fails: str = "", **resources: int) -> list[str]:
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(
     ray_local: None, photos: Path, tiny: RunConfig, tmp_path: Path
 ) -> None:
-    config = with_overrides(tiny, ["final.num_workers=5"])
-    with pytest.raises(ResourceError, match="final.num_workers=5 must run at once, .* room for 4; lower it"):
+    config = with_overrides(tiny, ["final.num_workers=3"])
+    with pytest.raises(ResourceError, match="final.num_workers=3 must run at once, .* room for 2; lower it"):
         llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="ray")
     assert not (tmp_path / "run").exists()

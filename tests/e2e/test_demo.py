@@ -15,6 +15,7 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 SEEDS = (0, 1, 2)
 ALPHA = 0.2
 SIZE_PX = 128  # of photographs and detector, for speed; the demo has 224
+SMALL = [f"detector.image_size_px={SIZE_PX}", "detector.coreset_size=500", "detector.candidates=10000"]
 
 
 Metrics = dict[tuple[int, str], dict[str, float]]
@@ -31,7 +32,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
 
 def _metrics(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     """Of one seed, by filter."""
-    config = with_overrides(load(DEMO), [f"seed={seed}", f"detector.image_size_px={SIZE_PX}"])
+    config = with_overrides(load(DEMO), [f"seed={seed}", *SMALL])
     (root,) = llb_ray.synth(folder / "photos", categories=["weave"], alpha=ALPHA, seed=seed, size_px=SIZE_PX)
     manifest = llb_ray.read_folder(root, config)
     found = {}
