@@ -37,6 +37,14 @@ def test_scores_without_logarithm_or_spread_stay_finite(score_N: np.ndarray) -> 
     assert scaled.schema == HELD_OUT
 
 
+def test_a_category_without_spread_is_moved_and_not_stretched() -> None:
+    score_N = np.linspace(-1, 1, 40)
+    score_N[1::2] = 5
+    score_N[39] = 7
+    scaled_N = comparable_scores(pa.table([IDS, score_N], schema=HELD_OUT), IMAGES)["score"].to_numpy()
+    assert scaled_N[39] - scaled_N[1] == pytest.approx(2)
+
+
 def test_one_category_is_left_as_it_is() -> None:
     table = pa.table([IDS, _scores(10, 1)], schema=HELD_OUT)
     assert comparable_scores(table, pa.table({"image_id": IDS, "category": ["a"] * 40})) is table
