@@ -2,13 +2,13 @@
 
 With ``patches=detailed`` the entries tell which cell of a neighbourhood has what, where averages lose it.
 With ``memory=placed`` the distance to the nearest entry is multiplied by the Mahalanobis distance at the patch's place
-of the grid (`place_gaussians`, of averages), and the map is the root of the product.  The score of an image is made of
-three: the distance of a deeper layer (`context`) is multiplied too, where the network has one.
+of the grid (`place_gaussians`, of single cells), and the map is the root of the product.  The score of an image is made
+of three: the distance of a deeper layer (`context`) is multiplied too, where the network has one.
 ``memory=plain`` is PatchCore's.
 ``memory=softpatch`` doubts outlying patches in the way of that paper (see `patch_selection`).
 
 Shapes: N and B images, C channels and H x W cells of a layer, h x w places, D dimensions of a patch in the memory, E of
-an averaged one, P candidate patches, Q cells of one image, M memory entries.
+a cell, P candidate patches, Q cells of one image, M memory entries.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,15 +37,14 @@ from llb_ray.detectors.memory_scoring import (
     KERNEL,
     MemoryScorer,
     at_places,
-    averaged,
-    deep_patches,
-    kernels_of,
+    cells,
+    deep_cells,
     remembered,
     score_images,
     shallow,
 )
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
-from llb_ray.detectors.patches import random_kernels, usable_spread
+from llb_ray.detectors.patches import on_one_grid, random_kernels, usable_spread
 from llb_ray.detectors.place_gaussians import fit_places, pool_places
 from llb_ray.detectors.tiles import WorstTile
 
@@ -77,24 +76,32 @@ class MemoryBank:
         it has this weight in the statistics of the places.
         """
         memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
-        state = self._kernels(source)
-        read = partial(self._read, source, state, memory == "placed")
+        few = self._few(source)
+        state = self._kernels(few)
+        read = partial(self._read, source, state)
         gathered = GATHER[memory](read, source, self.config.candidates, seed, report, self._fit_batch)
-        patch_PD, average_PE = _parted(gathered.patch_PD, state)
-        state |= self._entries(gathered._replace(patch_PD=patch_PD), seed, trust_N) | self._seen_cells(source)
+        state |= self._entries(gathered, seed, trust_N) | self._seen_cells(source)
         if memory == "placed":
-            state |= {"average_mean_E": average_PE.mean(dim=0), "average_scale_E": self._scale(average_PE)}
+            state |= self._cell_standards(few)
             state |= self._learn_places(source, state, seed, trust_N)
         return self.load_state(state)
 
-    def _kernels(self, source: Source) -> State:
-        """Filters of detailed patches, for channels with the spread that they have in a few images; none for averaged
-        patches."""
-        if (few := self.config.first_reads(len(source))) == 0:
+    def _few(self, source: Source) -> Layers:
+        """Layers of the first images, by which channels are standardised; none where that is not needed."""
+        count = self.config.first_reads(len(source))
+        return shallow(source.batch(np.arange(count)), self.config) if count else ()
+
+    def _kernels(self, few: Layers) -> State:
+        """Filters of detailed patches, of channels divided by their spread; none for averaged patches."""
+        if self.config.patches == "averaged":
             return {}
-        layers = source.batch(np.arange(few))
-        kernels = random_kernels(shallow(layers, self.config), self.config.neighbourhood, self.config.standardize)
+        kernels = random_kernels(few, self.config.neighbourhood, self.config.standardize)
         return {f"{KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
+
+    def _cell_standards(self, few: Layers) -> State:
+        """Mean and divisor of each channel of the cells at the places."""
+        cell_PE = self._seen(on_one_grid(few)).movedim(1, -1).flatten(0, -2)
+        return {"cell_mean_E": cell_PE.mean(dim=0), "cell_scale_E": self._scale(cell_PE)}
 
     def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
@@ -102,7 +109,7 @@ class MemoryBank:
         seen_HW = state.get(SEEN)
         counted_L = None if seen_HW is None else pool_places(seen_HW[None, None]).flatten() > 0
         standardized = self._standardized(source, state, sample, trust_N)
-        placed = fit_places(standardized, len(state["average_mean_E"]), seed, counted_L)
+        placed = fit_places(standardized, len(state["cell_mean_E"]), seed, counted_L)
         deep = sample.candidates()
         return placed if deep is None else placed | remember_context(deep.patch_PD, _reach(deep, trust_N))
 
@@ -118,13 +125,12 @@ class MemoryBank:
     def _standardized(
         self, source: Source, state: State, sample: PatchSample, trust_N: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images' averaged patches [B, E, h, w] at their places, with the trust in them [B]; their deep patches are
-        sampled on the way."""
+        """All images' cells [B, E, h, w] at their places, and the trust in them [B]; deep cells are sampled too."""
         for rows in row_batches(len(source), self._fit_batch):
             layers = source.batch(rows)
-            if (deep_BDhw := deep_patches(layers, self.config)) is not None:
-                sample.add(rows, self._seen(deep_BDhw))
-            yield at_places(averaged(layers, self.config), state), trust_N[rows]
+            if (deep_BChw := deep_cells(layers, self.config)) is not None:
+                sample.add(rows, self._seen(deep_BChw))
+            yield at_places(cells(layers, self.config), state), trust_N[rows]
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -160,12 +166,9 @@ class MemoryBank:
         """See `LeavingOut`."""
         self._ignored_HW = ignored_HW
 
-    def _read(self, source: Source, state: State, placed: bool, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Patches of the memory and, where these are others, the averaged ones for the places after them."""
-        layers = source.batch(rows)
-        patch_BDHW = remembered(layers, self.config, state)
-        both = placed and bool(kernels_of(state))
-        return self._seen(torch.cat([patch_BDHW, averaged(layers, self.config)], dim=1) if both else patch_BDHW)
+    def _read(self, source: Source, state: State, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The patches of these rows that are looked at."""
+        return self._seen(remembered(source.batch(rows), self.config, state))
 
     def _seen(self, patch_BDHW: torch.Tensor) -> torch.Tensor:
         """The patches of the cells that are looked at, in a grid of one column where some are not."""
@@ -202,11 +205,3 @@ def _reach(found: Candidates, trust_N: torch.Tensor) -> torch.Tensor | None:
     if found.row_P is None or bool((trust_N == 1).all()):
         return None
     return trust_N[found.row_P].rsqrt()
-
-
-def _parted(patch_PF: torch.Tensor, state: State) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patches of the memory [P, D], and averaged ones [P, E] where they were read after them, or else the same."""
-    num_dims = sum(map(len, kernels_of(state)))
-    if num_dims in (0, patch_PF.shape[1]):
-        return patch_PF, patch_PF
-    return patch_PF[:, :num_dims], patch_PF[:, num_dims:]

@@ -26,7 +26,7 @@ class MemoryBankConfig(BackboneDetectorConfig):
     patches: Literal["detailed", "averaged"] = Field(
         "detailed",
         description="patches in the memory: averaged over the cells of a neighbourhood, or detailed, a random "
-        "projection of all of them, which tells finer textures; the places have averaged ones",
+        "projection of all of them, which tells finer textures",
     )
     memory: Literal["by_filter", "plain", "placed", "softpatch"] = Field(
         "by_filter",
@@ -55,13 +55,14 @@ class MemoryBankConfig(BackboneDetectorConfig):
         return self.memory in ("by_filter", "placed")
 
     def reads(self, role: Role, num_rows: int) -> int:
-        """Every image once for the memory, and for a placed one once more for the places; a few first for detailed
-        patches."""
-        return num_rows * (2 if self.memory in ("by_filter", "placed") else 1) + self.first_reads(num_rows)
+        """Every image once for the memory, and for a placed one once more for the places; a few first to standardise
+        channels."""
+        return num_rows * (2 if self.weighs_images else 1) + self.first_reads(num_rows)
 
     def first_reads(self, num_rows: int) -> int:
-        """Images by which channels are standardised before detailed patches are made of them."""
-        return min(num_rows, self.images_at_once(_STANDARDIZED_BY)) if self.patches == "detailed" else 0
+        """Images by which channels are standardised before detailed patches, or those of places, are made of them."""
+        needed = self.patches == "detailed" or self.weighs_images
+        return min(num_rows, self.images_at_once(_STANDARDIZED_BY)) if needed else 0
 
     def shortened(self, steps: int) -> tuple[Self, float]:
         """See `DetectorConfig`."""

@@ -12,7 +12,7 @@ from llb_ray.detectors.base import Layers, State
 from llb_ray.detectors.context import context_distances
 from llb_ray.detectors.inspected import blank, seen_cells
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
-from llb_ray.detectors.patches import detailed_patches, patches, relative_distance, standardize
+from llb_ray.detectors.patches import detailed_patches, on_one_grid, patches, relative_distance, standardize
 from llb_ray.detectors.place_gaussians import place_distances, pool_places, unpool_places
 from llb_ray.detectors.tiles import WorstTile
 
@@ -57,18 +57,22 @@ def shallow(layers: Layers, config: MemoryBankConfig) -> Layers:
 def remembered(layers: Layers, config: MemoryBankConfig, state: Named) -> torch.Tensor:
     """Patches [B, D, H, W] as the memory has them; averaged ones where the state has no kernels."""
     kernels = kernels_of(state)
-    return detailed_patches(shallow(layers, config), kernels) if kernels else averaged(layers, config)
+    shared = shallow(layers, config)
+    return detailed_patches(shared, kernels) if kernels else patches(shared, config.neighbourhood)
 
 
-def averaged(layers: Layers, config: MemoryBankConfig) -> torch.Tensor:
-    """Averaged patches [B, E, H, W] on the first layer's grid."""
-    return patches(shallow(layers, config), config.neighbourhood)
+def cells(layers: Layers, config: MemoryBankConfig) -> torch.Tensor:
+    """Cells as they are [B, E, H, W], on the first layer's grid."""
+    return on_one_grid(shallow(layers, config))
 
 
-def deep_patches(layers: Layers, config: MemoryBankConfig) -> torch.Tensor | None:
-    """Patches [B, C, h, w] of a deeper layer for the context; None without one."""
+def deep_cells(layers: Layers, config: MemoryBankConfig) -> torch.Tensor | None:
+    """Cells [B, C, h, w] of a deeper layer for the context; None without one.
+
+    As they are: 3 x 3 of 7 x 7 would be an average of the better part of the image.
+    """
     deep = layers[config.backbone.num_layers :]
-    return patches(deep, config.neighbourhood) if deep else None
+    return deep[0] if deep else None
 
 
 def kernels_of(state: Named) -> Sequence[torch.Tensor]:
@@ -76,9 +80,9 @@ def kernels_of(state: Named) -> Sequence[torch.Tensor]:
     return [state[f"{KERNEL}{layer}"] for layer in range(sum(name.startswith(KERNEL) for name in state))]
 
 
-def at_places(average_BEHW: torch.Tensor, state: Named) -> torch.Tensor:
-    """Standardised averages [B, E, h, w] at their places."""
-    return standardize(pool_places(average_BEHW), state["average_mean_E"], state["average_scale_E"])
+def at_places(cell_BEHW: torch.Tensor, state: Named) -> torch.Tensor:
+    """Standardised cells [B, E, h, w] at their places."""
+    return standardize(pool_places(cell_BEHW), state["cell_mean_E"], state["cell_scale_E"])
 
 
 def _nearest(patch_QD: torch.Tensor, state: Named) -> torch.Tensor:
@@ -93,11 +97,11 @@ def _combine(
     places and context were learnt."""
     if "place_mean_Ld" not in state:
         return near_BHW, near_BHW
-    placed_Bhw = place_distances(at_places(averaged(layers, config), state), state)
+    placed_Bhw = place_distances(at_places(cells(layers, config), state), state)
     placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
     near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
-    if (deep_BChw := deep_patches(layers, config)) is None:
+    if (deep_BChw := deep_cells(layers, config)) is None:
         return map_BHW, map_BHW
     context_BHW = context_distances(deep_BChw, state, near_BHW.shape[1:])
     return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW

@@ -15,7 +15,7 @@ DETAIL_DIMS = 128  # of a layer, at most: random projections to more tell distan
 def patches(layers: Layers, side: int) -> torch.Tensor:
     """Patch descriptors [B, D, H, W] on the first layer's grid: each layer averaged over the `side` x `side` cells
     about each cell, brought to that grid, and all of them concatenated."""
-    return _on_one_grid(_pooled(layers, side))
+    return on_one_grid(_pooled(layers, side))
 
 
 def random_kernels(layers: Layers, side: int, standardize: bool) -> list[torch.Tensor]:
@@ -34,7 +34,14 @@ def detailed_patches(layers: Layers, kernels: Sequence[torch.Tensor]) -> torch.T
         functional.conv2d(layer, kernel, padding=kernel.shape[-1] // 2)
         for layer, kernel in zip(layers, kernels, strict=True)
     ]
-    return _on_one_grid(filtered)
+    return on_one_grid(filtered)
+
+
+def on_one_grid(layers: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The layers on the grid of the first, concatenated."""
+    grid = layers[0].shape[-2:]
+    resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in layers]
+    return torch.cat(resized, dim=1)
 
 
 def placed_patches(layers: Layers, side: int, wanted: int) -> torch.Tensor:
@@ -118,13 +125,6 @@ def _random_kernel(layer_BCHW: torch.Tensor, side: int, number: int, standardize
     if not standardize:
         return kernel
     return kernel / usable_spread(layer_BCHW.movedim(1, -1).flatten(0, -2))[None, :, None, None]
-
-
-def _on_one_grid(layers: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The layers on the grid of the first, concatenated."""
-    grid = layers[0].shape[-2:]
-    resized = [functional.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in layers]
-    return torch.cat(resized, dim=1)
 
 
 def _pooled(layers: Layers, side: int) -> list[torch.Tensor]:

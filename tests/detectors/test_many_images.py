@@ -11,7 +11,8 @@ from llb_ray.detectors.base import Layers
 from llb_ray.detectors.memory_bank import MemoryBank
 from tests.toy_layers import CPU, Memory, settings
 
-GRIDS = ((6, 8), (4, 4), (5, 2))  # channels and side of two layers and the one for the context
+# Channels and side of two layers and the one for the context; the first has more cells than there are places.
+GRIDS = ((6, 16), (4, 8), (5, 4))
 NEW = 150
 
 

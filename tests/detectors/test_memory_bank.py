@@ -13,7 +13,6 @@ from llb_ray.detectors import memory_scoring, patch_selection, patches
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
-from llb_ray.detectors.memory_scoring import averaged
 from llb_ray.detectors.patches import nearest_distance
 from tests.toy_layers import CPU, Memory, settings, textures, with_context, with_defect
 
@@ -138,7 +137,7 @@ def test_the_nearest_distance_is_the_brute_force_one(monkeypatch: pytest.MonkeyP
 
 
 def test_the_pool_ignores_what_lies_outside_the_image() -> None:
-    patch_BDHW = averaged((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)), settings())
+    patch_BDHW = patches.patches((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)), 3)
     assert torch.equal(patch_BDHW, torch.ones(1, 5, 8, 8))
 
 
