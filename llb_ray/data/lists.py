@@ -131,8 +131,7 @@ def _is_comment(folder: Path, line: str) -> bool:
 
 def _of_csv(path: Path, path_alone: bool) -> Iterator[pa.Table]:
     with _opened(path) as lines:
-        separator = _separator(lines, _TABLES[path.suffix.lower()])
-        reader = csv.reader(lines, delimiter=separator, strict=True)
+        reader = csv.reader(lines, delimiter=separator(lines, _TABLES[path.suffix.lower()]), strict=True)
         head = next(reader, [])
         if not head:
             raise DataError(f"{path}: not a CSV file (its first line has to name the columns, and is empty)")
@@ -151,7 +150,8 @@ def _opened(path: Path) -> TextIO:
     return path.open(newline="", encoding="utf-16" if is_utf_16 else "utf-8-sig", errors="surrogateescape")
 
 
-def _separator(lines: TextIO, among: str) -> str:
+def separator(lines: TextIO, among: str = ",;\t") -> str:
+    """The character that separates the columns of a table, by its first line; nothing is read."""
     start = lines.tell()
     head = lines.readline()
     lines.seek(start)

@@ -10,14 +10,15 @@ from rich.table import Table
 from llb_ray.engine.drift.alarms import Watched
 from llb_ray.engine.drift.watch import Drift
 
-_COLUMNS = ("lot", "images", "above", "share", "95 % interval", "median", "distance", "features", "alarm")
+_COLUMNS = ("lot", "images", "above (95 % interval)", "distance", "features", "alarm")
 
 
 def show_drift(console: Console, drift: Drift, page: Path | None) -> None:
     """A line for each lot, and what they were compared with."""
     table = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
-        table.add_column(name, overflow="fold", justify="left" if name in ("lot", "alarm") else "right")
+        is_text = name in ("lot", "alarm")
+        table.add_column(name, overflow="fold", no_wrap=not is_text, justify="left" if is_text else "right")
     for lot in drift.watched:
         table.add_row(*_cells(lot))
     console.print(table)
@@ -48,13 +49,10 @@ def drift_object(drift: Drift) -> dict[str, Any]:
 
 def _cells(lot: Watched) -> list[str]:
     low, high = lot.share_interval
-    share = [f"{lot.share:.1%}", f"{low:.1%} to {high:.1%}"]
     return [
         lot.lot,
         f"{lot.num_images:,}",
-        f"{lot.num_above:,}",
-        *share,
-        f"{lot.quantiles[1]:.4g}",
+        f"{lot.share:.1%} ({low:.1%} to {high:.1%})",
         f"{lot.distance:.3f}",
         "-" if lot.feature_shift is None else f"{lot.feature_shift.distance:.2f} of {lot.feature_shift.limit:.2f}",
         ", ".join(lot.alarms),

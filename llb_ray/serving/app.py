@@ -26,7 +26,7 @@ _POLICY = (
     "default-src 'none'; img-src data:; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
 )
-_MOST_SHOWN = 64  # characters of a name that a refusal repeats
+_MOST_SHOWN = 200  # characters of a name that a refusal repeats
 _PAGE = {"": "text/html", "serve.js": "text/javascript", "serve.css": "text/css"}
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_IMAGES = 64  # of one request
-_MIB = 2**20
+_MIB, _DIGITS = 2**20, 20
 _NO_FORM, _TOO_LARGE, _NO_IMAGE = 400, 413, 422
 SCHEMA = {  # for OpenAPI, which cannot know it from the code
     "required": True,
@@ -80,14 +80,19 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         num_bytes = 0
+        declared = Headers(scope=scope).get("content-length", "")
 
         async def counted() -> Message:
             nonlocal num_bytes
+            self._refuse(int(declared[:_DIGITS]) if declared.isdecimal() else 0)
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_bytes:
-                limit = f"the body is larger than {self._max_bytes / _MIB:g} MiB; send fewer or smaller images"
-                raise HTTPException(_TOO_LARGE, limit)
+            self._refuse(num_bytes)
             return message
 
         await self._app(scope, counted, send)
+
+    def _refuse(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            limit = f"the body is larger than {self._max_bytes / _MIB:g} MiB; send fewer or smaller images"
+            raise HTTPException(_TOO_LARGE, limit)

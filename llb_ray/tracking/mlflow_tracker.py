@@ -16,7 +16,7 @@ _LONGEST = 500  # characters of a parameter that every store takes
 
 
 def log_mlflow(record: Record, run_id: str | None, parent: str | None) -> str:
-    """Id of the MLflow run that has the record now: `run_id`, or a new one below the run `parent`.
+    """Id of the MLflow run that has the record now: `run_id` if this store has it, or a new one below the run `parent`.
 
     A run of this id gets the files again, and no figure twice.
     """
@@ -24,7 +24,7 @@ def log_mlflow(record: Record, run_id: str | None, parent: str | None) -> str:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    if run_id is None:
+    if run_id is None or not _has(client, run_id):
         tags = {} if parent is None else {"mlflow.parentRunId": parent}
         run_id = str(client.create_run(_experiment(client), run_name=record.name, tags=tags).info.run_id)
         _log_figures(client, record, run_id)
@@ -33,6 +33,18 @@ def log_mlflow(record: Record, run_id: str | None, parent: str | None) -> str:
         client.log_artifact(run_id, str(path), None if folder == PurePosixPath() else str(folder))
     client.set_terminated(run_id, "FINISHED")
     return run_id
+
+
+def _has(client: Any, run_id: str) -> bool:
+    """False for a run that was deleted, or is in another store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def _log_figures(client: Any, record: Record, run_id: str) -> None:

@@ -122,14 +122,15 @@ def test_changes_are_shown(finished: Path, more: Path, tmp_path: Path) -> None:
     assert len(said["changes"]["changed"]) == len(changes.changed)
 
 
-def test_corrected_verdicts_are_decisions_by_hand(finished: Path, more: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_corrected_verdicts_are_decisions_by_hand(finished: Path, more: Path, tmp_path: Path, separator: str) -> None:
     llb_ray.predict(finished, more, out=tmp_path / "predicted", overlays="none", threshold=-1.0)
     table = tmp_path / "predicted" / "scores.csv"
     rows = list(csv.DictReader(table.open()))
     assert {row["decision"] for row in rows} == {"anomalous"}
     rows[0]["decision"] = "normal"
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=separator)
         writer.writeheader()
         writer.writerows(rows)
     out = tmp_path / "run"

@@ -82,7 +82,16 @@ def test_what_does_not_fit_is_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"image_id;decision\n", b"a,b\n1,2\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_spreadsheet_may_separate_columns_by_other_signs(purified: pa.Table, tmp_path: Path, separator: str) -> None:
+    rows = ["image_id,path,decision,note", f"{IDS[0]},{PATHS[0]},reject,a note"]
+    (tmp_path / "o.csv").write_text("\n".join(rows).replace(",", separator))
+    assert read_overrides(tmp_path / "o.csv", purified).to_pylist() == [
+        {"image_id": IDS[0], "decision": "reject", "by": "", "note": "a note"}
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"image_id decision\n", b"a,b\n1,2\n"])
 def test_what_is_no_such_file_is_one_sentence(content: bytes, purified: pa.Table, tmp_path: Path) -> None:
     (tmp_path / "o.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"o\.csv: (has no column image_id|not a readable CSV file)"):

@@ -153,7 +153,7 @@ def test_the_page_judges_a_photograph_whatever_its_name(
             browser.get(address)
             until(browser, "return document.getElementById('run').options.length === 1")
             browser.find_element("id", "files").send_keys(f"{image}\n{broken}")
-            until(browser, "return document.getElementById('status').textContent === '2 of 2 judged'")
+            until(browser, "return document.getElementById('status').textContent === '1 of 2 judged, 1 refused'")
             assert until(browser, "return document.querySelector('.verdict img').naturalWidth") > 10
             assert browser.find_element("css selector", ".verdict strong").text == image.name
             assert "broken.png: not an image" in browser.find_element("id", "trouble").text

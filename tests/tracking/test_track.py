@@ -124,6 +124,23 @@ def test_sent_again_it_is_the_same_run_without_a_figure_twice(run: Path, mlflow_
     assert len(client.get_metric_history(only.info.run_id, "i_auroc")) == 1
 
 
+@pytest.mark.parametrize("change", ["another store", "deleted"])
+def test_a_run_that_its_store_does_not_have_is_sent_as_a_new_one(
+    change: str, run: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    (first,) = llb_ray.track(run, trackers=["mlflow"])
+    if change == "deleted":
+        MlflowClient().delete_run(first.split()[-1])
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.with_name("others").as_uri())
+    (second,) = llb_ray.track(run, trackers=["mlflow"])
+    assert second != first
+    assert MlflowClient().get_run(second.split()[-1]).data.metrics["kept"] == 36
+    assert llb_ray.track(run, trackers=["mlflow"]) == [second]
+
+
 @pytest.mark.parametrize(("make", "names"), [(_trials, {"trial-0", "trial-1"}), (_scan, 2)])
 def test_trials_and_jobs_are_runs_below_it(
     make: Callable[[Path], Path], names: set[str] | int, tmp_path: Path, mlflow_store: Path

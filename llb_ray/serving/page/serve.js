@@ -29,20 +29,24 @@
   // A file at a time: a bad one does not cost the verdicts on the others.
   async function judge(files) {
     at("trouble").textContent = "";
-    let done = 0;
+    let judged = 0, refused = 0;
+    const tell = () => {
+      at("status").textContent = `${judged} of ${files.length} judged${refused ? `, ${refused} refused` : ""}`;
+    };
     for (const file of files) {
-      at("status").textContent = `${done} of ${files.length} judged`;
+      tell();
       try {
         const form = new FormData();
         form.append("images", file, file.name);
         const address = `runs/${encodeURIComponent(at("run").value)}/predict?overlay=true`;
         show(await asked(address, { method: "POST", body: form }));
+        judged += 1;
       } catch (error) {
         at("trouble").append(make("div", "", error.message));
+        refused += 1;
       }
-      done += 1;
     }
-    at("status").textContent = `${done} of ${files.length} judged`;
+    tell();
   }
 
   function show({ run, threshold, images }) {
