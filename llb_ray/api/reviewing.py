@@ -32,6 +32,7 @@ def review(
     from llb_ray.engine.rundir.run_folder import REPORT, RunFolder
     from llb_ray.serving.access import refuse_taken
     from llb_ray.serving.decisions import Decisions, alone_with
+    from llb_ray.serving.photographs import Photographs
     from llb_ray.serving.repurify_job import RepurifyJob
     from llb_ray.serving.review import review_app, secret_path
 
@@ -44,9 +45,9 @@ def review(
     paths = dict(zip(*(finished.purified[name].to_pylist() for name in ("image_id", "path")), strict=True))
     target = local_folder("--out", out or f"{folder}-reviewed").absolute()
     job = RepurifyJob(folder, file, target, options, None if data is None else Path(data))
-    secret = secret_path()
+    photographs, secret = Photographs(finished.root if data is None else Path(data), paths.values()), secret_path()
     with alone_with(file):
-        app = review_app(page.read_text(), Decisions(file, paths), job, secret)
+        app = review_app(page.read_text(), Decisions(file, paths), job, photographs, secret)
         refuse_taken(LOOPBACK, port)
         server = uvicorn.Server(uvicorn.Config(app, host=LOOPBACK, port=port, log_level="warning"))
         try:

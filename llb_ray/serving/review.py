@@ -24,6 +24,7 @@ from llb_ray.errors import ArtifactError, DataError
 from llb_ray.serving.access import LOCAL, refuse_other_pages
 from llb_ray.serving.body import BodyLimit
 from llb_ray.serving.decisions import Decision, Decisions
+from llb_ray.serving.photographs import ADDRESS, Photographs, with_photographs
 from llb_ray.serving.repurify_job import RepurifyJob
 
 _FORBIDDEN, _MISSING, _BAD, _NO_ROOM = 403, 404, 422, 507
@@ -37,14 +38,15 @@ def secret_path() -> str:
     return secrets.token_urlsafe(16)
 
 
-def review_app(report: str, decisions: Decisions, job: RepurifyJob, secret: str) -> Starlette:
-    """The web application that serves the text of a report below the path `secret`."""
+def review_app(report: str, decisions: Decisions, job: RepurifyJob, photographs: Photographs, secret: str) -> Starlette:
+    """The web application that serves the text of a report, and its photographs, below the path `secret`."""
     review = _Review(live(report), decisions, job)
     routes = [
         Route("/", review.page),
         Route("/live.js", review.script),
         Route("/state", review.state),
         Route("/after", review.after),
+        Route(f"/{ADDRESS}/{{path:path}}", photographs.answer),
         Route("/decisions", review.change, methods=["POST"]),
         Route("/undo", review.undo, methods=["POST"]),
         Route("/repurify", review.repurify, methods=["POST"]),
@@ -65,7 +67,7 @@ def live(report: str) -> str:
     """
     if _POLICY not in report or "</body>" not in report:
         raise ArtifactError("report.html is not of this version of llb-ray; write it again with `llb-ray report`")
-    allowed = report.replace(_POLICY, "connect-src 'self'; script-src 'self' '", 1)
+    allowed = with_photographs(report).replace(_POLICY, "connect-src 'self'; script-src 'self' '", 1)
     head, end, tail = allowed.rpartition("</body>")
     return f'{head}<script src="live.js"></script>{end}{tail}'
 
@@ -91,7 +93,7 @@ class _Review:
         path = self._job.out / REPORT
         if self._job.as_json()["state"] != "finished" or not path.exists():
             raise HTTPException(_MISSING, "there is no report of a new run yet")
-        return HTMLResponse(path.read_bytes())
+        return HTMLResponse(with_photographs(path.read_text()))
 
     async def change(self, request: Request) -> Response:
         _refuse_others(request)

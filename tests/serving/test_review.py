@@ -8,20 +8,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
+import requests
 import uvicorn
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
+from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from llb_ray import api
+from llb_ray.data.manifest import path_from_text
 from llb_ray.data.tables import read_table
 from llb_ray.ensemble.overrides import read_overrides
 from llb_ray.errors import ArtifactError, DataError, ResourceError
 from llb_ray.names import shown
 from llb_ray.serving.decisions import Decision, Decisions, alone_with
+from llb_ray.serving.photographs import Photographs, with_photographs
 from llb_ray.serving.repurify_job import RepurifyJob
 from llb_ray.serving.review import live, review_app
 from tests.browser import chromium, complaints, until
@@ -39,7 +45,9 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def client(file: Path) -> TestClient:
     job = RepurifyJob(file.parent / "run", file, file.parent / "out", [])
-    return TestClient(review_app(_REPORT, Decisions(file, _PATHS), job, "secret"), base_url=_HOME)
+    photographs = Photographs(file.parent / "photos", _PATHS.values())
+    app = review_app(_REPORT, Decisions(file, _PATHS), job, photographs, "secret")
+    return TestClient(app, base_url=_HOME)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
@@ -185,6 +193,40 @@ def test_what_is_no_report_of_this_version_is_refused(page: str) -> None:
         live(page)
 
 
+_ODD = ["plain.png", "a b/\u00e4.png", "100%.png", "a?b#c.png", "photographs/x.png", "\\xff.png", "\\\\.png"]
+
+
+@pytest.mark.parametrize("path", _ODD)
+def test_a_photograph_of_the_run_is_shown_whatever_its_name(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "photos" / path_from_text(path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"a photograph")
+    app = Starlette(routes=[Route("/photographs/{path:path}", Photographs(tmp_path / "photos", _ODD).answer)])
+    answer = TestClient(app).get(f"/photographs/{quote(os.fsencode(path_from_text(path)))}")
+    assert (answer.status_code, answer.content) == (200, b"a photograph")
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    file.unlink()
+    assert TestClient(app).get(f"/photographs/{quote(os.fsencode(path_from_text(path)))}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret.txt", "%2e%2e/secret.txt", "/etc/passwd", "%2Fetc%2Fpasswd", "other.png", "%00", ""],
+)
+def test_no_other_file_is_shown(path: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("secret.txt", "photos/other.png"):
+        (tmp_path / name).write_bytes(b"secret")
+    named = ["a.png", "../secret.txt", "/etc/passwd"]  # a run's tables may be anybody's
+    app = Starlette(routes=[Route("/photographs/{path:path}", Photographs(tmp_path / "photos", named).answer)])
+    assert TestClient(app).get(f"/photographs/{path}").status_code == 404
+
+
+def test_the_page_looks_for_photographs_on_its_own_server() -> None:
+    assert with_photographs('{"key":"x","folder":"../../a%20b/","n":1}') == '{"key":"x","folder":"photographs/","n":1}'
+    assert with_photographs('{"key":"x","folder":null}') == '{"key":"x","folder":null}'
+
+
 @contextmanager
 def _serving(finished: Path, folder: Path, port: int) -> Iterator[str]:
     """The address of a review of a run in a thread of its own, with its files in `folder`."""
@@ -289,6 +331,9 @@ def test_a_change_that_is_refused_keeps_no_other_from_being_saved(reviewed: tupl
         browser.execute_script("arguments[0].value = 'x'.repeat(3000)", note)
         note.send_keys("y")
         until(browser, "return document.getElementById('trouble').textContent.startsWith('Not saved: ')")
+        original = browser.find_element(By.ID, "original").get_attribute("href")
+        assert original is not None
+        assert requests.get(original, timeout=60).content.startswith(b"\x89PNG")
         browser.find_element(By.ID, "shut").click()
         _decide(browser, second, "keep")
         until(browser, "return document.getElementById('undo').disabled === false")

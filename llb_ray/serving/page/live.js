@@ -108,9 +108,9 @@
   Object.assign(after, { href: "after", textContent: "Its report", target: "_blank", rel: "noopener" });
   line.style.overflowWrap = "anywhere";
   at("download").parentElement.style.flexWrap = "wrap";
-  at("download").className = "";
-  at("download").before(undo);
-  at("download").after(repurify);
+  at("download").before(undo, repurify);
+  at("download").hidden = true;  // there is nothing to carry by hand
+  document.querySelector("#decisions details").hidden = true;
   at("tally").after(" ", line);
 
   const follow = () => update("state").then(() => setTimeout(follow, 1000));
