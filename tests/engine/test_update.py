@@ -194,6 +194,43 @@ def test_known_images_are_quarantined_and_nothing_new_is_refused(
     llb_ray.audit(tmp_path / "run", rescore=None)
 
 
+@pytest.fixture
+def grown(tiny: RunConfig, photos: Path, tmp_path: Path) -> Path:
+    """A folder of a finished run ``run`` beside it, that a photograph and two unreadable files were added to since."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for path in sorted((photos / "train" / "good").glob("*.png"))[:12]:
+        shutil.copy(path, folder)
+    (folder / "unreadable.png").write_bytes(b"nothing")
+    config = with_overrides(tiny, ["purify.filter=none", "threshold.method=none"])
+    llb_ray.run(config, llb_ray.read_folder(folder, config), out=tmp_path / "run", executor="serial")
+    brighter(next(folder.glob("obj*.png")), folder / "obj990_view0.png")
+    (folder / "another.png").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.mark.parametrize("data", ["photos", "photos/../photos", "photos/new"])
+def test_the_runs_own_folder_may_have_grown(grown: Path, tmp_path: Path, data: str) -> None:
+    if data == "photos/new":
+        (grown / "new").mkdir()
+        brighter(next(grown.glob("obj*.png")), grown / "new" / "obj991_view0.png", 9)
+    out = tmp_path / "new"
+    result = llb_ray.update(tmp_path / "run", tmp_path / data, out=out, executor="serial")
+    assert (result.num_kept, result.passes.done) == (13, 1)
+    aside = [row["path"].rpartition("/")[2] for row in read_table(out / "quarantine.arrow").to_pylist()]
+    assert sorted(aside) == (["unreadable.png"] if data == "photos/new" else ["another.png", "unreadable.png"])
+    llb_ray.audit(out, rescore=None)
+
+
+def test_another_image_under_a_known_name_is_refused(grown: Path, tmp_path: Path) -> None:
+    known = sorted(grown.glob("obj*.png"))[:2]
+    for path in known:
+        brighter(path, path, 7)
+    with pytest.raises(DataError, match=f"{known[0].name}: has changed since the run .2 such.; give new photographs"):
+        llb_ray.update(tmp_path / "run", grown, out=tmp_path / "new", executor="serial")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -234,6 +271,10 @@ def test_new_images_may_have_another_size(finished: Path, photos: Path, tmp_path
 def test_results_do_not_go_among_the_photographs_or_over_the_run(finished: Path, more: Path) -> None:
     with pytest.raises(ArtifactError, match="inside the images' folder"):
         llb_ray.update(finished, more, out=more / "run", executor="serial")
+    with pytest.raises(ArtifactError, match=f"is inside the finished run {finished}; choose an --out beside it"):
+        llb_ray.update(finished, more, out=finished / "new", executor="serial")
+    with pytest.raises(ArtifactError, match=f"is inside the finished run {finished}; choose an --out beside it"):
+        llb_ray.predict(finished, more, out=finished / "predictions" / "today")
     with pytest.raises(ArtifactError, match="is the run that is updated"):
         llb_ray.update(finished, more, out=finished, executor="serial")
 

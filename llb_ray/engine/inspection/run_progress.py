@@ -8,7 +8,7 @@ from pathlib import Path
 from llb_ray.engine.execution.heartbeat import Beat, read_beats
 from llb_ray.engine.inspection.run_status import stage_time
 from llb_ray.engine.rundir.event_log import parse_events
-from llb_ray.engine.rundir.run_folder import EVENTS
+from llb_ray.engine.rundir.output_guard import EVENTS
 from llb_ray.engine.rundir.stage_timer import StageTime
 
 _FEW_S = 20.0  # the speed is that of so many seconds

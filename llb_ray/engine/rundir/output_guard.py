@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+from llb_ray.engine.rundir.run_index import INDEX
 from llb_ray.errors import ArtifactError
 from llb_ray.names import refuse_links
 from llb_ray.remote import Remote
 
-LOCK = ".lock"
+LOCK, EVENTS = ".lock", "events.jsonl"
 
 
 def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
-    """Raise ArtifactError if `out` holds files, but none that ours hold, or a link out of it.
+    """Raise ArtifactError if `out` holds files, but none that ours hold, or a link out of it; or is inside a run.
 
-    We clear and overwrite there.
+    We clear and overwrite there, and a run's audit tells of every file that is not its own.
     """
     try:
         str(out).encode()
@@ -28,6 +29,9 @@ def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
         )
     if not isinstance(out, Remote):
         refuse_links(out)
+        homes = [one for one in out.absolute().parents if (one / INDEX).is_file() and (one / EVENTS).is_file()]
+        if homes:
+            raise ArtifactError(f"{out}: is inside the finished run {homes[0]}; choose an --out beside it")
 
 
 def refuse_inside(data: Path, out: Path) -> None:

@@ -46,14 +46,13 @@ from llb_ray.config import RunConfig, load
 from llb_ray.disk import LOCAL, naming, write_atomic
 from llb_ray.engine import filenames
 from llb_ray.engine.rundir.event_log import parse_events
-from llb_ray.engine.rundir.output_guard import LOCK
+from llb_ray.engine.rundir.output_guard import EVENTS, LOCK
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_index import INDEX, RunIndex, settings_digest
 from llb_ray.errors import ArtifactError, ConfigError
 from llb_ray.names import refuse_links
 from llb_ray.remote import Remote
 
-EVENTS = "events.jsonl"
 ARTIFACTS = "artifacts"
 REPORT_WRITTEN, THRESHOLD_SET = "report written", "threshold set"  # events
 SIGNATURE = "signature.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from llb_ray.disk import clear_temporary
-from llb_ray.engine.rundir.output_guard import LOCK, refuse_foreign
-from llb_ray.engine.rundir.run_folder import ARTIFACTS, EVENTS, RunFolder
+from llb_ray.engine.rundir.output_guard import EVENTS, LOCK, refuse_foreign
+from llb_ray.engine.rundir.run_folder import ARTIFACTS, RunFolder
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
