@@ -29,9 +29,14 @@ def refuse_foreign(out: Path | Remote, *belongs: str) -> None:
         )
     if not isinstance(out, Remote):
         refuse_links(out)
-        homes = [one for one in out.absolute().parents if (one / INDEX).is_file() and (one / EVENTS).is_file()]
-        if homes:
-            raise ArtifactError(f"{out}: is inside the finished run {homes[0]}; choose an --out beside it")
+        _refuse_in_run(out.absolute())
+
+
+def _refuse_in_run(out: Path) -> None:
+    for home in out.parents:
+        hidden = any(part.startswith(".") for part in out.relative_to(home).parts)  # ours, for as long as `plan` takes
+        if not hidden and (home / INDEX).is_file() and (home / EVENTS).is_file():
+            raise ArtifactError(f"{out}: is inside the finished run {home}; choose an --out beside it")
 
 
 def refuse_inside(data: Path, out: Path) -> None:
