@@ -41,6 +41,13 @@ def _decide(name: str, ratio: float | str = "auto", seed: int = 0, rows: Any = s
     return rule.decide(Evidence(list(np.array(IDS)[rows]), seed, matrix, labels))
 
 
+def test_tables_list_filters_from_none_to_the_best_that_one_may_hope_for() -> None:
+    place = {name: filter_of(_settings(name)).place for name in FILTERS.names()}
+    others = {place[name] for name in ("softpatch", "memory_ensemble", "srr")}
+    assert place["none"] < place["random"] < min(others)
+    assert max(others) < place["llb"] < place["oracle"]
+
+
 @ratios
 @filters
 def test_every_image_is_decided_about_once_and_with_a_reason(name: str, ratio: float | str) -> None:

@@ -37,6 +37,15 @@ def test_scores_without_logarithm_or_spread_stay_finite(score_N: np.ndarray) -> 
     assert scaled.schema == HELD_OUT
 
 
+@pytest.mark.parametrize("lowest", [0, -1])
+def test_scores_that_have_no_logarithm_are_moved_and_stretched_as_they_are(lowest: float) -> None:
+    score_N = np.empty(40)
+    score_N[::2] = np.linspace(lowest, 1, 20) ** 3
+    score_N[1::2] = 3 + 2 * score_N[::2]
+    scaled_N = comparable_scores(pa.table([IDS, score_N], schema=HELD_OUT), IMAGES)["score"].to_numpy()
+    assert scaled_N[::2] == pytest.approx(scaled_N[1::2])
+
+
 def test_a_category_without_spread_is_moved_and_not_stretched() -> None:
     score_N = np.linspace(-1, 1, 40)
     score_N[1::2] = 5

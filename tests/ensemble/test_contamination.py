@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from llb_ray.config import PurifyConfig
-from llb_ray.ensemble.contamination import WHAT_IF, Bulk, anomalous_share, bulk, contamination, what_if
+from llb_ray.ensemble.contamination import WHAT_IF, Bulk, Contamination, anomalous_share, bulk, contamination, what_if
 from llb_ray.ensemble.decision import KEPT
 from llb_ray.ensemble.filters.base import Evidence, filter_of
 from llb_ray.ensemble.purify import anomaly_evidence
@@ -122,6 +123,12 @@ def test_the_interval_does_not_depend_on_the_order() -> None:
     assert contamination(score_N) == contamination(score_N[::-1])
 
 
+def test_scores_at_the_mode_belong_to_those_below_it() -> None:
+    found = bulk(np.concatenate([np.full(80, 128.0), np.repeat([108.0, 148.0], 10), [0.0, 255.0]]))
+    assert found.mode == 128, "a point of the grid"
+    assert found.spread == pytest.approx(np.sqrt((10 * 20**2 + 128**2) / 91))
+
+
 def test_the_spread_is_that_of_the_scores_below_the_mode() -> None:
     found = bulk(np.concatenate([_mixed(0.0, 2000), np.full(800, 30.0)]))
     assert found.mode == pytest.approx(0, abs=0.6)
@@ -153,6 +160,25 @@ def test_what_if_keeps_the_books() -> None:
     residual, lost = (np.array(table[name]) for name in ("residual_contamination", "normals_lost"))
     assert (np.diff(residual) >= -0.02).all()
     assert (np.diff(lost) <= 0.02).all()
+
+
+def test_normal_scores_above_the_mode_are_expected_to_be_gaussian() -> None:
+    """Of 90 normal images those below one spread are kept, and what is kept beyond them is anomalous."""
+    score_N = np.concatenate([np.linspace(-4, 0, 45), np.full(40, 2.0), np.full(15, 2.2)])
+    found = Contamination(share=0.1, low=0.1, high=0.1, clearly=0.1, bulk=Bulk(mode=0.0, spread=2.0))
+    rows = {row["num_kept"]: row for row in what_if(score_N, found).to_pylist()}
+    normal = 90 * stats.norm.cdf(1)
+    assert rows[80]["residual_contamination"] == pytest.approx(1 - normal / 80)
+    assert rows[80]["normals_lost"] == pytest.approx(1 - normal / 90)
+
+
+@pytest.mark.parametrize("num_apart", [10, 60])
+def test_the_lower_half_says_how_far_a_tail_reaches_where_the_upper_quarter_is_anomalous(num_apart: int) -> None:
+    """As far as that of exponential scores, whose lower half the others have."""
+    score_N = stats.expon.ppf((np.arange(200) + 0.5) / 200)
+    reach = np.log(2) + np.log(200 / 2 / 0.1)
+    score_N[-num_apart:] = 1.2 * reach
+    assert anomalous_share(score_N) == pytest.approx(num_apart / 200)
 
 
 @pytest.mark.parametrize("seed", range(5))

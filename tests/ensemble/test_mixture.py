@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
+from llb_ray.ensemble import mixture
 from llb_ray.ensemble.mixture import TwoKinds, two_kinds
 
 Floats = npt.NDArray[np.float64]
@@ -77,3 +78,15 @@ def test_scores_far_below_are_moved_up_to_where_they_tell_nothing() -> None:
     score_Q = _mixture(0.2, 5.0)
     lower, far_lower = (two_kinds(np.r_[low, score_Q[1:]]) for low in (-1e3, -1e6))
     assert (lower.gain, lower.cut) == pytest.approx((far_lower.gain, far_lower.cut), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scores", "origin", "lowest"),
+    [((0, 1, 2, 3, 4), -0.6, 0.6), ((1, 1, 2, 3, 4), -0.5, 1.5), ((-9, 1, 2, 3, 4), -5.6, 0.6)],
+)
+def test_scales_begin_below_all_scores_but_not_far_below(
+    scores: tuple[float, ...], origin: float, lowest: float
+) -> None:
+    """In lower quarters from the median: 0.6 below the lowest score, from 2.5 to 7.6 below the median."""
+    found, unit, scaled_Q = mixture._positive(np.array(scores, dtype=float))
+    assert (found, unit, scaled_Q[0]) == (pytest.approx(origin), 1, pytest.approx(lowest))

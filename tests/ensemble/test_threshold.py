@@ -105,6 +105,16 @@ def test_what_rejected_images_may_mean_is_counted() -> None:
     assert cautious["threshold"] == facts["threshold_if_all_are_normal"] == cautious["threshold_if_all_are_normal"]
 
 
+def test_what_scores_as_high_as_the_threshold_is_not_above_it() -> None:
+    ids = [f"{number:03d}" for number in range(40)]
+    kept = _table(image_id=ids[:30], score=np.linspace(0, 1, 30))
+    everyone = _table(image_id=ids, score=np.r_[np.linspace(0, 1, 30), np.ones(7), np.full(3, 2.0)])
+    facts = threshold_facts({"bulk": kept, "kept": kept, "all": everyone}, 1e-4, "kept")
+    assert facts["threshold"] == 1, "the largest held-out score"
+    assert facts["num_rejected_above"] == 3
+    assert facts["rate_if_all_are_normal"] == pytest.approx(3 / 40)
+
+
 def test_what_anomalies_that_were_kept_may_mean_is_counted() -> None:
     normal_N = np.linspace(1, 2, 200)
     kept = _table(image_id=[f"{number:03d}" for number in range(220)], score=np.r_[normal_N, np.full(20, 9.0)])
