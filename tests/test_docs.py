@@ -89,11 +89,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of all runs so far: pages that begin with the same run do not compute it again."""
+    return tmp_path_factory.mktemp("stages")
+
+
 @pytest.mark.ray  # of the search
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_work(
-    page: Path, desk: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    page: Path, desk: Path, stages: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: dict[str, Any] = {}
     if any(_may_use_ray(block) for block in blocks(page)):
@@ -106,7 +112,7 @@ def test_the_commands_of_a_page_work(
     for block in blocks(page):
         if block.reason is None and block.kind == "bash":
             for line in _lines(block.text):
-                _run(line, page, desk)
+                _run(line, page, desk, stages)
         elif block.reason is None and block.file is None and block.kind == "python":
             exec(compile(_tiny_python(block.text), page.name, "exec"), names)
 
@@ -151,7 +157,7 @@ def _lines(text: str) -> Iterator[str]:
             yield line
 
 
-def _run(line: str, page: Path, desk: Path) -> None:
+def _run(line: str, page: Path, desk: Path, stages: Path) -> None:
     program, command, *words = shlex.split(line, comments=True)
     assert program == "llb-ray", f"{page.name}: {line}: mark the block with <!-- not run: reason -->"
     if command == "tune":
@@ -166,8 +172,14 @@ def _run(line: str, page: Path, desk: Path) -> None:
         other = any(word.startswith("detector.name=") for word in words)  # than one with a coreset
         tiny = {key: value for key, value in _TINY.items() if not (other and key == "detector.coreset_size")}
         words += [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
+    artifacts = desk / words[words.index("--out") + 1] / "artifacts" if command == "run" else None
+    if artifacts and not artifacts.exists():
+        shutil.copytree(stages, artifacts)
+        (artifacts.parent / "events.jsonl").touch()  # as of a run that was stopped
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
+    if artifacts:
+        shutil.copytree(artifacts, stages, dirs_exist_ok=True)
 
 
 def _tiny_python(text: str) -> str:

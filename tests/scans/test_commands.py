@@ -36,6 +36,7 @@ def test_table_prints_what_is_there_and_published_rows_apart(certified: tuple[Pa
     assert "PatchCore" not in ours
     assert "PatchCore" in others
     assert (certified[0] / "table.tex").read_text().startswith(r"\begin{tabular}")
+    assert {"table.csv", "table.md"} <= {path.name for path in certified[0].iterdir()}
 
 
 def test_status_counts_jobs(certified: tuple[Path, Result]) -> None:
