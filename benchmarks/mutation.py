@@ -5,7 +5,7 @@
 Each mutant is tested in a process of its own, which ends with the first test that fails; a mutant that passes all tests
 *survives*.  Tests that import its module come first, and those that do not reach it are left out.  Strings, docstrings,
 annotations and the keywords frozen, nullable and strict are not changed.  Linux.  Writes benchmarks/mutation.md and
-.csv; a stopped call is resumed.
+.csv; the next call takes over what was killed, and tests the others again.
 
 Survivors in mutation_equivalent.csv are equivalent, with the reason, and do not count.
 """
@@ -184,10 +184,10 @@ def _test(path: Path, code: CodeType) -> int:
 
 
 def tests_of(path: Path) -> list[Path]:
-    """The test files that reach a module by imports, those first that import it themselves."""
+    """The test files that reach a module by imports; first those that import it themselves, short ones before long."""
     found = [file for name in TESTS[path.relative_to(ROOT / "llb_ray").parts[0]] for file in _files(ROOT / name)]
     reaching = [file for file in found if _module(path) in _reached(file)]
-    return sorted(reaching, key=lambda file: _module(path) not in _imported(file))
+    return sorted(reaching, key=lambda file: (_module(path) not in _imported(file), file.stat().st_size))
 
 
 def _files(path: Path) -> list[Path]:
@@ -232,20 +232,24 @@ def main() -> None:
     _load_libraries()
     paths = [path for name in arguments.packages for path in sorted((ROOT / "llb_ray" / name).rglob("*.py"))]
     num_sites = sum(len([*sites(ast.parse(path.read_text()))]) for path in paths)
-    raw = arguments.result.with_suffix(".csv")
-    known = [*csv.DictReader(raw.open())] if raw.exists() else []
-    with raw.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if not known:
-            writer.writeheader()
-        for path in paths:
-            drawn = _draw(path, arguments.share, arguments.seed)
-            for row in _rows(path, drawn, {(row["module"], row["site"]) for row in known}):
-                writer.writerow(row)
-                file.flush()
-                print(*row.values(), flush=True)
-    arguments.result.write_text(page([*csv.DictReader(raw.open())], num_sites))
+    raw, rows = arguments.result.with_suffix(".csv"), list[dict[str, str]]()
+    earlier = {(row["module"], row["site"]): row for row in csv.DictReader(raw.open())} if raw.exists() else {}
+    for path in paths:
+        for row in _rows(path, _draw(path, arguments.share, arguments.seed), earlier):
+            rows.append(row)
+            print(*row.values(), flush=True)
+            left = [row for key, row in earlier.items() if key not in {(row["module"], row["site"]) for row in rows}]
+            _write(raw, rows + left)
+    _write(raw, rows)
+    arguments.result.write_text(page(rows, num_sites))
     print(arguments.result.read_text())
+
+
+def _write(raw: Path, rows: Sequence[dict[str, str]]) -> None:
+    with raw.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _load_libraries() -> None:
@@ -271,20 +275,27 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT / "llb_ray").with_suffix("").as_posix()
 
 
-def _rows(path: Path, drawn: Sequence[int], known: set[tuple[str, str]]) -> Iterator[dict[str, object]]:
-    name, source = _name(path), path.read_text()
-    mutants = [mutant for mutant in _mutants(path, drawn) if (name, mutant[0]) not in known]
-    if not mutants:
-        return
-    started_s = time.monotonic()
-    unchanged = outcome_of(path, compile(source, str(path), "exec"), 1200)
-    assert unchanged == "survived", f"{name}: its tests fail on the module as it is"
-    limit_s = max(LEAST_LIMIT_S, 5 * (time.monotonic() - started_s))
-    for site, line, before, after, code in mutants:
+def _rows(path: Path, drawn: Sequence[int], earlier: dict[tuple[str, str], dict[str, str]]) -> Iterator[dict[str, str]]:
+    """A row for each mutant of the module: that of an earlier call, or a new one if it was not killed then."""
+    name, source, limit_s = _name(path), path.read_text(), 0.0
+    for site, line, before, after, code in _mutants(path, drawn):
+        found = earlier.get((name, site))
+        if found and (found["outcome"] == "killed" or _key(found) in _equivalents()):
+            yield found
+            continue
+        limit_s = limit_s or _limit_s(path, source)
         started_s = time.monotonic()
         outcome = outcome_of(path, code, limit_s)
-        seconds = round(time.monotonic() - started_s, 1)
-        yield dict(zip(COLUMNS, (name, site, line, before, after, outcome, seconds), strict=True))
+        seconds = f"{time.monotonic() - started_s:.1f}"
+        yield dict(zip(COLUMNS, (name, site, str(line), before, after, outcome, seconds), strict=True))
+
+
+def _limit_s(path: Path, source: str) -> float:
+    """Seconds that the tests of a mutant may take, by those of the module as it is."""
+    started_s = time.monotonic()
+    unchanged = outcome_of(path, compile(source, str(path), "exec"), 1200)
+    assert unchanged == "survived", f"{path}: its tests fail on the module as it is"
+    return max(LEAST_LIMIT_S, 5 * (time.monotonic() - started_s))
 
 
 def _mutants(path: Path, drawn: Sequence[int]) -> Iterator[tuple[str, int, str, str, CodeType]]:
@@ -305,7 +316,7 @@ def page(rows: Sequence[dict[str, str]], num_sites: int) -> str:
     """The score of each module and the survivors, as Markdown."""
     from harness import software
 
-    equivalent = {(row["module"], row["before"], row["after"]): row["reason"] for row in _equivalents()}
+    equivalent = _equivalents()
     survived = [row for row in rows if row["outcome"] == "survived"]
     excused = [row for row in survived if _key(row) in equivalent]
     num_real, num_killed = len(rows) - len(excused), len(rows) - len(survived)
@@ -328,12 +339,17 @@ def page(rows: Sequence[dict[str, str]], num_sites: int) -> str:
     return "\n\n".join([title, summary, "\n".join(lines), *lists, "Raw rows: mutation.csv"]) + "\n"
 
 
-def _equivalents() -> list[dict[str, str]]:
-    return [*csv.DictReader(EQUIVALENT.open())] if EQUIVALENT.exists() else []
+@cache
+def _equivalents() -> dict[tuple[str, ...], str]:
+    """The reason of each mutant that is known to be equivalent."""
+    rows = csv.DictReader(EQUIVALENT.open())
+    return {(row["module"], row["code"], row["before"], row["after"]): row["reason"] for row in rows}
 
 
-def _key(row: dict[str, str]) -> tuple[str, str, str]:
-    return row["module"], row["before"], row["after"]
+def _key(row: dict[str, str]) -> tuple[str, ...]:
+    """A mutant by its line's text, which outlasts the line's number."""
+    code = (ROOT / "llb_ray" / f"{row['module']}.py").read_text().splitlines()[int(row["line"]) - 1].strip()
+    return row["module"], code, row["before"], row["after"]
 
 
 def _text(row: dict[str, str]) -> str:
