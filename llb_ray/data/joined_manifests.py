@@ -37,7 +37,7 @@ def _elsewhere(rows: pa.Table, known: pa.Table) -> pa.Table:
 
 
 def _refuse_replaced(new: pa.Table, known: pa.Table) -> None:
-    """Raise DataError for a new image where a known one was: nobody could look at that again."""
+    """Raise DataError for a new image where a known one was, which could not be inspected again."""
     replaced = new.filter(pc.is_in(new["path"], known["path"].combine_chunks()))["path"].to_pylist()
     if replaced:
         raise DataError(
