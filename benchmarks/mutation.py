@@ -67,7 +67,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 }
 DECLARED = ("frozen", "nullable", "strict")  # keywords that declare and compute nothing
 COLUMNS = ("module", "site", "line", "before", "after", "outcome", "seconds")
-LEAST_LIMIT_S = 60.0  # that a module's tests may take; longer ones five times what they take without a change
+LEAST_LIMIT_S = 300.0  # that the tests of a mutant may take; longer ones five times what they take without a change
 
 
 def sites(node: ast.AST) -> Iterator[tuple[ast.AST, int]]:

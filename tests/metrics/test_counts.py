@@ -152,6 +152,14 @@ def test_the_table_gives_the_counts_back(case):
     assert (again.metrics(), again.error_bounds()) == (found.metrics(), found.error_bounds())
 
 
+def test_the_table_gives_scores_back_that_differ_in_their_last_bit():
+    one = np.float32(1)
+    map_NHW, mask_NHW = np.array([[[one, np.nextafter(one, 2)]]], np.float32), np.array([[[False, True]]])
+    found = counted(map_NHW, mask_NHW)
+    assert PixelCounts.of_table(found.to_table()).to_table().equals(found.to_table())
+    assert found.metrics()["p_auroc"] == 1
+
+
 def test_nothing_counted_is_a_table_too():
     table = PixelCounts().to_table()
     assert table.equals(SCHEMA.empty_table())

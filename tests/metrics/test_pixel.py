@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from llb_ray.metrics.exact_pixel import pixel_metrics, region_weights
+from llb_ray.metrics.exact_pixel import Ranked, pixel_metrics, region_weights
 from tests.pixels import UNDEFINED, brute_force_aupro, cases, limits, one_square, scikit_f1_max
 
 
@@ -134,3 +134,12 @@ def test_an_integer_mask_is_refused():
 def test_a_limit_outside_its_range_is_refused(limit):
     with pytest.raises(AssertionError):
         pixel_metrics(np.zeros((1, 2, 2), np.float32), np.zeros((1, 2, 2), bool), limit)
+
+
+def test_of_normal_pixels_those_that_are_looked_at_count():
+    map_NHW = np.array([[[0.0, 1.0], [2.0, 3.0]]], np.float32)
+    mask_NHW = np.array([[[False, True], [True, False]]])
+    found = Ranked.of(map_NHW, mask_NHW, np.array([[True, False], [True, False]]))
+    assert found.normal_Q.tolist() == [0]
+    assert found.defect_P.tolist() == [1, 2], "a defect is one wherever it is"
+    assert Ranked.of(map_NHW, mask_NHW).normal_Q.tolist() == [0, 3]
