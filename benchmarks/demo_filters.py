@@ -22,7 +22,6 @@ from harness import METRICS, Row, setting, table, write_rows
 import llb_ray
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
-from llb_ray.engine.filenames import PURIFIED
 from llb_ray.ensemble.decision import REJECTED
 from llb_ray.ensemble.overrides import KEEP
 
@@ -55,7 +54,7 @@ def one_seed(out: Path, seed: int) -> list[Row]:
 
 def _reviewed(folder: Path) -> Path:
     """The decisions of a person who keeps the rejected pieces with a thread."""
-    decided = read_table(folder / PURIFIED).filter(pc.field("decision") == REJECTED)
+    decided = read_table(folder / "purified" / "part-0.arrow").filter(pc.field("decision") == REJECTED)
     path = folder / "overrides.csv"
     rows = [f"{row['image_id']},{KEEP}" for row in decided.to_pylist() if "_rare" in row["path"]]
     path.write_text("\n".join(["image_id,decision", *rows]) + "\n")

@@ -110,7 +110,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
         "|---|---|" + "---|" * len(metrics),
     ]
     for alpha in dict.fromkeys(row["alpha"] for row in rows):
-        for name in FILTERS:
+        for name in dict.fromkeys(row["filter"] for row in rows):
             chosen = [row for row in rows if (row["alpha"], row["filter"]) == (alpha, name)]
             cells = " | ".join(spread([row[metric] for row in chosen]) for metric in metrics)
             lines.append(f"| {alpha:g} | {name} | {cells} |")
