@@ -157,7 +157,8 @@ def page(rows: Sequence[Row]) -> str:
     command = "python benchmarks/serve.py " + " ".join(sys.argv[1:])
     said = (
         f"{CLIENTS} clients, an image a request, on a machine that other programs shared (load "
-        f"{os.getloadavg()[2]:.0f} over 15 minutes): rates are a lower bound, times an upper one."
+        f"{os.getloadavg()[2]:.0f} over 15 minutes, and another at each line): rates are a lower bound, times an upper "
+        "one, and lines do not compare with each other."
     )
     return f"# A service under load, {date.today()}\n\n{software(command)}\n\n{said}\n\n" + "\n".join(lines) + "\n"
 

@@ -30,7 +30,8 @@
       if (error.status !== REFUSED) throw error;
       // One of them is refused: the others do not wait for it.
       const found = await Promise.allSettled(Object.entries(sent).map(([id, one]) => save({ [id]: one })));
-      throw found.find((one) => one.status === "rejected")?.reason ?? error;
+      const refused = found.find((one) => one.status === "rejected");
+      if (refused) throw refused.reason;
     });
   }
 
