@@ -73,6 +73,13 @@ def running_head() -> Iterator[Head]:
             _end(environment["HOME"])
 
 
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _free_ports() -> dict[str, int]:
     sockets = [socket.socket() for _ in _PORTS]
     try:
