@@ -128,7 +128,7 @@ def load(path: Path, remote: Remote | None = None, verifies: bool = True) -> Art
         raise DamageError(f"{where}/{RECORD}: unreadable completion record ({error}); {_AGAIN}") from error
     if version != FORMAT_VERSION and not its_own:
         raise ArtifactError(
-            f"{where}: made with artifact format {version}, this version reads {FORMAT_VERSION}; choose another --out"
+            f"{where}: made with artifact format {version}, this version reads {FORMAT_VERSION}; repeat the run"
         )
     if version != FORMAT_VERSION or not its_own:
         raise DamageError(f"{where}/{RECORD}: damaged (it describes another artifact); {_AGAIN}")
