@@ -34,7 +34,10 @@ _LONGEST = ("test_docs.py", "test_scan.py", "test_demo.py", "test_serve.py", "te
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that the processes of `pytest -n` end together; each takes whole files."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    if (
+        "PYTEST_XDIST_WORKER" in os.environ
+    ):  # in one process a session's Ray has to come after the clusters of other tests
+        items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 import llb_ray
 from llb_ray.config import ScanConfig, load_scan
 from llb_ray.data.tables import read_table
+from llb_ray.engine.rundir.output_guard import LOCK
 from llb_ray.errors import ArtifactError, ConfigError, DataError
 from llb_ray.scans.job_results import COSTS, RESULTS, failures, protocol_of
 from llb_ray.scans.scan_status import is_scan, read_scan_status
@@ -179,6 +181,13 @@ def test_an_error_of_ours_is_a_row_too(
     assert "run_stages" in (tmp_path / "scan" / "errors" / "gear_alpha0_llb_seed0.txt").read_text()
 
 
+def _wait_for_workers(out: Path) -> None:
+    """Return when Ray has ended the workers of a killed scan: until then they hold the locks of their jobs."""
+    for lock in out.glob(f"jobs/*/{LOCK}"):
+        with FileLock(lock, timeout=60):
+            pass
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("executor", ["serial", "ray"])
@@ -193,6 +202,7 @@ def test_killed_and_resumed(executor: str, scan_yaml: Path, scanned: Path, tmp_p
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    _wait_for_workers(out)
     assert read_scan_status(out).jobs is not None
     before = {path: path.stat().st_mtime_ns for path in out.glob("rows/[!.]*.json")}
     llb_ray.scan(load_scan(scan_yaml, ["scan.filters=[llb]"]), out=out, executor=executor, tell=lines.append)
