@@ -109,7 +109,7 @@ def _rows(out: Path) -> Iterator[Row]:
 
 def _document(rows: Sequence[Row]) -> str:
     command = "python benchmarks/suite.py " + " ".join(sys.argv[1:])
-    auroc, aupro = (_figures(rows, name) for name in ("i_auroc", "aupro"))
+    auroc, aupro = (means_by_filter(rows, name) for name in ("i_auroc", "aupro"))
     return (
         f"# The default on ten real sets, {date.today()}\n\n{setting(command)}\n\n{len(rows)} runs of the default "
         "configuration; mean ± sd over seeds.  *left*: anomalous share of the kept images; *lost*: share of the normal "
@@ -121,7 +121,7 @@ def _document(rows: Sequence[Row]) -> str:
     )
 
 
-def _figures(rows: Sequence[Row], metric: str) -> Figures:
+def means_by_filter(rows: Sequence[Row], metric: str) -> Figures:
     """Means over seeds of a metric, where every row of the cell has it."""
     found: dict[str, dict[Cell, list[float | None]]] = {}
     for row in rows:
