@@ -2,7 +2,7 @@
 
     python benchmarks/demo_filters.py --out runs/demo_filters
 
-Four of a hundred normal pieces have a coloured thread, which scores cannot tell from a defect: the filter rejects them.
+One normal piece in twenty has a coloured thread, which scores cannot tell from a defect: the filter rejects them.
 `llb, reviewed` is the same run after a person has kept these look-alikes in the report.  Each seed makes its own
 photographs and is run in a process of its own with the serial executor.
 """
@@ -21,7 +21,8 @@ from harness import METRICS, Row, setting, table, write_rows
 
 import llb_ray
 from llb_ray.config import with_overrides
-from llb_ray.data.tables import read_table
+from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.decision import REJECTED
 from llb_ray.ensemble.overrides import KEEP
 
@@ -43,8 +44,9 @@ def one_seed(out: Path, seed: int) -> list[Row]:
         ).metrics
         for name in FILTERS
     }
-    words = _reviewed(folder)
-    reviewed = llb_ray.repurify(folder, words, out=out / f"seed{seed}-reviewed", executor="serial")
+    overrides = out / f"seed{seed}-overrides.csv"
+    overrides.write_text(_kept_by_a_person(folder))
+    reviewed = llb_ray.repurify(folder, overrides, out=out / f"seed{seed}-reviewed", executor="serial")
     results[f"{FILTERS[-1]}, reviewed"] = reviewed.metrics
     return [
         {"alpha": ALPHA, "seed": seed, "filter": name} | {metric: found.get(metric) for metric in METRICS}
@@ -52,13 +54,11 @@ def one_seed(out: Path, seed: int) -> list[Row]:
     ]
 
 
-def _reviewed(folder: Path) -> Path:
-    """The decisions of a person who keeps the rejected pieces with a thread."""
-    decided = read_table(folder / "purified" / "part-0.arrow").filter(pc.field("decision") == REJECTED)
-    path = folder / "overrides.csv"
+def _kept_by_a_person(folder: Path) -> str:
+    """Decisions that keep the rejected pieces with a thread."""
+    decided = FinishedRun(RunFolder.open(folder), None).purified.filter(pc.field("decision") == REJECTED)
     rows = [f"{row['image_id']},{KEEP}" for row in decided.to_pylist() if "_rare" in row["path"]]
-    path.write_text("\n".join(["image_id,decision", *rows]) + "\n")
-    return path
+    return "\n".join(["image_id,decision", *rows]) + "\n"
 
 
 def main() -> None:

@@ -144,18 +144,26 @@ def _summary(figures: Figures, base: str) -> str:
         "|---|" + "---|" * (len(ALL) + len(HARMS) + 2),
     ]
     for name in (name for name in figures if name != base and base in figures):
-        gain = {
-            cell: 100 * (figures[name][cell] - figures[base][cell]) for cell in figures[name] if cell in figures[base]
-        }
+        gain = points_gained(figures, name, base)
         if not gain:
             continue
         worst = min(gain, key=lambda cell: gain[cell])
-        by_alpha = [[points for cell, points in gain.items() if cell[1] == alpha] for alpha in ALL]
+        by_alpha = [points_at(gain, alpha) for alpha in ALL]
         cells = [f"{statistics.mean(points):+.1f}" if points else "-" for points in by_alpha]
         cells += [f"{gain[worst]:+.1f} ({worst[0]}, {worst[1]:g})"]
         cells += [f"{sum(points < -harm for points in gain.values())} of {len(gain)}" for harm in HARMS]
         lines.append(f"| {name} | " + " | ".join([*cells, _pooled(figures, name, base)]) + " |")
     return "\n".join(lines)
+
+
+def points_gained(figures: Figures, name: str, base: str) -> dict[Cell, float]:
+    """What a filter has more than another in each cell that both have, in points."""
+    return {cell: 100 * (figures[name][cell] - figures[base][cell]) for cell in figures[name] if cell in figures[base]}
+
+
+def points_at(gain: Mapping[Cell, float], alpha: float) -> list[float]:
+    """The gains of the cells at one alpha."""
+    return [points for cell, points in gain.items() if cell[1] == alpha]
 
 
 def _pooled(figures: Figures, name: str, base: str) -> str:

@@ -8,50 +8,35 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from suite import PATCHCORE, Cell, means_by_filter
+from suite import ALL, PATCHCORE, means_by_filter, points_at, points_gained
 
 HERE = Path(__file__).parent
-LABELS = {
-    "oracle": "oracle, knows the labels",
-    "llb": "llb, the default",
-    "none": "the default, no filter",
-    "softpatch": "softpatch",
-    "srr": "srr",
-}
-COLOURS = {
-    "oracle": "#888888",
-    "llb": "#0066aa",
-    "none": "#66aadd",
-    "softpatch": "#b34700",
-    "srr": "#dd9955",
+LINES = {  # label, colour and style by filter
+    "oracle": ("oracle, knows the labels", "#888888", "--"),
+    "llb": ("llb, the default", "#0066aa", "-"),
+    "none": ("the default, no filter", "#66aadd", "-"),
+    "softpatch": ("softpatch", "#b34700", "-"),
+    "srr": ("srr", "#dd9955", "-"),
 }
 
 
 def main() -> None:
-    by_filter = means_by_filter(pq.read_table(HERE / "suite_rivals.parquet").to_pylist(), "i_auroc")
-    base = by_filter[PATCHCORE]
+    figures = means_by_filter(pq.read_table(HERE / "suite_rivals.parquet").to_pylist(), "i_auroc")
     figure = Figure(figsize=(7.4, 3.4), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color="black", linewidth=0.8)
     axes.annotate("plain PatchCore", (0.4, 0), xytext=(0, -11), textcoords="offset points", fontsize=8, ha="right")
-    for name, label in LABELS.items():
-        gain = {cell: 100 * (area - base[cell]) for cell, area in by_filter[name].items()}
-        alphas = sorted({alpha for _, alpha in gain})
-        means = [statistics.mean(_at(gain, alpha)) for alpha in alphas]
-        axes.plot(
-            alphas, means, marker="o", color=COLOURS[name], label=label, linestyle="--" if name == "oracle" else "-"
-        )
+    for name, (label, colour, style) in LINES.items():
+        gain = points_gained(figures, name, PATCHCORE)
+        means = [statistics.mean(points_at(gain, alpha)) for alpha in ALL]
+        axes.plot(ALL, means, marker="o", color=colour, label=label, linestyle=style)
         if name == "llb":
-            axes.scatter([alpha for _, alpha in gain], list(gain.values()), s=9, color=COLOURS[name], alpha=0.4)
+            axes.scatter([alpha for _, alpha in gain], list(gain.values()), s=9, color=colour, alpha=0.4)
     axes.set(xlabel="alpha, share of anomalies among training images", ylabel="gain in image AUROC, points")
-    axes.set_xticks(alphas)
+    axes.set_xticks(ALL)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(HERE.parent / "docs" / "worth.png")
-
-
-def _at(gain: dict[Cell, float], alpha: float) -> list[float]:
-    return [points for (_, at), points in gain.items() if at == alpha]
 
 
 if __name__ == "__main__":

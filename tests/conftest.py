@@ -34,9 +34,8 @@ _LONGEST = ("test_docs.py", "test_scan.py", "test_demo.py", "test_serve.py", "te
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, so that the processes of `pytest -n` end together; each takes whole files."""
-    if (
-        "PYTEST_XDIST_WORKER" in os.environ
-    ):  # in one process a session's Ray has to come after the clusters of other tests
+    # In one process a session's Ray comes after the clusters that other tests start.
+    if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 

@@ -131,7 +131,7 @@ def _is_comment(folder: Path, line: str) -> bool:
 
 def _of_csv(path: Path, path_alone: bool) -> Iterator[pa.Table]:
     with _opened(path) as lines:
-        reader = csv.reader(lines, delimiter=separator(lines, _TABLES[path.suffix.lower()]), strict=True)
+        reader = csv.reader(lines, delimiter=_separator(lines, _TABLES[path.suffix.lower()]), strict=True)
         head = next(reader, [])
         if not head:
             raise DataError(f"{path}: not a CSV file (its first line has to name the columns, and is empty)")
@@ -150,7 +150,12 @@ def _opened(path: Path) -> TextIO:
     return path.open(newline="", encoding="utf-16" if is_utf_16 else "utf-8-sig", errors="surrogateescape")
 
 
-def separator(lines: TextIO, among: str = ",;\t") -> str:
+def read_records(lines: TextIO) -> "csv.DictReader[str]":
+    """The rows of a table with a header, whatever a spreadsheet separated its columns by."""
+    return csv.DictReader(lines, delimiter=_separator(lines, ",;\t"))
+
+
+def _separator(lines: TextIO, among: str) -> str:
     """The character that separates the columns of a table, by its first line; nothing is read."""
     start = lines.tell()
     head = lines.readline()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.data.lists import separator
+from llb_ray.data.lists import read_records
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.trust import TRUSTED, UNTRUSTED
 from llb_ray.errors import DataError
@@ -108,7 +108,7 @@ def _set(table: pa.Table, name: str, values: Sequence[str] | Sequence[float]) ->
 def _rows(path: Path) -> Iterator[_Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-            reader = csv.DictReader(file, delimiter=separator(file))
+            reader = read_records(file)
             lacking = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
             if lacking:
                 raise DataError(

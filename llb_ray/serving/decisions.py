@@ -10,7 +10,7 @@ from typing import Annotated
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from llb_ray.data.lists import separator
+from llb_ray.data.lists import read_records
 from llb_ray.disk import write_atomic
 from llb_ray.ensemble.overrides import WORDS
 from llb_ray.errors import DataError, ResourceError
@@ -109,7 +109,7 @@ class Decisions:
     def _read(self) -> dict[str, Decision]:
         try:
             with self._file.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file, delimiter=separator(file)))
+                rows = list(read_records(file))
             found = {
                 row["image_id"]: Decision(decision=row["decision"], note=from_cell(row.get("note") or ""))
                 for row in rows

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from llb_ray.data.lists import separator
+from llb_ray.data.lists import read_records
 from llb_ray.data.tables import DAMAGED
 from llb_ray.engine.inference.prediction_tables import SCORES_FILE
 from llb_ray.engine.inference.verdicts import ANOMALOUS, NORMAL
@@ -41,7 +41,7 @@ def _corrected(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file, delimiter=separator(file)):
+            for row in read_records(file):
                 image_id, said = ((row.get(name) or "").strip() for name in ("image_id", "decision"))
                 if said not in _DECISIONS:
                     raise DataError(f"{path}: image {image_id}: {said!r} is not {NORMAL} or {ANOMALOUS}; correct it")
