@@ -28,7 +28,9 @@ class Masks:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._names = cache(self._listed)
-        self._beside = cache(self._of_folder)
+        # A folder may hold every image: what is known of it is found once, not for each of them.
+        self._mask_folders = cache(self._listed_mask_folders)
+        self._beside = cache(self._masks_beside)
         self._stems = cache(self._by_stem)
 
     def of(self, files: Sequence[File]) -> dict[str, str]:
@@ -74,8 +76,8 @@ class Masks:
             name = self._best(folder, self._stems(folder), image)
             if name is not None and (found := str(folder / name)) != path:
                 return found
-        beside = {name for name, kind in self._beside(image.parent).items() if kind == OF_MASKS}
-        name = self._best(image.parent, _stems(beside), image) if image.name not in beside else None
+        beside, stems = self._beside(image.parent)
+        name = self._best(image.parent, stems, image) if image.name not in beside else None
         return None if name is None else str(image.parent / name)
 
     def _folders(self, image: PurePosixPath) -> Iterator[PurePosixPath]:
@@ -88,7 +90,7 @@ class Masks:
         for place, within in places:
             yield from (place / name / within for name in self._mask_folders(place))
 
-    def _mask_folders(self, place: PurePosixPath) -> list[str]:
+    def _listed_mask_folders(self, place: PurePosixPath) -> list[str]:
         return [name for name in self._names(place) if means_masks(name)]
 
     def _best(self, folder: PurePosixPath, names: Mapping[str, Sequence[str]], image: PurePosixPath) -> str | None:
@@ -106,8 +108,11 @@ class Masks:
     def _by_stem(self, folder: PurePosixPath) -> dict[str, list[str]]:
         return _stems(self._names(folder))
 
-    def _of_folder(self, folder: PurePosixPath) -> dict[str, str]:
-        return describing(self._root / folder, self._names(folder))
+    def _masks_beside(self, folder: PurePosixPath) -> tuple[set[str], dict[str, list[str]]]:
+        """Names of the masks among the images of a folder, and the same by stem."""
+        kinds = describing(self._root / folder, self._names(folder))
+        names = {name for name, kind in kinds.items() if kind == OF_MASKS}
+        return names, _stems(names)
 
     def _all(self) -> Iterator[str]:
         """Every file in a folder of masks beside the splits."""

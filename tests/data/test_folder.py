@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from llb_ray.config import DataConfig
+from llb_ray.data import masks
 from llb_ray.data.decoding import content_id
 from llb_ray.data.folder import read_folder
 from llb_ray.data.manifest import Manifest, path_from_text
@@ -295,3 +296,29 @@ def test_names_and_labels_change_neither_ids_nor_order(tree: Path, tmp_path: Pat
         (renamed / split / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, renamed / split / kind / f"{100 - index}.dat")
     assert _identity(read_folder(renamed, PLAIN)) == _identity(read_folder(tree, PLAIN))
+
+
+@pytest.mark.parametrize("mask", ["ground_truth/crack/{}_mask.png", "test/crack/{}_mask.png"])
+def test_names_in_a_folder_are_examined_once_and_not_for_every_image(
+    mask: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else ten thousand photographs in one folder take minutes, and a hundred thousand take hours."""
+    looks = []
+    for count in (8, 32):
+        root, examined = tmp_path / str(count), list[str]()
+        names = ("train/good/{}.png", "test/crack/{}.png", mask)
+        photos(root, *(name.format(number) for number in range(count) for name in names))
+        with monkeypatch.context() as patch:
+            for name in ("means_masks", "described_stem"):
+                patch.setattr(masks, name, _noting(getattr(masks, name), examined))
+            assert read_folder(root, PLAIN).table["mask_path"].null_count == count
+        looks.append(len(examined))
+    assert looks[1] <= 4 * looks[0] + 8
+
+
+def _noting(examine: Callable[[str], Any], examined: list[str]) -> Callable[[str], Any]:
+    def look(name: str) -> Any:
+        examined.append(name)
+        return examine(name)
+
+    return look
