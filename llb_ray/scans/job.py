@@ -13,6 +13,7 @@ from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.pipeline.pipeline import Result, RunSpec, run_stages
+from llb_ray.engine.rundir.run_lock import RETRY_WAIT_S
 from llb_ray.errors import LlbError
 from llb_ray.scans.datasets import Material, draw_images
 from llb_ray.scans.job_results import DONE, METRICS, Row, failed_row, identity, write_row
@@ -51,7 +52,7 @@ def _row(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:
     started_s = time.perf_counter()
     config, store = scan.config.of_job(job.filter, job.seed), Store(scan.store)
     manifest, pool = draw_images(scan.config, job, material, store)
-    spec = RunSpec(config, manifest, scan.run(job), scan.store, pool.unlabelled())
+    spec = RunSpec(config, manifest, scan.run(job), scan.store, pool.unlabelled(), lock_wait_s=RETRY_WAIT_S)
     result = run_stages(spec, executor, _silent)
     seconds = time.perf_counter() - started_s
     return {

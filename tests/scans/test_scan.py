@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -242,3 +243,17 @@ def test_a_damaged_row_is_done_again(scanned: Path, scan_config: ScanConfig, tmp
     row.write_text("{")
     llb_ray.scan(scan_config, out=out, executor="serial")
     assert json.loads(row.read_text())["key"] == content["key"]
+
+
+def test_a_job_that_starts_again_waits_for_its_earlier_attempt_to_end(
+    scanned: Path, scan_config: ScanConfig, tmp_path: Path
+) -> None:
+    """As on another node, when the processes of a lost one have not noticed yet."""
+    out = shutil.copytree(scanned, tmp_path / "scan")
+    job = next(out.glob("rows/[!.]*.json"))
+    job.unlink()
+    attempt = FileLock(out / "jobs" / job.stem / LOCK, thread_local=False)
+    attempt.acquire()
+    threading.Timer(1, attempt.release).start()
+    rows = llb_ray.scan(scan_config, out=out, executor="serial")
+    assert set(rows["status"].to_pylist()) == {"done"}

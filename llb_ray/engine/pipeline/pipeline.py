@@ -102,7 +102,8 @@ class RunSpec:
     Runs that are given one `store` reuse each other's artifacts, even while they run.  Runs that draw their images from
     one `pool`, a superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what
     is in them.  With an `amendment`, all that a finished run of the same configuration and images is made of is there
-    from the start, and decisions by hand replace the filter's.
+    from the start, and decisions by hand replace the filter's.  An earlier attempt at the same run, on a node that was
+    lost, is given `lock_wait_s` to end.
     """
 
     config: RunConfig
@@ -111,6 +112,7 @@ class RunSpec:
     store: Path | None = None
     pool: pa.Table | None = None
     amendment: Amendment | None = None
+    lock_wait_s: float = 0
 
 
 def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
@@ -125,7 +127,7 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
     filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
-    with lock_run(spec.out, spec.store) as folder:
+    with lock_run(spec.out, spec.store, spec.lock_wait_s) as folder:
         for line in [
             *_crash_lines(folder),
             *_quarantine_lines(manifest),

@@ -13,16 +13,20 @@ from llb_ray.engine.rundir.run_folder import ARTIFACTS, RunFolder
 from llb_ray.errors import ArtifactError
 from llb_ray.remote import Remote
 
+# A process on a lost node ends seconds after the node is missed, and NFS drops the locks of its machine after 90 s.
+RETRY_WAIT_S = 120.0
+
 
 @contextlib.contextmanager
-def lock_run(where: Path | Remote, shared_store: Path | None = None) -> Iterator[RunFolder]:
+def lock_run(where: Path | Remote, shared_store: Path | None = None, wait_s: float = 0) -> Iterator[RunFolder]:
     """The folder, made if need be, writable, and ours alone until the end of the context.
 
-    Raises ArtifactError if it cannot be written or another process runs in it, OSError if a URI cannot.
+    Raises ArtifactError if it cannot be written or another process still runs in it after `wait_s`, OSError if a URI
+    cannot.
     """
     folder = RunFolder.at(where, shared_store)
-    # The operating system drops the lock of a killed process, so a resume never waits for a dead one.
-    lock = FileLock(folder.path / LOCK, timeout=0)
+    # The operating system drops the lock of a killed process, so a resume here never waits for a dead one.
+    lock = FileLock(folder.path / LOCK, timeout=wait_s)
     if folder.remote is not None:
         refuse_foreign(folder.remote, EVENTS, ARTIFACTS)
     try:
