@@ -119,6 +119,7 @@ DATASETS = Extensions(
         "real_iad": "llb_ray.data.adapters.real_iad:RealIad",
         "table": "llb_ray.data.adapters.image_list:ImageList",
         "imagefolder": "llb_ray.data.adapters.image_folder:ImageFolder",
+        "huggingface": "llb_ray.data.adapters.huggingface:HuggingFace",
         "coco": "llb_ray.data.adapters.coco:Coco",
         "labelme": "llb_ray.data.adapters.labelme:Labelme",
         "cvat": "llb_ray.data.adapters.cvat:Cvat",

@@ -192,6 +192,7 @@ def export(
     data: str | Path | None = None,
     copy: bool = False,
     category: str | None = None,
+    any_size: bool = False,
 ) -> "ExportedModel | ExportedSet":
     """Summary of an export to `out` for other tools: the final detector of `run`, or its purified images.
 
@@ -199,7 +200,7 @@ def export(
     ``torch-export``, a program of torch.export, and ``openvino``, which is two files; ``anomalib-csv``,
     ``mvtec-tree``, ``real-iad-json`` and ``parquet`` fill a new folder with the kept images and the labelled test
     images, as hard links unless `copy` is set.  `data` is where the run's images are now, if they have moved.  A
-    model has the threshold of `category`, in a run of several.
+    model has the threshold of `category`, in a run of several, and with `any_size` it resizes images by itself.
     """
     from llb_ray.engine.inspection.finished_run import FinishedRun
     from llb_ray.engine.rundir.run_folder import RunFolder
@@ -208,17 +209,19 @@ def export(
     if format == "onnx":
         from llb_ray.exporting.onnx import export_onnx
 
-        return export_onnx(finished, local_folder("--out", out), category)
+        return export_onnx(finished, local_folder("--out", out), category, any_size)
     if format == "torch-export":
         from llb_ray.exporting.model_formats import export_program
 
-        return export_program(finished, local_folder("--out", out), category)
+        return export_program(finished, local_folder("--out", out), category, any_size)
     if format == "openvino":
         from llb_ray.exporting.model_formats import export_openvino
 
-        return export_openvino(finished, local_folder("--out", out), category)
+        return export_openvino(finished, local_folder("--out", out), category, any_size)
     if category is not None:
         raise ConfigError(f"category {category!r} has no effect with {format}, which has the images of all; drop it")
+    if any_size:
+        raise ConfigError(f"--any-size has no effect with {format}, which is not a model; drop it")
     from llb_ray.exporting.dataset_layouts import export_set
 
     return export_set(finished, format, local_folder("--out", out), copy)

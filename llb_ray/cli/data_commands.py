@@ -30,7 +30,7 @@ _REALIAD = ["realiad_1024", "realiad_512", "realiad_256", "realiad_raw"]
     help="real_iad: the folder of the images.",
 )
 @click.option("--alpha", type=float, help="real_iad: the official contaminated lists of this share.")
-@click.option("--write-to", type=FOLDER, help="arrays: the folder that the images are written to.")
+@click.option("--write-to", type=FOLDER, help="arrays, huggingface: the folder that the images are written to.")
 @click.option("--check/--no-check", "check_files", default=True, help="Look for every image and mask.")
 @click.option("--skip-bad", is_flag=True, help="Leave out images with a problem instead of refusing all.")
 def manifest(kind: str, root: Path, out: Path, **options: Any) -> None:
@@ -40,6 +40,7 @@ def manifest(kind: str, root: Path, out: Path, **options: Any) -> None:
     llb-ray manifest mvtec mvtec_ad --out mvtec.arrow
     llb-ray manifest real_iad Real-IAD --alpha 0.1 --out fuiad.arrow
     llb-ray manifest coco photos --table instances.json --out photos.arrow
+    llb-ray manifest huggingface downloaded --write-to photos --out photos.arrow
     llb-ray manifest table photos --table lots.csv --out photos.arrow
     """
     with refusals() as console:

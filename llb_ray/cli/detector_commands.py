@@ -157,12 +157,14 @@ def threshold(run_folder: str, false_alarm_rate: float, data: Path | None, no_re
 @click.option("--data", type=FOLDER, help="Where the run's images are now, if they have moved.")
 @click.option("--copy", is_flag=True, help="Copy images instead of linking them.")
 @click.option("--category", metavar="NAME", help="Category whose threshold a model has, of a run of several.")
+@click.option("--any-size", is_flag=True, help="A model that takes images of any size and resizes them by itself.")
 @no_verify_option
 def export(run_folder: str, format_: Any, out: str, **choices: Any) -> None:
     """Write a run's final detector, or its purified images, for other tools.
 
     \b
     llb-ray export runs/photos --format onnx --out model.onnx
+    llb-ray export runs/photos --format onnx --any-size --out model.onnx
     llb-ray export runs/photos --format anomalib-csv --out purified
     """
     with refusals() as console:

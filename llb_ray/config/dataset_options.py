@@ -52,7 +52,7 @@ class DatasetOptions(Settings):
     alpha: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="real_iad: the official contaminated (FUIAD) lists at this share; default: the clean ones"
     )
-    write_to: Path | None = Field(None, description="arrays: the folder that the images are written to")
+    write_to: Path | None = Field(None, description="arrays, huggingface: the folder that the images are written to")
     check_files: bool = Field(True, description="look for every image and mask, and compare their sizes")
     skip_bad: bool = Field(False, description="leave out images with a problem instead of refusing all")
 

@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +10,19 @@ from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ResourceError
 from llb_ray.exporting.onnx import (
     OUTPUTS,
+    ComparedImages,
     ExportedModel,
     Graph,
     compare_outputs,
     export_onnx,
     exported_detector,
-    images_of,
     refuse_name,
-    round_down,
+    traced_inputs,
 )
 from llb_ray.exporting.runtimes import load_openvino, why_unavailable
 
 
-def export_program(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
+def export_program(run: FinishedRun, path: Path, category: str | None = None, any_size: bool = False) -> ExportedModel:
     """Summary of the program of torch.export that was written to `path`, which ends in ``.pt2``.
 
     It takes uint8 images [B, H, W, 3] and a threshold [1], and gives scores, decisions and maps; the threshold it is
@@ -32,21 +31,20 @@ def export_program(run: FinishedRun, path: Path, category: str | None = None) ->
     """
     refuse_name(path, ".pt2")
     trained = exported_detector(run, category)
-    image_BHW3 = images_of(run, trained)
-    threshold = torch.from_numpy(round_down(trained.calibration.threshold))
+    images = ComparedImages.of(run, trained, any_size)
+    inputs, shapes = traced_inputs(trained, any_size)
     with torch.no_grad():
-        example = torch.from_numpy(image_BHW3[:2]), threshold
-        shapes: tuple[dict[int, Any], dict[int, Any]] = ({0: torch.export.Dim("batch")}, {})
-        program = torch.export.export(Graph(trained).cpu().eval().requires_grad_(False), example, dynamic_shapes=shapes)
+        graph = Graph(trained, any_size).cpu().eval().requires_grad_(False)
+        program = torch.export.export(graph, inputs, dynamic_shapes=shapes)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
-        said = [loaded(torch.from_numpy(image_HW3[None]), threshold) for image_HW3 in image_BHW3]
+        said = [loaded(torch.from_numpy(image_HW3[None]), inputs[1]) for image_HW3 in images.given]
     outputs = {name: torch.cat(some).numpy() for name, some in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
-    return compare_outputs([path], trained.judge(image_BHW3), outputs)
+    return compare_outputs([path], images, outputs)
 
 
-def export_openvino(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
+def export_openvino(run: FinishedRun, path: Path, category: str | None = None, any_size: bool = False) -> ExportedModel:
     """Summary of OpenVINO's files that were written: `path`, which ends in ``.xml``, and its weights beside it.
 
     They are made of the ONNX file and have its inputs and outputs.  Raises ConfigError for the name, ResourceError
@@ -60,13 +58,12 @@ def export_openvino(run: FinishedRun, path: Path, category: str | None = None) -
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        export_onnx(run, onnx, category)
+        export_onnx(run, onnx, category, any_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
     trained = exported_detector(run, category)
-    image_BHW3, judge = images_of(run, trained), load_openvino(str(path), run.config.resources.num_cpus)
-    said = [judge(image_HW3[None]) for image_HW3 in image_BHW3]
+    images = ComparedImages.of(run, trained, any_size)
+    judge = load_openvino(str(path), run.config.resources.num_cpus)
+    said = [judge(image_HW3[None]) for image_HW3 in images.given]
     score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))
-    return compare_outputs(
-        [path, path.with_suffix(".bin")], trained.judge(image_BHW3), {"score": score_B, "map": map_BHW}
-    )
+    return compare_outputs([path, path.with_suffix(".bin")], images, {"score": score_B, "map": map_BHW})

@@ -1,8 +1,8 @@
 """The final detector as one ONNX file: bytes in, score, decision and map out, preprocessing and threshold inside.
 
-Input ``image``: uint8 [B, H, W, 3], RGB, of the detector's size.  Resizing is left to the caller, because no runtime
-resizes as Pillow does (bicubic with antialias, aspect not kept), and another way shifts scores; the file's metadata
-says the size and the way.  Input ``threshold``, float32 [1], is optional; its default is the run's.
+Input ``image``: uint8 [B, H, W, 3], RGB, of the detector's size, or of any size where the model is to resize by itself
+(`resizing`).  The file's metadata says the size and the way to resize, since another way shifts scores.  Input
+``threshold``, float32 [1], is optional; its default is the run's.
 
 Outputs: ``score`` float32 [B], ``anomalous`` bool [B], ``map`` float32 [B, h, w].
 
@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from llb_ray.data.decoding import read_rgb
 from llb_ray.data.ignored_regions import GREY
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
@@ -30,9 +31,11 @@ from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError, ResourceError
+from llb_ray.exporting.resizing import Resize
 
 OUTPUTS, THRESHOLD = ("score", "anomalous", "map"), "threshold"
 TOLERANCE = 1e-3  # of the largest value in the maps; float noise stays a hundred times below
+RESIZED_TOLERANCE = 1e-2  # where the model resizes: a value between two levels may be rounded otherwise
 _COMPARED = 16  # images
 _FRESH = "in a new Python process, after `pip install 'llb-ray[onnx]'`"
 Pixels = npt.NDArray[np.uint8]
@@ -57,19 +60,21 @@ class ExportedModel:
 
 
 class Graph(nn.Module):
-    """Encoder, the cache's rounding, detector and decision as one module."""
+    """Resizing where it is wanted, encoder, the cache's rounding, detector and decision as one module."""
 
-    def __init__(self, trained: TrainedDetector) -> None:
+    def __init__(self, trained: TrainedDetector, any_size: bool) -> None:
         super().__init__()
         if not isinstance(trained.detector, Exportable):
             name = trained.config.detector.name
             raise ConfigError(f"detector {name} cannot be exported, as it has no method scorer; use llb-ray predict")
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
+        self.resize = Resize(trained.config.detector.size) if any_size else nn.Identity()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
         ignored = trained.photographs.ignored
         self._ignored_HW = None if ignored is None else torch.from_numpy(ignored.mask_HW)
 
     def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        image = self.resize(image)
         if self._ignored_HW is not None:
             image = torch.where(self._ignored_HW[..., None], torch.full_like(image, GREY), image)
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
@@ -79,18 +84,18 @@ class Graph(nn.Module):
         return score_B, score_B > threshold, map_BHW
 
 
-def export_onnx(run: FinishedRun, path: Path, category: str | None = None) -> ExportedModel:
+def export_onnx(run: FinishedRun, path: Path, category: str | None = None, any_size: bool = False) -> ExportedModel:
     """Write the final detector to `path`, and say how far it is from torch on images of the run.
 
-    Its threshold is that of `category`, in a run of several. Raises ResourceError where the extra `onnx` is not
-    installed, ConfigError for a name that is not ``.onnx`` or is taken, and MemberError if the numbers differ;
-    nothing is left at `path` then.
+    Its threshold is that of `category`, in a run of several; with `any_size` it resizes images by itself.  Raises
+    ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is taken, and
+    MemberError if the numbers differ; nothing is left at `path` then.
     """
     refuse_name(path, ".onnx")
     trained = exported_detector(run, category)
-    image_BHW3 = images_of(run, trained)
-    _write(trained, image_BHW3[:2], path)
-    return compare_outputs([path], trained.judge(image_BHW3), _by_runtime(path, image_BHW3))
+    images = ComparedImages.of(run, trained, any_size)
+    _write(trained, path, any_size)
+    return compare_outputs([path], images, _by_runtime(path, images.given))
 
 
 def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
@@ -108,13 +113,40 @@ def refuse_name(path: Path, suffix: str) -> None:
         raise ConfigError(f"--out {path}: already exists; delete it or choose another file")
 
 
-def images_of(run: FinishedRun, trained: TrainedDetector) -> Pixels:
-    """The first images of the run: ids are hashes, so that they are a sample."""
-    paths = run.images["path"][:_COMPARED].to_pylist()
-    return np.stack([trained.photographs.pixels(run.root / path_from_text(path)) for path in paths])
+@dataclass(frozen=True)
+class ComparedImages:
+    """Images as an exported model takes them, [H, W, 3] each, and what it has to answer."""
+
+    given: Sequence[Pixels]
+    expected: Verdicts
+    tolerance: float  # share of the largest value in the maps
+
+    @classmethod
+    def of(cls, run: FinishedRun, trained: TrainedDetector, any_size: bool) -> Self:
+        """The first images of the run: ids are hashes, so that they are a sample.
+
+        Raises ConfigError for images of any size where those have several bands.
+        """
+        paths = [run.root / path_from_text(path) for path in run.images["path"][:_COMPARED].to_pylist()]
+        photographs = trained.photographs
+        image_BHWC = np.stack([photographs.pixels(path) for path in paths])
+        if any_size and photographs.scale is not None:
+            raise ConfigError("images of several bands are resized before they are scaled; export without --any-size")
+        whole = [read_rgb(path, None, photographs.max_pixels, photographs.levels) for path in paths if any_size]
+        tolerance = RESIZED_TOLERANCE if any_size else TOLERANCE
+        return cls(whole or list(image_BHWC), trained.judge(image_BHWC), tolerance)
 
 
-def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
+def traced_inputs(trained: TrainedDetector, any_size: bool) -> tuple[tuple[torch.Tensor, ...], tuple[Any, ...]]:
+    """Images and a threshold that a model can be traced with, and which of their axes are of any length."""
+    (height, width), channels = trained.config.detector.size, trained.photographs.num_channels
+    free = {1: torch.export.Dim("height"), 2: torch.export.Dim("width")} if any_size else {}
+    image_BHWC = torch.zeros(2, height, width, channels, dtype=torch.uint8)
+    threshold = torch.from_numpy(round_down(trained.calibration.threshold))
+    return (image_BHWC, threshold), ({0: torch.export.Dim("batch"), **free}, {})
+
+
+def _write(trained: TrainedDetector, path: Path, any_size: bool) -> None:
     try:
         import onnx
     except ImportError as error:
@@ -122,23 +154,24 @@ def _write(trained: TrainedDetector, example_BHW3: Pixels, path: Path) -> None:
             f"exporting needs onnx, onnxscript and onnxruntime ({error}); try again {_FRESH}"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
+    inputs, shapes = traced_inputs(trained, any_size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch and onnxscript about each other
         program = torch.onnx.export(
-            Graph(trained).cpu().eval(),
-            (torch.from_numpy(example_BHW3), torch.from_numpy(round_down(trained.calibration.threshold))),
+            Graph(trained, any_size).cpu().eval(),
+            inputs,
             dynamo=True,
             input_names=["image", THRESHOLD],
             output_names=list(OUTPUTS),
-            dynamic_shapes=({0: torch.export.Dim("batch")}, {}),
+            dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
     # An input with an initial value of its name is optional.
     model.graph.initializer.append(onnx.numpy_helper.from_array(round_down(trained.calibration.threshold), THRESHOLD))
-    onnx.helper.set_model_props(model, _properties(trained))
+    onnx.helper.set_model_props(model, _properties(trained, any_size))
     path.write_bytes(model.SerializeToString())
 
 
@@ -148,38 +181,43 @@ def round_down(threshold: float) -> npt.NDArray[np.float32]:
     return np.array([rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))])
 
 
-def _properties(trained: TrainedDetector) -> dict[str, str]:
+def _properties(trained: TrainedDetector, any_size: bool) -> dict[str, str]:
     (height, width), levels = trained.config.detector.size, trained.photographs.levels
+    shape = "height, width" if any_size else f"{height}, {width}"
+    by_itself = "by this model " if any_size else ""
     deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
         "llb_ray.threshold": repr(trained.calibration.threshold),  # unless the input `threshold` is another
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
-        "llb_ray.input": f"uint8 [batch, {height}, {width}, 3], RGB{deep}",
-        "llb_ray.resize": f"to {height} x {width} px, bicubic with antialias (Pillow), aspect ratio not kept",
+        "llb_ray.input": f"uint8 [batch, {shape}, 3], RGB, upright{deep}",
+        "llb_ray.resize": f"{by_itself}to {height} x {width} px, bicubic with antialias (Pillow), aspect not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
         **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},
     }
 
 
-def _by_runtime(path: Path, image_BHW3: Pixels) -> dict[str, npt.NDArray[Any]]:
+def _by_runtime(path: Path, images: Sequence[Pixels]) -> dict[str, npt.NDArray[Any]]:
     """Outputs of onnxruntime, image by image: other batch sizes than the one that was traced must work."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: it warns of the optional input
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    said = [session.run(OUTPUTS, {"image": image_HW3[None]}) for image_HW3 in image_BHW3]
+    said = [session.run(OUTPUTS, {"image": image_HW3[None]}) for image_HW3 in images]
     return {name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
 
 
-def compare_outputs(paths: Sequence[Path], torchs: Verdicts, runtimes: Mapping[str, npt.NDArray[Any]]) -> ExportedModel:
+def compare_outputs(
+    paths: Sequence[Path], images: ComparedImages, runtimes: Mapping[str, npt.NDArray[Any]]
+) -> ExportedModel:
     """Summary of a model in the files `paths`, whose answers are `runtimes`, by the names of its outputs.
 
-    Raises MemberError, with the files removed, where they differ from torch's by more than `TOLERANCE`.
+    Raises MemberError, with the files removed, where they differ from torch's by more than the tolerance.
     """
+    torchs = images.expected
     score = float(np.abs(torchs.score_N - runtimes["score"]).max())
     maps = float(np.abs(torchs.map_NHW - runtimes["map"]).max())
-    tolerance = TOLERANCE * float(np.abs(torchs.map_NHW).max())
+    tolerance = images.tolerance * float(np.abs(torchs.map_NHW).max())
     if not max(score, maps) <= tolerance:  # also true of NaN
         for path in paths:
             path.unlink()

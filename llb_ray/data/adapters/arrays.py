@@ -3,7 +3,6 @@
 It is unknown which class is normal, so no image has a label; its class is in the column `pattern`.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,13 +17,13 @@ from PIL import Image
 from llb_ray.config import DatasetConfig
 from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part
+from llb_ray.data.adapters.written_images import mark_written, was_written
 from llb_ray.data.manifest import TEST, TRAIN
-from llb_ray.disk import file_digest, write_json
+from llb_ray.disk import file_digest
 from llb_ray.errors import DataError
 
 PATTERN = "pattern"
 _FOLDER_NAME = re.compile(r"[\w-][\w .-]*")
-_WRITTEN = "arrays.json"  # says of which file the pictures were made; written last
 
 
 class Arrays(Adapter):
@@ -38,7 +37,7 @@ class Arrays(Adapter):
         assert config.write_to is not None, "DatasetConfig requires it"
         folder, sha256 = config.write_to.absolute(), _digest(config.root)
         splits = _arrays(config.root)
-        written = _was_written(folder, sha256)
+        written = was_written(folder, sha256)
         category = config.root.stem
         parts = []
         for split, (image_N, class_N) in splits.items():
@@ -49,7 +48,7 @@ class Arrays(Adapter):
             pattern = pa.array([str(kind) for kind in class_N], pa.string())
             parts.append(Part(part.table.append_column(PATTERN, pattern), part.origin, part.problems))
         if not written:
-            write_json(folder / _WRITTEN, {"sha256": sha256})
+            mark_written(folder, sha256)
         return Draft(folder, parts, {config.root.name: sha256})
 
 
@@ -58,22 +57,6 @@ def _digest(path: Path) -> str:
         return file_digest(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give an .npz file") from error
-
-
-def _was_written(folder: Path, sha256: str) -> bool:
-    """True if the folder holds the pictures of this file; raises DataError if it holds anything else."""
-    if not folder.exists():
-        return False
-    try:
-        said = json.loads((folder / _WRITTEN).read_text())
-    except (OSError, ValueError):
-        said = None
-    if said == {"sha256": sha256}:
-        return True
-    # What a killed command left may be written again; what is somebody's may not.
-    if said is not None or any(child.name not in (TRAIN, TEST) for child in folder.iterdir()):
-        raise DataError(f"{folder}: holds files of another kind; name an empty folder for the images")
-    return False
 
 
 def _arrays(path: Path) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]]:

@@ -27,7 +27,7 @@ from llb_ray.errors import DataError
 
 _TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _NAME = "file_name"
-_SPLITS = {
+SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
     "test": TEST,
@@ -52,7 +52,7 @@ class ImageFolder(Adapter):
             rows = list(_rows(source))
             folder, name = path.parent.relative_to(config.root), path_text(config.root.name or "images")
             base = "" if folder == Path() else f"{folder.as_posix()}/"
-            usual = {"category": name, "split": _SPLITS.get(folder.name.lower(), TRAIN)}
+            usual = {"category": name, "split": SPLITS.get(folder.name.lower(), TRAIN)}
             entries = (_entry(source.name, number, row, usual, grouping) for number, row in enumerate(rows, 1))
             parts.append(Part.of(source.name, entries, base))
             sources[source.name] = source.sha256
@@ -102,7 +102,7 @@ def _entry(source: str, number: int, row: Row, usual: Row, grouping: Grouping) -
         number=number,
         path=path,
         category=category,
-        split=_SPLITS.get(split.lower(), split),
+        split=SPLITS.get(split.lower(), split),
         label=known,
         defect_type=_text(row, "defect_type"),
         mask_path=_text(row, "mask_file_name") or _text(row, "mask_path"),
