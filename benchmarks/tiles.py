@@ -38,8 +38,8 @@ SIZES = {  # settings of the detector, by set
     "glass_fabric": ["224", "320"],
     "commutator": ["224", "320"],
     "juice_bottle": ["224", "320", "[448, 224]"],
-    "lenses_2448": ["224", "448", "[1024, 1216]", "[1024, 1216] tiles 224", "[2048, 2432] tiles 224"],
-    "synthetic_2000": ["224", "448", "1984", "1984 tiles 224", "1984 tiles 448"],
+    "lenses_2448": ["224", "448", "[1024, 1216] tiles 224"],
+    "synthetic_2000": ["224", "448", "1984 tiles 224"],
 }
 MOST = 40  # images of each kind and split, of the large sets
 SIDE, DEFECT_PX = 2000, (10, 40)

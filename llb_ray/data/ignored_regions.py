@@ -12,10 +12,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from llb_ray.config import DataConfig, Size
 from llb_ray.data.decoding import read_mask
+from llb_ray.data.label_shapes import mask_of
 from llb_ray.errors import DataError
 
 GREY = 128  # of ignored pixels, in each channel
@@ -78,10 +79,7 @@ def _drawn(path: Path, size: Size) -> Bools:
         raise DataError(
             f"{path}: not a labelme file with polygons or rectangles ({error}); draw the region again, or as an image"
         ) from error
-    canvas = Image.new("1", size[::-1])
-    for line_P2 in corners:
-        ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in line_P2], fill=1, outline=1)
-    return np.array(canvas)
+    return mask_of(corners, width=size[1], height=size[0])
 
 
 def _corners(shape: dict[str, Any]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 _ELLIPSE_CORNERS = 72
+_FINE = 5  # parts of a pixel's side; odd, so that one is in its middle
 Corners = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -50,16 +51,33 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Corners:
 
 def mask_of(shapes: Sequence[Shape], width: int, height: int) -> Bools:
     """True inside any of the shapes [H, W]; raises ValueError for runs that do not fit the image."""
-    canvas = Image.new("1", (width, height))
-    pen = ImageDraw.Draw(canvas)
-    for shape in shapes:
-        if not isinstance(shape, Runs):
-            pen.polygon([(float(x), float(y)) for x, y in shape], fill=1, outline=1)
-    mask_HW = np.array(canvas)
+    mask_HW = np.zeros((height, width), bool)
     for shape in shapes:
         if isinstance(shape, Runs):
             _add(mask_HW, shape)
+        else:
+            _fill(mask_HW, shape)
     return mask_HW
+
+
+def _fill(mask_HW: Bools, corner_P2: Corners) -> None:
+    """Add the pixels whose centres are inside a polygon; of one without any, those that its outline crosses."""
+    height, width = mask_HW.shape
+    left, top = np.floor(corner_P2.min(axis=0)).clip(0, (width, height)).astype(int)
+    right, bottom = np.ceil(corner_P2.max(axis=0)).clip(0, (width, height)).astype(int)
+    box_hw = mask_HW[top:bottom, left:right]
+    if not box_hw.size:
+        return
+    # Pillow also draws pixels that an edge touches: of a finer drawing, the middle of each pixel is taken.
+    fine_hw = _drawn((corner_P2 - (left, top)) * _FINE - 0.5, box_hw.shape[1] * _FINE, box_hw.shape[0] * _FINE)
+    inside_hw = fine_hw[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
+    box_hw |= inside_hw if inside_hw.any() else _drawn(corner_P2 - (left, top), box_hw.shape[1], box_hw.shape[0])
+
+
+def _drawn(corner_P2: Corners, width: int, height: int) -> Bools:
+    canvas = Image.new("1", (width, height))
+    ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in corner_P2], fill=1)
+    return np.array(canvas)
 
 
 def _add(mask_HW: Bools, runs: Runs) -> None:

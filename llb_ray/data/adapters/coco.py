@@ -59,4 +59,4 @@ def _shapes(annotation: Any) -> list[Shape]:
     if said:
         return [polygon(points) for points in said]
     left, top, across, down = (float(number) for number in annotation["bbox"])
-    return [rectangle(left, top, left + across - 1, top + down - 1)]
+    return [rectangle(left, top, left + across, top + down)]

@@ -14,13 +14,13 @@ from llb_ray.cli import main
 from llb_ray.config import DatasetOptions
 from llb_ray.data.adapters import read_listing
 from llb_ray.data.adapters.labelled import MASKS
-from llb_ray.data.label_shapes import coco_counts
+from llb_ray.data.label_shapes import coco_counts, mask_of, polygon
 from llb_ray.errors import DataError
 from tests.support import photo
 
 KINDS = ["coco", "labelme", "cvat"]
 SIZE = (40, 30)  # width, height
-BOX = [[10, 5], [19, 5], [19, 14], [10, 14]]  # 100 pixels
+BOX = [[10, 5], [20, 5], [20, 15], [10, 15]]  # 100 pixels
 
 
 @pytest.fixture
@@ -99,8 +99,8 @@ def test_labelled_images_are_tests_and_the_others_for_training(kind: str, images
     [
         ("coco", _coco(segmentation=[], bbox=[10, 5, 10, 10])),
         ("coco", _coco(segmentation={"size": [30, 40], "counts": [305, *[10, 20] * 9, 10, 615]})),
-        ("labelme", _labelme(points=[[19, 14], [10, 5]], shape_type="rectangle")),
-        ("cvat", _cvat('<box label="hole" xtl="10" ytl="5" xbr="19" ybr="14" />')),
+        ("labelme", _labelme(points=[[20, 15], [10, 5]], shape_type="rectangle")),
+        ("cvat", _cvat('<box label="hole" xtl="10" ytl="5" xbr="20" ybr="15" />')),
         ("cvat", _cvat('<mask label="hole" rle="0, 100" left="10" top="5" width="10" height="10" />')),
     ],
 )
@@ -108,6 +108,21 @@ def test_shapes_of_other_kinds_make_the_same_mask(kind: str, said: Any, images: 
     mask_HW = _mask(images, _rows(kind, images, said)["lot/bad.png"])
     assert mask_HW[5:15, 10:20].all()
     assert mask_HW.sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("points", "inside"),
+    [
+        ([[10, 5], [12, 5], [12, 30], [10, 30]], np.s_[5:30, 10:12]),  # as narrow as a crack, to the edge
+        ([[-5, -5], [3, -5], [3, 2], [-5, 2]], np.s_[0:2, 0:3]),
+        ([[10.3, 5.3], [13.3, 5.3], [13.3, 8.3], [10.3, 8.3]], np.s_[5:8, 10:13]),  # by the centres of pixels
+        ([[10.7, 5.7], [10.9, 5.7], [10.9, 5.9]], np.s_[5:6, 10:11]),  # no centre is inside: it is not lost
+    ],
+)
+def test_a_polygon_has_the_pixels_whose_centres_are_inside(points: Any, inside: Any) -> None:
+    expected_HW = np.zeros((30, 40), bool)
+    expected_HW[inside] = True
+    assert np.array_equal(mask_of([polygon(points)], 40, 30), expected_HW)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +134,7 @@ def test_shapes_of_other_kinds_make_the_same_mask(kind: str, said: Any, images: 
 )
 def test_round_shapes_are_round(kind: str, said: Any, images: Path) -> None:
     mask_HW = _mask(images, _rows(kind, images, said)["lot/bad.png"])
-    assert mask_HW.sum() == pytest.approx(np.pi * 25, rel=0.25)
+    assert mask_HW.sum() == pytest.approx(np.pi * 25, rel=0.1)
     assert not mask_HW[10, 15]
 
 
