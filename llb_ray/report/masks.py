@@ -16,12 +16,12 @@ from llb_ray.report.heatmaps import save_picture
 class Masks:
     """Writer of ``masks/<path>.png`` below `out`, of the photographs' size, for each image of each batch.
 
-    Raises ArtifactError for a run without held-out maps.
+    Raises ArtifactError for a run without held-out maps; one without a threshold is refused for that, elsewhere.
     """
 
     def __init__(self, folder: RunFolder, out: Path) -> None:
         threshold = folder.made().threshold
-        if threshold is None or filenames.PIXEL_LEVELS not in threshold.files:
+        if threshold is not None and filenames.PIXEL_LEVELS not in threshold.files:
             raise ArtifactError(f"{folder.where}: {NO_REGIONS}")
         self._out = out
 

@@ -220,6 +220,17 @@ def test_a_run_of_before_has_no_regions_and_says_how_to_get_them(
     assert llb_ray.predict(run, photos / "test", out=tmp_path / "out", overlays="none").num_regions is not None
 
 
+@pytest.mark.parametrize("asked", [{}, {"masks": True}, {"maps": True}])
+def test_a_run_without_a_threshold_is_refused_for_that(
+    asked: dict[str, bool], finished: Path, photos: Path, tiny: RunConfig, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    without = with_overrides(tiny, ["threshold.method=none"])
+    llb_ray.run(without, llb_ray.read_folder(photos, without), out=run, executor="serial")
+    with pytest.raises(ArtifactError, match="threshold.method=none, so nothing says which score is anomalous"):
+        llb_ray.predict(run, photos / "test", out=tmp_path / "out", **asked)  # type: ignore[arg-type]
+
+
 def _before(run: Path) -> None:
     from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps
     from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
