@@ -34,7 +34,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a shard have the image, its mask and its label, and the names of the labels."""
+    """The columns of a shard that have the image, its mask and its label, and the names of the labels."""
 
     image: str
     mask: str | None
