@@ -102,8 +102,8 @@ def _entries(source: str, path: Path, category: str, into: Path | None) -> Itera
             yield Problem(source, number, name, problem)
             continue
         image = _written(row[columns.image], name, into)
-        masked = columns.mask is not None and label and row[columns.mask]
-        mask = _written(row[columns.mask], f"{name}_mask", into) if masked else None
+        masked = row[columns.mask] if columns.mask is not None and label else None
+        mask = _written(masked, f"{name}_mask", into) if masked else None
         yield Entry(number, image, category, split, label, defect_type, mask)
 
 
