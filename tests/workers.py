@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ray
+
 from llb_ray.artifacts import Store
 from llb_ray.config import ResourcesConfig
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
@@ -61,6 +63,19 @@ def fail(spec: CountingSpec) -> None:
         died.touch()
         time.sleep(1)  # until Ray has let go of what it no longer needs
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Placed:
+    """Leaves a file with the node that it is on."""
+
+    STEPS: ClassVar[tuple[str, ...]] = ("stand",)
+
+    def __init__(self, spec: CountingSpec) -> None:
+        self._spec = spec
+
+    def stand(self) -> None:
+        node_id = ray.get_runtime_context().get_node_id()
+        (self._spec.folder / f"{self._spec.name}.node").write_text(node_id)
 
 
 class Counting:

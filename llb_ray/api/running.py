@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, refuse_labels
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, locate
 
@@ -42,10 +42,12 @@ def run(
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
     spec = RunSpec(config, manifest, where, shared)
-    if not isinstance(executor, str):
-        return run_stages(spec, executor, tell)
-    with make_executor(executor) as entered:
-        return run_stages(spec, entered, tell)
+    workers = make_executor(executor) if isinstance(executor, str) else executor
+    refuse_labels(workers, config.resources)
+    if workers is executor:
+        return run_stages(spec, workers, tell)
+    with workers:
+        return run_stages(spec, workers, tell)
 
 
 def repurify(

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from llb_ray.config.base import Settings, Share
 from llb_ray.config.image_size import Size, sides
+from llb_ray.config.node_labels import NodeLabels
 from llb_ray.errors import ConfigError
 
 
@@ -165,6 +166,19 @@ class ResourcesConfig(Settings):
         60, description="seconds between checkpoints of a fit; a killed one goes on from its last"
     )
     max_restarts: int = Field(3, ge=0, description="times Ray restarts a member whose process died")
+    label_selector: NodeLabels = Field(
+        {},
+        description="labels of the Ray nodes that members may run on, as in {ray.io/accelerator-type: A100}; values "
+        "are Ray's: VALUE, !VALUE, in(VALUE, VALUE), !in(VALUE, VALUE)",
+    )
+    autoscale_to: PositiveInt | None = Field(
+        None,
+        le=100_000,
+        description="members at once that a cluster's autoscaler may add nodes for; default: as many as its nodes hold",
+    )
+    autoscale_wait_s: Annotated[float, Field(gt=0)] = Field(
+        900, description="seconds to wait for the first node that can hold a member, where autoscale_to is set"
+    )
 
     @model_validator(mode="after")
     def _gpus_make_sense(self) -> "ResourcesConfig":
@@ -175,6 +189,13 @@ class ResourcesConfig(Settings):
             # Ray does not hide GPUs from workers that ask for none: they would all crowd onto the first one.
             raise ValueError("device cuda needs num_gpus above 0")
         return self
+
+    @property
+    def description(self) -> str:
+        """The resources of one worker and the labels of its node, in words."""
+        labels = " and ".join(f"{key}: {value}" for key, value in self.label_selector.items())
+        where = f"one node labelled {labels}" if labels else "one node"
+        return f"{self.num_cpus} CPUs and {self.num_gpus:g} GPUs on {where}"
 
 
 class EvaluationConfig(Settings):

@@ -11,10 +11,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from llb_ray.config import ResourcesConfig
 from llb_ray.distributed.local_ray import keeping_sigterm, reason, start_locally
 from llb_ray.errors import ResourceError
 
@@ -80,32 +78,6 @@ def _no_cluster(address: str) -> ResourceError:
         f"Ray address {address!r} (--ray-address or RAY_ADDRESS): no cluster answers there; start one with "
         "`ray start --head`, or drop the address to use this machine only"
     )
-
-
-def slots(resources: ResourcesConfig) -> int:
-    """Number of workers with these resources that the cluster can hold at once; in a search, the trial's own share.
-
-    Raises ResourceError when not even one fits on any node: Ray itself would wait for ever.
-    """
-    group = get_current_placement_group()
-    nodes: list[dict[str, float]] = (
-        [node["Resources"] for node in ray.nodes() if node["Alive"]] if group is None else group.bundle_specs  # type: ignore[no-untyped-call]
-    )
-    fitting = sum(_fits(node, resources) for node in nodes)
-    if not fitting:
-        largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
-        raise ResourceError(
-            f"a worker asks for {resources.num_cpus} CPUs and {resources.num_gpus:g} GPUs on one node, and the largest "
-            f"of {len(nodes)} has {largest.get('CPU', 0):g} CPUs and {largest.get('GPU', 0):g} GPUs; "
-            "lower resources.num_cpus or resources.num_gpus, or join nodes that have them"
-        )
-    return fitting
-
-
-def _fits(node: dict[str, float], resources: ResourcesConfig) -> int:
-    by_cpu = node.get("CPU", 0) / resources.num_cpus
-    by_gpu = node.get("GPU", 0) / resources.num_gpus if resources.num_gpus else by_cpu
-    return int(min(by_cpu, by_gpu) + 1e-3)  # a third of a GPU is typed as 0.3333
 
 
 def nodes() -> dict[str, str]:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 
 from llb_ray.distributed import cluster
+from llb_ray.distributed.capacity import living_slots
 from llb_ray.engine.execution.executor import Tell, resumption
 from llb_ray.engine.execution.heartbeat import Beat, read_beat
 from llb_ray.engine.execution.protocols import Spec
-from llb_ray.errors import ResourceError
 
 LOOK_S = 1.0
 _PATIENCE_S = 60.0
@@ -74,7 +74,5 @@ class Watch:
 
 
 def _room(spec: Spec) -> str:
-    try:
-        return f"{cluster.slots(spec.context.resources)} at once"
-    except ResourceError:
-        return "nowhere, until a node joins that can hold a worker"
+    count = living_slots(spec.context.resources)
+    return f"{count} at once" if count else "nowhere, until a node joins that can hold a worker"

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.distributed import cluster
+from llb_ray.distributed import capacity, cluster
 from llb_ray.distributed.failure_monitor import KnownNodes, Watch
 from llb_ray.distributed.telemetry import Telemetry
 from llb_ray.distributed.worker_pool import ActorKind, IdleActors, PoolRun
@@ -38,7 +38,7 @@ class RayExecutor:
         self._exit.close()
 
     def slots(self, resources: ResourcesConfig) -> int:
-        return cluster.slots(resources)
+        return capacity.slots(resources)
 
     def refuse_unshared(self, proofs: Mapping[Path, Path]) -> None:
         cluster.refuse_unshared(proofs)
@@ -48,9 +48,10 @@ class RayExecutor:
         if not specs:
             return failures.by_name
         self._telemetry.watch(specs[0].context)
-        room = _Room(specs[0].context.resources)
+        resources = specs[0].context.resources
+        capacity.wait_for_node(resources, tell)
         PoolRun(
-            worker, specs, ActorKind.of(specs[0]), room, self._idle, failures, Watch(tell, self._nodes)
+            worker, specs, ActorKind.of(specs[0]), _Room(resources), self._idle, failures, Watch(tell, self._nodes)
         ).to_the_end()
         return failures.by_name
 
@@ -59,25 +60,26 @@ class RayExecutor:
         from llb_ray.distributed.train_group import Together, TogetherSpec
 
         refuse_crowd(self, spec.context.resources, count)
+        capacity.wait_for_node(spec.context.resources, tell)
         self._telemetry.watch(spec.context)
         # In an actor: it takes its trainer along when it is killed, and Ray Train's signal handlers stay out of ours.
         together = TogetherSpec(spec.name, spec.title, spec.context, worker, spec, count)
-        kind = ActorKind(spec.context.run, spec.context.category, 0, 0)
+        kind = ActorKind(spec.context.run, spec.context.category, {"num_cpus": 0, "num_gpus": 0})
         PoolRun(Together, [together], kind, lambda: 1, self._idle, Failures(0), Watch(tell, self._nodes)).to_the_end()
         self._idle.release()
 
 
 class _Room:
-    """The number of workers that the cluster can hold at once, while nodes come and go.
+    """The number of actors to have at once, while nodes come and go; an autoscaler looks at those that are pending.
 
     Raises ResourceError at the start when not even one fits: Ray would leave it pending for ever.
     """
 
     def __init__(self, resources: ResourcesConfig) -> None:
         self._resources = resources
-        self._last = cluster.slots(resources)
+        self._last = capacity.slots(resources)
 
     def __call__(self) -> int:
         with contextlib.suppress(ResourceError):  # the last node is gone, and another may join
-            self._last = cluster.slots(self._resources)
+            self._last = capacity.slots(self._resources)
         return self._last

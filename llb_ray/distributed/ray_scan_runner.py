@@ -13,10 +13,10 @@ import ray
 from ray.exceptions import RayError
 
 from llb_ray.data.manifest import path_from_text
-from llb_ray.distributed import cluster
+from llb_ray.distributed import capacity, cluster
 from llb_ray.distributed.death_reason import why
 from llb_ray.distributed.ray_executor import RayExecutor
-from llb_ray.engine.execution.executor import Executor, SerialExecutor
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
 from llb_ray.scans.datasets import Material
 from llb_ray.scans.job import run_job
 from llb_ray.scans.job_results import Row, failed_row, write_row
@@ -24,13 +24,14 @@ from llb_ray.scans.runner import Ended, Todo
 from llb_ray.scans.scan_plan import Job, Scan
 
 
-def on_cluster(scan: Scan, todo: Todo) -> tuple[int, Ended]:
+def on_cluster(scan: Scan, todo: Todo, tell: Tell) -> tuple[int, Ended]:
     """Number of jobs that run at once, and each with its row as it ends; call inside `cluster.connect`.
 
     Raises ResourceError where not even one worker fits, or a node does not see the images or the scan's folder.
     """
     asked = scan.config.resources
-    places = cluster.slots(asked)
+    capacity.wait_for_node(asked, tell)
+    places = capacity.slots(asked)
     proof = scan.progress / ".proof"
     proof.parent.mkdir(exist_ok=True)
     proof.touch()
@@ -66,10 +67,9 @@ def _submit(scan: Scan, job: Job, material: Any, spread: bool) -> Any:
     asked = scan.config.resources
     task = ray.remote(_do).options(
         name=f"llb-{job.name}",
-        num_cpus=0 if spread else asked.num_cpus,
-        num_gpus=0 if spread else asked.num_gpus,
         scheduling_strategy="SPREAD" if spread else "DEFAULT",  # else those that ask for nothing share one node
         max_retries=asked.max_restarts,  # of a process that died; an error is a row
+        **({"num_cpus": 0} if spread else capacity.placement(asked)),
     )
     return task.remote(scan, job, material, spread)
 

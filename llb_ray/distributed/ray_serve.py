@@ -17,7 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from llb_ray.config import ResourcesConfig
-from llb_ray.distributed import cluster
+from llb_ray.distributed.capacity import placement, slots
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ConfigError, LlbError, ResourceError
 from llb_ray.remote import locate
@@ -54,7 +54,7 @@ def run_application(name: str, run: str, replicas: int) -> serve.Application:
         name=_judge(name),
         num_replicas=replicas,
         # Half of its cores, so that those of the next version find a place beside it; a GPU is not shared.
-        ray_actor_options={"num_cpus": resources.num_cpus / 2, "num_gpus": resources.num_gpus},
+        ray_actor_options=placement(resources) | {"num_cpus": resources.num_cpus / 2},
         max_surge_percent=0 if resources.num_gpus else 100,
         max_ongoing_requests=_BATCHES * batch_size,
         max_queued_requests=_QUEUED,
@@ -149,7 +149,7 @@ def refuse_crowd(said: ServeArguments) -> None:
     """Raise ResourceError where the cluster has no room for the judges, for which Ray Serve would wait for ever."""
     for name, run in said.runs.items():
         resources: ResourcesConfig = RunFolder.open(locate(run)).config().resources
-        room = cluster.slots(resources)
+        room = slots(resources)
         if room < said.replicas:
             raise ResourceError(
                 f"{name}: {said.replicas} replicas asked for, and there is room for {room} (each {resources.num_cpus} "

@@ -14,6 +14,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from llb_ray.distributed.capacity import label_selector
 from llb_ray.distributed.death_reason import why
 from llb_ray.distributed.torch_data_parallel import TorchPeers
 from llb_ray.engine.execution.protocols import PeerWorker, Spec, WorkerContext, device_for
@@ -80,10 +81,13 @@ class Together:
             train_loop_config={"worker": self._spec.worker, "spec": self._spec.spec},
             # Ray Train would take nccl for every GPU it is asked for, but they may be only logical ones.
             torch_config=TorchConfig(backend="nccl" if resources.num_gpus and resources.device != "cpu" else "gloo"),
-            scaling_config=train.ScalingConfig(
-                num_workers=self._spec.count, use_gpu=bool(resources.num_gpus), resources_per_worker=owned
+            scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # mypy sees the class that v2 replaces
+                num_workers=self._spec.count,
+                use_gpu=bool(resources.num_gpus),
+                resources_per_worker=owned,
+                label_selector=label_selector(resources),
             ),
-            run_config=train.RunConfig(  # type: ignore[call-arg]  # mypy sees the class that v2 replaces
+            run_config=train.RunConfig(  # type: ignore[call-arg]  # the same
                 name=self._spec.name,
                 storage_path=storage,
                 storage_filesystem=filesystem,

@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
 from llb_ray.config import RunConfig
-from llb_ray.distributed import cluster
+from llb_ray.distributed.capacity import label_selector, wait_for_node
 from llb_ray.distributed.ray_executor import RayExecutor
 from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
 from llb_ray.engine.pipeline.pipeline import RunSpec, run_stages
@@ -41,7 +41,7 @@ def run_trials(plan: Search, tell: Tell, resume: bool = False) -> list[Trial]:
     Raises ConfigError for a search that cannot be, ResourceError where no trial fits the cluster, and
     KeyboardInterrupt where it was stopped before any trial ended.
     """
-    cluster.slots(plan.base.resources)
+    wait_for_node(plan.base.resources, tell)
     with _quiet(tell):
         results = _tuner(plan, tell, resume).fit()
     # Tune gives them in another order after a resume; its folders are numbered as the trials were started.
@@ -119,10 +119,12 @@ def _resources(plan: Search) -> tune.PlacementGroupFactory:
     """Resources of a trial while it runs: one worker's share, or one for each worker that it starts."""
     asked = plan.base.resources
     worker = {"CPU": float(asked.num_cpus)} | ({"GPU": asked.num_gpus} if asked.num_gpus else {})
+    labels = label_selector(asked)
+    more: dict[str, Any] = {} if labels is None else {"bundle_label_selector": [labels] * plan.workers_per_trial}
     if plan.workers_per_trial == 1:
-        return tune.PlacementGroupFactory([worker])
+        return tune.PlacementGroupFactory([worker], **more)
     waiting: dict[str, float] = {}  # the trial's own process computes nothing
-    return tune.PlacementGroupFactory([waiting, *[worker] * plan.workers_per_trial])
+    return tune.PlacementGroupFactory([waiting, *[worker] * plan.workers_per_trial], **more)
 
 
 def _param_space(plan: Search) -> dict[str, Any]:

@@ -9,7 +9,7 @@ group: workers are independent, and under Ray Tune the trial's own group capture
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
+from llb_ray.distributed.capacity import placement
 from llb_ray.distributed.death_reason import why
 from llb_ray.distributed.failure_monitor import LOOK_S, Watch
 from llb_ray.engine.execution.executor import Failures, announce
@@ -55,18 +56,16 @@ def _free_gpu_memory() -> None:
 
 @dataclass(frozen=True)
 class ActorKind:
-    """Resources of an actor, and the run that it works for."""
+    """Ray's options for the placement of an actor, and the run that it works for."""
 
     run: Path
     category: str
-    num_cpus: float
-    num_gpus: float
+    placement: Mapping[str, Any]
 
     @classmethod
     def of(cls, spec: Spec) -> "ActorKind":
         """The kind of actor that this worker asks for."""
-        resources = spec.context.resources
-        return cls(spec.context.run, spec.context.category, resources.num_cpus, resources.num_gpus)
+        return cls(spec.context.run, spec.context.category, placement(spec.context.resources))
 
 
 class IdleActors:
@@ -92,9 +91,10 @@ class IdleActors:
         """A new actor, which may have to wait for a place."""
         name = _named(kind.category, f"worker-{self._num_started:02d}")
         self._num_started += 1
-        options = {"num_cpus": kind.num_cpus, "num_gpus": kind.num_gpus, "max_restarts": 0}
         namespace = f"llb-{kind.run.name}-{self._attempt}"
-        return ray.remote(WorkerActor).options(name=name, namespace=namespace, **options).remote()
+        return (
+            ray.remote(WorkerActor).options(name=name, namespace=namespace, max_restarts=0, **kind.placement).remote()
+        )
 
     def keep(self, actors: Sequence[Any]) -> None:
         """Keep these for the next stage, for a while."""

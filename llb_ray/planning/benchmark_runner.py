@@ -12,7 +12,7 @@ from typing import Any
 from llb_ray.artifacts import Store
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
-from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, refuse_labels
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.errors import DataError
 from llb_ray.planning.cost_model import CostModel
@@ -37,6 +37,7 @@ def forecast_run(
         raise DataError(
             f"{manifest.root}: {size.num_train} training images cannot be divided among {size.num_members} members"
         )
+    refuse_labels(executor, config.resources)
     slots = executor.slots(config.resources)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=existing(out)) as name:
         specs = list(_specs(config, manifest, Path(name), min(slots, _AT_ONCE, max(1, size.num_members)), size))

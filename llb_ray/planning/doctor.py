@@ -171,8 +171,8 @@ def _workers(config: RunConfig, ray: "Callable[[], Executor]") -> Check:
             took_s, slots = time.perf_counter() - started_s, executor.slots(config.resources)
     except LlbError as error:
         return Check("ray", "fail", *_halves(error))
-    owned = f"{config.resources.num_cpus} CPUs and {config.resources.num_gpus:g} GPUs each"
-    return Check("ray", "ok", f"answers after {took_s:.1f} s; workers at once: {slots}, with {owned}")
+    at_once = f"workers at once: {slots}, each with {config.resources.description}"
+    return Check("ray", "ok", f"answers after {took_s:.1f} s; {at_once}")
 
 
 def _writable(out: Path | Remote) -> Check:

@@ -75,6 +75,8 @@ def forecast(config: RunConfig, manifest: Manifest, measured: CostModel, cluster
 
 
 def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
+    if config.resources.autoscale_to == work.at.cluster.slots:
+        yield f"resources.autoscale_to={config.resources.autoscale_to}: estimated as if these nodes had joined"
     if uncached:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
     if config.final_workers > 1:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from llb_ray.artifacts import Store
 from llb_ray.disk import write_atomic
-from llb_ray.engine.execution.executor import SerialExecutor, Tell
+from llb_ray.engine.execution.executor import SerialExecutor, Tell, refuse_labels
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.rundir.output_guard import LOCK, refuse_foreign, refuse_inside
@@ -24,12 +24,13 @@ from llb_ray.scans.scan_status import FAILED, UP_TO_DATE, time_left_s
 
 Todo = Sequence[tuple[Job, Material]]
 Ended = Iterator[tuple[Job, Row]]
-Runner = Callable[[Scan, Todo], tuple[int, Ended]]  # how many jobs run at once, and each as it ends
+Runner = Callable[[Scan, Todo, Tell], tuple[int, Ended]]  # how many jobs run at once, and each as it ends
 
 
-def serially(scan: Scan, todo: Todo) -> tuple[int, Ended]:
+def serially(scan: Scan, todo: Todo, tell: Tell) -> tuple[int, Ended]:
     """Every job in this process, one after the other."""
     executor = SerialExecutor()
+    refuse_labels(executor, scan.config.resources)
     return 1, ((job, run_job(scan, job, material, executor)) for job, material in todo)
 
 
@@ -56,7 +57,7 @@ def _through(scan: Scan, todo: Todo, total: int, runner: Runner, tell: Tell) -> 
     results = Results(scan)
     results.write()
     if todo:
-        at_once, ended = runner(scan, todo)
+        at_once, ended = runner(scan, todo, tell)
         progress = _Progress(scan, total, len(todo), at_once, tell)
         for job, row in ended:
             results.add(row)

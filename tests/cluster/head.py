@@ -11,15 +11,26 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import ray
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 _PORTS = ("port", "dashboard", "agent", "agent_grpc", "metrics", "client", "autoscaler", "dashboard_metrics")
 _START_S = 120
+_HEAD_ID = "f" * 51 + "0" * 5
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_FAKE_NODES = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
+}
 _STOP_S = 30
 
 
@@ -30,6 +41,7 @@ class Head:
     ports: dict[str, int]
     environment: dict[str, str]
     token: str
+    process: subprocess.Popen[bytes]
 
     def command(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """What `words` did and printed, stderr included."""
@@ -37,6 +49,13 @@ class Head:
         return subprocess.run(
             words, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
         )
+
+    def kill(self) -> None:
+        """End all of it at once, jobs and their drivers too, as when the machine's plug is pulled."""
+        self.process.kill()
+        for pid in _processes(self.environment["HOME"]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def dashboard(self, path: str, token: str | None = None) -> Any:
         """The dashboard's answer, read as JSON."""
@@ -53,24 +72,28 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head() -> Iterator[Head]:
-    """A head that takes jobs; at the end it and all that it started are gone."""
+def running_head(grows_by: Mapping[str, Any] | None = None) -> Iterator[Head]:
+    """A head that takes jobs; at the end it and all that it started are gone.
+
+    With `grows_by`, node types of Ray's fake autoscaler by their names, it has no place itself, and processes of this
+    machine stand for the nodes that are added.
+    """
     # Not pytest's folder: the paths of Ray's sockets must stay under 107 bytes.
     with tempfile.TemporaryDirectory(prefix="llb-", ignore_cleanup_errors=True) as folder:
         ports = _free_ports()
-        environment = _environment(Path(folder), ports)
+        environment = _environment(Path(folder), ports) | ({} if grows_by is None else _FAKE_NODES)
         generated = subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, capture_output=True)
-        head = Head(ports, environment, generated.stdout.decode().strip().splitlines()[-1])
         process = subprocess.Popen(
-            _start(Path(folder), ports), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            _start(Path(folder), ports, grows_by), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        head = Head(ports, environment, generated.stdout.decode().strip().splitlines()[-1], process)
         try:
             _wait_for_agent(head, process)
             yield head
         finally:
             process.terminate()  # with --block, the command takes everything that it started with it
             process.wait(_STOP_S)
-            _end(environment["HOME"])
+            _end(environment["HOME"], outlived=grows_by is not None)
 
 
 def free_port() -> int:
@@ -107,15 +130,45 @@ def _environment(folder: Path, ports: dict[str, int]) -> dict[str, str]:
     }
 
 
-def _start(folder: Path, ports: dict[str, int]) -> list[str | Path]:
+def _start(folder: Path, ports: dict[str, int], grows_by: Mapping[str, Any] | None) -> list[str | Path]:
+    cores: list[str | Path] = ["--num-cpus=2"]
+    if grows_by is not None:
+        (folder / "autoscaling.json").write_text(json.dumps(_autoscaling(grows_by, ports["port"])))
+        cores = ["--num-cpus=0", f"--autoscaling-config={folder / 'autoscaling.json'}"]
     return [
         *(BIN / "ray", "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}/ray"),
-        *("--num-cpus=2", "--num-gpus=0", "--object-store-memory=150000000"),
+        *cores,
+        *("--num-gpus=0", "--object-store-memory=150000000"),
         *(f"--port={ports['port']}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports['dashboard']}"),
         *(f"--dashboard-agent-listen-port={ports['agent']}", f"--dashboard-agent-grpc-port={ports['agent_grpc']}"),
         *(f"--metrics-export-port={ports['metrics']}", f"--ray-client-server-port={ports['client']}"),
         *("--min-worker-port=0", "--max-worker-port=0"),  # any that is free
     ]
+
+
+def _autoscaling(grows_by: Mapping[str, Any], port: int) -> dict[str, Any]:
+    """A cluster launcher's configuration, as Ray's own tests have it; it asks for what a fake cluster never reads."""
+    lists = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+    lists += ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    # As `external`, because the file of defaults of type `fake_multinode` is not in Ray's wheel.
+    provider = {"type": "external", "module": _PROVIDER, "head_node_id": _HEAD_ID, "gcs_address": address}
+    provider |= {"launch_multiple": True}
+    return {name: [] for name in lists} | {
+        "cluster_name": "fake",
+        "max_workers": 8,
+        "provider": provider,
+        "available_node_types": {"ray.head.default": head, **grows_by},
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 5,
+        "auth": {"ssh_user": "nobody"},
+        "docker": {},
+        "file_mounts": {},
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
 
 
 def _wait_for_agent(head: Head, process: subprocess.Popen[bytes]) -> None:
@@ -131,15 +184,15 @@ def _wait_for_agent(head: Head, process: subprocess.Popen[bytes]) -> None:
     raise TimeoutError("the head's agent did not come up")
 
 
-def _end(home: str) -> None:
-    """Wait for the last processes of ours, known by their home, and kill those that stay."""
+def _end(home: str, outlived: bool) -> None:
+    """Wait for the last processes of ours, known by their home, and kill those that stay, as added nodes do."""
     deadline = time.monotonic() + _STOP_S
-    while (left := _processes(home)) and time.monotonic() < deadline:
+    while (left := _processes(home)) and not outlived and time.monotonic() < deadline:
         time.sleep(0.2)
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert not left, f"{len(left)} processes outlived the head"
+    assert outlived or not left, f"{len(left)} processes outlived the head"
 
 
 def _processes(home: str) -> list[int]:

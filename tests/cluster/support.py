@@ -34,27 +34,31 @@ class Nodes:
         head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20}
         head |= {"_system_config": soon}
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
-        self.workers = [self._add(), self._add()]
+        self._count = 0
+        self.workers: dict[str, Any] = {}  # by the value of their label `name`
+        self.restore()
 
     @property
     def address(self) -> str:
         address: str = self.cluster.address
         return address
 
-    def _add(self) -> Any:
-        return self.cluster.add_node(num_cpus=2, num_gpus=2, include_dashboard=False)
+    def _add(self) -> None:
+        self._count += 1
+        name = f"node-{self._count}"
+        given = {"num_cpus": 2, "num_gpus": 2, "labels": {"name": name}}
+        self.workers[name] = self.cluster.add_node(include_dashboard=False, **given)
 
     def kill_node_of(self, pid: int) -> None:
         """The node that this worker process runs on is gone, as when its plug is pulled."""
         parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        node = next(node for node in self.workers if node.all_processes["raylet"][0].process.pid == parent)
-        self.workers.remove(node)
-        self.cluster.remove_node(node, allow_graceful=False)
+        name = next(name for name, node in self.workers.items() if _raylet(node) == parent)
+        self.cluster.remove_node(self.workers.pop(name), allow_graceful=False)
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Two nodes again."""
         while len(self.workers) < 2:
-            self.workers.append(self._add())
+            self._add()
 
     @contextlib.contextmanager
     def driving(self, folder: Path, slow_s: float) -> Iterator[None]:
@@ -66,6 +70,11 @@ class Nodes:
             yield
         finally:
             ray.shutdown()
+
+
+def _raylet(node: Any) -> int:
+    pid: int = node.all_processes["raylet"][0].process.pid
+    return pid
 
 
 def when(

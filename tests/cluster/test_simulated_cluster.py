@@ -25,7 +25,7 @@ from llb_ray.errors import ResourceError
 from tests.cluster import journal
 from tests.cluster.support import Nodes, in_small_shards, when
 from tests.support import final_files
-from tests.workers import Counting, CountingSpec, place
+from tests.workers import Counting, CountingSpec, Placed, place
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.timeout(300)]
 STEPS = 30  # of a member; the final detector's are in `tiny`
@@ -43,7 +43,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def whole_cluster(nodes: Nodes) -> Nodes:
-    nodes.mend()
+    nodes.restore()
     return nodes
 
 
@@ -195,6 +195,19 @@ def test_more_than_any_node_has_is_refused_at_once_with_what_there_is(whole_clus
         pytest.raises(ResourceError, match="3 CPUs and 1 GPUs on one node, and the largest of 3 has 2 CPUs and 2 GPUs"),
     ):
         executor.run(Counting, [spec], print)
+
+
+@pytest.mark.parametrize("wanted", ["{0}", "in({0}, node-0)", "!{1}", "!in({1}, node-0)"])
+def test_workers_stay_on_the_nodes_that_have_the_label(wanted: str, whole_cluster: Nodes, tmp_path: Path) -> None:
+    """More of them than one node has room for, so that Ray would take the other one too."""
+    node = next(iter(whole_cluster.workers.values()))
+    # The head, too, is without the other node's label, and has no room.
+    asked = {"num_gpus": 1, "device": "cpu", "label_selector": {"name": wanted.format(*whole_cluster.workers)}}
+    specs = [CountingSpec(f"w{number}", place(tmp_path, **asked), tmp_path) for number in range(6)]
+    with whole_cluster.driving(tmp_path / "journal", 0), make_executor("ray") as executor:
+        assert executor.slots(specs[0].context.resources) == 2
+        executor.run(Placed, specs, print)
+    assert [(tmp_path / f"{spec.name}.node").read_text() for spec in specs] == [node.node_id] * 6
 
 
 def test_storage_that_a_node_does_not_see_is_refused_before_anything_starts(

@@ -104,6 +104,15 @@ class SerialExecutor:
         refuse_crowd(self, spec.context.resources, count)
 
 
+def refuse_labels(executor: Executor, resources: ResourcesConfig) -> None:
+    """Raise ResourceError for labels of nodes where the executor cannot choose a node."""
+    if resources.label_selector and isinstance(executor, SerialExecutor):
+        raise ResourceError(
+            "resources.label_selector names nodes of a Ray cluster, and the serial executor stays on this machine; "
+            "drop the setting, or take --executor ray"
+        )
+
+
 def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
     """Raise ResourceError if `count` workers with these resources cannot run at once."""
     room = executor.slots(resources)
