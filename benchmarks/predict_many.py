@@ -71,6 +71,8 @@ def measured(out: Path, photos: Path, count: int) -> list[Row]:
     run = trained(out)
     killed = predict(run, photos, out / "ray", "ray", batches=round(KILLED_AT * count / batch_size(run)))
     resumed = predict(run, photos, out / "ray", "ray")
+    if (killed["status"], resumed["status"]) != (-signal.SIGKILL, 0):
+        sys.exit(f"the first prediction was not killed, or the second one failed: {killed}, {resumed}")
     whole = predict(run, photos, out / "serial", "serial")
     same = digests(out / "ray") == digests(out / "serial")
     tell(f"the same bytes: {same}")

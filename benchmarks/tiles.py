@@ -38,8 +38,8 @@ SIZES = {  # settings of the detector, by set
     "glass_fabric": ["224", "320"],
     "commutator": ["224", "320"],
     "juice_bottle": ["224", "320", "[448, 224]"],
-    "lenses_2448": ["224", "448", "[1024, 1216] tiles 224"],
-    "synthetic_2000": ["224", "448", "1984 tiles 224"],
+    "lenses_2448": ["224", "448", "[1024, 1216]", "[1024, 1216] tiles 224"],
+    "synthetic_2000": ["224", "448", "1984", "1984 tiles 224"],
 }
 MOST = 40  # images of each kind and split, of the large sets
 SIDE, DEFECT_PX = 2000, (10, 40)
@@ -250,8 +250,8 @@ def _document(rows: Sequence[Row]) -> str:
         if row["set"] == "memory":
             said.append(
                 f"**Memory.** `run` (2 members), `predict` of a few and `report`, of {row['train']} photographs of "
-                f"4000 x 3000 px, {row['size']}, a process each: at most **{float(row['peak_mib']):.0f} MiB**; the run "
-                f"took {float(row['seconds']) / 60:.0f} minutes."
+                f"4000 x 3000 px, {row['size']}, a process each (`--memory`): at most "
+                f"**{float(row['peak_mib']):.0f} MiB**; the run took {float(row['seconds']) / 60:.0f} minutes."
             )
     sets, alphas = (dict.fromkeys(row[name] for row in rows if row["set"] != "memory") for name in ("set", "alpha"))
     command = "OMP_NUM_THREADS=1 python benchmarks/tiles.py --out runs/tiles"
