@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test fuzz test-cluster test-interop check docs dist format clean
+.PHONY: help demo test fuzz test-cluster test-interop peers check docs dist format clean
 
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (a few minutes)"
 	@echo "make test         run the tests, in JOBS=2 processes"
 	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
+	@echo "make peers        speed beside anomalib, faiss and ADEval, in an environment of its own: PHOTOS=FOLDER"
 	@echo "make check        lint, format check, strict types"
 	@echo "make docs         build the documentation site into build/site, strictly"
 	@echo "make dist         build and check sdist and wheel, and try the wheel in a clean environment"
@@ -61,6 +62,19 @@ $(INTEROP)/.ready:
 test-interop: $(READY) $(INTEROP)/.ready
 	INTEROP_PYTHON=$(abspath $(INTEROP)/bin/python) $(BIN)/python -m pytest -m interop -s
 
+# The peers, installed apart, on the torch and timm of this repository: the same kernels for everybody.
+PEERS := runs/peers-env
+$(PEERS)/.ready: $(READY)
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > runs/repository.pth
+	mv runs/repository.pth $$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')
+	$(PEERS)/bin/python -m pip install --quiet --prefer-binary 'anomalib==2.7.0' 'pandas<3' faiss-cpu adeval
+	@touch $@
+
+PHOTOS ?= runs/demo/photos/weave
+peers: $(READY) $(PEERS)/.ready
+	$(BIN)/python benchmarks/peers.py --data $(PHOTOS) --out runs/peers --peers $(PEERS)/bin/python
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -94,5 +108,5 @@ format: $(READY)
 # Only what these targets made: runs/ is where people put results, and VENV may name a folder of theirs.
 clean:
 	@test ! -e $(VENV) || test -f $(READY) || { echo "$(VENV) was not made by make; remove it yourself" >&2; exit 1; }
-	rm -rf $(VENV) runs/demo $(INTEROP) build dist
+	rm -rf $(VENV) runs/demo $(INTEROP) $(PEERS) runs/peers build dist
 	@rmdir runs 2>/dev/null || true
