@@ -116,7 +116,7 @@ class MemoryBank:
     def _entries(self, gathered: Candidates, seed: int, trust_N: torch.Tensor) -> State:
         """The memory, what it is standardised by, and the weights and the reach of its entries where they are not 1."""
         mean_D, scale_D = gathered.patch_PD.mean(dim=0), self._scale(gathered.patch_PD)
-        candidate_PD = (gathered.patch_PD - mean_D) / scale_D
+        candidate_PD = gathered.patch_PD.sub_(mean_D).div_(scale_D)  # in place: they are most of a fit's memory
         rows = self._coreset(candidate_PD, self.config.coreset_size, seed)
         of_candidates = {"weight_M": gathered.weight_P, "reach_M": _reach(gathered, trust_N)}
         of_entries = {name: value_P[rows] for name, value_P in of_candidates.items() if value_P is not None}
