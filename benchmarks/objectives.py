@@ -103,11 +103,7 @@ class Case:
         """A row per trial; all share the artifacts in one folder, the two runs of a trial included."""
         folder = self.out / "search"
         base = self.configs()["memory_bank"]
-        root = DATA / "suite" / self.name if (DATA / "suite" / self.name).is_dir() else DATA / self.name
-        num_objects, alphas = SETS[self.name]
-        manifest = contaminate_manifest(
-            llb_ray.read_folder(root, base), num_objects, self.alpha, self.seed, max(alphas)
-        )
+        manifest = self.manifest(base)
         try:
             searched = with_canaries(manifest, folder / "canaries", base, self.seed)
         except DataError as error:
@@ -119,6 +115,13 @@ class Case:
             tell(f"{self.name} {self.alpha:g} {self.seed} {kind} {trial} {row['i_auroc']:.4f}")
             yield {"set": self.name, "alpha": self.alpha, "seed": self.seed, "kind": kind, **trial, **row}
         shutil.rmtree(folder)
+
+    def manifest(self, config: RunConfig) -> Manifest:
+        """The set as `suite.py` contaminates it."""
+        root = DATA / "suite" / self.name if (DATA / "suite" / self.name).is_dir() else DATA / self.name
+        num_objects, alphas = SETS[self.name]
+        everything = llb_ray.read_folder(root, config)
+        return contaminate_manifest(everything, num_objects, self.alpha, self.seed, max(alphas))
 
     def configs(self) -> dict[str, RunConfig]:
         """The recipe of each kind of detector."""

@@ -269,4 +269,24 @@ def test_synth_writes_trees_and_refuses_a_full_folder(tmp_path: Path) -> None:
     assert (first.exit_code, first.output.strip()) == (0, str(tmp_path / "s" / "weave"))
     assert Image.open(next((tmp_path / "s" / "weave" / "test" / "good").iterdir())).size == (40, 40)
     assert _llb("synth", tmp_path / "s").exit_code == 1
-    assert "FOLDER s3://bucket/s: has to be a folder on a disk" in _llb("synth", "s3://key:secret@bucket/s").stderr
+    assert (
+        "FOLDER s3://bucket/s: has to be on a disk of this machine" in _llb("synth", "s3://key:secret@bucket/s").stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (["run", "--data", "URI", "--out", "run"], "--data"),
+        (["predict", "run", "--data", "URI", "--out", "new"], "--data"),
+        (["init", "URI"], "FOLDER"),
+        (["drift", "run", "URI"], "PATH"),
+        (["repurify", "run", "--overrides", "URI", "--out", "new"], "--overrides"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_a_uri_is_not_taken_for_a_folder(command: list[str], what: str) -> None:
+    result = _llb(*(word.replace("URI", "s3://key:secret@bucket/photos") for word in command))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"llb-ray: {what} s3://bucket/photos: has to be on a disk of this machine; ")
+    assert len(result.stderr.splitlines()) == 1

@@ -152,7 +152,7 @@ def test_a_uri_that_cannot_be_is_one_sentence_without_a_secret(uri: str, why: st
 
 def test_what_must_be_local_names_no_secret() -> None:
     assert local_folder("--out", "runs") == Path("runs")
-    with pytest.raises(ConfigError, match="^--out s3://nobody/run: has to be a folder on a disk"):
+    with pytest.raises(ConfigError, match="^--out s3://nobody/run: has to be on a disk of this machine"):
         local_folder("--out", SECRET)
 
 

@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from llb_ray.engine.pipeline.pipeline import Result
     from llb_ray.report.progress_bars import Watch
 
-FOLDER = click.Path(path_type=Path)
+
+class LocalPath(click.Path):
+    """A path on a disk of this machine; a URI is refused, not taken for the name of a folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a URI ends the command with one sentence and status 1."""
+        from llb_ray.remote import local_folder
+
+        name = max(param.opts, key=len) if isinstance(param, click.Option) else getattr(param, "metavar", None)
+        with refusals():
+            return super().convert(local_folder(name or "PATH", value), param, ctx)
+
+
+FOLDER = LocalPath(path_type=Path)
 _BY_SIGNAL = 128  # plus its number: the exit status of what a signal ended, as a shell counts
 executor_option = click.option(
     "--executor",

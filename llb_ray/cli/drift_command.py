@@ -17,7 +17,7 @@ _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.argument("predictions", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=FOLDER, help="The page to write, such as drift.html.")
 @click.option("--by", help="What a lot is: 'folder', or a column of --table; default: each of PREDICTIONS.")
-@click.option("--table", type=FOLDER, help="CSV or Parquet: image_id or path, and the column.")
+@click.option("--table", type=FOLDER, help="CSV or Parquet: path, image_id if known, and the column.")
 @click.option("--reference", type=FOLDER, help="A prediction to compare with; default: the run's held-out images.")
 @click.option("--max-share", type=_SHARE, help="What share may be above the threshold; default: what the run expects.")
 @click.option(

@@ -190,5 +190,7 @@ def locate(where: str | Path) -> Path | Remote:
 def local_folder(what: str, where: str | Path) -> Path:
     """`where` as a path; raises ConfigError, naming the option `what`, for a URI."""
     if isinstance(where, str) and is_uri(where):
-        raise ConfigError(f"{what} {redact(where)}: has to be a folder on a disk; only the --out of a run may be a URI")
+        raise ConfigError(
+            f"{what} {redact(where)}: has to be on a disk of this machine; only the --out of a run may be a URI"
+        )
     return Path(where)

@@ -287,8 +287,8 @@ def test_only_a_run_may_lie_at_a_uri(bucket: str, photos: Path, tiny: RunConfig,
     assert (code, output.count("\n")) == (1, 1), output
     assert output.startswith("llb-ray: --out s3://bucket-")
     code, output = _llb("predict", tmp_path, "--data", photos, "--out", bucket)
-    assert (code, "has to be a folder on a disk" in output) == (1, True), output
-    with pytest.raises(ConfigError, match="^store s3://bucket-.*has to be a folder on a disk"):
+    assert (code, "has to be on a disk of this machine" in output) == (1, True), output
+    with pytest.raises(ConfigError, match="^store s3://bucket-.*has to be on a disk of this machine"):
         llb_ray.run(tiny, manifest, out=tmp_path / "run", executor="serial", store=bucket)
     with pytest.raises(ConfigError, match="a run at a URI keeps its artifacts there"):
         llb_ray.run(tiny, manifest, out=bucket, executor="serial", store=tmp_path / "store")
