@@ -278,7 +278,7 @@ def test_synth_writes_trees_and_refuses_a_full_folder(tmp_path: Path) -> None:
     ("command", "what"),
     [
         (["run", "--data", "URI", "--out", "run"], "--data"),
-        (["predict", "run", "--data", "URI", "--out", "new"], "--data"),
+        (["report", "run", "--data", "URI"], "--data"),
         (["init", "URI"], "FOLDER"),
         (["drift", "run", "URI"], "PATH"),
         (["repurify", "run", "--overrides", "URI", "--out", "new"], "--overrides"),
