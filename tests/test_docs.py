@@ -174,12 +174,22 @@ def _run(line: str, page: Path, desk: Path, stages: Path) -> None:
         words += [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     artifacts = desk / words[words.index("--out") + 1] / "artifacts" if command == "run" else None
     if artifacts and not artifacts.exists():
-        shutil.copytree(stages, artifacts)
+        artifacts.mkdir(parents=True)
+        _link_tree(stages, artifacts)
         (artifacts.parent / "events.jsonl").touch()  # as of a run that was stopped
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 0, f"{page.name}: {line}\n{result.output}"
     if artifacts:
-        shutil.copytree(artifacts, stages, dirs_exist_ok=True)
+        _link_tree(artifacts, stages)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Hard links in `target` to the files below `source`, but for those that are there: artifacts never change."""
+    for path in source.rglob("*"):
+        link = target / path.relative_to(source)
+        if path.is_file() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(path)
 
 
 def _tiny_python(text: str) -> str:
