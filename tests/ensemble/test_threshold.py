@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llb_ray.ensemble.threshold import FREEDOM, threshold_at, threshold_facts
+from llb_ray.ensemble.threshold import FREEDOM, LOWER, threshold_at, threshold_facts
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,7 +64,9 @@ def test_the_intervals_hold_the_truth(count: int, least: float) -> None:
 
 def _truth(rate: float) -> float:
     """The threshold of endlessly many standard lognormal scores."""
-    return float(np.exp(stats.t.isf(rate, FREEDOM) * stats.norm.ppf(0.75) / stats.t.ppf(0.75, FREEDOM)))
+    low, high = stats.norm.ppf(LOWER)
+    t_low, t_high = stats.t.ppf(LOWER, FREEDOM)
+    return float(np.exp(low + (high - low) / (t_high - t_low) * (stats.t.isf(rate, FREEDOM) - t_low)))
 
 
 @given(st.integers(0, 5), st.floats(0.1, 10), st.sampled_from([20, 200]))
