@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from certify import DATA, HERE
 from harness import Row, kept_rows, setting, tell
-from scipy.stats import spearmanr
+from scipy import stats
 from suite import SETS
 
 import llb_ray
@@ -36,9 +36,8 @@ from llb_ray.config import load
 from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.errors import DataError
-from llb_ray.metrics.image_metrics import image_metrics
 from llb_ray.search.canary import with_canaries
-from llb_ray.search.objective import TRUSTED, canary, canary_recall, canary_scores, separation, split_half
+from llb_ray.search.objective import TRUSTED, canary_scores, separation, split_half
 from llb_ray.search.space import trial_config
 
 Floats = npt.NDArray[np.float64]
@@ -56,38 +55,33 @@ DEFAULT = {"kind": "memory_bank", "detector.patches": "detailed", "detector.memo
 }
 
 
-def auroc_of(normal_M: Floats, canary_N: Floats) -> float:
-    """AUROC of the canaries against images that count as normal."""
-    label = np.repeat([0, 1], [len(normal_M), len(canary_N)])
-    return float(image_metrics(np.concatenate([normal_M, canary_N]), label)["i_auroc"] or 0)
+def outscored(one: Floats, other: Floats) -> float:
+    """Share of pairs in which the first scores higher; equal ones count half."""
+    return float(((one > other) + (one == other) / 2).mean())
 
 
-def canary_auroc(run: Path) -> float:
-    """AUROC of the canaries against the held-back images."""
-    return auroc_of(*canary_scores(run))
+def trusted(held_back_N: Floats) -> Floats:
+    """The `TRUSTED` share of the held-back images with the lowest scores."""
+    return np.sort(held_back_N)[: round(TRUSTED * len(held_back_N))]
 
 
-def trusted_auroc(run: Path) -> float:
-    """AUROC of the canaries against the `TRUSTED` share of the held-back images with the lowest scores."""
-    held_back_N, canary_N = canary_scores(run)
-    return auroc_of(np.sort(held_back_N)[: round(TRUSTED * len(held_back_N))], canary_N)
-
-
-def canary_wins(run: Path) -> float:
-    """Share of the canaries that score above the image they were made of."""
-    held_back_N, canary_N = canary_scores(run)
-    return float((canary_N > held_back_N).mean())
-
-
-MEASURES: dict[str, Callable[[Path], float]] = {
-    "canary": canary,
-    "canary_recall": canary_recall,
-    "canary_auroc": canary_auroc,
-    "trusted_auroc": trusted_auroc,
-    "canary_wins": canary_wins,
-    "split_half": split_half,
-    "separation": separation,
+# Of the scores of held-back images [N] and of the canaries made of them [N].
+OF_CANARIES: Mapping[str, Callable[[Floats, Floats], float]] = {
+    "canary": lambda held, canary: (outscored(canary[:, None], held) + outscored(canary, held)) / 2,
+    "auroc": lambda held, canary: outscored(canary[:, None], held),
+    "trusted auroc": lambda held, canary: outscored(canary[:, None], trusted(held)),
+    "wins": lambda held, canary: outscored(canary, held),
+    "rise": lambda held, canary: float(np.median(canary - held) / stats.iqr(held)),
+    "recall": lambda held, canary: float((canary > np.quantile(trusted(held), 0.9)).mean()),
 }
+OF_MEMBERS: Mapping[str, Callable[[Path], float]] = {"split_half": split_half, "separation": separation}
+MEANINGS = (
+    "*canary*: the default, mean of *auroc* and *wins*; *auroc*: of the canaries against the held-back images; "
+    "*trusted auroc*: against the 60 % of these with the lowest scores; *wins*: share of canaries that score above the "
+    "picture they were made of; *rise*: the median rise in interquartile ranges, the default before; *recall*: share "
+    "above what a tenth of the trusted images exceeds.  The last two know the sub-models alone."
+)
+MEASURES = (*OF_CANARIES, *OF_MEMBERS)
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ class Case:
     @staticmethod
     def _row(config: RunConfig, searched: Manifest, truth: Manifest, run: Path) -> Row:
         llb_ray.run(config, searched, out=run, executor="serial")
-        row: Row = {name: _or_none(measure, run) for name, measure in MEASURES.items()}
+        row: Row = {name: _or_none(measure, run) for name, measure in OF_MEMBERS.items()}
         row |= dict(zip(("held_back", "canaries"), (one.tolist() for one in canary_scores(run)), strict=True))
         result = llb_ray.run(config, truth, out=run, executor="serial")
         return row | {name: result.metrics[name] for name in ("i_auroc", "residual_contamination")}
@@ -154,6 +148,11 @@ def with_true_test(manifest: Manifest, train: set[str]) -> Manifest:
     )
 
 
+def _with_measures(row: Row) -> Row:
+    held_back_N, canary_N = (np.array(row[name]) for name in ("held_back", "canaries"))
+    return row | {name: measure(held_back_N, canary_N) for name, measure in OF_CANARIES.items()}
+
+
 def _or_none(measure: Callable[[Path], float], run: Path) -> float | None:
     try:
         return measure(run)
@@ -164,7 +163,7 @@ def _or_none(measure: Callable[[Path], float], run: Path) -> float | None:
 def correlation(rows: Sequence[Row], name: str) -> float | None:
     """Spearman's, over the trials of one search that the objective is defined on; None where it is the same for all."""
     pairs = np.array([(row[name], row["i_auroc"]) for row in rows if row[name] is not None])
-    return float(spearmanr(pairs).statistic) if len(pairs) > 2 and np.ptp(pairs[:, 0]) else None
+    return float(stats.spearmanr(pairs).statistic) if len(pairs) > 2 and np.ptp(pairs[:, 0]) else None
 
 
 def regret(rows: Sequence[Row], name: str) -> float:
@@ -234,7 +233,7 @@ def main() -> None:
         mixed = min(alpha, max(SETS[name][1]))
         case = Case(name, mixed, seed, arguments.out / f"{name}-alpha{mixed:g}-seed{seed}")
         case.out.mkdir(parents=True, exist_ok=True)
-        rows += kept_rows(case.out / "rows.json", case.rows)
+        rows += map(_with_measures, kept_rows(case.out / "rows.json", case.rows))
     pq.write_table(pa.Table.from_pylist(rows), arguments.result.with_suffix(".parquet"))
     command = "python benchmarks/objectives.py " + " ".join(sys.argv[1:])
     searched = dict.fromkeys(row["set"] for row in rows)
@@ -244,8 +243,8 @@ def main() -> None:
         f"{len(list(_searches(rows)))} searches on {len(searched)} sets, clean and at alpha .2 (.1 where a set has no "
         f"more anomalies), {len(rows)} trials; 15 % of the training images are held back"
         + (f"; too few to hold any back: {', '.join(small)}" if small else "")
-        + ".  Spearman's correlation of the objective with the true image AUROC, mean ± sd over searches; *regret*: "
-        "points that the best trial has more than the chosen one.\n\n"
+        + f".  Spearman's correlation of the objective with the true image AUROC, mean ± sd over searches; *regret*: "
+        "points that the best trial has more than the chosen one.  {MEANINGS}\n\n"
         f"{tables(rows)}\n\nRaw rows: {arguments.result.stem}.parquet\n"
     )
     print(arguments.result.read_text())

@@ -28,13 +28,15 @@ SPLITS = 20  # of the members into halves, at random
 
 
 def canary(run: Path) -> float:
-    """Median rise of the score from a held-back image to its canary, in interquartile ranges of the held-back images.
+    """Mean of two shares in [0, 1]: of pairs of a canary and any held-back image in which the canary scores higher, and
+    of canaries that score higher than the picture they were made of.
 
-    Each canary is compared with the picture it was made of, so it matters little that some of those have a defect of
-    their own.  Of the objectives in benchmarks/objectives.md it ranks trials most as labels do.
+    Equal scores count half.  Only the order of scores decides, so detectors whose scores have other scales or tails can
+    be compared.  The first share is an AUROC and suffers from defects among the held-back images, the second does not.
+    Of the objectives in benchmarks/objectives.md its choice is nearest to the best trial.
     """
     held_back_N, canary_N = canary_scores(run)
-    return float(np.median(canary_N - held_back_N) / max(stats.iqr(held_back_N), np.finfo(np.float32).tiny))
+    return (_outscored(canary_N[:, None], held_back_N) + _outscored(canary_N, held_back_N)) / 2
 
 
 def canary_scores(run: Path) -> tuple[Floats, Floats]:
@@ -131,6 +133,11 @@ def label_free_facts(run: Path) -> dict[str, float]:
         with contextlib.suppress(DataError):
             found[measure.__name__] = measure(run)
     return found
+
+
+def _outscored(one: Floats, other: Floats) -> float:
+    """Share of pairs in which the first scores higher; equal ones count half."""
+    return float(((one > other) + (one == other) / 2).mean())
 
 
 def _scores_of(image_ids: pa.ChunkedArray, scores: pa.Table) -> Floats:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,19 +78,28 @@ def test_scores_come_in_pairs(run: Path) -> None:
 def test_held_back_defects_that_score_high_do_not_count_against_a_detector(run: Path) -> None:
     normal = np.linspace(1, 2, 14)
     clean = canary(_rescored(run, normal, normal + 3))
-    assert canary_recall(run) == 1
+    assert clean == canary_recall(run) == 1
     contaminated = np.where(np.arange(14) < 3, 9.0, normal)
     assert canary(_rescored(run, contaminated, contaminated + 3)) == pytest.approx(clean, rel=0.25)
     assert canary_recall(run) == 1
-    assert canary(_rescored(run, normal, normal)) == canary_recall(_rescored(run, normal, normal - 1)) == 0
+    assert canary(_rescored(run, normal, normal)) == 0.5
+    assert canary_recall(_rescored(run, normal, normal - 1)) == 0
 
 
-def test_a_scale_of_scores_does_not_matter(run: Path) -> None:
+def test_more_canaries_that_rise_and_rise_above_others_are_better(run: Path) -> None:
     normal = np.linspace(1, 2, 14)
-    raised = canary(_rescored(run, normal, normal + 0.5))
-    assert raised == pytest.approx(1, abs=0.1), "half the range of the images is one interquartile range"
-    assert canary(_rescored(run, 1000 * normal, 1000 * normal + 500)) == pytest.approx(raised)
-    assert np.isfinite(canary(_rescored(run, np.ones(14), np.full(14, 2.0))))
+    rises = [canary(_rescored(run, normal, normal + rise)) for rise in (-2, -0.05, 0.05, 0.5, 2)]
+    assert rises == sorted(rises)
+    assert (rises[0], rises[-1]) == (0, 1)
+
+
+@pytest.mark.parametrize("change", [np.log, np.square, lambda score: 1000 * score + 5, lambda score: -1 / score])
+def test_only_the_order_of_scores_matters(run: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    random = np.random.default_rng(0)
+    normal, canaries = random.gamma(3, size=14), random.gamma(5, size=14)
+    before = canary(_rescored(run, normal, canaries))
+    assert 0 < before < 1
+    assert canary(_rescored(run, change(normal), change(canaries))) == before
 
 
 def test_separation_rises_with_a_gap_at_the_cut_and_not_with_the_cut(searched: Path, run: Path) -> None:
