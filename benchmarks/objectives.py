@@ -244,7 +244,8 @@ def main() -> None:
         f"more anomalies), {len(rows)} trials; 15 % of the training images are held back"
         + (f"; too few to hold any back: {', '.join(small)}" if small else "")
         + f".  Spearman's correlation of the objective with the true image AUROC, mean ± sd over searches; *regret*: "
-        "points that the best trial has more than the chosen one.  {MEANINGS}\n\n"
+        "points that the best trial has more than the chosen one.  "
+        f"{MEANINGS}\n\n"
         f"{tables(rows)}\n\nRaw rows: {arguments.result.stem}.parquet\n"
     )
     print(arguments.result.read_text())
