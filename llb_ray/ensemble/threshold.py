@@ -2,7 +2,7 @@
 
 Among the images that count as normal some may be anomalous, and those have the largest scores.  So the threshold is not
 read off the upper half: it is where the tail of the Student distribution that has the lower quartile and the median of
-the log scores has the rate asked for.  benchmarks/thresholds.md compares it with ways that read the upper half, too, and
+the log scores has the rate asked for.  benchmarks/thresholds.md compares it with ways that read the upper half too, and
 leaves out one set at a time: all ten folds choose these quantiles and this tail.
 
 Shapes: N held-out images, B bootstrap samples.
