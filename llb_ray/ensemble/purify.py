@@ -9,7 +9,6 @@ Shapes: N images, K members, M members used per image (K, or K - 1 where the ima
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,10 +23,11 @@ from llb_ray.ensemble.score_matrix import ScoreMatrix
 from llb_ray.errors import DataError
 
 Floats = npt.NDArray[np.float64]
+_ROWS = 65_536  # combined at once: of a million images a copy of all scores is a tenth of a gigabyte
 
 
-def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
-    """One number per image [N], rising with abnormality, by the rule in `config`.
+def aggregate(config: PurifyConfig, matrix: ScoreMatrix, in_logs: bool = False) -> Floats:
+    """One number per image [N], rising with abnormality, by the rule in `config`; of the scores or their logarithms.
 
     The in-fold scores that ``members=held_out`` leaves out have no influence, not even on ranks.
     """
@@ -36,7 +36,8 @@ def aggregate(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     for column, member in enumerate(matrix.members):
         # One at a time: a million images' columns fit, copies of all do not.
         used_N = used_NK[:, column]
-        score_NK[used_N, column] = _normalized(config.normalize, score_NK[used_N, column], member)
+        score_N = np.log(score_NK[used_N, column]) if in_logs else score_NK[used_N, column]
+        score_NK[used_N, column] = _normalized(config.normalize, score_N, member)
     return _combined(config, score_NK, used_NK)
 
 
@@ -50,8 +51,9 @@ def _combined(config: PurifyConfig, score_NK: Floats, used_NK: npt.NDArray[np.bo
     count_N = used_NK.sum(axis=1)
     value_N = np.empty(len(count_N))
     for count in np.unique(count_N):
-        rows = np.flatnonzero(count_N == count)
-        value_N[rows] = _combine(config, score_NK[rows][used_NK[rows]].reshape(len(rows), -1))
+        alike = np.flatnonzero(count_N == count)
+        for rows in np.array_split(alike, -(-len(alike) // _ROWS)):
+            value_N[rows] = _combine(config, score_NK[rows][used_NK[rows]].reshape(len(rows), -1))
     return value_N
 
 
@@ -83,10 +85,8 @@ def anomaly_evidence(config: PurifyConfig, matrix: ScoreMatrix) -> Floats:
     are taken as logarithms unless one is 0 or less, as distances have a longer tail upwards.
     Raises DataError where a member gives more than half of the images one score.
     """
-    held_NK = _used(config, matrix)
-    if (matrix.score_NK[held_NK] > 0).all():
-        matrix = replace(matrix, score_NK=np.log(matrix.score_NK, where=held_NK, out=matrix.score_NK.copy()))
-    return aggregate(config.model_copy(update={"normalize": "robust_z", "aggregate": "mean"}), matrix)
+    in_logs = bool((matrix.score_NK > 0).all(where=_used(config, matrix)))
+    return aggregate(config.model_copy(update={"normalize": "robust_z", "aggregate": "mean"}), matrix, in_logs)
 
 
 def evidence_if_estimated(config: PurifyConfig, matrix: ScoreMatrix) -> Floats | None:
