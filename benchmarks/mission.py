@@ -25,7 +25,7 @@ from objectives import Case, correlation, with_true_test
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
-from llb_ray.config import load
+from llb_ray.config import load, with_overrides
 from llb_ray.data.manifest import TRAIN
 from llb_ray.search.search_plan import trial_images
 from llb_ray.search.space import read_space, trial_config
@@ -81,7 +81,7 @@ def _searched(name: str, out: Path, arguments: argparse.Namespace) -> Iterator[R
 
 
 def _truth(config: RunConfig, settings: Mapping[str, object], truth: Manifest, out: Path) -> Row:
-    chosen = trial_config(config, settings)
+    chosen = with_overrides(trial_config(config, settings), ["threshold.method=none"])  # it needs further fits
     result = llb_ray.run(chosen, truth, out=out / "truth", store=out / "artifacts", executor="serial", tell=tell)
     return {name: result.metrics[name] for name in ("i_auroc", "residual_contamination", "normals_lost")}
 
