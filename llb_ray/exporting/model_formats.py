@@ -19,7 +19,7 @@ from llb_ray.exporting.onnx import (
     refuse_name,
     traced_inputs,
 )
-from llb_ray.exporting.runtimes import load_openvino, why_unavailable
+from llb_ray.exporting.runtimes import import_openvino, load_openvino, why_unavailable
 
 
 def export_program(run: FinishedRun, path: Path, category: str | None = None, any_size: bool = False) -> ExportedModel:
@@ -54,13 +54,12 @@ def export_openvino(run: FinishedRun, path: Path, category: str | None = None, a
     reason = why_unavailable("openvino")
     if reason:
         raise ResourceError(f"exporting to OpenVINO: {reason}")
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         export_onnx(run, onnx, category, any_size)
         path.parent.mkdir(parents=True, exist_ok=True)
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
     trained = exported_detector(run, category)
     images = ComparedImages.of(run, trained, any_size)
     judge = load_openvino(str(path), run.config.resources.num_cpus)

@@ -3,6 +3,7 @@
 Shapes: B images, H x W pixels of the detector's size.
 """
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -55,12 +56,21 @@ def load_onnxruntime(model: str, threads: int) -> Judge:
     return judge
 
 
-def load_openvino(model: str, threads: int) -> Judge:
-    """An exported ONNX file in OpenVINO on the CPU, in float32."""
+def import_openvino() -> Any:
+    """The package openvino, without its telemetry.
+
+    That reports every import and export to its makers, and where there is no network the process may never end.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it was not installed
     import openvino
 
+    return openvino
+
+
+def load_openvino(model: str, threads: int) -> Judge:
+    """An exported ONNX file in OpenVINO on the CPU, in float32."""
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    compiled = import_openvino().Core().compile_model(model, "CPU", settings)
     score, area = compiled.output("score"), compiled.output("map")
 
     def judge(image_BHW3: Pixels) -> Answer:

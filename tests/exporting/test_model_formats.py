@@ -1,5 +1,7 @@
 """Programs of torch.export and OpenVINO's files: the detector's numbers, and no file where they differ."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,18 @@ def test_openvino_gives_the_detectors_numbers(finished_bank: Path, tmp_path: Pat
     exported = llb_ray.export(finished_bank, "openvino", out=tmp_path / "model.xml")
     assert "images of the run within" in exported.sentence()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_openvino_reports_to_nobody(finished_bank: Path, tmp_path: Path) -> None:
+    """Its telemetry forks a process that asks for an address, and without a network may wait for ever."""
+    pytest.importorskip("openvino_telemetry", reason="OpenVINO's telemetry is not installed")
+    program = (
+        "import sys, llb_ray\n"
+        "llb_ray.export(sys.argv[1], 'openvino', out=sys.argv[2])\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+    )
+    command = [sys.executable, "-c", program, str(finished_bank), str(tmp_path / "model.xml")]
+    subprocess.run(command, check=True, timeout=300)
 
 
 def test_openvino_that_is_missing_says_how_to_install_it(
