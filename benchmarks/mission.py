@@ -40,9 +40,9 @@ NO_SEARCH: Mapping[str, object] = {}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", default=["glass_fabric", "commutator", "lenses"])
+    parser.add_argument("--sets", nargs="+", default=["glass_fabric", "commutator"])
     parser.add_argument("--alpha", type=float, default=0.2)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--result", type=Path, default=HERE / "mission.md")
     arguments = parser.parse_args()
     rows: list[Row] = []

@@ -23,9 +23,10 @@ _TICK_CHARACTERS = 12
 
 
 def plot_trials(table: pa.Table, path: Path, objective: str) -> None:
-    """Write a PNG with a panel per searched setting; raises ConfigError if no trial finished."""
-    winner, keys = best(table), searched_keys(table)
+    """Write a PNG with a panel per setting that differs between trials; raises ConfigError if no trial finished."""
+    winner = best(table)
     finished = table.filter(pc.equal(table["status"], FINISHED))
+    keys = [key for key in searched_keys(table) if len(set(finished[key].to_pylist())) > 1] or searched_keys(table)
     place = finished["trial"].to_pylist().index(winner["trial"])
     num_columns = min(_MOST_COLUMNS, len(keys))
     num_rows = -(-len(keys) // num_columns)
