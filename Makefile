@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 help:
 	@echo "make demo         run the main job on a synthetic contaminated set (a few minutes)"
 	@echo "make test         run the tests, in JOBS=2 processes"
-	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twelve minutes)"
+	@echo "make test-cluster jobs on a real Ray head, Slurm and deaths simulated (about twenty minutes)"
 	@echo "make test-interop anomalib trained on an exported set, in an environment of its own (downloads it)"
 	@echo "make peers        speed beside anomalib, faiss and ADEval, in an environment of its own: PHOTOS=FOLDER"
 	@echo "make check        lint, format check, strict types"

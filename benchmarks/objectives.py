@@ -25,10 +25,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from certify import DATA, HERE
+from certify import HERE
 from harness import Row, kept_rows, setting, tell
 from scipy import stats
-from suite import SETS
+from suite import SETS, suite_root
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
@@ -37,7 +37,14 @@ from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.errors import DataError
 from llb_ray.search.canary import with_canaries
-from llb_ray.search.objective import TRUSTED, canary_scores, separation, split_half
+from llb_ray.search.objective import (
+    canary_order,
+    canary_scores,
+    outscored,
+    separation,
+    split_half,
+    trusted,
+)
 from llb_ray.search.space import trial_config
 
 Floats = npt.NDArray[np.float64]
@@ -55,19 +62,9 @@ DEFAULT = {"kind": "memory_bank", "detector.patches": "detailed", "detector.memo
 }
 
 
-def outscored(one: Floats, other: Floats) -> float:
-    """Share of pairs in which the first scores higher; equal ones count half."""
-    return float(((one > other) + (one == other) / 2).mean())
-
-
-def trusted(held_back_N: Floats) -> Floats:
-    """The `TRUSTED` share of the held-back images with the lowest scores."""
-    return np.sort(held_back_N)[: round(TRUSTED * len(held_back_N))]
-
-
 # Of the scores of held-back images [N] and of the canaries made of them [N].
 OF_CANARIES: Mapping[str, Callable[[Floats, Floats], float]] = {
-    "canary": lambda held, canary: (outscored(canary[:, None], held) + outscored(canary, held)) / 2,
+    "canary": canary_order,
     "auroc": lambda held, canary: outscored(canary[:, None], held),
     "trusted auroc": lambda held, canary: outscored(canary[:, None], trusted(held)),
     "wins": lambda held, canary: outscored(canary, held),
@@ -112,9 +109,8 @@ class Case:
 
     def manifest(self, config: RunConfig) -> Manifest:
         """The set as `suite.py` contaminates it."""
-        root = DATA / "suite" / self.name if (DATA / "suite" / self.name).is_dir() else DATA / self.name
         num_objects, alphas = SETS[self.name]
-        everything = llb_ray.read_folder(root, config)
+        everything = llb_ray.read_folder(suite_root(self.name), config)
         return contaminate_manifest(everything, num_objects, self.alpha, self.seed, max(alphas))
 
     def configs(self) -> dict[str, RunConfig]:

@@ -1,7 +1,7 @@
 """llb_ray beside its peers: anomalib's PatchCore, a plain faiss index, ADEval; the same images, weights and layers.
 
     make peers                                                     # or:
-    python benchmarks/peers.py --data PHOTOS --out runs/peers --peers runs/peers/env/bin/python
+    python benchmarks/peers.py --data PHOTOS --out runs/peers --peers runs/peers-env/bin/python
 
 60 training and 50 test photographs are decoded once to arrays of 224 px, and the weights of the default network are
 written to a file; every contender reads these, in a process of its own with one thread, in turns.  Seconds are CPU

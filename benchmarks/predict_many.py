@@ -140,7 +140,8 @@ def page(rows: Sequence[Row], count: int) -> str:
         f"A list of {listing['images']:,} paths is read in {listing['seconds']:.1f} s with {listing['peak_mib']:.0f} "
         "MiB (the whole process), before the first batch; batches are listed as workers take them."
     )
-    title = f"# Many images on Ray, {date.today()}\n\n{setting('python benchmarks/predict_many.py --out runs/many')}"
+    command = "python benchmarks/predict_many.py " + " ".join(sys.argv[1:])
+    title = f"# Many images on Ray, {date.today()}\n\n{setting(command)}"
     return "\n\n".join([title, said, table, million, "Raw rows: predict_many.csv"]) + "\n"
 
 

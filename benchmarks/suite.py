@@ -76,6 +76,14 @@ def _config(arguments: argparse.Namespace, name: str, filters: Sequence[str], fu
     return suite_config(name, filters, SETS[name][1], range(arguments.seeds), [*further, *arguments.overrides])
 
 
+def suite_root(name: str) -> Path:
+    """The folder of a set; ends the program where it is missing."""
+    root = DATA / "suite" / name if (DATA / "suite" / name).is_dir() else DATA / name
+    if not root.is_dir():
+        sys.exit(f"{root} is missing: set LLB_DATA to the folder that holds it")
+    return root
+
+
 def suite_config(
     name: str,
     filters: Sequence[str],
@@ -85,9 +93,7 @@ def suite_config(
     recipe: str = "memory_bank",
 ) -> ScanConfig:
     """The scan of one set by the default configuration or another recipe of configs/, but for `overrides`."""
-    root = DATA / "suite" if (DATA / "suite" / name).is_dir() else DATA
-    if not (root / name).is_dir():
-        sys.exit(f"{root / name} is missing: set LLB_DATA to the folder that holds it")
+    root = suite_root(name).parent
     everywhere = [
         "resources.num_cpus=1",
         "scan.dataset.kind=mvtec",

@@ -21,19 +21,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-from certify import DATA, HERE
+from certify import HERE
 from harness import Row, setting, write_rows
 from scipy import stats
-from suite import SETS
+from suite import SETS, suite_root
 
 import llb_ray
 from llb_ray import Manifest
-from llb_ray.artifacts import Artifact
 from llb_ray.config import load, with_overrides
 from llb_ray.data.contaminate import contaminate_manifest
 from llb_ray.data.tables import join_by_image, read_table
-from llb_ray.engine.inference.verdicts import Calibration
-from llb_ray.engine.inspection.finished_run import FinishedRun
+from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.pipeline.pipeline import Result
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.threshold import threshold_at
@@ -110,10 +108,9 @@ def main() -> None:
 
 def _measured(name: str, seeds: int, out: Path) -> Iterator[Row]:
     """A row for each alpha, seed and rate; the rates share one run's work."""
-    root = DATA / "suite" / name if (DATA / "suite" / name).is_dir() else DATA / name
     num_objects, alphas = SETS[name]
     config = load(HERE.parent / "configs" / "memory_bank.yaml", ["resources.num_cpus=1"])
-    everything = llb_ray.read_folder(root, config)
+    everything = llb_ray.read_folder(suite_root(name), config)
     for alpha in (alpha for alpha in ALPHAS if alpha in alphas):
         for seed in range(seeds):
             manifest = contaminate_manifest(everything, num_objects, alpha, seed, max(alphas))
@@ -131,7 +128,7 @@ def _achieved(result: Result, manifest: Manifest, rate: float, threshold_of: Way
     normal, anomalous = (
         test.filter(pc.field("label") == label)["score"].to_numpy().astype(np.float64) for label in (0, 1)
     )
-    threshold = threshold_of(Calibration.of(_threshold_artifact(result)).held_out_N, rate)
+    threshold = threshold_of(CalibratedRun.of(RunFolder.open(result.path)).calibration.held_out_N, rate)
     return {
         "had": float((normal > threshold).mean()),
         "found": float((anomalous > threshold).mean()),
@@ -139,12 +136,6 @@ def _achieved(result: Result, manifest: Manifest, rate: float, threshold_of: Way
         "num_normal": len(normal),
         "residual": result.metrics["residual_contamination"],
     }
-
-
-def _threshold_artifact(result: Result) -> Artifact:
-    made = FinishedRun(RunFolder.open(result.path), None).made.threshold
-    assert made is not None, "the default has a threshold"
-    return made
 
 
 def _summary(rows: Sequence[Row], ways: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Making a run, and making one again with decisions by hand."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,8 @@ def run(
     if shared is not None and not isinstance(where, Path):
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
     spec = RunSpec(config, manifest, where, shared)
-    workers = make_executor(executor) if isinstance(executor, str) else executor
-    refuse_labels(workers, config.resources)
-    if workers is executor:
-        return run_stages(spec, workers, tell)
-    with workers:
+    with _entered(executor) as workers:
+        refuse_labels(workers, config.resources)
         return run_stages(spec, workers, tell)
 
 
@@ -73,10 +71,8 @@ def repurify(
 
     base = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
     amendment = read_amendment(base, Path(overrides), by, locate(out))
-    if not isinstance(executor, str):
-        return repurify_run(base, amendment, locate(out), executor, tell)
-    with make_executor(executor, ray_address) as entered:
-        return repurify_run(base, amendment, locate(out), entered, tell)
+    with _entered(executor, ray_address) as workers:
+        return repurify_run(base, amendment, locate(out), workers, tell)
 
 
 def update(
@@ -110,10 +106,8 @@ def update(
     category = path_from_text(base.images["category"][0].as_py())  # which groups are named by
     more = read_folder(Path(data), base.config.data.model_copy(update={"category": category}), progress)
     joined = join_update(base, more, corrections, locate(out))
-    if not isinstance(executor, str):
-        return update_run(base, joined, locate(out), executor, tell)
-    with make_executor(executor, ray_address) as entered:
-        return update_run(base, joined, locate(out), entered, tell)
+    with _entered(executor, ray_address) as workers:
+        return update_run(base, joined, locate(out), workers, tell)
 
 
 def make_executor(name: str, address: str | None = None) -> Executor:
@@ -127,3 +121,8 @@ def make_executor(name: str, address: str | None = None) -> Executor:
 
         return RayExecutor(address)
     raise ConfigError(f"executor {name!r} is unknown; choose ray or serial")
+
+
+def _entered(executor: str | Executor, address: str | None = None) -> AbstractContextManager[Executor]:
+    """The executor of this name, entered for the context; one that the caller has entered stays so after it."""
+    return make_executor(executor, address) if isinstance(executor, str) else nullcontext(executor)

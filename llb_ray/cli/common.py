@@ -29,11 +29,13 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; a URI ends the command with one sentence and status 1."""
-        from llb_ray.remote import local_folder
+        if isinstance(value, str) and "://" in value:  # else nothing has to be imported
+            from llb_ray.remote import local_folder
 
-        name = max(param.opts, key=len) if isinstance(param, click.Option) else getattr(param, "metavar", None)
-        with refusals():
-            return super().convert(local_folder(name or "PATH", value), param, ctx)
+            name = max(param.opts, key=len) if isinstance(param, click.Option) else getattr(param, "metavar", None)
+            with refusals():
+                local_folder(name or "PATH", value)
+        return super().convert(value, param, ctx)
 
 
 FOLDER = LocalPath(path_type=Path)

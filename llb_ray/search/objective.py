@@ -35,8 +35,12 @@ def canary(run: Path) -> float:
     be compared.  The first share is an AUROC and suffers from defects among the held-back images, the second does not.
     Of the objectives in benchmarks/objectives.md its choice is nearest to the best trial.
     """
-    held_back_N, canary_N = canary_scores(run)
-    return (_outscored(canary_N[:, None], held_back_N) + _outscored(canary_N, held_back_N)) / 2
+    return canary_order(*canary_scores(run))
+
+
+def canary_order(held_back_N: Floats, canary_N: Floats) -> float:
+    """`canary` of scores of held-back images [N] and of the canaries made of them [N]."""
+    return (outscored(canary_N[:, None], held_back_N) + outscored(canary_N, held_back_N)) / 2
 
 
 def canary_scores(run: Path) -> tuple[Floats, Floats]:
@@ -60,8 +64,12 @@ def canary_recall(run: Path, false_alarms: float = 0.1) -> float:
     Trusted are the `TRUSTED` share with the lowest scores.
     """
     held_back_N, canary_N = canary_scores(run)
-    trusted_M = np.sort(held_back_N)[: max(1, round(TRUSTED * len(held_back_N)))]
-    return float((canary_N > np.quantile(trusted_M, 1 - false_alarms)).mean())
+    return float((canary_N > np.quantile(trusted(held_back_N), 1 - false_alarms)).mean())
+
+
+def trusted(held_back_N: Floats) -> Floats:
+    """The `TRUSTED` share of the scores of held-back images that are lowest."""
+    return np.sort(held_back_N)[: max(1, round(TRUSTED * len(held_back_N)))]
 
 
 def split_half(run: Path) -> float:
@@ -135,7 +143,7 @@ def label_free_facts(run: Path) -> dict[str, float]:
     return found
 
 
-def _outscored(one: Floats, other: Floats) -> float:
+def outscored(one: Floats, other: Floats) -> float:
     """Share of pairs in which the first scores higher; equal ones count half."""
     return float(((one > other) + (one == other) / 2).mean())
 

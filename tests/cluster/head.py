@@ -41,7 +41,6 @@ class Head:
     ports: dict[str, int]
     environment: dict[str, str]
     token: str
-    process: subprocess.Popen[bytes]
 
     def command(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """What `words` did and printed, stderr included."""
@@ -49,13 +48,6 @@ class Head:
         return subprocess.run(
             words, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
         )
-
-    def kill(self) -> None:
-        """End all of it at once, jobs and their drivers too, as when the machine's plug is pulled."""
-        self.process.kill()
-        for pid in _processes(self.environment["HOME"]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def dashboard(self, path: str, token: str | None = None) -> Any:
         """The dashboard's answer, read as JSON."""
@@ -83,10 +75,10 @@ def running_head(grows_by: Mapping[str, Any] | None = None) -> Iterator[Head]:
         ports = _free_ports()
         environment = _environment(Path(folder), ports) | ({} if grows_by is None else _FAKE_NODES)
         generated = subprocess.run([BIN / "ray", "get-auth-token", "--generate"], env=environment, capture_output=True)
+        head = Head(ports, environment, generated.stdout.decode().strip().splitlines()[-1])
         process = subprocess.Popen(
             _start(Path(folder), ports, grows_by), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        head = Head(ports, environment, generated.stdout.decode().strip().splitlines()[-1], process)
         try:
             _wait_for_agent(head, process)
             yield head

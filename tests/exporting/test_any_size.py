@@ -12,7 +12,7 @@ from PIL import Image
 import llb_ray
 from llb_ray.errors import ConfigError
 from llb_ray.exporting.resizing import Resize
-from llb_ray.exporting.runtimes import Answer, load_onnxruntime, load_openvino
+from llb_ray.exporting.runtimes import Answer, import_openvino, load_onnxruntime, load_openvino, why_unavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "judge.cpp"
@@ -39,6 +39,11 @@ def test_a_resized_image_is_pillows_within_a_level(size: tuple[int, int]) -> Non
     assert np.abs(resized_HW3.astype(int) - expected_HW3).max() <= 1
 
 
+def _skip_without(runtime: str) -> None:
+    if reason := why_unavailable(runtime):
+        pytest.skip(reason)
+
+
 def _judge(kind: str, path: Path, image_HW3: Pixels) -> Answer:
     if kind == "torch-export":
         program = torch.export.load(path).module()
@@ -51,7 +56,7 @@ def _judge(kind: str, path: Path, image_HW3: Pixels) -> Answer:
 def test_images_of_any_size_get_the_detectors_scores(
     kind: str, suffix: str, finished_bank: Path, photos: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnxruntime" if kind == "onnx" else "openvino" if kind == "openvino" else "torch")
+    _skip_without("openvino" if kind == "openvino" else "onnxruntime")
     path = tmp_path / f"model{suffix}"
     llb_ray.export(finished_bank, kind, out=path, any_size=True)  # type: ignore[arg-type]
     images = _photographs(photos)
@@ -72,9 +77,8 @@ def test_what_is_no_model_has_no_size(finished_bank: Path, tmp_path: Path) -> No
 def test_the_program_in_c_plus_plus_gives_the_detectors_score(
     finished_bank: Path, photos: Path, tmp_path: Path
 ) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO, whose package has its C++ library, is not installed")
-    pytest.importorskip("onnxruntime")
-    (package,) = map(Path, openvino.__path__)
+    _skip_without("openvino")  # its package has the C++ library
+    (package,) = map(Path, import_openvino().__path__)
     libraries = [str(path) for path in (package / "libs").glob("libopenvino.so*")]
     options = [f"-I{package / 'include'}", *libraries, f"-Wl,-rpath,{package / 'libs'}", "-o", str(tmp_path / "judge")]
     subprocess.run(["g++", "-std=c++17", str(EXAMPLE), *options], check=True)

@@ -12,6 +12,7 @@ import llb_ray
 from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 from llb_ray.exporting import onnx as exporting
+from llb_ray.exporting.runtimes import why_unavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,7 +39,8 @@ def test_a_program_gives_the_detectors_numbers(
 
 
 def test_openvino_gives_the_detectors_numbers(finished_bank: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    if reason := why_unavailable("openvino"):
+        pytest.skip(reason)
     exported = llb_ray.export(finished_bank, "openvino", out=tmp_path / "model.xml")
     assert "images of the run within" in exported.sentence()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
@@ -46,7 +48,8 @@ def test_openvino_gives_the_detectors_numbers(finished_bank: Path, tmp_path: Pat
 
 def test_openvino_reports_to_nobody(finished_bank: Path, tmp_path: Path) -> None:
     """Its telemetry forks a process that asks for an address, and without a network may wait for ever."""
-    pytest.importorskip("openvino_telemetry", reason="OpenVINO's telemetry is not installed")
+    if reason := why_unavailable("openvino"):
+        pytest.skip(reason)
     program = (
         "import sys, llb_ray\n"
         "llb_ray.export(sys.argv[1], 'openvino', out=sys.argv[2])\n"
