@@ -34,21 +34,31 @@ class PatchSample:
     def __init__(self, source: Source, wanted: int, seed: int) -> None:
         self._image_ids, self._seed = source.image_ids, seed
         self._quota_N = _quotas(len(source), wanted, seed)
-        self._chosen: list[torch.Tensor] = []
-        self._rows: list[torch.Tensor] = []
+        self._row_P = torch.empty(int(self._quota_N.sum()), dtype=torch.int64)
+        self._patch_PD: torch.Tensor | None = None
+        self._count = 0  # of them that are filled in
 
     def add(self, rows: npt.NDArray[np.int64], patch_BDHW: torch.Tensor) -> None:
         """Take the share of these rows from their patches."""
         for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
             copy, image = divmod(int(row), len(self._image_ids))
             quota = int(self._quota_N[row])
-            chosen = sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy)
-            self._chosen.append(chosen)
-            self._rows.append(torch.full((len(chosen),), int(row), device=chosen.device))
+            self._keep(sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy), int(row))
+
+    def _keep(self, patch_KD: torch.Tensor, row: int) -> None:
+        """In one tensor from the start: a small one for each of many images would leave the heap full of holes."""
+        if self._patch_PD is None:
+            self._patch_PD = patch_KD.new_empty((len(self._row_P), patch_KD.shape[1]))
+        stop = self._count + len(patch_KD)
+        self._patch_PD[self._count : stop] = patch_KD
+        self._row_P[self._count : stop] = row
+        self._count = stop
 
     def candidates(self) -> Candidates | None:
         """The patches with their rows; None where nothing was added."""
-        return Candidates(torch.cat(self._chosen), torch.cat(self._rows)) if self._chosen else None
+        if self._patch_PD is None:
+            return None
+        return Candidates(self._patch_PD[: self._count], self._row_P[: self._count].to(self._patch_PD.device))
 
 
 def every(read: Read, source: Source, wanted: int, seed: int, report: Report, batch: int) -> Candidates:
