@@ -176,11 +176,11 @@ trains on 1,500 images a second once it has them, a node's disk gives 5 GB/s, an
 {chr(10).join(more)}
 
 - Read from shared storage, a scan is bound by it at any bandwidth below 900 GB/s: 64 GPUs ask for 14 GB/s each.
-- A node's own disk bounds it as well (40 GB/s of all 8), but is bought once. It must hold every category
-  (1.4 TB): with 0.5 TB half of the jobs fetch theirs, since neighbouring jobs differ in it.
+- A node's own disk (`features.local`) bounds it as well (40 GB/s of all 8), but is bought once. It must hold every
+  category (1.4 TB): with 0.5 TB half of the jobs fetch theirs, since neighbouring jobs differ in it.
 - Encoding again reads a tenth of the bytes. It is faster than reading from where `encoding rate of all GPUs x 9.6 MB`
   exceeds the storage's bandwidth: at 1,000 images/s a GPU that is 610 GB/s, more than any of these.
-  `features.max_gib=0` does that today.
+  This is `features.max_gib=0`.
 
 Raw rows: cluster.csv
 """

@@ -60,6 +60,24 @@ class FeaturesConfig(Settings):
         description="disk that the cache may take; larger ones are not written, and images are encoded whenever they "
         "are read; default: what is free where the run is",
     )
+    local: str | None = Field(
+        None,
+        description="a folder on each machine's own disk, to which the cache is copied before it is read; for runs on "
+        "shared storage",
+    )
+    local_gib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="disk that those copies may take on a machine; default: what is free there, but a tenth"
+    )
+
+    @model_validator(mode="after")
+    def _copies_have_a_place(self) -> "FeaturesConfig":
+        if self.local is not None and not Path(self.local).is_absolute():
+            raise ValueError(f"local={self.local!r} is not the same folder for every worker; give an absolute path")
+        if self.local is not None and self.max_gib == 0:
+            raise ValueError("local has no effect with max_gib=0, which caches nothing; drop one of the two")
+        if self.local is None and self.local_gib is not None:
+            raise ValueError("local_gib has no effect without local; give the folder, or drop it")
+        return self
 
 
 class ImportanceConfig(Settings):

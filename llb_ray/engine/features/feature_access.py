@@ -16,6 +16,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.execution.protocols import WorkerContext, device_for
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
 from llb_ray.engine.features.featurizer import Shard
+from llb_ray.engine.features.local_copies import LocalCopies
 
 _HELD_BYTES = 8 * 2**20  # of mapped shards; the kernel maps several times that around what is read
 Rows = npt.NDArray[np.int64]
@@ -42,19 +43,21 @@ class FeatureAccess(Protocol):
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """Layers in the shards made by `recipes`; knows no path, so that no folder's name can help a detector."""
+    """Layers in the shards made by `recipes`; knows no image's path, so that no folder's name can help a detector."""
 
     recipes: tuple[Recipe, ...]
+    local: LocalCopies | None = None  # None: read where the run is
 
     def only(self, image_ids: Collection[str], shards: Sequence[Shard]) -> "CachedFeatures":
         wanted = frozenset(image_ids)
-        return CachedFeatures(tuple(shard.recipe for shard in shards if not wanted.isdisjoint(shard.image_ids)))
+        recipes = tuple(shard.recipe for shard in shards if not wanted.isdisjoint(shard.image_ids))
+        return replace(self, recipes=recipes)
 
     def source(
         self, image_ids: Sequence[str], context: WorkerContext, augment: Sequence[Augmentation] = ()
     ) -> "CachedSource":
         artifacts = [context.store.get(recipe) for recipe in self.recipes]
-        return CachedSource(artifacts, image_ids, device_for(context.resources), augment)
+        return CachedSource(artifacts, image_ids, device_for(context.resources), augment, self.local)
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,11 @@ class CachedSource:
         image_ids: Sequence[str],
         device: torch.device,
         augment: Sequence[Augmentation] = (),
+        local: LocalCopies | None = None,
     ) -> None:
         self.image_ids = image_ids
         self._device = device
+        self._local = local
         self._held_bytes = 0
         self._layers: list[list[npt.NDArray[Any]]] = []  # per record batch, per layer
         self._mapped: list[MappedBatches] = []
@@ -101,8 +106,8 @@ class CachedSource:
 
     def _index(self, artifact: Artifact, wanted: Collection[str]) -> None:
         """Note where the wanted images of a shard are; of a shard without any, nothing is kept."""
-        kind, mapped = artifact.settings.get("augment"), MappedBatches(artifact.file(filenames.LAYERS))
-        num_found = len(self._found)
+        kind, num_found = artifact.settings.get("augment"), len(self._found)
+        mapped = self._local.mapped(artifact) if self._local else MappedBatches(artifact.file(filenames.LAYERS))
         for batch in mapped.batches:
             ids = enumerate(batch.column("image_id").to_pylist())
             rows = {(kind, image_id): (len(self._layers), row) for row, image_id in ids if image_id in wanted}

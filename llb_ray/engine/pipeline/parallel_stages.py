@@ -22,6 +22,7 @@ from llb_ray.engine.features.cache_budget import EncoderPasses, Features, no_roo
 from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef, Stored, layers_of
 from llb_ray.engine.features.feature_access import CachedFeatures, StreamedFeatures
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shard_images, shards_of
+from llb_ray.engine.features.local_copies import LocalCopies
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
 from llb_ray.engine.workers.fit_log import fall_back_notices, short_fit_notices
@@ -69,7 +70,8 @@ class ParallelStages:
         cached = [self._store.get(shard.recipe) for shard in shards]
         self.passes.done += _num_images(missing)
         self.passes.cached_bytes = sum(artifact.sizes[filenames.LAYERS] for artifact in cached)
-        return Features(plain, copies, cached, CachedFeatures(tuple(shard.recipe for shard in shards)), ignored)
+        access = CachedFeatures(tuple(shard.recipe for shard in shards), LocalCopies.of(self.config.features))
+        return Features(plain, copies, cached, access, ignored)
 
     def member(
         self, name: str, settings: Mapping[str, Any], images: Mapping[str, float], features: Features

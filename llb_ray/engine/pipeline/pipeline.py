@@ -34,7 +34,7 @@ from llb_ray.ensemble.categories import categories_of
 from llb_ray.ensemble.decision import KEPT, REJECTED
 from llb_ray.ensemble.filters.base import filter_of
 from llb_ray.ensemble.threshold import threshold_titles
-from llb_ray.errors import DataError, LlbError
+from llb_ray.errors import ConfigError, DataError, LlbError
 from llb_ray.metrics.metric_names import of_run
 from llb_ray.remote import Remote
 
@@ -123,7 +123,7 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
     lost by it.
     """
     config, manifest, amendment = spec.config, spec.manifest, spec.amendment
-    _refuse(manifest, spec.out, amendment.roots if amendment else ())
+    _refuse(spec)
     filter_of(config.purify)  # raises for a broken one of another package
     if config.final_workers > 1:
         refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
@@ -161,14 +161,17 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
         return _result(stages, made)
 
 
-def _refuse(manifest: Manifest, out: Path | Remote, roots: Sequence[Path]) -> None:
+def _refuse(spec: RunSpec) -> None:
     """Raise what would otherwise come up after hours, or spoil the next run."""
+    manifest, out, roots = spec.manifest, spec.out, spec.amendment.roots if spec.amendment else ()
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
     _refuse_few(manifest.split(TRAIN))
     if isinstance(out, Path):
         for root in roots or [manifest.root]:
             refuse_inside(root, out)
+    elif spec.config.features.local is not None:
+        raise ConfigError("features.local has no effect with a run at a URI, which every machine copies; drop it")
 
 
 def _refuse_few(images: pa.Table) -> None:
