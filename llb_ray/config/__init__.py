@@ -4,11 +4,10 @@ Every setting has one home, and unknown keys are refused with their dotted path 
 Neither torch nor ray is imported here: reading a configuration is instant.
 """
 
+from llb_ray.config.backbone_config import WEIGHTS_BY_NAME, BackboneConfig
 from llb_ray.config.contaminate_config import ContaminateConfig, TailConfig
 from llb_ray.config.dataset_options import AdapterTraits, DatasetConfig, DatasetOptions
 from llb_ray.config.detector_configs import (
-    WEIGHTS_BY_NAME,
-    BackboneConfig,
     BackboneDetectorConfig,
     DetectorConfig,
     GradientDetectorConfig,

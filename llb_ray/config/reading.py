@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from llb_ray.config.detector_configs import WEIGHTS_BY_NAME, DetectorConfig, default_detector, detector_class
+from llb_ray.config.backbone_config import WEIGHTS_BY_NAME
+from llb_ray.config.detector_configs import DetectorConfig, default_detector, detector_class
 from llb_ray.config.run_config import RunConfig
 from llb_ray.config.scan_config import ScanConfig
 from llb_ray.errors import ConfigError

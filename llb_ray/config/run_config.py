@@ -1,6 +1,6 @@
 """A run's configuration as a whole: what its sections say together."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from llb_ray.config.sections import (
 
 Tracker = Literal["mlflow", "wandb", "tensorboard"]
 UNKEYED = ("resources", "tracking")  # sections that no result depends on
+_UNKEYED_FEATURES = {"max_gib", "local", "local_gib"}  # where features are read
 
 
 class RunConfig(Settings):
@@ -205,6 +206,11 @@ class RunConfig(Settings):
         elif self.importance.for_role("member") and self.importance_of("member") is None:
             idle.append("importance.members has no effect: density members have no loss; set members.detector=same")
         return idle
+
+    def keyed_settings(self) -> dict[str, Any]:
+        """The settings that results depend on, JSON-ready: with others a run is the same run."""
+        unkeyed = dict.fromkeys(UNKEYED, True) | {"features": _UNKEYED_FEATURES}
+        return self.model_dump(mode="json", exclude=unkeyed)
 
     def to_yaml(self) -> str:
         """The resolved configuration, complete; `load` reads it back equal."""

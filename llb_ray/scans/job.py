@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import Store, digest
-from llb_ray.config import UNKEYED
 from llb_ray.disk import LOCAL, write_atomic
 from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -22,7 +21,7 @@ from llb_ray.scans.scan_plan import Job, Scan
 
 def key(scan: Scan, job: Job, material: Material) -> str:
     """A digest of all that the job's figures depend on."""
-    config = scan.config.of_job(job.filter, job.seed).model_dump(mode="json", exclude=set(UNKEYED))
+    config = scan.config.of_job(job.filter, job.seed).keyed_settings()
     alphas = scan.config.scan.alphas  # the largest fixes the test set
     listing = {
         name: made.inputs for name, made in ((f"{a}", material.recipe(a)) for a in sorted(material.given, key=str))

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from llb_ray.artifacts import digest
-from llb_ray.config import UNKEYED, ScanConfig
+from llb_ray.config import ScanConfig
 from llb_ray.errors import ConfigError
 
 CONFIG, PROGRESS = "scan.yaml", "progress"  # in the folder of a scan
@@ -72,8 +72,8 @@ class Scan:
     @cached_property
     def setting(self) -> str:
         """A digest of what all the jobs of a table have in common; rows of another setting are not comparable."""
-        tree, scan = self.config.model_dump(mode="json"), self.config.scan
-        shared = {name: value for name, value in tree.items() if name not in ("scan", "seed", *UNKEYED)}
+        tree, scan = self.config.keyed_settings(), self.config.scan
+        shared = {name: value for name, value in tree.items() if name not in ("scan", "seed")}
         shared["purify"] = {name: value for name, value in tree["purify"].items() if name != "filter"}
         dataset = {name: value for name, value in tree["scan"]["dataset"].items() if name != "categories"}
         largest = None if scan.alphas is None else max(scan.alphas)  # what the test set is left by

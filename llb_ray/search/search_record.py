@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import digest
-from llb_ray.config import UNKEYED
 from llb_ray.disk import write_json
 from llb_ray.errors import ConfigError
 from llb_ray.search.search_plan import Search
@@ -61,7 +60,7 @@ def _facts(plan: Search) -> dict[str, str]:
         "images": digest(sorted(plan.manifest.table["image_id"].to_pylist())),
     }
     told |= {f"space.{key}": domain for key, domain in plan.space.domains.items()}
-    told |= dict(_leaves(plan.base.model_dump(mode="json", exclude=set(UNKEYED))))
+    told |= dict(_leaves(plan.base.keyed_settings()))
     return {"format": FORMAT} | {name: str(value) for name, value in told.items()}
 
 

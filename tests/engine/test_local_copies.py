@@ -16,6 +16,7 @@ from llb_ray.config import with_overrides
 from llb_ray.data.tables import write_table
 from llb_ray.engine import filenames
 from llb_ray.engine.features.local_copies import LocalCopies
+from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.errors import ConfigError, DamageError, LlbError, ResourceError
 from tests.support import final_files
 
@@ -58,7 +59,7 @@ def test_a_run_with_local_copies_leaves_the_same_bytes(tiny_bank: RunConfig, pho
     for name, config in (("plain", tiny_bank), ("local", local)):
         llb_ray.run(config, manifest, out=tmp_path / name, executor="serial")
     told, plain = (final_files(tmp_path / name) for name in ("local", "plain"))
-    assert {name for name in told if told[name] != plain.get(name)} == {"config.yaml", "run.json"}
+    assert {name for name in told if told[name] != plain.get(name)} == {"config.yaml"}
     assert _held(tmp_path / "disk")
 
 
@@ -132,6 +133,11 @@ def test_a_damaged_shard_is_not_copied(shards: list[Artifact], tmp_path: Path) -
 def test_settings_without_effect_are_refused(settings: list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         llb_ray.load_config(None, settings)
+
+
+@pytest.mark.parametrize("setting", ["features.local=/scratch", "features.max_gib=3", "resources.num_cpus=3"])
+def test_where_features_are_read_makes_no_other_run(tiny: RunConfig, setting: str) -> None:
+    assert settings_digest(with_overrides(tiny, [setting])) == settings_digest(tiny)
 
 
 def test_a_run_at_a_uri_has_copies_already(tiny: RunConfig, photos: Path, tmp_path: Path) -> None:

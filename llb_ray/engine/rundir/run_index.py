@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import digest
-from llb_ray.config import UNKEYED, RunConfig
+from llb_ray.config import RunConfig
 from llb_ray.errors import ArtifactError
 
 INDEX = "run.json"
@@ -42,5 +42,4 @@ class RunIndex:
 
 def settings_digest(config: RunConfig) -> str:
     """Digest of all settings that results depend on: with other resources or trackers a run is the same run."""
-    tree = config.model_dump(mode="json")
-    return digest({name: value for name, value in tree.items() if name not in UNKEYED})
+    return digest(config.keyed_settings())
