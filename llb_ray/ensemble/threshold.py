@@ -23,6 +23,7 @@ LOWER = 0.25, 0.5  # quantiles that are hardly moved by anomalies among the scor
 FREEDOM = 5  # degrees of freedom of the tail
 _CONFIDENCE = (0.025, 0.975)
 _SAMPLES = 1000
+_DRAWN_AT_ONCE = 2**20  # values of bootstrap samples: all samples of a million images would take 24 GB
 Floats = npt.NDArray[np.float64]
 
 
@@ -47,17 +48,16 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
 
     in_logs = bool((score_N > 0).all())
     value_N: Floats = (np.log(score_N) if in_logs else score_N).astype(np.float64)
-    drawn_BN = stream(0, "threshold").choice(value_N, (_SAMPLES, len(value_N)))
     reach = float(stats.t.isf(rate, FREEDOM))
     (middle,), (spread,) = _body(value_N[None])
-    middle_B, spread_B = _body(drawn_BN)
+    middle_B, spread_B, highest_B = _of_samples(value_N)
     level = min(middle + reach * spread, float(value_N.max()))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of a sample whose scores are mostly equal
         rate_B = np.nan_to_num(stats.t.sf((level - middle_B) / spread_B, FREEDOM))
     back = np.exp if in_logs else np.asarray
     return Threshold(
         value=float(back(level)),
-        interval=_pair(back(np.quantile(np.minimum(middle_B + reach * spread_B, drawn_BN.max(axis=1)), _CONFIDENCE))),
+        interval=_pair(back(np.quantile(np.minimum(middle_B + reach * spread_B, highest_B), _CONFIDENCE))),
         false_alarm_rate=rate,
         rate_interval=_pair(np.quantile(rate_B, _CONFIDENCE)),
         num_held_out=len(score_N),
@@ -114,6 +114,17 @@ def _body(value_BN: Floats) -> tuple[Floats, Floats]:
     (low_B, high_B), (low, high) = np.quantile(value_BN, LOWER, axis=1), stats.t.ppf(LOWER, FREEDOM)
     spread_B = (high_B - low_B) / (high - low)
     return high_B - high * spread_B, spread_B
+
+
+def _of_samples(value_N: Floats) -> tuple[Floats, Floats, Floats]:
+    """Middle, scale and largest value [B] of samples drawn from the values, a few samples at once."""
+    random, at_once = stream(0, "threshold"), max(1, _DRAWN_AT_ONCE // len(value_N))
+    parts = []
+    for start in range(0, _SAMPLES, at_once):
+        drawn_BN = random.choice(value_N, (min(at_once, _SAMPLES - start), len(value_N)))
+        parts.append((*_body(drawn_BN), drawn_BN.max(axis=1)))
+    middle_B, spread_B, highest_B = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return middle_B, spread_B, highest_B
 
 
 def _pair(values: npt.NDArray[np.floating]) -> tuple[float, float]:
