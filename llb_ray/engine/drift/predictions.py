@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
@@ -12,7 +13,7 @@ import pyarrow.parquet as parquet
 from llb_ray.data.lists import read_list
 from llb_ray.data.tables import DAMAGED
 from llb_ray.engine.drift.alarms import Lot
-from llb_ray.engine.features.mean_features import FEATURES
+from llb_ray.engine.features.mean_features import FEATURES, features_of
 from llb_ray.engine.inference.prediction_tables import FEATURED, FEATURES_FILE, SCORED
 from llb_ray.engine.inference.verdicts import Calibration
 from llb_ray.errors import DataError
@@ -54,8 +55,8 @@ def _typed(path: Path, table: pa.Table) -> pa.Table:
     return typed
 
 
-def _features(path: Path) -> dict[str, list[float]]:
-    """The features by image_id; none where there is no such file."""
+def _features(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The features [S] by image_id; none where there is no such file."""
     if not path.exists():
         return {}
     try:
@@ -63,7 +64,7 @@ def _features(path: Path) -> dict[str, list[float]]:
     except (OSError, ValueError, *DAMAGED) as error:
         raise DataError(f"{path}: not readable ({str(error).splitlines()[0]}); predict again") from error
     _refuse_odd(path, pc.list_flatten(found[FEATURES]))
-    return dict(zip(found["image_id"].to_pylist(), found[FEATURES].to_pylist(), strict=True))
+    return dict(zip(found["image_id"].to_pylist(), features_of(found), strict=True))  # rows of one array
 
 
 def _refuse_odd(path: Path, numbers: pa.ChunkedArray) -> None:
@@ -76,7 +77,7 @@ def lot_of(rows: Sequence[Row]) -> Lot:
     """The scores of these rows, and their features where all have some."""
     features = [row[FEATURES] for row in rows if row[FEATURES] is not None]
     score_N = np.array([row["score"] for row in rows])
-    return Lot(score_N, np.array(features) if len(features) == len(rows) else None)
+    return Lot(score_N, np.array(features, np.float64) if len(features) == len(rows) else None)
 
 
 def lots(predictions: Mapping[str, Sequence[Row]], by: str | None, table: Path | None) -> dict[str, Lot]:
