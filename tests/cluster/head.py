@@ -56,6 +56,11 @@ class Head:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 
+    def kill(self) -> None:
+        """The machine is gone at once, and with it everything that runs on it: Ray's processes, drivers and workers."""
+        while left := _processes(self.environment["HOME"]):
+            _kill(left)
+
     def metrics(self) -> str:
         """What Prometheus would scrape."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=10) as answer:
@@ -181,10 +186,14 @@ def _end(home: str, outlived: bool) -> None:
     deadline = time.monotonic() + _STOP_S
     while (left := _processes(home)) and not outlived and time.monotonic() < deadline:
         time.sleep(0.2)
-    for pid in left:
+    _kill(left)
+    assert outlived or not left, f"{len(left)} processes outlived the head"
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    assert outlived or not left, f"{len(left)} processes outlived the head"
 
 
 def _processes(home: str) -> list[int]:

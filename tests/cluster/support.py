@@ -22,19 +22,19 @@ def in_small_shards() -> contextlib.AbstractContextManager[Any]:
 
 
 class Nodes:
-    """A head for the driver and nothing else, and two nodes of two logical GPUs each.
+    """A head for the driver and nothing else, and two nodes of `num_gpus` logical GPUs each.
 
     Not simulated: a network between them, and disks of their own.  They are processes of one machine, which share its
     file system and its clock, as nodes with shared storage do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_gpus: int = 2) -> None:
         # By default Ray takes a quarter of a minute to miss a node, and the runs here end sooner.
         soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
         head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20}
         head |= {"_system_config": soon}
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
-        self._count = 0
+        self._count, self._num_gpus = 0, num_gpus
         self.workers: dict[str, Any] = {}  # by the value of their label `name`
         self.restore()
 
@@ -46,7 +46,7 @@ class Nodes:
     def _add(self) -> None:
         self._count += 1
         name = f"node-{self._count}"
-        given = {"num_cpus": 2, "num_gpus": 2, "labels": {"name": name}}
+        given = {"num_cpus": 2, "num_gpus": self._num_gpus, "labels": {"name": name}}
         self.workers[name] = self.cluster.add_node(include_dashboard=False, **given)
 
     def kill_node_of(self, pid: int) -> None:

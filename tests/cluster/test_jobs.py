@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import llb_ray
+from llb_ray.config import load
 from llb_ray.engine.inspection.run_status import Status
 from tests.cluster.head import ROOT, Head, running_head
 from tests.cluster.test_files import metric_names
@@ -112,6 +113,38 @@ def test_a_stopped_job_goes_on_from_what_it_has_finished(head: Head, gears: Path
     assert len(again) <= 5 - len(kept)
     assert "features: up to date" in output
     assert llb_ray.audit(out)
+
+
+def test_after_the_death_of_the_head_the_same_command_goes_on_at_the_next_one(
+    head: Head, gears: Path, tmp_path: Path
+) -> None:
+    out, more = tmp_path / "run", ("--set", "detector.member_steps=200", "--set", "detector.final_steps=20")
+    with running_head() as first:
+        assert _submit(first, "llb-lost", gears, out, *more, wait=False)[0] == 0
+        _until((_members_done(out) >= 1 for _ in iter(int, 1)), "the first member")
+        first.kill()
+    before = llb_ray.status(out)
+    assert before.state != "finished"
+    kept = {beat.name for beat in before.beats if beat.kind == "member" and beat.state == "done"}
+    status, output = _submit(head, "llb-found", gears, out, *more)
+    assert status == 0, output[-2000:]
+    assert "previous run crashed in stage members; resuming" in output
+    assert "features: up to date" in output
+    assert kept
+    assert kept.isdisjoint(re.findall(r"(member-\d+) done", output))
+    assert llb_ray.audit(out)
+
+
+def test_a_search_as_a_job(head: Head, gears: Path, tmp_path: Path) -> None:
+    space, out = tmp_path / "space.yaml", tmp_path / "tune"
+    space.write_text("purify.keep_ratio: [0.7, 0.9]\n")
+    quick = ("detector.member_steps=5", "detector.final_steps=5", "members.count=2")
+    given = [word for setting in quick for word in ("--set", setting)]
+    tune = ("llb-ray", "tune", "--config", DEMO, "--data", gears, "--space", space, "--out", out, *given)
+    done = head.command("ray", "job", "submit", "--submission-id", "llb-tune", "--", *tune)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "trial 2 of 2" in done.stdout
+    assert load(out / "best.yaml").purify.keep_ratio in (0.7, 0.9)
 
 
 def _members_done(out: Path) -> int:

@@ -248,7 +248,7 @@ def test_a_damaged_row_is_done_again(scanned: Path, scan_config: ScanConfig, tmp
 def test_a_job_that_starts_again_waits_for_its_earlier_attempt_to_end(
     scanned: Path, scan_config: ScanConfig, tmp_path: Path
 ) -> None:
-    """As on another node, when the processes of a lost one have not noticed yet."""
+    """As on another node, when the first one is cut off from the cluster and lives on."""
     out = shutil.copytree(scanned, tmp_path / "scan")
     job = next(out.glob("rows/[!.]*.json"))
     job.unlink()

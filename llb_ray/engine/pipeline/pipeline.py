@@ -102,8 +102,8 @@ class RunSpec:
     Runs that are given one `store` reuse each other's artifacts, even while they run.  Runs that draw their images from
     one `pool`, a superset of them under the same root (schema `IMAGES`), share its layers too: shards are cut by what
     is in them.  With an `amendment`, all that a finished run of the same configuration and images is made of is there
-    from the start, and decisions by hand replace the filter's.  An earlier attempt at the same run, on a node that was
-    lost, is given `lock_wait_s` to end.
+    from the start, and decisions by hand replace the filter's.  The lock of an earlier attempt at the same run, on a
+    node that was cut off and lives on, is waited for `lock_wait_s`.
     """
 
     config: RunConfig
