@@ -48,21 +48,24 @@ def _do(scan: Scan, job: Job, material: Material, spread: bool) -> Row:
 
 
 def _ended(scan: Scan, todo: Todo, places: int) -> Ended:
-    """Jobs as they end; never more of them submitted than there are places, so that a stop leaves nothing queued."""
-    materials = {material.category: ray.put(material) for _, material in todo}
-    waiting = deque(job for job, _ in todo)
+    """Jobs as they end; never more of them submitted than there are places, so that a stop leaves nothing queued.
+
+    A job's material is in the object store while the job runs, and no longer: neighbours differ in the category, so a
+    thousand categories would be there, 1 GB, from the first round of jobs to the last.
+    """
+    waiting = deque(todo)
     in_flight: dict[Any, Job] = {}
     while waiting or in_flight:
         while waiting and len(in_flight) < places:
             spread = scan.config.final_workers > 1 or len(waiting) < places
-            job = waiting.popleft()
-            in_flight[_submit(scan, job, materials[job.category], spread)] = job
+            job, material = waiting.popleft()
+            in_flight[_submit(scan, job, material, spread)] = job
         (reference, *_), _ = ray.wait(list(in_flight), num_returns=1)
         job = in_flight.pop(reference)
         yield job, _row(scan, job, reference)
 
 
-def _submit(scan: Scan, job: Job, material: Any, spread: bool) -> Any:
+def _submit(scan: Scan, job: Job, material: Material, spread: bool) -> Any:
     """Reference of the job's row; a job whose members have places of their own asks for none itself."""
     asked = scan.config.resources
     task = ray.remote(_do).options(
