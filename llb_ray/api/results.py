@@ -94,6 +94,8 @@ def predict(
     false_alarm_rate: float | None = None,
     false_area_rate: float = 0.001,
     category: str | None = None,
+    ignore_mask: str | Path | None = None,
+    inspect_mask: str | Path | None = None,
     executor: "str | Executor" = "serial",
     ray_address: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -107,10 +109,11 @@ def predict(
     column of the list, or the name of a folder), and the share of held-out normal images that score lower; and a
     row per region: a place where the map is above what a share `false_area_rate` of the area of held-out normal
     images exceeds. `overlays` says which photographs are drawn with their heatmap, `maps` and `masks` whether these
-    are kept as files. Memory does not grow with the number of images. `executor` is ``serial`` (this process),
-    ``ray`` (workers on a cluster; the run, the images and `out` on storage that all nodes share), or one that was
-    entered; what is interrupted goes on with the same call. `progress` is called with (done, total)
-    files.
+    are kept as files. `ignore_mask` and `inspect_mask` are folders with a mask for each photograph, at its path
+    relative to `data`, or one file, for a run that was made with such a folder. Memory does not grow with the number
+    of images. `executor` is ``serial`` (this process), ``ray`` (workers on a cluster; the run, the images and `out` on
+    storage that all nodes share), or one that was entered; what is interrupted goes on with the same call. `progress`
+    is called with (done, total) files.
     """
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
@@ -135,10 +138,11 @@ def predict(
 
     drawn = f"{overlays}, masks" if masks else overlays
     asked = folder, data, to, each, progress, maps, drawn, threshold, false_alarm_rate, false_area_rate, category
+    masked = ignore_mask, inspect_mask
     if executor == "serial" and ray_address is None:
-        return predict_images(*asked)
+        return predict_images(*asked, *masked)
     with make_executor(executor, ray_address) if isinstance(executor, str) else nullcontext(executor) as entered:
-        return predict_images(*asked, entered)
+        return predict_images(*asked, *masked, entered)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:

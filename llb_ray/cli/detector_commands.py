@@ -44,6 +44,12 @@ _ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
     metavar="R",
     help="Use the threshold that a share R of images like the kept ones exceeds, for once.",
 )
+@click.option(
+    "--ignore-mask",
+    metavar="FOLDER",
+    help="Masks, white where photographs are ignored, at their paths: of a run that was made with a folder of masks.",
+)
+@click.option("--inspect-mask", metavar="FOLDER", help="The same, white where they are looked at.")
 @click.option("--category", metavar="NAME", help=f"{_CATEGORY} Default: by a list's column category, or by folder.")
 @click.option(
     "--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, else with 4 if one is unreadable."
@@ -86,6 +92,7 @@ def predict(
     llb-ray predict runs/photos --data new_photos --out predictions --false-alarm-rate 0.001 --masks
     llb-ray predict runs/photos --data million.parquet --out predictions --overlays anomalous --executor ray
     llb-ray predict runs/line --data new_photos --out predictions --category weave
+    llb-ray predict runs/cell --data new_photos --out predictions --inspect-mask new_foregrounds
     llb-ray predict runs/photos --data today --out predictions/today --monitor predictions/accepted
     """
     named = [*images, *([] if data is None else [data])]

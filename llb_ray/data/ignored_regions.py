@@ -1,11 +1,13 @@
-"""Regions of photographs that are not looked at: drawn once, for all photographs of a run.
+"""Regions of photographs that are not looked at: of all photographs of a run, or of each (`mask_folders`).
 
 A region is the white part of an image, or the polygons of a labelme file; of any size, for it is brought to that of the
 photographs.  What is in an ignored region is painted over before anything else sees it, so that it can change nothing.
 """
 
 import hashlib
+import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +25,7 @@ GREY = 128  # of ignored pixels, in each channel
 _SHAPES = ("polygon", "rectangle")
 _LARGEST_FILE = 2**25  # bytes of a labelme file, which may have the photograph in it
 Bools = NDArray[np.bool_]
+Region = Path | NDArray[Any]  # a file, or an array [H, W] of any size, not 0 inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +40,28 @@ class Ignored:
 
         Raises DataError for a file that holds no regions, and where nothing is left to look at.
         """
-        if config.ignore_mask is None and config.inspect_mask is None:
+        ignore, inspect = (None if name is None else Path(name) for name in (config.ignore_mask, config.inspect_mask))
+        return cls.drawn(ignore, inspect, size, config.max_pixels)
+
+    @classmethod
+    def drawn(cls, ignore: Region | None, inspect: Region | None, size: Size, max_pixels: int) -> Self | None:
+        """The pixels in the first region and those outside of the second; None without any; raises as `of` does."""
+        if ignore is None and inspect is None:
             return None
         mask_HW = np.zeros(size, bool)
-        if config.ignore_mask is not None:
-            mask_HW |= _region(Path(config.ignore_mask), size, config.max_pixels)
-        if config.inspect_mask is not None:
-            mask_HW |= ~_region(Path(config.inspect_mask), size, config.max_pixels)
+        if ignore is not None:
+            mask_HW |= _region(ignore, size, max_pixels)
+        if inspect is not None:
+            mask_HW |= ~_region(inspect, size, max_pixels)
         if mask_HW.all():
-            raise DataError("data.ignore_mask, data.inspect_mask: together they leave no pixel to look at; change one")
+            named = [
+                str(region) if isinstance(region, Path) else "a mask"
+                for region in (ignore, inspect)
+                if region is not None
+            ]
+            raise DataError(
+                f"{' and '.join(named)}: leave no pixel to look at; change data.ignore_mask or inspect_mask"
+            )
         return cls(mask_HW)
 
     @property
@@ -53,18 +69,26 @@ class Ignored:
         """Digest of the pixels."""
         return hashlib.sha256(repr(self.mask_HW.shape).encode() + np.packbits(self.mask_HW).tobytes()).hexdigest()
 
-    def hidden(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The image with these pixels in one grey."""
-        return np.where(self.mask_HW[..., None], np.uint8(GREY), image_HWC)
+    def of_image(self, image_id: str) -> Self:
+        """Itself: see `image_masks.ImageMasks`."""
+        return self
 
-    def save(self, path: Path) -> None:
-        """Write the pixels as a black and white image, white where they are ignored."""
-        Image.fromarray(self.mask_HW).save(path, "PNG")
+    def inputs(self, image_ids: Iterable[str]) -> dict[str, str]:
+        """Nothing: what the encoder is keyed by says it."""
+        return {}
+
+    def png(self) -> bytes:
+        """The pixels as a black and white image, white where they are ignored."""
+        with io.BytesIO() as file:
+            Image.fromarray(self.mask_HW).save(file, "PNG")
+            return file.getvalue()
 
 
-def _region(path: Path, size: Size, max_pixels: int) -> Bools:
-    """True inside the region that a file shows."""
-    return _drawn(path, size) if path.suffix.lower() == ".json" else read_mask(path, size, max_pixels)
+def _region(shown: Region, size: Size, max_pixels: int) -> Bools:
+    """True inside the region that a file or an array shows."""
+    if isinstance(shown, np.ndarray):
+        return np.asarray(Image.fromarray(shown != 0).resize(size[::-1], Image.Resampling.NEAREST))
+    return _drawn(shown, size) if shown.suffix.lower() == ".json" else read_mask(shown, size, max_pixels)
 
 
 def _drawn(path: Path, size: Size) -> Bools:

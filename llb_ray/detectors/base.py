@@ -154,8 +154,11 @@ class WeighingDetector(Detector, Protocol):
 class LeavingOut(Detector, Protocol):
     """A detector whose settings say `leaves_out`: it can do without regions of images."""
 
-    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
-        """Learn nothing from these pixels at the next `fit`, and let none of them decide a score; the state says so."""
+    def leave_out(self) -> None:
+        """Take layers that end with the share of each cell that is ignored (`inspected`) from the next `fit` on.
+
+        Nothing is learnt from cells that are mostly ignored, and none of them decides a score; the state says so.
+        """
 
 
 @runtime_checkable

@@ -27,10 +27,14 @@ def remember_context(patch_PD: torch.Tensor, reach_P: torch.Tensor | None) -> St
     return state if reach_P is None else state | {"context_reach_M": reach_P}
 
 
-def context_distances(patch_BDhw: torch.Tensor, state: Mapping[str, torch.Tensor], grid: torch.Size) -> torch.Tensor:
-    """Distance of each deep patch to the nearest one remembered, per root of D, on another grid [B, H, W]."""
+def context_distances(patch_BDhw: torch.Tensor, state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Distance of each deep patch to the nearest one remembered, per root of D [B, h, w]."""
     scaled_BDhw = standardize(patch_BDhw, state["context_mean_D"], state["context_scale_D"])
     patch_QD, memory_MD = scaled_BDhw.permute(0, 2, 3, 1).flatten(0, 2), state["context_memory_MD"]
     distance_Q = relative_distance(patch_QD, memory_MD, state.get("context_reach_M"))
-    distance_B1hw = distance_Q.view(-1, 1, *patch_BDhw.shape[2:])
-    return functional.interpolate(distance_B1hw, grid, mode="bilinear", align_corners=False)[:, 0]
+    return distance_Q.view(-1, *patch_BDhw.shape[2:])
+
+
+def on_grid(value_Bhw: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+    """Values of the deep grid on another one [B, H, W], interpolated."""
+    return functional.interpolate(value_Bhw[:, None], grid, mode="bilinear", align_corners=False)[:, 0]

@@ -18,7 +18,7 @@ from torch import nn
 
 from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent
 from llb_ray.detectors.density_config import DensityConfig
-from llb_ray.detectors.inspected import SEEN, blank, image_scores, inspected_cells, seen_cells
+from llb_ray.detectors.inspected import MASKED, image_scores, marker, seen_cells, split_share
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
@@ -30,10 +30,12 @@ from llb_ray.detectors.local_outlier_factor import (
     score_outliers_in_blocks,
 )
 from llb_ray.detectors.patches import placed_patches, usable_spread
+from llb_ray.detectors.seen_neighbours import SeenReferences, judge_seen, seen_reaches
 from llb_ray.errors import DataError
 
 TOP_SHARE = 0.05  # of a map's cells, averaged to the image score; 2 and 15 % separate magnetic tiles as well
 _FIT_BATCH = 32  # images read at once while fitting
+SHOWN = "shown_LR"  # of a state: the places that each reference shows, where others are ignored
 _NAMES = ("reference_LRD", "reach_LR", "mean_D", "scale_D", "loneliness_1")
 
 
@@ -44,7 +46,7 @@ class Density:
         self.config = config
         self.device = device
         self._state: State = {}
-        self._ignored_HW: npt.NDArray[np.bool_] | None = None
+        self._is_masked = False
 
     def fit(self, source: Source, seed: int, report: Report = silent) -> Self:
         """Itself, fitted in one pass over the source, or part of it; raises DataError for a single image."""
@@ -52,23 +54,27 @@ class Density:
         if num_images < 2:
             raise DataError("density compares images with each other and was given one; lower members.count")
         chosen = references(len(source), seed)
-        reference_RDHW = self._read(source, chosen, report)
+        reference_RDHW, shown_LR = self._read(source, chosen, report)
         point_PD = reference_RDHW.permute(0, 2, 3, 1).flatten(0, 2)
+        if shown_LR is not None:
+            point_PD = point_PD[shown_LR.T.flatten()]
         mean_D, scale_D = point_PD.mean(dim=0), usable_spread(point_PD)
         reference_LRD = by_place(reference_RDHW, mean_D, scale_D).contiguous()
-        image_R = torch.from_numpy(chosen % num_images).to(self.device)
-        count = num_neighbours(len(chosen), SCREENING, len(source) // num_images)
-        reach_LR = reaches(reference_LRD, image_R, count)
+        if shown_LR is None:
+            image_R = torch.from_numpy(chosen % num_images).to(self.device)
+            count = num_neighbours(len(chosen), SCREENING, len(source) // num_images)
+            reach_LR = reaches(reference_LRD, image_R, count)
+        else:
+            reach_LR = seen_reaches(reference_LRD, shown_LR, SCREENING)
         # In the state, because scores depend on it.
         loneliness_1 = torch.tensor([float(self.config.rescue)])
         state = dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D, loneliness_1), strict=True))
-        if self._ignored_HW is not None:
-            state[SEEN] = inspected_cells(self._ignored_HW, *reference_RDHW.shape[2:]).float()
-        return self.load_state(state)
+        masked = {} if shown_LR is None else {SHOWN: shown_LR.float()}
+        return self.load_state(state | masked | marker(self._is_masked))
 
-    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
+    def leave_out(self) -> None:
         """See `LeavingOut`."""
-        self._ignored_HW = ignored_HW
+        self._is_masked = True
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -76,7 +82,7 @@ class Density:
         image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
         (`local_outlier_factor.loneliness`) added.
         """
-        score_B, map_BHW = _scores(self._placed(layers), self._state, score_outliers_in_blocks)
+        score_B, map_BHW = _scores(layers, self._placed, self._state, score_outliers_in_blocks)
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
@@ -87,17 +93,23 @@ class Density:
         return {name: tensor.cpu().contiguous() for name, tensor in self._state.items()}
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> Self:
-        names = [*_NAMES, *([SEEN] if SEEN in state else [])]
+        names = [*_NAMES, *([SHOWN, MASKED] if MASKED in state else [])]
         self._state = {name: state[name].to(self.device, torch.float32) for name in names}
         return self
 
-    def _read(self, source: Source, chosen: npt.NDArray[np.int64], report: Report) -> torch.Tensor:
-        """The patches [R, D, H, W] of the chosen images at the places that are looked at."""
-        read = []
+    def _read(
+        self, source: Source, chosen: npt.NDArray[np.int64], report: Report
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The patches [R, D, H, W] of the chosen images at some places, and which of these they show [L, R]; None: all
+        of them."""
+        read, shown = [], []
         for rows in row_batches(len(chosen), _FIT_BATCH):
-            read.append(self._placed(source.batch(chosen[rows])))
+            layers, share_B1HW = split_share(source.batch(chosen[rows]), marker(self._is_masked))
+            read.append(self._placed(layers))
+            if (seen_Bhw := seen_cells(share_B1HW, read[-1].shape[2:])) is not None:
+                shown.append(seen_Bhw.flatten(1).T)
             report(int(rows[-1]) + 1, len(chosen), "images")
-        return torch.cat(read)
+        return torch.cat(read), torch.cat(shown, dim=1) if shown else None
 
     def _placed(self, layers: Layers) -> torch.Tensor:
         shared = layers[: self.config.backbone.num_layers]  # a final memory bank has one more
@@ -105,15 +117,24 @@ class Density:
 
 
 def _scores(
-    patch_BDHW: torch.Tensor, state: Mapping[str, torch.Tensor], judge: Callable[..., Judged]
+    layers: Layers,
+    placed: Callable[[Layers], torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    judge: Callable[..., Judged],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score [B] and map [B, H, W]."""
+    layers, share_B1HW = split_share(layers, state)
+    patch_BDHW = placed(layers)
     patch_LBD = by_place(patch_BDHW, state["mean_D"], state["scale_D"])
-    found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
+    seen_BHW = seen_cells(share_B1HW, patch_BDHW.shape[2:])
+    if seen_BHW is None:
+        found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
+    else:
+        references = SeenReferences(state["reference_LRD"], state["reach_LR"], state[SHOWN] > 0)
+        found = judge_seen(patch_LBD, seen_BHW.flatten(1).T, references, SCREENING)
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
-    seen_HW = seen_cells(state)
-    score_B = image_scores(map_BHW, seen_HW, TOP_SHARE)
-    return score_B + state["loneliness_1"] * found.loneliness_B, blank(map_BHW, seen_HW)
+    score_B = image_scores(map_BHW, seen_BHW, TOP_SHARE)
+    return score_B + state["loneliness_1"] * found.loneliness_B, map_BHW
 
 
 class _Scorer(nn.Module):
@@ -126,4 +147,4 @@ class _Scorer(nn.Module):
             self.register_buffer(name, tensor)
 
     def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _scores(self._placed(layers), dict(self.named_buffers()), score_outliers)
+        return _scores(layers, self._placed, dict(self.named_buffers()), score_outliers)

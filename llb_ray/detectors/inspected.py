@@ -1,63 +1,87 @@
-"""The cells of a grid that are looked at, where some pixels of all photographs are ignored.
+"""The cells of a grid that are looked at, where some pixels of photographs are ignored.
 
-Shapes as in `base`; T parts of a map with Q cells each.
+The layers of such photographs end with one more: the share of each cell of the first layer's grid that is ignored
+[B, 1, H, W].  The state of a detector that expects it has the entry `MASKED`.
+
+Shapes as in `base`; T parts of a map with Q cells each; h x w cells of another grid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from llb_ray.detectors.base import top_mean
-from llb_ray.errors import DataError
+from llb_ray.detectors.base import Layers, State, top_mean
 
-SEEN = "seen_HW"  # of a detector's state: cells that are looked at, where others are not
+MASKED = "masked_1"
+_MOST_IGNORED = 0.5  # of a cell that is looked at
+_LEAST_WEIGHT = 1e-3  # of what is interpolated: below, there is nothing to interpolate
 
 
-def inspected_cells(ignored_HW: npt.NDArray[np.bool_], height: int, width: int) -> torch.Tensor:
-    """True for the cells of a grid [height, width] over these pixels of which no more than half are ignored.
+def marker(is_masked: bool) -> State:
+    """The entry of the state of a detector whose layers end with the ignored share; nothing for another."""
+    return {MASKED: torch.ones(1)} if is_masked else {}
 
-    Raises DataError where there is none.
+
+def split_share(layers: Layers, state: Mapping[str, torch.Tensor]) -> tuple[Layers, torch.Tensor | None]:
+    """The layers of a detector of this state without the ignored share, and this; None where all is looked at."""
+    return (layers[:-1], layers[-1]) if MASKED in state else (layers, None)
+
+
+def ignored_share(ignored_BHW: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+    """The share of each cell of a grid that is ignored [B, 1, h, w], of pixels that are."""
+    return functional.adaptive_avg_pool2d(ignored_BHW[:, None].float(), (grid[0], grid[1]))
+
+
+def seen_cells(share_B1HW: torch.Tensor | None, grid: torch.Size) -> torch.Tensor | None:
+    """True for the cells of a grid that are looked at [B, h, w]; None for all of them.
+
+    No more than half of such a cell is ignored, or, where there is none, no more than of any other.
     """
-    share_hw = functional.adaptive_avg_pool2d(torch.from_numpy(ignored_HW)[None, None].float(), (height, width))[0, 0]
-    seen_hw: torch.Tensor = share_hw <= 0.5
-    if not seen_hw.any():
-        raise DataError(
-            "data.ignore_mask, data.inspect_mask: what is left to look at is smaller than a cell of the map; leave "
-            "more, or raise detector.image_size_px"
-        )
-    return seen_hw
+    if share_B1HW is None:
+        return None
+    if share_B1HW.shape[2:] != grid:
+        share_B1HW = functional.adaptive_avg_pool2d(share_B1HW, (grid[0], grid[1]))
+    share_Bhw = share_B1HW[:, 0]
+    seen_Bhw: torch.Tensor = share_Bhw <= share_Bhw.amin(dim=(1, 2), keepdim=True).clamp(min=_MOST_IGNORED)
+    return seen_Bhw
 
 
-def seen_cells(state: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """True for the cells that a detector of this state looks at [H, W]; None where it looks at all."""
-    return state[SEEN] > 0 if SEEN in state else None
+def seen_only(patch_BDHW: torch.Tensor, seen_BHW: torch.Tensor | None) -> torch.Tensor | Sequence[torch.Tensor]:
+    """The patches of the cells that are looked at, image by image [D, Q]; all as they are for None."""
+    if seen_BHW is None:
+        return patch_BDHW
+    return [patch_DHW[:, seen_HW] for patch_DHW, seen_HW in zip(patch_BDHW, seen_BHW, strict=True)]
 
 
-def seen_only(patch_BDHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
-    """The patches of the cells that are looked at [B, D, Q, 1]; all as they are for None."""
-    return patch_BDHW if seen_HW is None else patch_BDHW.flatten(2)[..., seen_HW.flatten()][..., None]
-
-
-def blank(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None) -> torch.Tensor:
+def blank(map_BHW: torch.Tensor, seen_BHW: torch.Tensor | None) -> torch.Tensor:
     """The maps, 0 where they are not looked at: the least distance, or as dense as usual."""
-    return map_BHW if seen_HW is None else torch.where(seen_HW, map_BHW, 0.0)
+    return map_BHW if seen_BHW is None else torch.where(seen_BHW, map_BHW, 0.0)
 
 
-def image_scores(map_BHW: torch.Tensor, seen_HW: torch.Tensor | None, share: float) -> torch.Tensor:
+def spread(
+    value_Bhw: torch.Tensor, weight_Bhw: torch.Tensor | None, onto: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Values interpolated `onto` a finer grid from the cells that have a weight, and True where there are such near;
+    None: from all, everywhere."""
+    if weight_Bhw is None:
+        return onto(value_Bhw), None
+    weight_BHW = onto(weight_Bhw)
+    return onto(value_Bhw * weight_Bhw) / weight_BHW.clamp(min=_LEAST_WEIGHT), weight_BHW > _LEAST_WEIGHT
+
+
+def image_scores(map_BHW: torch.Tensor, seen_BHW: torch.Tensor | None, share: float) -> torch.Tensor:
     """The mean [B] of the highest share of each map's cells that are looked at; None: of all."""
-    if seen_HW is None:
+    if seen_BHW is None:
         return top_mean(map_BHW, share)
-    return seen_top_mean(map_BHW.flatten(1)[:, None], seen_HW.reshape(1, -1), share)[:, 0]
+    return seen_top_mean(map_BHW.flatten(1)[:, None], seen_BHW.flatten(1)[:, None], share)[:, 0]
 
 
-def seen_top_mean(map_BTQ: torch.Tensor, seen_TQ: torch.Tensor, share: float) -> torch.Tensor:
+def seen_top_mean(map_BTQ: torch.Tensor, seen_BTQ: torch.Tensor, share: float) -> torch.Tensor:
     """The mean [B, T] of the highest share of the cells that are looked at, at least one; -inf of parts without any."""
     most = max(1, round(share * map_BTQ.shape[2]))
-    highest_BTk = torch.where(seen_TQ, map_BTQ, -torch.inf).topk(most, dim=2).values
-    count_T1 = (share * seen_TQ.sum(dim=1, keepdim=True)).round().clamp(min=1)
-    used_Tk = torch.arange(most, device=map_BTQ.device) < count_T1
-    mean_BT: torch.Tensor = torch.where(used_Tk, highest_BTk, 0.0).sum(dim=2) / count_T1[:, 0]
+    highest_BTk = torch.where(seen_BTQ, map_BTQ, -torch.inf).topk(most, dim=2).values
+    count_BT1 = (share * seen_BTQ.sum(dim=2, keepdim=True)).round().clamp(min=1)
+    used_BTk = torch.arange(most, device=map_BTQ.device) < count_BT1
+    mean_BT: torch.Tensor = torch.where(used_BTk, highest_BTk, 0.0).sum(dim=2) / count_BT1[..., 0]
     return mean_BT

@@ -19,7 +19,7 @@ from llb_ray.seeding import stream
 
 SCREENING = 0.2  # of the reference images at a place are neighbours: see `num_neighbours`
 MAX_REFERENCES = 256  # images that others are compared with: time and memory then grow with N, not with its square
-_LEAST_NEIGHBOURS = 3
+LEAST_NEIGHBOURS = 3
 TWINS = 2  # references that make an odd image a repeated one
 _CHUNK = 64  # images whose distances are held at once while fitting
 _BLOCK = 16  # images that are judged at once
@@ -42,7 +42,7 @@ def num_neighbours(num_references: int, share: float, copies: int = 1) -> int:
     the AUROC of anomalous against normal training images is 0.60 with 12, 0.74 with 24, 0.79 with 48, 0.81 with 96 and
     0.83 with 180; with 10 % it is 0.90, 0.89, 0.87, 0.86 and 0.86.
     """
-    return min(num_references - copies, max(_LEAST_NEIGHBOURS, round(share * num_references)))
+    return min(num_references - copies, max(LEAST_NEIGHBOURS, round(share * num_references)))
 
 
 def distances(patch_LBD: torch.Tensor, reference_LRD: torch.Tensor) -> torch.Tensor:

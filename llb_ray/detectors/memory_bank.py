@@ -31,7 +31,7 @@ from llb_ray.detectors.base import (
 )
 from llb_ray.detectors.context import remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.inspected import SEEN, inspected_cells, seen_only
+from llb_ray.detectors.inspected import marker, seen_cells, seen_only, split_share
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.memory_scoring import (
     KERNEL,
@@ -42,10 +42,11 @@ from llb_ray.detectors.memory_scoring import (
     remembered,
     score_images,
     shallow,
+    shown_places,
 )
 from llb_ray.detectors.patch_selection import GATHER, Candidates, PatchSample
 from llb_ray.detectors.patches import on_one_grid, random_kernels, usable_spread
-from llb_ray.detectors.place_gaussians import fit_places, pool_places
+from llb_ray.detectors.place_gaussians import fit_places
 from llb_ray.detectors.tiles import WorstTile
 
 # Image AUROC with the mean of the top 1 / 5 / 10 % and the maximum (MobileNetV2 layers 2 and 3, k_center, seed 0):
@@ -65,7 +66,7 @@ class MemoryBank:
         self.config = config
         self.device = device
         self._state: State = {}
-        self._ignored_HW: npt.NDArray[np.bool_] | None = None
+        self._is_masked = False
         self._score = WorstTile(config, TOP_SHARE)
         self._fit_batch = config.images_at_once(_FIT_BATCH)
 
@@ -77,39 +78,38 @@ class MemoryBank:
         """
         memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
         few = self._few(source)
-        state = self._kernels(few)
+        state = marker(self._is_masked) | self._kernels(few)
         read = partial(self._read, source, state)
         gathered = GATHER[memory](read, source, self.config.candidates, seed, report, self._fit_batch)
-        state |= self._entries(gathered, seed, trust_N) | self._seen_cells(source)
+        state |= self._entries(gathered, seed, trust_N)
         if memory == "placed":
-            state |= self._cell_standards(few)
+            state |= self._cell_standards(few, state)
             state |= self._learn_places(source, state, seed, trust_N)
         return self.load_state(state)
 
     def _few(self, source: Source) -> Layers:
         """Layers of the first images, by which channels are standardised; none where that is not needed."""
         count = self.config.first_reads(len(source))
-        return shallow(source.batch(np.arange(count)), self.config) if count else ()
+        return source.batch(np.arange(count)) if count else ()
 
     def _kernels(self, few: Layers) -> State:
         """Filters of detailed patches, of channels divided by their spread; none for averaged patches."""
         if self.config.patches == "averaged":
             return {}
-        kernels = random_kernels(few, self.config.neighbourhood, self.config.standardize)
+        kernels = random_kernels(shallow(few, self.config), self.config.neighbourhood, self.config.standardize)
         return {f"{KERNEL}{number}": kernel for number, kernel in enumerate(kernels)}
 
-    def _cell_standards(self, few: Layers) -> State:
+    def _cell_standards(self, few: Layers, state: State) -> State:
         """Mean and divisor of each channel of the cells at the places."""
-        cell_PE = self._seen(on_one_grid(few)).movedim(1, -1).flatten(0, -2)
+        seen = self._seen(on_one_grid(shallow(few, self.config)), few, state)
+        cell_PE = seen.movedim(1, -1).flatten(0, -2) if isinstance(seen, torch.Tensor) else torch.cat([*seen], dim=1).T
         return {"cell_mean_E": cell_PE.mean(dim=0), "cell_scale_E": self._scale(cell_PE)}
 
     def _learn_places(self, source: Source, state: State, seed: int, trust_N: torch.Tensor) -> State:
         """Statistics of the places and the memory of the context, of one pass over the images."""
         sample = PatchSample(source, self.config.coreset_size, seed)
-        seen_HW = state.get(SEEN)
-        counted_L = None if seen_HW is None else pool_places(seen_HW[None, None]).flatten() > 0
         standardized = self._standardized(source, state, sample, trust_N)
-        placed = fit_places(standardized, len(state["cell_mean_E"]), seed, counted_L)
+        placed = fit_places(standardized, len(state["cell_mean_E"]), seed)
         deep = sample.candidates()
         return placed if deep is None else placed | remember_context(deep.patch_PD, _reach(deep, trust_N))
 
@@ -125,12 +125,15 @@ class MemoryBank:
     def _standardized(
         self, source: Source, state: State, sample: PatchSample, trust_N: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images' cells [B, E, h, w] at their places, and the trust in them [B]; deep cells are sampled too."""
+        """All images' cells [B, E, h, w] at their places, and the trust in them [B], times the share of each place that
+        they show [B, h, w]; deep cells are sampled too."""
         for rows in row_batches(len(source), self._fit_batch):
-            layers = source.batch(rows)
+            layers, share_B1HW = split_share(source.batch(rows), state)
             if (deep_BChw := deep_cells(layers, self.config)) is not None:
-                sample.add(rows, self._seen(deep_BChw))
-            yield at_places(cells(layers, self.config), state), trust_N[rows]
+                sample.add(rows, seen_only(deep_BChw, seen_cells(share_B1HW, deep_BChw.shape[2:])))
+            shown_Bhw = shown_places(seen_cells(share_B1HW, layers[0].shape[2:]))
+            weight = trust_N[rows] if shown_Bhw is None else trust_N[rows, None, None] * shown_Bhw
+            yield at_places(cells(layers, self.config), state), weight
 
     @torch.inference_mode()
     def score(self, layers: Layers) -> Scores:
@@ -162,26 +165,19 @@ class MemoryBank:
         memory = "placed" if self.config.memory == "by_filter" else self.config.memory
         return memory if len(source.image_ids) > 1 else "plain"
 
-    def leave_out(self, ignored_HW: npt.NDArray[np.bool_]) -> None:
+    def leave_out(self) -> None:
         """See `LeavingOut`."""
-        self._ignored_HW = ignored_HW
+        self._is_masked = True
 
-    def _read(self, source: Source, state: State, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+    def _read(self, source: Source, state: State, rows: npt.NDArray[np.int64]) -> torch.Tensor | Sequence[torch.Tensor]:
         """The patches of these rows that are looked at."""
-        return self._seen(remembered(source.batch(rows), self.config, state))
+        layers = source.batch(rows)
+        return self._seen(remembered(layers, self.config, state), layers, state)
 
-    def _seen(self, patch_BDHW: torch.Tensor) -> torch.Tensor:
-        """The patches of the cells that are looked at, in a grid of one column where some are not."""
-        if self._ignored_HW is None:
-            return patch_BDHW
-        return seen_only(patch_BDHW, inspected_cells(self._ignored_HW, *patch_BDHW.shape[2:]))
-
-    def _seen_cells(self, source: Source) -> State:
-        """The cells of the map that are looked at; nothing where all are."""
-        if self._ignored_HW is None:
-            return {}
-        height, width = source.batch(np.arange(1))[0].shape[2:]
-        return {SEEN: inspected_cells(self._ignored_HW, height, width).float().to(self.device)}
+    def _seen(self, patch_BDHW: torch.Tensor, layers: Layers, state: State) -> torch.Tensor | Sequence[torch.Tensor]:
+        """The patches of the cells that are looked at (`seen_only`), of images with these layers."""
+        _, share_B1HW = split_share(layers, state)
+        return seen_only(patch_BDHW, seen_cells(share_B1HW, patch_BDHW.shape[2:]))
 
     def _scale(self, candidate_PD: torch.Tensor) -> torch.Tensor:
         """Divisor of each channel [D]."""

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from llb_ray.detectors.base import Layers, State
-from llb_ray.detectors.context import context_distances
-from llb_ray.detectors.inspected import blank, seen_cells
+from llb_ray.detectors.context import context_distances, on_grid
+from llb_ray.detectors.inspected import blank, seen_cells, split_share, spread
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patches import detailed_patches, on_one_grid, patches, relative_distance, standardize
 from llb_ray.detectors.place_gaussians import place_distances, pool_places, unpool_places
@@ -40,13 +40,14 @@ def score_images(
     layers: Layers, config: MemoryBankConfig, score: WorstTile, state: Named, chunked: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score [B] and map [B, H, W], by the cells that are looked at; `chunked` bounds memory."""
+    layers, share_B1HW = split_share(layers, state)
     patch_BDHW = standardize(remembered(layers, config, state), state["mean_D"], state["scale_D"])
     patch_QD = patch_BDHW.permute(0, 2, 3, 1).flatten(0, 2)
     parts = torch.split(patch_QD, _CHUNK_CELLS) if chunked else [patch_QD]
     near_BHW = torch.cat([_nearest(part_QD, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
-    decisive_BHW, map_BHW = _combine(near_BHW, layers, config, state)
-    seen_HW = seen_cells(state)
-    return score(decisive_BHW, seen_HW), blank(map_BHW, seen_HW)
+    decisive_BHW, map_BHW = _combine(near_BHW, layers, share_B1HW, config, state)
+    seen_BHW = seen_cells(share_B1HW, near_BHW.shape[1:])
+    return score(decisive_BHW, seen_BHW), blank(map_BHW, seen_BHW)
 
 
 def shallow(layers: Layers, config: MemoryBankConfig) -> Layers:
@@ -85,23 +86,36 @@ def at_places(cell_BEHW: torch.Tensor, state: Named) -> torch.Tensor:
     return standardize(pool_places(cell_BEHW), state["cell_mean_E"], state["cell_scale_E"])
 
 
+def shown_places(seen_BHW: torch.Tensor | None) -> torch.Tensor | None:
+    """The share of each place that is looked at [B, h, w]; None: all of all."""
+    return None if seen_BHW is None else pool_places(seen_BHW[:, None].float())[:, 0]
+
+
 def _nearest(patch_QD: torch.Tensor, state: Named) -> torch.Tensor:
     """Distance [Q] of standardised patches to the memory, per root of D."""
     return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"))
 
 
 def _combine(
-    near_BHW: torch.Tensor, layers: Layers, config: MemoryBankConfig, state: Named
+    near_BHW: torch.Tensor, layers: Layers, share_B1HW: torch.Tensor | None, config: MemoryBankConfig, state: Named
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps that scores are made of, and those to show, [B, H, W] each, from the distances to the memory, as far as
     places and context were learnt."""
     if "place_mean_Ld" not in state:
         return near_BHW, near_BHW
+    grid = near_BHW.shape[1:]
     placed_Bhw = place_distances(at_places(cells(layers, config), state), state)
-    placed_BHW = unpool_places(placed_Bhw, *near_BHW.shape[1:])
+    shown_Bhw = shown_places(seen_cells(share_B1HW, grid))
+    placed_BHW, _ = spread(placed_Bhw, shown_Bhw, lambda value_Bhw: unpool_places(value_Bhw, *grid))
     near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
     if (deep_BChw := deep_cells(layers, config)) is None:
         return map_BHW, map_BHW
-    context_BHW = context_distances(deep_BChw, state, near_BHW.shape[1:])
-    return (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3), map_BHW
+    seen_Bhw = seen_cells(share_B1HW, deep_BChw.shape[2:])
+    weight_Bhw = None if seen_Bhw is None else seen_Bhw.float()
+    context_BHW, known_BHW = spread(
+        context_distances(deep_BChw, state), weight_Bhw, lambda value_Bhw: on_grid(value_Bhw, grid)
+    )
+    decisive_BHW = (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3)
+    # No deep cell that is looked at is near: the other two decide.
+    return decisive_BHW if known_BHW is None else torch.where(known_BHW, decisive_BHW, map_BHW), map_BHW

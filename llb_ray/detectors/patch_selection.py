@@ -4,7 +4,7 @@ Shapes: N rows (images, then copies of all of them), L cells, P candidates, D pa
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,9 @@ from llb_ray.detectors.base import Report, Source, row_batches
 from llb_ray.detectors.local_outlier_factor import mutual_factors
 from llb_ray.seeding import stream
 
-Read = Callable[[npt.NDArray[np.int64]], torch.Tensor]  # rows to their patches [B, D, H, W]
+# Patches of some rows [B, D, H, W]; image by image [D, Q] where they are of the cells that are looked at.
+Patches = torch.Tensor | Sequence[torch.Tensor]
+Read = Callable[[npt.NDArray[np.int64]], Patches]
 SOFTPATCH_NEIGHBOURS, SOFTPATCH_LEFT_OUT = 6, 0.15  # as published
 _SPARE = 1.5  # times the candidates: patches that are looked at for the good ones among them
 
@@ -38,9 +40,9 @@ class PatchSample:
         self._patch_PD: torch.Tensor | None = None
         self._count = 0  # of them that are filled in
 
-    def add(self, rows: npt.NDArray[np.int64], patch_BDHW: torch.Tensor) -> None:
+    def add(self, rows: npt.NDArray[np.int64], patches: Patches) -> None:
         """Take the share of these rows from their patches."""
-        for row, patch_DHW in zip(rows, patch_BDHW, strict=True):
+        for row, patch_DHW in zip(rows, patches, strict=True):
             copy, image = divmod(int(row), len(self._image_ids))
             quota = int(self._quota_N[row])
             self._keep(sample_patches(patch_DHW, quota, self._seed, self._image_ids[image], copy), int(row))
@@ -106,7 +108,10 @@ def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report:
     cell_L: torch.Tensor | None = None
     parts = []
     for rows in row_batches(len(source), batch):
-        patch_BQD = read(rows).flatten(2).transpose(1, 2)
+        patches = read(rows)
+        # The same cells are looked at in all images: `RunConfig` and `Stages` allow no other masks.
+        patch_BDHW = patches if isinstance(patches, torch.Tensor) else torch.stack([*patches])
+        patch_BQD = patch_BDHW.flatten(2).transpose(1, 2)
         if cell_L is None:
             drawn = np.sort(stream(seed, "cells").permutation(patch_BQD.shape[1])[:num_cells])
             cell_L = torch.from_numpy(drawn).to(patch_BQD.device)

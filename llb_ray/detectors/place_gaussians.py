@@ -7,6 +7,9 @@ are on average over the grid, so the distance is one to the subspace of the plac
 One Gaussian says little about a rare normal look and a memory of patches says little about the place, so the two err on
 different images.  `MemoryBank` multiplies them.
 
+Where photographs are looked at in part, the statistics of a place are those of the photographs that show it.  What few
+show is taken together with all places.
+
 Shapes as in `base`; L places, d dimensions after the projection.
 """
 
@@ -24,6 +27,7 @@ PLACES = 200  # places, at most about: neighbouring cells of a finer grid are av
 # less than half a point on average: what counts is the directions that a place's own images do not span.
 SHRINKAGE = 0.1
 _RIDGE = 0.01  # of the mean variance, so that channels which never vary do not divide by zero
+_ENOUGH = 10  # images that show a place: of fewer, all places count as well
 _MOST_DIMS = 256  # wider patches are projected: 200 places take 52 MB
 
 
@@ -49,30 +53,25 @@ def _side(height: int, width: int) -> int:
     return max(1, math.ceil(math.sqrt(height * width / PLACES)))
 
 
-def fit_places(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    num_dims: int,
-    seed: int,
-    counted_L: torch.Tensor | None = None,
-) -> State:
+def fit_places(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], num_dims: int, seed: int) -> State:
     """The mean and inverse covariance of each place, from standardised patches [B, D, h, w] of all images and the
-    weights [B] of these, read once.
+    weights of these [B], or of what they show of each place [B, h, w]; read once.
 
-    What all places share is of those in `counted_L`, or of all.
     Takes O(L d^2) memory, whatever the number of images.
     """
     basis_Dd = _basis(num_dims, seed)
-    count, sum_Ld, square_Ldd = 0.0, torch.zeros(()), torch.zeros(())
-    for patch_BDhw, weight_B in batches:
+    count, sum_Ld, square_Ldd = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for patch_BDhw, weight in batches:
         patch_LBd = _placed(patch_BDhw, basis_Dd)
-        weighted_LBd = patch_LBd * weight_B[:, None]
-        count += float(weight_B.sum())
+        weight_LB = weight.flatten(1).T if weight.dim() > 1 else weight
+        weighted_LBd = patch_LBd * weight_LB[..., None]
         # Sums of many squares: in double precision, a batch's own in single, which is fast.
+        count = count + weight_LB.sum(dim=-1).double()
         sum_Ld = sum_Ld + weighted_LBd.sum(dim=1).double()
         square_Ldd = square_Ldd + (weighted_LBd.transpose(1, 2) @ patch_LBd).double()
-    mean_Ld = sum_Ld / count
-    covariance_Ldd = square_Ldd / count - mean_Ld[:, :, None] * mean_Ld[:, None]
-    precision_Ldd = _precision(covariance_Ldd, counted_L)
+    mean_Ld, second_Ldd = _moments(sum_Ld, square_Ldd, count)
+    covariance_Ldd = second_Ldd - mean_Ld[:, :, None] * mean_Ld[:, None]
+    precision_Ldd = _precision(covariance_Ldd, count)
     state = {"place_mean_Ld": mean_Ld.float(), "place_precision_Ldd": precision_Ldd.float().contiguous()}
     return state if basis_Dd is None else state | {"place_basis_Dd": basis_Dd}
 
@@ -91,9 +90,24 @@ def _placed(patch_BDhw: torch.Tensor, basis_Dd: torch.Tensor | None) -> torch.Te
     return patch_LBD if basis_Dd is None else patch_LBD @ basis_Dd.to(patch_LBD.device)
 
 
-def _precision(covariance_Ldd: torch.Tensor, counted_L: torch.Tensor | None) -> torch.Tensor:
-    """Inverses [L, d, d] of the covariances, each shrunk towards the mean of those that count."""
-    shared_dd = (covariance_Ldd if counted_L is None else covariance_Ldd[counted_L]).mean(dim=0)
+def _moments(sum_Ld: torch.Tensor, square_Ldd: torch.Tensor, count: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean [L, d] and mean square [L, d, d] of the places, of which all images show the same `count` [], or each its
+    own [L]: where this is small, mixed with the moments of all places."""
+    if count.dim() == 0:
+        return sum_Ld / count, square_Ldd / count
+    own_L = (count / count.max().clamp(max=_ENOUGH)).clamp(max=1)
+    count_L1 = count.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    mean_Ld = torch.lerp(sum_Ld.sum(dim=0) / count.sum(), sum_Ld / count_L1, own_L[:, None])
+    all_dd = square_Ldd.sum(dim=0) / count.sum()
+    return mean_Ld, torch.lerp(all_dd, square_Ldd / count_L1[..., None], own_L[:, None, None])
+
+
+def _precision(covariance_Ldd: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """Inverses [L, d, d] of the covariances, each shrunk towards their mean, weighted by counts that differ [L]."""
+    if count.dim() == 0:
+        shared_dd = covariance_Ldd.mean(dim=0)
+    else:
+        shared_dd = torch.tensordot(count / count.sum(), covariance_Ldd, dims=1)
     ridge = _RIDGE * float(shared_dd.diagonal().mean()) or 1.0  # 1: all images are equal
     shared_dd = shared_dd + ridge * torch.eye(len(shared_dd), dtype=shared_dd.dtype, device=shared_dd.device)
     shrunk_Ldd = torch.lerp(covariance_Ldd, shared_dd.expand_as(covariance_Ldd), SHRINKAGE)

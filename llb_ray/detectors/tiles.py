@@ -162,16 +162,16 @@ class WorstTile:
     def __init__(self, config: DetectorConfig, share: float) -> None:
         self._size, self._tiles, self._share = config.size, config.tiling, share
 
-    def __call__(self, map_BHW: torch.Tensor, seen_HW: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, map_BHW: torch.Tensor, seen_BHW: torch.Tensor | None = None) -> torch.Tensor:
         """The scores [B], by the cells that are looked at; None: by all."""
         if self._tiles is None:
-            return image_scores(map_BHW, seen_HW, self._share)
+            return image_scores(map_BHW, seen_BHW, self._share)
         row_Rh, column_Kw = _windows(self._size, self._tiles, map_BHW.shape[1], map_BHW.shape[2])
         cells = row_Rh[:, None, :, None], column_Kw[None, :, None, :]
         tile_BRKhw = map_BHW[:, *cells]
-        if seen_HW is not None:
-            seen_TQ = seen_HW[cells].flatten(2).flatten(0, 1)
-            return seen_top_mean(tile_BRKhw.flatten(3).flatten(1, 2), seen_TQ, self._share).amax(dim=1)
+        if seen_BHW is not None:
+            seen_BTQ = seen_BHW[:, *cells].flatten(3).flatten(1, 2)
+            return seen_top_mean(tile_BRKhw.flatten(3).flatten(1, 2), seen_BTQ, self._share).amax(dim=1)
         score_T = top_mean(tile_BRKhw.flatten(0, 2), self._share)
         worst_B: torch.Tensor = score_T.reshape(-1, len(row_Rh) * len(column_Kw)).amax(dim=1)
         return worst_B

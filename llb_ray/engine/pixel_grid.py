@@ -4,7 +4,8 @@ Shapes: N images, h x w cells of a detector's map, H x W pixels of the size that
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from llb_ray.config import RunConfig, Size, dump_size, sides
 from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.detectors.base import upsample
 
 _PIXELS_AT_ONCE = 2**21  # about 40 bytes each while they are smoothed and counted
@@ -22,17 +24,31 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PixelGrid:
-    """The size of the detector's input, the Gaussian, in its pixels, that smooths maps, and what is ignored."""
+    """The size of the detector's input, the Gaussian, in its pixels, that smooths maps, and what is ignored.
+
+    Where each image has a mask of its own, `of_image` has the pixels of one, and the run's own are whole.
+    """
 
     size_px: int | Size
     sigma_px: float
     ignored: Ignored | None = None
+    masks: ImageMasks | None = None
 
     @classmethod
-    def of(cls, config: RunConfig, ignored: Ignored | None) -> Self:
+    def of(cls, config: RunConfig, hidden: Hidden | None) -> Self:
         """The pixels of a run."""
         detector = config.detector
-        return cls(detector.image_size_px, config.evaluation.sigma_at(detector.encoded_size), ignored)
+        ignored = hidden if isinstance(hidden, Ignored) else None
+        masks = hidden if isinstance(hidden, ImageMasks) else None
+        return cls(detector.image_size_px, config.evaluation.sigma_at(detector.encoded_size), ignored, masks)
+
+    def with_mask(self, ignored: Ignored | None) -> Self:
+        """The pixels of a photograph with this mask of its own."""
+        return replace(self, ignored=ignored, masks=None)
+
+    def of_image(self, image_id: str) -> Self:
+        """The pixels of an image of the run."""
+        return self if self.masks is None else self.with_mask(self.masks.of_image(image_id))
 
     @property
     def size(self) -> Size:
@@ -52,8 +68,17 @@ class PixelGrid:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that smoothed maps depend on besides the maps, JSON-ready."""
-        ignored = {} if self.ignored is None else {"ignored": self.ignored.key}
+        hidden = self.ignored or self.masks
+        ignored = {} if hidden is None else {"ignored": hidden.key}
         return {"size_px": dump_size(self.size_px), "sigma_px": self.sigma_px, **ignored}
+
+    def smooth_each(self, image_ids: Sequence[str], map_NHW: Floats) -> Floats:
+        """`smooth` of the maps of these images of the run."""
+        if self.masks is None:
+            return self.smooth(map_NHW)
+        return np.concatenate(
+            [self.of_image(image_id).smooth(map_HW[None]) for image_id, map_HW in zip(image_ids, map_NHW, strict=True)]
+        )
 
     def smooth(self, map_NHW: Floats) -> Floats:
         """Maps [N, H, W] from those at the detector's own resolution [N, h, w].
@@ -73,10 +98,13 @@ class PixelGrid:
             map_HW[~seen_HW] = 0
         return large_NHW
 
-    @property
-    def seen_HW(self) -> Bools | None:
-        """The pixels that are not ignored; None: all."""
-        return None if self.ignored is None else ~self.ignored.mask_HW
+    def seen(self, image_ids: Sequence[str]) -> Bools | None:
+        """The pixels that are not ignored in these images of the run [N, H, W]; None: all."""
+        if self.masks is not None:
+            return np.stack([self.of_image(image_id).inspected(np.ones(self.size, bool)) for image_id in image_ids])
+        if self.ignored is None:
+            return None
+        return np.broadcast_to(~self.ignored.mask_HW, (len(image_ids), *self.size))
 
     def inspected(self, mask_HW: Bools) -> Bools:
         """The mask, of these pixels or of a photograph's own, false where it is ignored."""

@@ -1,6 +1,6 @@
 """From held-out anomaly maps of normal images to the map value above which a place counts as defective.
 
-Shapes: N maps, P pixels of each.
+Shapes: P pixels of all maps.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ _NUM_RATES = 87  # twenty to a factor of ten
 Floats = npt.NDArray[np.float32]
 
 
-def levels_of(map_NP: Floats) -> pa.Table:
+def levels_of(map_P: Floats) -> pa.Table:
     """The value that each of a fixed set of shares of the maps' area exceeds (schema `LEVELS`, rates ascending)."""
     rates = np.geomspace(LEAST_RATE, MOST_RATE, _NUM_RATES)
-    return pa.table([rates, np.quantile(map_NP, 1 - rates).astype(np.float64)], schema=LEVELS)
+    return pa.table([rates, np.quantile(map_P, 1 - rates).astype(np.float64)], schema=LEVELS)
 
 
 def refuse_unknown(rate: float) -> None:

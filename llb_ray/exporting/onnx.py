@@ -4,6 +4,8 @@ Input ``image``: uint8 [B, H, W, 3], RGB, of the detector's size, or of any size
 (`resizing`).  The file's metadata says the size and the way to resize, since another way shifts scores.  Input
 ``threshold``, float32 [1], is optional; its default is the run's.
 
+The model of a run with a mask for each photograph takes it as a fourth channel, not 0 where pixels are ignored.
+
 Outputs: ``score`` float32 [B], ``anomalous`` bool [B], ``map`` float32 [B, h, w].
 
 The file is refused unless onnxruntime gives, for images of the run, what torch gives.
@@ -22,10 +24,11 @@ import torch
 from torch import nn
 
 from llb_ray.data.decoding import read_rgb
-from llb_ray.data.ignored_regions import GREY
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
+from llb_ray.detectors.inspected import ignored_share
+from llb_ray.engine.features.encoding import split_mask
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import Verdicts
@@ -70,17 +73,21 @@ class Graph(nn.Module):
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
         self.resize = Resize(trained.config.detector.size) if any_size else nn.Identity()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
-        ignored = trained.photographs.ignored
-        self._ignored_HW = None if ignored is None else torch.from_numpy(ignored.mask_HW)
+        self._hidden = trained.photographs.ignored
+        if any_size and trained.photographs.has_masks:
+            raise ConfigError("a mask for each photograph is resized in another way than it; export without --any-size")
 
     def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         image = self.resize(image)
-        if self._ignored_HW is not None:
-            image = torch.where(self._ignored_HW[..., None], torch.full_like(image, GREY), image)
+        share: Layers = ()
+        if self._hidden is not None:
+            image, ignored_BHW = split_mask(image, self._hidden)
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
+        if self._hidden is not None:
+            share = (ignored_share(ignored_BHW, layers[0].shape[2:]),)
         # As the detector was trained: on what the cache holds.
         cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]
-        score_B, map_BHW = self.scorer(*cached)
+        score_B, map_BHW = self.scorer(*cached, *share)
         return score_B, score_B > threshold, map_BHW
 
 
@@ -127,9 +134,10 @@ class ComparedImages:
 
         Raises ConfigError for images of any size where those have several bands.
         """
-        paths = [run.root / path_from_text(path) for path in run.images["path"][:_COMPARED].to_pylist()]
-        photographs = trained.photographs
-        image_BHWC = np.stack([photographs.pixels(path) for path in paths])
+        photographs, images = trained.photographs, run.images.slice(0, _COMPARED)
+        paths = [run.root / path_from_text(path) for path in images["path"].to_pylist()]
+        masks = [run.mask_of(image_id) for image_id in images["image_id"].to_pylist()]
+        image_BHWC = np.stack([photographs.pixels(*one) for one in zip(paths, masks, strict=True)])
         if any_size and photographs.scale is not None:
             raise ConfigError("images of several bands are resized before they are scaled; export without --any-size")
         whole = [read_rgb(path, None, photographs.max_pixels, photographs.levels) for path in paths if any_size]
@@ -141,7 +149,7 @@ def traced_inputs(trained: TrainedDetector, any_size: bool) -> tuple[tuple[torch
     """Images and a threshold that a model can be traced with, and which of their axes are of any length."""
     (height, width), channels = trained.config.detector.size, trained.photographs.num_channels
     free = {1: torch.export.Dim("height"), 2: torch.export.Dim("width")} if any_size else {}
-    image_BHWC = torch.zeros(2, height, width, channels, dtype=torch.uint8)
+    image_BHWC = torch.zeros(2, height, width, channels + trained.photographs.has_masks, dtype=torch.uint8)
     threshold = torch.from_numpy(round_down(trained.calibration.threshold))
     return (image_BHWC, threshold), ({0: torch.export.Dim("batch"), **free}, {})
 
@@ -185,11 +193,16 @@ def _properties(trained: TrainedDetector, any_size: bool) -> dict[str, str]:
     (height, width), levels = trained.config.detector.size, trained.photographs.levels
     shape = "height, width" if any_size else f"{height}, {width}"
     by_itself = "by this model " if any_size else ""
+    colours = (
+        "4], RGB and a channel that is not 0 where the photograph is ignored"
+        if trained.photographs.has_masks
+        else "3], RGB"
+    )
     deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
         "llb_ray.threshold": repr(trained.calibration.threshold),  # unless the input `threshold` is another
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
-        "llb_ray.input": f"uint8 [batch, {shape}, 3], RGB, upright{deep}",
+        "llb_ray.input": f"uint8 [batch, {shape}, {colours}, upright{deep}",
         "llb_ray.resize": f"{by_itself}to {height} x {width} px, bicubic with antialias (Pillow), aspect not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
         **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},

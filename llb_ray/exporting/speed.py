@@ -102,12 +102,12 @@ def _why_not(name: str, trained: TrainedDetector) -> str:
 def _pixels(run: FinishedRun, trained: TrainedDetector, most: int) -> tuple[Pixels, float]:
     """The first images of the run as the encoder takes them (ids are hashes, so they are a sample); seconds of one."""
     seconds, images = [], []
-    for path in run.images["path"][:most].to_pylist():
-        file = run.root / path_from_text(path)
+    for image_id, path in zip(*(run.images[name][:most].to_pylist() for name in ("image_id", "path")), strict=True):
+        file, mask = run.root / path_from_text(path), run.mask_of(image_id)
         if not file.is_file():
             raise ConfigError(f"{file}: the run's images are not where they were; give their folder as --data")
         started_s = time.perf_counter()
-        images.append(trained.photographs.pixels(file))
+        images.append(trained.photographs.pixels(file, mask))
         seconds.append(time.perf_counter() - started_s)
     return np.stack(images), float(np.median(seconds))
 

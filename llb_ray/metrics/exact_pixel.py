@@ -50,10 +50,11 @@ class Ranked:
     weight_P: Doubles  # 1 / (pixels in its connected region); they sum to the number of regions
 
     @classmethod
-    def of(cls, map_NHW: Floats, mask_NHW: Bools, seen_HW: Bools | None = None) -> Self:
-        """Pixels of labelled maps; counts and refuses as `pixel_metrics` does.  Of normal ones those in `seen_HW`."""
+    def of(cls, map_NHW: Floats, mask_NHW: Bools, seen: Bools | None = None) -> Self:
+        """Pixels of labelled maps; counts and refuses as `pixel_metrics` does.  Of normal ones those in `seen`,
+        of each map or of all."""
         check_pixels(map_NHW, mask_NHW)
-        normal_Q = map_NHW[~mask_NHW if seen_HW is None else ~mask_NHW & seen_HW]
+        normal_Q = map_NHW[~mask_NHW if seen is None else ~mask_NHW & seen]
         normal_Q.sort()
         return cls(normal_Q, map_NHW[mask_NHW], region_weights(mask_NHW))
 

@@ -58,14 +58,17 @@ class PixelCounts:
         """Bytes that the counts take, at most 24 * `MAX_BINS`."""
         return self._count_KSB.nbytes
 
-    def add(self, map_NHW: Floats, mask_NHW: Bools, seen_HW: Bools | None = None) -> None:
-        """Count these pixels, of normal ones those in `seen_HW`; what a pixel is, and what is refused, as for
-        `exact_pixel.pixel_metrics`."""
+    def add(self, map_NHW: Floats, mask_NHW: Bools, seen: Bools | None = None) -> None:
+        """Count these pixels, of normal ones those in `seen`, of each map or of all.
+
+        What a pixel is, and what is refused, as for `exact_pixel.pixel_metrics`.
+        """
         check_pixels(map_NHW, mask_NHW)
         num_images = max(1, _CHUNK_PIXELS // max(1, map_NHW[:1].size))
         for start in range(0, len(map_NHW), num_images):
             chunk = slice(start, start + num_images)
-            self._add(map_NHW[chunk], mask_NHW[chunk], seen_HW)
+            seen_NHW = None if seen is None else np.broadcast_to(seen, mask_NHW.shape)[chunk]
+            self._add(map_NHW[chunk], mask_NHW[chunk], seen_NHW)
 
     def merge(self, other: "PixelCounts") -> None:
         """Add what `other` counted."""
@@ -110,13 +113,13 @@ class PixelCounts:
             counts._count_KSB[kind, page, place] = table[name].to_numpy()
         return counts
 
-    def _add(self, map_NHW: Floats, mask_NHW: Bools, seen_HW: Bools | None) -> None:
+    def _add(self, map_NHW: Floats, mask_NHW: Bools, seen_NHW: Bools | None) -> None:
         key_NHW = order_keys(map_NHW)
         bin_NHW = self._bins(key_NHW)
         defect_P, unit_P = bin_NHW[mask_NHW], region_units(mask_NHW)
         count_KC = self._count_KSB.reshape(3, -1)
         defect_C = np.bincount(defect_P, minlength=count_KC.shape[1])
-        counted = bin_NHW.ravel() if seen_HW is None else bin_NHW[(seen_HW | mask_NHW)]
+        counted = bin_NHW.ravel() if seen_NHW is None else bin_NHW[seen_NHW | mask_NHW]
         count_KC[_NORMAL] += np.bincount(counted, minlength=count_KC.shape[1]) - defect_C
         count_KC[_DEFECT] += defect_C
         np.add.at(count_KC[_REGION], defect_P, unit_P)  # `bincount` would add them up as doubles

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands
 from llb_ray.data.candidate_files import File
 from llb_ray.data.decoding import read_rgb
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.levels import Levels
 from llb_ray.data.tables import read_table
 from llb_ray.detectors.base import row_batches
@@ -86,16 +87,18 @@ def kept_maps(folder: RunFolder) -> Iterator[Floats]:
     purified, scores = read_table(made.purified.file(filenames.PURIFIED)), read_scores(made.final_scores)
     held_out = HeldOutMaps(made.held_out_maps, grid).of_kept(purified, scores, purified)
     if held_out is not None:
-        return smooth_maps(held_out, grid)
+        return smooth_maps(*held_out, grid)
     # Ids are hashes, so the first few hundred are a random sample.
-    rows = pc.index_in(pa.array(kept_ids(purified)[:_SCALE_IMAGES]), scores["image_id"].combine_chunks())
-    return smooth_maps(scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), grid)
+    image_ids = kept_ids(purified)[:_SCALE_IMAGES]
+    rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
+    return smooth_maps(image_ids, scores.take(rows)["map"].combine_chunks().to_numpy_ndarray(), grid)
 
 
-def smooth_maps(map_NHW: Floats, grid: PixelGrid) -> Iterator[Floats]:
-    """The maps at the size of pixels, a few in memory at a time: at the detector's own size they are much smaller."""
+def smooth_maps(image_ids: Sequence[str], map_NHW: Floats, grid: PixelGrid) -> Iterator[Floats]:
+    """The maps of these images of the run at the size of pixels, a few in memory at a time: at the detector's own size
+    they are much smaller."""
     for rows in row_batches(len(map_NHW), grid.images_at_once):
-        yield from grid.smooth(map_NHW[rows])
+        yield from grid.smooth_each([image_ids[row] for row in rows], map_NHW[rows])
 
 
 def colour_table() -> npt.NDArray[np.uint8]:
@@ -133,11 +136,15 @@ class Painter:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
 
-    def __call__(self, path: Path, map_HW: Floats) -> npt.NDArray[np.uint8]:
-        """The photograph [H, W, 3] with the detector's map drawn over it; it is read again, at its own size."""
-        (smooth_HW,) = self._grid.smooth(map_HW[None])
+    def __call__(self, path: Path, map_HW: Floats, mask: Ignored | None = None) -> npt.NDArray[np.uint8]:
+        """The photograph [H, W, 3] with the detector's map drawn over it; it is read again, at its own size.
+
+        `mask` is its own, in a run of which each has one.
+        """
+        grid = self._grid if self._grid.masks is None else self._grid.with_mask(mask)
+        (smooth_HW,) = grid.smooth(map_HW[None])
         picture_HW3 = overlay(_bounded(photograph(path, self._config.data, *self._scales)), smooth_HW, self.scale)
-        return dim(picture_HW3, self._grid)
+        return dim(picture_HW3, grid)
 
     @cached_property
     def scale(self) -> Scale:
@@ -174,11 +181,12 @@ class Overlays:
         if judged.verdicts is None:
             return
         decisions, regions = judged.verdicts.decisions, judged.regions or [[] for _ in judged.files]
-        rows = zip(judged.files, decisions, judged.verdicts.map_NHW, regions, judged.verdicts.sizes, strict=True)
-        for file, decision, map_HW, found, size in rows:
+        verdicts = judged.verdicts
+        columns = verdicts.map_NHW, regions, verdicts.sizes, verdicts.masks
+        for file, decision, map_HW, found, size, mask in zip(judged.files, decisions, *columns, strict=True):
             if decision == ANOMALOUS or not self._anomalous_only:
                 self._draw_scale()
-                picture_HW3 = with_boxes(self._paint(judged.root / file.path, map_HW), found, size)
+                picture_HW3 = with_boxes(self._paint(judged.root / file.path, map_HW, mask), found, size)
                 save_picture(picture_HW3, self._out / OVERLAYS, file)
 
     def _draw_scale(self) -> None:

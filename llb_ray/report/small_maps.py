@@ -3,7 +3,7 @@
 Shapes: N maps, h x w cells of the detector, H x W pixels of its input, s x s cells on the page.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -25,10 +25,11 @@ def small_map(map_HW: Floats) -> Floats:
     return np.asarray(Image.fromarray(map_HW).resize((side, side), Image.Resampling.BOX))
 
 
-def small_maps(map_Nhw: Floats, grid: PixelGrid) -> Iterator[Floats]:
-    """Small ones of the detector's maps, as `small_map` makes them of smoothed ones, but for rounding."""
-    if grid.ignored is not None:  # pixels that are left out weigh in the Gaussian, which is no product then
-        yield from map(small_map, smooth_maps(map_Nhw, grid))
+def small_maps(image_ids: Sequence[str], map_Nhw: Floats, grid: PixelGrid) -> Iterator[Floats]:
+    """Small ones of the detector's maps of these images of the run, as `small_map` makes them of smoothed ones, but for
+    rounding."""
+    if grid.ignored or grid.masks:  # pixels that are left out weigh in the Gaussian, which is no product then
+        yield from map(small_map, smooth_maps(image_ids, map_Nhw, grid))
         return
     side = min(_SIDE, *grid.size)
     rows_sh, columns_sw = (

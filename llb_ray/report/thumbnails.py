@@ -106,7 +106,7 @@ class Pictures:
         rows = pc.index_in(pa.array(image_ids), scores["image_id"].combine_chunks())
         for some in row_batches(len(rows), _BATCH):
             map_NHW = scores.take(rows.take(pa.array(some)))["map"].combine_chunks().to_numpy_ndarray()
-            yield from small_maps(map_NHW, grid)
+            yield from small_maps([image_ids[row] for row in some], map_NHW, grid)
 
     def _drawn(self, map_HW: Floats) -> Image.Image:
         return Image.fromarray(np.rint(255 * self.scale.share(map_HW)).astype(np.uint8))

@@ -138,15 +138,15 @@ def test_metrics_are_of_the_other_pixels_alone(run: Path) -> None:
     assert (smooth[:, ignored.mask_HW] == 0).all()
 
 
-def test_no_ignored_patch_is_remembered(run: Path) -> None:
+def test_detectors_are_given_the_share_of_each_cell_that_is_ignored(run: Path) -> None:
     from safetensors.numpy import load_file
 
     made = RunFolder.open(run).made()
-    state = load_file(made.final.file("detector.safetensors"))
-    seen_HW = state["seen_HW"]
-    assert 0 < seen_HW.mean() < 1
-    assert not seen_HW[:, : seen_HW.shape[1] * 24 // 64].any()
-    assert read_table(made.final.file("trained_on.arrow")).num_rows > 0
+    assert "masked_1" in load_file(made.final.file("detector.safetensors"))
+    share_NHW = read_table(made.features[0].file("layers.arrow")).columns[-1].combine_chunks().to_numpy_ndarray()[:, 0]
+    columns = share_NHW.shape[2]
+    assert (share_NHW[..., : columns * 22 // 64] == 1).all()
+    assert (share_NHW[..., columns * 26 // 64 + 1 :] == 0).all()
 
 
 @pytest.mark.filterwarnings("ignore")

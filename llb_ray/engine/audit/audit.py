@@ -18,10 +18,13 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact
 from llb_ray.data.decoding import content_id
+from llb_ray.data.image_masks import ImageMasks
 from llb_ray.data.manifest import TRAIN, path_from_text
+from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.disk import file_digest
 from llb_ray.engine.audit import decision_checks, metric_checks, provenance, signing
 from llb_ray.engine.evaluation.evaluate import protocol
+from llb_ray.engine.features.ignored_pixels import DrawnMasks
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.features.measured_levels import levels_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -98,6 +101,22 @@ def _images_unchanged(run: FinishedRun) -> str:
         if content_id(file) != image_id:
             raise AuditError(f"{file}: the image changed on disk since the run, its content is no longer {image_id}")
     return f"{run.images.num_rows} images on disk are the ones that the manifest names"
+
+
+def _masks_unchanged(run: FinishedRun) -> str:
+    """The run keeps its masks, so that those in the folder are compared where this is still there."""
+    if not isinstance(run.hidden, ImageMasks):
+        return "no photograph has a mask of its own"
+    folders = MaskFolders.of(run.config.data, run.config.detector.size)
+    if folders is None:
+        return f"{len(run.hidden.keys)} masks of photographs are the run's own (their folder is gone)"
+    kept, found = run.hidden.keys, DrawnMasks(folders, run.images).keys
+    for image_id, path in zip(run.images["image_id"].to_pylist(), run.images["path"].to_pylist(), strict=True):
+        if kept.get(image_id) != found.get(image_id):
+            raise AuditError(
+                f"{folders.names}: the mask of {path} changed on disk since the run; run again, or restore it"
+            )
+    return f"{len(found)} masks on disk are the ones that the run keeps"
 
 
 def _conserved(run: FinishedRun) -> str:
@@ -180,6 +199,7 @@ _CHECKS: Sequence[Callable[[FinishedRun], str]] = (
     _config_is_the_runs,
     _bands_scaled_by_training_images,
     _levels_are_of_training_images,
+    _masks_unchanged,
     decision_checks.lots_are_the_images,
     decision_checks.shares_disjoint,
     decision_checks.trained_on_shares,

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llb_ray.artifacts import Artifact, Recipe, digest
+from llb_ray.data.image_masks import ImageMasks
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
-from llb_ray.engine.features.ignored_pixels import ignored_recipe, read_ignored
+from llb_ray.engine.features.ignored_pixels import ignored_recipe, masks_recipe
 from llb_ray.engine.features.mean_features import FEATURES
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -77,8 +78,13 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
         yield "partition", made.partition, extended_recipe(run.config, made.base_partition, ids, groups)
     for number, (lot, images) in enumerate(zip(made.lots, run.lots, strict=True)):
         yield f"lot {number}", lot, lot_recipe(images)
-    if made.ignored is not None and (ignored := read_ignored(made.ignored, run.config)) is not None:
-        yield "ignored", made.ignored, ignored_recipe(ignored)
+    if made.ignored is not None and run.hidden is not None:
+        hidden = run.hidden
+        yield (
+            "ignored",
+            made.ignored,
+            masks_recipe(hidden.keys) if isinstance(hidden, ImageMasks) else ignored_recipe(hidden),
+        )
     if made.bands is not None and run.config.data.bands is not None:
         yield "bands", made.bands, scale_recipe(run.config.data.bands, base_ids)
     if run.overrides is not None and made.overrides is not None:
@@ -90,13 +96,14 @@ def _fitted(run: FinishedRun) -> Iterator[RunArtifacts]:
     shares = config.purify.rule.training_sets(run.learnt)
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
-        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), dict.fromkeys(shares[number], TRUSTED))
+        images = dict.fromkeys(shares[number], TRUSTED)
+        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), images, run.hidden)
     kept = training_images(config, made.purified, made.overrides)
-    yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept)
+    yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept, run.hidden)
     for number, fitted in enumerate(made.folds):
         learnt = dict(sorted(trained_on(fitted).items()))  # whether it should is asked by `held_out_scores_are`
         settings = fit_settings(config, "final", number % config.threshold.folds)
-        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt)
+        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt, run.hidden)
 
 
 def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
@@ -118,7 +125,7 @@ def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
 
 def _score_recipe(run: FinishedRun, shard: Artifact, by: dict[str, Artifact], keeps_maps: bool) -> Recipe:
     image_ids = read_scores([shard])["image_id"].to_pylist()
-    recipe = score_shard(image_ids, _encoder(run), by, keeps_maps).recipe
+    recipe = score_shard(image_ids, _encoder(run), by, keeps_maps, run.hidden).recipe
     # Runs of earlier versions kept maps alone.
     return recipe if FEATURES in shard.settings or not keeps_maps else replace(recipe, settings={"maps": True})
 

@@ -20,7 +20,6 @@ from llb_ray.detectors.base import Detector, Scores
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, FeatureExtractor, ImageRef, layers_of
-from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.mean_features import FEATURES, features_of, mean_features
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
@@ -76,7 +75,7 @@ def _photographs(run: FinishedRun) -> FeatureExtractor:
     config = run.config
     fingerprint, scales = (
         encoder_fingerprint(config.detector),
-        (read_scale(run.made.bands), read_levels(run.made.levels), read_ignored(run.made.ignored, config)),
+        (read_scale(run.made.bands), read_levels(run.made.levels), run.hidden),
     )
     found = FeatureExtractor(run.root, config.data.max_pixels, config.detector, fingerprint, *scales)
     if found.key != run.made.final.inputs.get("encoder"):

@@ -12,7 +12,8 @@ How it is measured, in the words of every metrics.json (`protocol`):
   is: `s_auroc`.
 - Each type of defect is also measured alone, with all normal test images: `by_type`.  Its AUPRO is the one above, of
   the images of that type and the normal ones.
-- Ignored pixels (`data.ignore_mask`) do not count; a defect that is only there is unknown too.
+- Ignored pixels (`data.ignore_mask`), the same of all images or of each, do not count; a defect that is only there is
+  unknown too.
 - An anomalous image without a mask, or with an empty one, has an unknown pixel truth and is left out of the pixel
   metrics, and counted.
 """
@@ -25,7 +26,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import RunConfig
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import join_by_image
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
@@ -58,7 +59,7 @@ _BY_CATEGORY = (
 )
 
 
-def protocol(config: RunConfig, ignored: Ignored | None = None) -> dict[str, Any]:
+def protocol(config: RunConfig, ignored: Hidden | None = None) -> dict[str, Any]:
     """Protocol of the metrics, for comparison with those of others."""
     return _PROTOCOL | {"fpr_limit": config.evaluation.fpr_limit} | PixelGrid.of(config, ignored).settings
 

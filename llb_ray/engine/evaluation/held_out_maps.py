@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden
 from llb_ray.detectors.base import row_batches
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.workers.fitter import trained_on
@@ -74,7 +74,7 @@ class HeldOutMaps:
     grid: PixelGrid
 
     @classmethod
-    def of(cls, shards: Sequence[Artifact], config: RunConfig, ignored: Ignored | None) -> "HeldOutMaps":
+    def of(cls, shards: Sequence[Artifact], config: RunConfig, ignored: Hidden | None) -> "HeldOutMaps":
         """The maps in these shards, smoothed as pixel metrics see maps."""
         return cls(shards, PixelGrid.of(config, ignored))
 
@@ -92,25 +92,29 @@ class HeldOutMaps:
         """
         highest = threshold_at(held_out["score"].to_numpy(), _RATE).value
         maps = self.of_kept(purified, final, held_out.filter(pc.less_equal(held_out["score"], highest)))
-        return None if maps is None else levels_of(self._sampled(maps))
+        return None if maps is None else levels_of(self._sampled(*maps))
 
-    def of_kept(self, purified: pa.Table, final: pa.Table, among: pa.Table) -> Floats | None:
-        """The maps of the kept images, those that are also `among` others, on the final detector's scale; None where
-        there are none."""
+    def of_kept(self, purified: pa.Table, final: pa.Table, among: pa.Table) -> tuple[list[str], Floats] | None:
+        """The ids and maps of the kept images, those that are also `among` others, on the final detector's scale; None
+        where there are none."""
         if not self.shards:
             return None
         table, (kept, rejected) = read_scores(self.shards), split(purified)
         chosen = _of(_of(table, kept), among)
-        return _maps(chosen) * self._scale(_of(table, rejected), final) if chosen.num_rows else None
+        if not chosen.num_rows:
+            return None
+        return chosen["image_id"].to_pylist(), _maps(chosen) * self._scale(_of(table, rejected), final)
 
-    def _sampled(self, map_NHW: Floats) -> Floats:
-        """Some pixels [N, P] of each map at the size that regions are found at; a few maps at once are held in full."""
+    def _sampled(self, image_ids: Sequence[str], map_NHW: Floats) -> Floats:
+        """Some pixels [P] of all maps at the size that regions are found at; a few maps at once are held in full."""
         down, across = (max(1, side // _STEPS) for side in self.grid.size)
-        parts = row_batches(len(map_NHW), self.grid.images_at_once)
-        smooth = (self.grid.smooth(map_NHW[rows]) for rows in parts)
-        seen_hw = np.ones(self.grid.size, bool) if self.grid.seen_HW is None else self.grid.seen_HW
-        seen_hw = seen_hw[::down, ::across]
-        return np.concatenate([part[:, ::down, ::across][:, seen_hw] for part in smooth])
+        sampled = []
+        for rows in row_batches(len(map_NHW), self.grid.images_at_once):
+            some = [image_ids[row] for row in rows]
+            part, seen = self.grid.smooth_each(some, map_NHW[rows]), self.grid.seen(some)
+            part = part[:, ::down, ::across]
+            sampled.append(part.ravel() if seen is None else part[seen[:, ::down, ::across]])
+        return np.concatenate(sampled)
 
     def _scale(self, rejected: pa.Table, final: pa.Table) -> np.float32:
         """The factor of these detectors' maps: 1 of detectors that are fitted like the final one."""

@@ -44,26 +44,26 @@ class Grid:
 
     def pixels(self, known: Sequence[KnownImage], map_NHW: Floats) -> "Pixels":
         """Pixels of these images to compare; raises DataError for a mask that is not readable."""
-        masks = [self._mask(image.mask) for image in known]
+        masks = [self._mask(image) for image in known]
         rows = [row for row, image in enumerate(known) if masks[row].any() or image.kind == NORMAL]
         used = set(rows)
         left_out = [image.image_id for row, image in enumerate(known) if row not in used]
-        found = Pixels(*self._none(), [], left_out, self.of_maps.seen_HW)
         if not rows:
-            return found
-        kinds = [known[row].kind for row in rows]
-        map_NHW = self.of_maps.smooth(map_NHW[rows])
-        return replace(found, map_NHW=map_NHW, mask_NHW=np.stack([masks[row] for row in rows]), kinds=kinds)
+            return Pixels(*self._none(), [], left_out, None)
+        image_ids, kinds = [known[row].image_id for row in rows], [known[row].kind for row in rows]
+        map_NHW, mask_NHW = self.of_maps.smooth_each(image_ids, map_NHW[rows]), np.stack([masks[row] for row in rows])
+        return Pixels(map_NHW, mask_NHW, kinds, left_out, self.of_maps.seen(image_ids))
 
     def _none(self) -> tuple[Floats, Bools]:
         """Maps and masks of no image."""
         nothing_NHW = np.zeros((0, *self.of_maps.size), np.float32)
         return nothing_NHW, nothing_NHW.astype(bool)
 
-    def _mask(self, path: Path | None) -> Bools:
-        if path is None:
+    def _mask(self, image: KnownImage) -> Bools:
+        if image.mask is None:
             return np.zeros(self.of_maps.size, dtype=bool)
-        return self.of_maps.inspected(read_mask(path, self.of_maps.size, self.max_pixels))
+        mask_HW = read_mask(image.mask, self.of_maps.size, self.max_pixels)
+        return self.of_maps.of_image(image.image_id).inspected(mask_HW)
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ class Pixels:
     mask_NHW: Bools
     kinds: list[str]  # of defects, one for each image
     left_out: list[str]
-    seen_HW: Bools | None  # the pixels that are compared; None: all
+    seen_NHW: Bools | None  # the pixels that are compared; None: all
 
-    def by_kind(self) -> Iterator[tuple[str, Floats, Bools]]:
-        """Each kind, and the maps and masks of its images."""
+    def by_kind(self) -> Iterator[tuple[str, Floats, Bools, Bools | None]]:
+        """Each kind, the maps and masks of its images, and the pixels that are compared."""
         for kind in sorted(set(self.kinds)):
             chosen_N = np.array(self.kinds) == kind
-            yield kind, self.map_NHW[chosen_N], self.mask_NHW[chosen_N]
+            seen_NHW = None if self.seen_NHW is None else self.seen_NHW[chosen_N]
+            yield kind, self.map_NHW[chosen_N], self.mask_NHW[chosen_N], seen_NHW
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,10 @@ def pixel_shards(known: Mapping[str, KnownImage], scored: Sequence[Artifact], gr
 def _shard(images: Mapping[str, KnownImage], holders: Sequence[Artifact], grid: Grid) -> PixelShard:
     truth = {image_id: [image.kind, image.mask_digest] for image_id, image in images.items()}
     inputs = {f"scores-{index:03d}": artifact.content for index, artifact in enumerate(holders)}
-    recipe = Recipe("pixels", grid.of_maps.settings, inputs | {"truth": digest(truth)})
+    if grid.of_maps.masks is not None:  # of these images alone
+        inputs |= grid.of_maps.masks.inputs(images)
+    settings = replace(grid.of_maps, masks=None).settings
+    recipe = Recipe("pixels", settings, inputs | {"truth": digest(truth)})
     return PixelShard(images, tuple(holders), recipe)
 
 
@@ -162,8 +166,8 @@ class Evaluator:
         counts, left_out = defaultdict(PixelCounts, {NORMAL: PixelCounts()}), list[str]()
         for known, raw_NHW in _batches(shard, self._spec.grid.of_maps.images_at_once):
             pixels = self._spec.grid.pixels(known, raw_NHW)
-            for kind, map_NHW, mask_NHW in pixels.by_kind():
-                counts[kind].add(map_NHW, mask_NHW, pixels.seen_HW)
+            for kind, map_NHW, mask_NHW, seen_NHW in pixels.by_kind():
+                counts[kind].add(map_NHW, mask_NHW, seen_NHW)
             left_out += pixels.left_out
             done += len(known)
             report(done)

@@ -23,7 +23,7 @@ UNDEFINED: Told = {"aupro": None, "aupro_error_bound": None}  # of a kind whose 
 
 def of_pixels(pixels: Pixels, fpr_limit: float) -> tuple[Told, dict[str, Told]]:
     """Entries of metrics.json about all pixels, and about each kind of defect."""
-    parts = {kind: Ranked.of(map_NHW, mask_NHW, pixels.seen_HW) for kind, map_NHW, mask_NHW in pixels.by_kind()}
+    parts = {kind: Ranked.of(map_NHW, mask_NHW, seen) for kind, map_NHW, mask_NHW, seen in pixels.by_kind()}
     return _told("exact", parts, partial(_ranked, fpr_limit=fpr_limit), len(pixels.left_out))
 
 

@@ -19,12 +19,14 @@ from llb_ray.data.augment import augment_image
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands, resize_bands
 from llb_ray.data.decoding import content_id, read_sized
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.ignored_regions import GREY, Ignored
+from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.detectors.base import Encoder, Layers
 from llb_ray.detectors.factory import build_encoder
+from llb_ray.detectors.inspected import ignored_share
 from llb_ray.engine.execution.protocols import device_for
 from llb_ray.errors import DataError, ResourceError, WeightsError
 
@@ -41,17 +43,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image, its place (`path` as the manifest spells it), and how it is changed before it is encoded."""
+    """An image, its place (`path` as the manifest spells it), how it is changed before it is encoded, and which mask
+    of its own it has."""
 
     image_id: str
     path: str
     augment: Augmentation | None = None
+    mask: str = ""  # its digest; empty: none
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
     """All that a worker needs to encode images of a run: their folder, the encoder the run is keyed by, for images of
-    several bands their scale, for photographs of 16 bits their levels, and the pixels that are ignored."""
+    several bands their scale, for photographs of 16 bits their levels, and the pixels that are ignored.
+
+    Where each image has a mask of its own, images have one more channel: not 0 where they are ignored.
+    """
 
     root: Path
     max_pixels: int
@@ -59,42 +66,56 @@ class FeatureExtractor:
     encoder: Mapping[str, Any]  # the fingerprint
     scale: BandScale | None = None  # None: photographs, in RGB
     levels: Levels | None = None  # None: 8 bits, or spread over all of 16
-    ignored: Ignored | None = None  # None: all of a photograph is looked at
+    ignored: Hidden | None = None  # None: all of every photograph is looked at
 
     @property
     def key(self) -> str:
-        """Digest of all that an image's layers depend on besides the image."""
+        """Digest of all that an image's layers depend on besides the image and a mask of its own."""
         scale = {} if self.scale is None else {"scale": [self.scale.low_C, self.scale.high_C]}
         levels = {} if self.levels is None else {"levels": [self.levels.black, self.levels.white]}
-        ignored = {} if self.ignored is None else {"ignored": self.ignored.key}
+        of_all = self.ignored.key if isinstance(self.ignored, Ignored) else "by image"
+        ignored = {} if self.ignored is None else {"ignored_cells": of_all}
         return digest({**self.encoder, **scale, **levels, **ignored})
 
     @property
     def num_channels(self) -> int:
+        """Number of channels that the encoder takes."""
         return 3 if self.scale is None else self.scale.num_bands
+
+    @property
+    def has_masks(self) -> bool:
+        """True if each image has a mask of its own."""
+        return isinstance(self.ignored, ImageMasks)
 
     def read(self, image: ImageRef) -> Pixels:
         """The image as the encoder takes it [H, W, C]; raises DataError if it is not what the manifest describes."""
         path = self.root / path_from_text(image.path)
-        return augment_image(read_unchanged(path, image.image_id, self.pixels), image.augment)
+        mask = None if self.ignored is None else self.ignored.of_image(image.image_id)
+        pixels = read_unchanged(path, image.image_id, lambda path: self.pixels(path, mask))
+        return augment_image(pixels, image.augment)
 
-    def pixels(self, path: Path) -> Pixels:
-        """Any file as the encoder takes it [H, W, C]; raises UnreadableImage for what is not one usable image."""
-        return self.sized(path)[0]
+    def pixels(self, path: Path, mask: Ignored | None = None) -> Pixels:
+        """Any file as the encoder takes it [H, W, C], with a mask of its own; raises UnreadableImage for what is not
+        one usable image."""
+        return self.sized(path, mask)[0]
 
-    def sized(self, path: Path) -> tuple[Pixels, Size]:
+    def sized(self, path: Path, mask: Ignored | None = None) -> tuple[Pixels, Size]:
         """The same, and the height and width of the image in the file."""
         size = self.detector.size
         if self.scale is None:
             image_HW3, own = read_sized(path, size, self.max_pixels, self.levels)
-            return self.hidden(image_HW3), own
+            return self.masked(image_HW3, mask), own
         value_HWC = read_bands(path, self.scale.num_bands, self.max_pixels)
         height, width = value_HWC.shape[:2]
-        return self.hidden(self.scale.to_bytes(resize_bands(value_HWC, size))), (height, width)
+        return self.masked(self.scale.to_bytes(resize_bands(value_HWC, size)), mask), (height, width)
 
-    def hidden(self, image_HWC: Pixels) -> Pixels:
-        """The image of the detector's size without what is ignored."""
-        return image_HWC if self.ignored is None else self.ignored.hidden(image_HWC)
+    def masked(self, image_HWC: Pixels, mask: Ignored | None = None) -> Pixels:
+        """The image of the detector's size; where each has a mask of its own, with the channel that says what is
+        ignored, nothing for None."""
+        if not self.has_masks:
+            return image_HWC
+        hidden_HW = np.zeros(image_HWC.shape[:2], bool) if mask is None else mask.mask_HW
+        return np.dstack([image_HWC, np.where(hidden_HW, np.uint8(255), np.uint8(0))])
 
 
 def read_unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
@@ -168,7 +189,7 @@ class EncoderSpec:
         while start < len(image_BHWC):
             piece = image_BHWC[start : start + self._most]
             try:
-                layers = stored_layers(self._encoder, _filled(piece, self._most))
+                layers = stored_layers(self._encoder, _filled(piece, self._most), self._extractor.ignored)
                 pieces.append([layer[: len(piece)] for layer in layers])
                 start += len(piece)
             except torch.OutOfMemoryError:
@@ -187,10 +208,29 @@ class EncoderSpec:
         _log.warning("%d images at once do not fit the GPU: encoding %d at a time", size, self._most)
 
 
-def stored_layers(encoder: Encoder, image_BHWC: Pixels) -> Stored:
-    """Encoder output for images of 8 bits a channel, in the number format of the cache."""
-    layers = encoder.encode(torch.from_numpy(image_BHWC).permute(0, 3, 1, 2))
+def stored_layers(encoder: Encoder, image_BHWC: Pixels, hidden: Hidden | None = None) -> Stored:
+    """Encoder output for images of 8 bits a channel, in the number format of the cache; where something is ignored,
+    also the share of each cell that is."""
+    if hidden is None:
+        return _stored(encoder, torch.from_numpy(image_BHWC))
+    visible_BHWC, ignored_BHW = split_mask(torch.from_numpy(image_BHWC), hidden)
+    layers = _stored(encoder, visible_BHWC)
+    return [*layers, ignored_share(ignored_BHW, torch.Size(layers[0].shape[2:])).numpy()]
+
+
+def _stored(encoder: Encoder, image_BHWC: torch.Tensor) -> Stored:
+    layers = encoder.encode(image_BHWC.permute(0, 3, 1, 2))
     return [layer.to("cpu", dtype).numpy() for layer, dtype in zip(layers, encoder.cache_dtypes, strict=True)]
+
+
+def split_mask(image_BHWC: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in one grey where they are ignored [B, H, W, C], and these pixels [B, H, W]: the same of all, or those
+    that the images' last channel says."""
+    if isinstance(hidden, Ignored):
+        ignored_BHW = torch.from_numpy(hidden.mask_HW).expand(image_BHWC.shape[0], -1, -1)
+    else:
+        ignored_BHW, image_BHWC = image_BHWC[..., -1] > 0, image_BHWC[..., :-1]
+    return torch.where(ignored_BHW[..., None], torch.full_like(image_BHWC, GREY), image_BHWC), ignored_BHW
 
 
 def layers_of(stored: Iterable[npt.NDArray[Any]], device: torch.device) -> Layers:

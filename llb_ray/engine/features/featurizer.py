@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Recipe, digest
 from llb_ray.config import DetectorConfig
+from llb_ray.data.image_masks import mask_inputs
 from llb_ray.data.tables import batch_writer
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.heartbeat import Heartbeat
@@ -44,7 +45,8 @@ class Shard:
     def recipe(self) -> Recipe:
         augment = self.images[0].augment
         settings = {} if augment is None else {"augment": augment}
-        return Recipe("features", settings, {"encoder": self.encoder, "images": digest(self.image_ids)})
+        masks = mask_inputs(image.mask for image in self.images)
+        return Recipe("features", settings, {"encoder": self.encoder, "images": digest(self.image_ids)} | masks)
 
 
 def num_shards(num_images: int, most: int = SHARD_IMAGES) -> int:

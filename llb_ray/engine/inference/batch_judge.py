@@ -22,6 +22,7 @@ from llb_ray.engine.inference.prediction_journal import Journal, Recorded
 from llb_ray.engine.inference.prediction_tables import Judged
 from llb_ray.engine.inference.trained_detector import Sized, TrainedDetector, batched, stacked
 from llb_ray.engine.inference.verdicts import Verdicts
+from llb_ray.errors import DataError
 
 Batch = tuple[int, Sequence[File]]  # its number, and the files
 
@@ -102,10 +103,13 @@ class BatchJudge:
         if file.problem is not None:
             return file, None
         try:
-            sized = self.run.photographs.sized(self.root / file.path)
-            return replace(file, image_id=content_id(self.root / file.path)), sized
+            image_id = content_id(self.root / file.path)
+            mask = None if self.run.masks is None else self.run.masks.of_file(file.path, image_id)
+            return replace(file, image_id=image_id), self.run.photographs.sized(self.root / file.path, mask)
         except UnreadableImage as error:
             return replace(file, problem=error.reason), None
+        except DataError as error:  # of its mask
+            return replace(file, problem=str(error)), None
 
 
 def _recorded(judged: Judged, keep_maps: bool) -> Recorded:

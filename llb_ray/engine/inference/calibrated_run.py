@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
@@ -11,6 +12,7 @@ from llb_ray.engine.features.encoding import FeatureExtractor
 from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.features.measured_bands import read_scale
 from llb_ray.engine.features.measured_levels import read_levels
+from llb_ray.engine.inference.photograph_masks import PhotographMasks
 from llb_ray.engine.inference.regions import ANY, RegionFinder
 from llb_ray.engine.inference.verdicts import Calibration, threshold_categories
 from llb_ray.engine.pixel_grid import PixelGrid
@@ -29,6 +31,7 @@ class CalibratedRun:
     photographs: FeatureExtractor
     final: Artifact  # the detector
     calibrations: Mapping[str, Calibration]  # by category; of the category `ANY` where the run has one
+    masks: PhotographMasks | None = None  # of a run in which each photograph has its own
 
     @classmethod
     def of(
@@ -38,8 +41,11 @@ class CalibratedRun:
         false_alarm_rate: float | None = None,
         false_area_rate: float = FALSE_AREA_RATE,
         category: str | None = None,
+        ignore_mask: str | Path | None = None,
+        inspect_mask: str | Path | None = None,
     ) -> "CalibratedRun":
-        """That of the run in a folder; `TrainedDetector.load` says what is given and raised."""
+        """That of the run in a folder; `TrainedDetector.load` says what is given and raised, of masks
+        `PhotographMasks.of`."""
         config, made = folder.config(), folder.made()
         fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
         ignored = read_ignored(made.ignored, config)
@@ -63,7 +69,8 @@ class CalibratedRun:
         for name in names:
             regions = RegionFinder.of(made.threshold, false_area_rate, PixelGrid.of(config, ignored), name)
             calibrations[name] = Calibration.of(made.threshold, regions, name).moved(threshold, false_alarm_rate)
-        return cls(config, photographs, made.final, calibrations)
+        masks = PhotographMasks.of(ignored, config, ignore_mask, inspect_mask)
+        return cls(config, photographs, made.final, calibrations, masks)
 
     @property
     def calibration(self) -> Calibration:

@@ -13,6 +13,7 @@
 """
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
 from llb_ray.errors import DataError
 
 OVERLAYS, MASKS, COLOUR_SCALE = "overlays", "masks", "colour_scale.png"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,15 @@ def predict_images(
     false_alarm_rate: float | None = None,
     false_area_rate: float = FALSE_AREA_RATE,
     category: str | None = None,
+    ignore_mask: str | Path | None = None,
+    inspect_mask: str | Path | None = None,
     executor: Executor | None = None,
 ) -> Prediction:
     """Score the images that `data` names (`Inputs.of`: an image, a folder, a list, a pattern, several) into `out`.
 
     Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`); of a run of several
     categories at that of each image's own, which is `category` or is found (`with_categories`).
+    Masks are files, or folders with one for each photograph (`MaskFolders`), of a run that was made with such.
     Batches are judged here, or by workers of `executor`.
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
     called with every batch, `progress` with (done, total) files.  The same call after an interruption, for which
@@ -113,7 +118,9 @@ def predict_images(
         if os.path.isdir(name):
             refuse_inside(Path(name), out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
-    run = CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category)
+    run = CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category, ignore_mask, inspect_mask)
+    if run.masks is not None and run.masks.notice:
+        _log.warning(run.masks.notice)
     names = run.calibrations.keys()
     inputs = with_categories(Inputs.of(data, with_categories=len(names) > 1), names)
     journal = Journal(out, _asked(folder, run, data, keep_maps, drawn))
@@ -158,6 +165,7 @@ def _asked(
     run |= {"threshold": repr([(name, one.threshold) for name, one in found])}
     run |= {"regions": repr([(name, one.regions) for name, one in found])}
     named = [path_text(os.path.abspath(name)) for name in data]
+    run |= {} if calibrated.masks is None else {"masks": calibrated.masks.key}
     asked = {"data": named, "maps": keep_maps, "drawn": drawn, "batch": calibrated.batch_size, "features": NUM_MEANS}
     return run | asked
 

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 from llb_ray.config import Size
-from llb_ray.data.decoding import as_sized
+from llb_ray.data.decoding import as_sized, content_id
+from llb_ray.data.ignored_regions import Ignored, Region
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, layers_of
 from llb_ray.engine.features.mean_features import mean_features
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
+from llb_ray.engine.inference.photograph_masks import Mask, PhotographMasks, regions_given
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
@@ -32,6 +34,7 @@ _STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
 Pixels = npt.NDArray[np.uint8]
 Sized = tuple[Pixels, Size]  # an image as the encoder takes it, and its own height and width
 Picture = str | PathLike[str] | Image.Image | Pixels
+Asked = tuple[Picture, Region | None, Region | None]  # an image, and what is to be ignored and inspected in it
 Item = TypeVar("Item")
 
 
@@ -78,29 +81,40 @@ class TrainedDetector:
         folder = RunFolder.open(locate(run))
         return cls(CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category))
 
-    def predict(self, images: Picture | Iterable[Picture], category: str | None = None) -> Verdicts:
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        category: str | None = None,
+        ignore_mask: Mask | Sequence[Mask | None] | None = None,
+        inspect_mask: Mask | Sequence[Mask | None] | None = None,
+    ) -> Verdicts:
         """Scores, decisions, quantiles and maps of images: paths, PIL images, or uint8 arrays [H, W, 3] or [H, W].
 
         A single image is one verdict; an array [N, H, W, 3] is N images.  They may have any size, and are resized as a
         run resizes its own.  All maps are held: for more images than fit there is `llb_ray.predict`.  `category` is
-        that of the images, of a run of several.  Raises DataError for an image that cannot be read, and where there is
-        none.
+        that of the images, of a run of several.  Of a run with a mask for each photograph, `ignore_mask` is the mask of
+        the image, or of several those of all: paths, PIL images or arrays [H, W], not 0 where it is ignored, or in
+        `inspect_mask` not 0 where it is looked at.  Raises DataError for an image or a mask that cannot be read, and
+        where there is none.
         """
         name = self.run.category(category)
-        chunks = batched(_each(images), self.encoding.batch_size)
+        chunks = batched(self._with_masks(images, ignore_mask, inspect_mask), self.encoding.batch_size)
         verdicts = [self.judge(*stacked(read), [name] * len(read)) for read in self.encoding.ahead(self._sized, chunks)]
         if not verdicts:
             raise DataError("no image to predict; give at least one")
         score_N, map_NHW, feature_NS = (
             np.concatenate([getattr(one, name) for one in verdicts]) for name in ("score_N", "map_NHW", "feature_NS")
         )
-        sizes = [size for one in verdicts for size in one.sizes]
-        return Verdicts(score_N, map_NHW, feature_NS, sizes, [self.run.calibrations[name]] * len(sizes))
+        sizes, calibrations, masks = (
+            [value for one in verdicts for value in getattr(one, name)] for name in ("sizes", "calibrations", "masks")
+        )
+        return Verdicts(score_N, map_NHW, feature_NS, sizes, calibrations, masks)
 
     def judge(
         self, image_NHWC: Pixels, sizes: Sequence[Size] | None = None, categories: Sequence[str] | None = None
     ) -> Verdicts:
-        """The verdicts on images of the detector's own size, of photographs of these sizes and categories.
+        """The verdicts on images of the detector's own size, of photographs of these sizes and categories; masks of
+        their own are in the last channel.
 
         Raises MemberError for a score that is not finite.
         """
@@ -117,26 +131,46 @@ class TrainedDetector:
         own = image_NHWC.shape[1:3]
         sizes = sizes or [own] * len(image_NHWC)
         names = categories or [self.run.category(None)] * len(image_NHWC)
-        calibrations = [self.run.calibrations[name] for name in names]
-        return Verdicts(scores.score_N, scores.map_NHW, feature_NS, sizes, calibrations)
+        masks = [Ignored(image_HWC[..., -1] > 0) if self.photographs.has_masks else None for image_HWC in image_NHWC]
+        calibrations = [self.run.calibrations[name].with_mask(mask) for name, mask in zip(names, masks, strict=True)]
+        return Verdicts(scores.score_N, scores.map_NHW, feature_NS, sizes, calibrations, masks)
 
-    def _hidden(self, sized: Sized) -> Sized:
-        pixels, own = sized
-        return self.photographs.hidden(pixels), own
+    def _with_masks(
+        self,
+        images: Picture | Iterable[Picture],
+        ignore: Mask | Sequence[Mask | None] | None,
+        inspect: Mask | Sequence[Mask | None] | None,
+    ) -> Iterable[Asked]:
+        """The images one by one, each with what is to be ignored and inspected in it."""
+        if ignore is None and inspect is None:
+            return ((image, None, None) for image in _each(images))
+        if self.run.masks is None:
+            PhotographMasks.of(None, self.config, "ignore_mask")  # raises the reason
+        some = list(_each(images))
+        return list(zip(some, regions_given(ignore, len(some)), regions_given(inspect, len(some)), strict=True))
 
-    def _sized(self, picture: Picture) -> Sized:
-        size = self.config.detector.size
+    def _sized(self, asked: Asked) -> Sized:
+        picture, ignore, inspect = asked
         try:
+            mask = None
+            if self.run.masks is not None:
+                image_id = content_id(Path(picture)) if isinstance(picture, str | PathLike) else ""
+                mask = self.run.masks.of_picture(ignore, inspect, image_id)
             if isinstance(picture, str | PathLike):
-                return self.photographs.sized(Path(picture))
-            if self.config.data.bands is not None:
-                raise DataError("images of several bands are predicted from their files; give their paths")
-            if isinstance(picture, Image.Image):
-                return self._hidden(as_sized(picture, size, self.photographs.levels))
-            return self._hidden(as_sized(Image.fromarray(_checked(picture)), size))
+                return self.photographs.sized(Path(picture), mask)
+            pixels, own = self._pixels(picture)
+            return self.photographs.masked(pixels, mask), own
         except UnreadableImage as error:
             where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
             raise DataError(f"{where}: {error}; leave it out") from error
+
+    def _pixels(self, picture: Image.Image | Pixels) -> Sized:
+        size = self.config.detector.size
+        if self.config.data.bands is not None:
+            raise DataError("images of several bands are predicted from their files; give their paths")
+        if isinstance(picture, Image.Image):
+            return as_sized(picture, size, self.photographs.levels)
+        return as_sized(Image.fromarray(_checked(picture)), size)
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

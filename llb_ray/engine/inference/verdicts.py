@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import Size, ThresholdConfig, parse_as
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.inference.regions import ANY, Region, RegionFinder, rows_for
@@ -44,6 +45,12 @@ class Calibration:
         threshold = facts["threshold"] if category == ANY else facts["by_category"][category]["threshold"]
         held_out = rows_for(read_table(made.file(filenames.HELD_OUT)), category)
         return cls(threshold, np.sort(held_out["score"].to_numpy()), regions)
+
+    def with_mask(self, mask: Ignored | None) -> "Calibration":
+        """The same for a photograph with this mask of its own."""
+        if mask is None or self.regions is None:
+            return self
+        return replace(self, regions=replace(self.regions, grid=self.regions.grid.with_mask(mask)))
 
     def moved(self, threshold: float | None = None, false_alarm_rate: float | None = None) -> "Calibration":
         """The same scores with this threshold, or with the one that they give for this rate; itself with neither.
@@ -87,9 +94,15 @@ class Verdicts:
     feature_NS: Floats  # mean features of the images (`mean_features`)
     sizes: Sequence[Size]  # height and width of each photograph, upright
     calibrations: Sequence[Calibration]  # that of each image's category
+    own_masks: Sequence[Ignored | None] = ()  # of each photograph, in a run where each has its own
 
     def __len__(self) -> int:
         return len(self.score_N)
+
+    @property
+    def masks(self) -> Sequence[Ignored | None]:
+        """The mask of each photograph that is its own; None of one without."""
+        return self.own_masks or [None] * len(self)
 
     @property
     def decisions(self) -> list[str]:

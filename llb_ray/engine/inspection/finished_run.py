@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig, load
+from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, path_from_text, refuse_leaving
 from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine import filenames
@@ -147,8 +149,16 @@ class FinishedRun:
     def truth(self) -> GroundTruth:
         """Labels, objects and masks of the images."""
         groups = self.images.select(["image_id", "group", "category"])
-        ignored = read_ignored(self.made.ignored, self.config)
-        return GroundTruth(join_by_image(self.labels, groups), self.root, self.config.data.max_pixels, ignored)
+        return GroundTruth(join_by_image(self.labels, groups), self.root, self.config.data.max_pixels, self.hidden)
+
+    @cached_property
+    def hidden(self) -> Hidden | None:
+        """What is not looked at; None where all is."""
+        return read_ignored(self.made.ignored, self.config)
+
+    def mask_of(self, image_id: str) -> Ignored | None:
+        """The pixels that are ignored in an image; None where all of it is looked at."""
+        return None if self.hidden is None else self.hidden.of_image(image_id)
 
     @cached_property
     def weighted(self) -> list[str] | None:

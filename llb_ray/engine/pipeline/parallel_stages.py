@@ -11,7 +11,7 @@ import torch
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import RunConfig
 from llb_ray.data.band_scale import BandScale
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.detectors.factory import encoder_fingerprint
@@ -44,14 +44,14 @@ class ParallelStages:
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
-    def features(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> Features:
+    def features(self, scale: BandScale | None, levels: Levels | None, ignored: Hidden | None) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
 
         `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any;
         `ignored` are the pixels that are not looked at, if there are any.
         """
         extractor = self._extractor(scale, levels, ignored)
-        cuts = (shards_of(images, extractor.key, self._shard_images) for images in self._cuts)
+        cuts = (shards_of(_masked(images, ignored), extractor.key, self._shard_images) for images in self._cuts)
         plain = [shard for shards in cuts for shard in shards]
         copies = list(self._augmented_shards(extractor.key))
         shards = [*plain, *copies]
@@ -115,7 +115,9 @@ class ParallelStages:
         self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
     ) -> list[Artifact]:
         """Scores of all these detectors for the chosen images, in shards."""
-        shards = [score_shard(ids, features.encoder, fitted, keeps_maps) for ids in _dealt(chosen, features)]
+        shards = [
+            score_shard(ids, features.encoder, fitted, keeps_maps, features.ignored) for ids in _dealt(chosen, features)
+        ]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed(stage, reused=not missing):
             if missing:
@@ -144,7 +146,10 @@ class ParallelStages:
     ) -> list[Artifact]:
         """Scores of each of these detectors, by name, for images of its own, in shards."""
         shards = {
-            name: [score_shard(ids, features.encoder, {name: fitted}, keeps_maps) for ids in _dealt(chosen, features)]
+            name: [
+                score_shard(ids, features.encoder, {name: fitted}, keeps_maps, features.ignored)
+                for ids in _dealt(chosen, features)
+            ]
             for name, (fitted, chosen) in asked.items()
         }
         todo = {name: missing for name in asked if (missing := self.dispatcher.unmade(shards[name]))}
@@ -219,7 +224,7 @@ class ParallelStages:
     def _shard_images(self) -> int:
         return shard_images(self.config.detector)
 
-    def _extractor(self, scale: BandScale | None, levels: Levels | None, ignored: Ignored | None) -> FeatureExtractor:
+    def _extractor(self, scale: BandScale | None, levels: Levels | None, ignored: Hidden | None) -> FeatureExtractor:
         detector = self.config.detector
         max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
         return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels, ignored)
@@ -238,6 +243,13 @@ class ParallelStages:
         category = names[0] if len(names) == 1 else f"{len(names)}-categories"
         store = replace(self._store, verifies=False)  # what workers are given, the driver has compared
         return WorkerContext(store, self._clock.folder.progress, self.config.resources, category)
+
+
+def _masked(images: Sequence[ImageRef], ignored: Hidden | None) -> Sequence[ImageRef]:
+    """The images, each with the digest of the mask that is its own, if it has one."""
+    if not isinstance(ignored, ImageMasks):
+        return images
+    return [replace(image, mask=ignored.keys.get(image.image_id, "")) for image in images]
 
 
 def _refs(images: pa.Table) -> tuple[ImageRef, ...]:

@@ -57,7 +57,7 @@ def _inputs(stages: Stages) -> InputArtifacts:
         base_partition=stages.base.partition if stages.base else None,
         bands=stages.bands(),
         levels=stages.levels(),
-        ignored=stages.ignored(),
+        ignored=stages.ignored,
     )
 
 

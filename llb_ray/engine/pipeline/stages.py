@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
+from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.near_duplicates import near_with_paths
 from llb_ray.data.tables import join_by_image, read_table, write_table
 from llb_ray.disk import write_json
@@ -25,7 +27,14 @@ from llb_ray.engine.evaluation.evaluate import compute_metrics, evaluate_recipe,
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
 from llb_ray.engine.evaluation.held_out_maps import HeldOutMaps, assign_images, mapping_detectors
 from llb_ray.engine.features.cache_budget import Features
-from llb_ray.engine.features.ignored_pixels import ignored_recipe, write_ignored
+from llb_ray.engine.features.ignored_pixels import (
+    DrawnMasks,
+    ignored_recipe,
+    masks_recipe,
+    read_ignored,
+    refuse_common_cells,
+    write_ignored,
+)
 from llb_ray.engine.features.measured_bands import read_scale, scale_recipe, write_scale
 from llb_ray.engine.features.measured_levels import have_16_bits, levels_recipe, read_levels, write_levels
 from llb_ray.engine.pipeline.decision_stages import Decisions
@@ -165,15 +174,26 @@ class Stages:
         return made
 
     @cached_property
-    def hidden(self) -> Ignored | None:
-        """The pixels of all photographs that are not looked at; None where all are."""
-        return Ignored.of(self.config.data, self.config.detector.size)
-
     def ignored(self) -> Artifact | None:
-        """The same, kept with the run; None where all are looked at."""
-        if self.hidden is None:
-            return None
-        return self._make(ignored_recipe(self.hidden), partial(write_ignored, ignored=self.hidden))
+        """The pixels that are not looked at, of all photographs or of each, kept with the run; None where all are."""
+        config, size = self.config, self.config.detector.size
+        if (folders := MaskFolders.of(config.data, size)) is not None:
+            return self._masks(folders)
+        ignored = Ignored.of(config.data, size)
+        return None if ignored is None else self._make(ignored_recipe(ignored), partial(write_ignored, ignored=ignored))
+
+    def _masks(self, folders: MaskFolders) -> Artifact:
+        refuse_common_cells(self.config)
+        drawn = DrawnMasks(folders, self.manifest.unlabelled() if self.parallel.pool is None else self.parallel.pool)
+        drawn.refuse_unlike_copies(self.manifest.root, self.manifest.quarantine["path"].to_pylist())
+        if drawn.num_whole:
+            self.timer.tell(f"note: {drawn.num_whole} photographs have no mask in {folders.names}: all of them counts")
+        return self._make(masks_recipe(drawn.keys), drawn.write)
+
+    @cached_property
+    def hidden(self) -> Hidden | None:
+        """The same, ready to be used."""
+        return read_ignored(self.ignored, self.config)
 
     def _base_levels(self, base: Base) -> Artifact | None:
         photographs = self.config.data.bands is None

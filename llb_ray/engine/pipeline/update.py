@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llb_ray.data.image_masks import ImageMasks
 from llb_ray.data.joined_manifests import join_manifests
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.engine.execution.executor import Executor, Tell
@@ -39,6 +40,10 @@ def join_update(run: FinishedRun, more: Manifest, corrections: pa.Table | None, 
         raise DataError(f"{run.folder.where}: is a job of a scan, which shares its features; update a run of its own")
     if len(categories_of(run.images)) > 1:
         raise DataError(f"{run.folder.where}: is of several categories, and an update knows one; make a new run of all")
+    if isinstance(run.hidden, ImageMasks):
+        raise DataError(
+            f"{run.folder.where}: has a mask for each photograph, which an update does not know; run all again"
+        )
     manifest = join_manifests(run.manifest, more)
     lots = _lots(manifest.unlabelled(), run.lots or [run.images])
     roots = [*(run.roots or [run.root]), more.root]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig, Role
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.detectors.base import (
     Detector,
@@ -58,7 +58,7 @@ class MemberSpec:
     access: FeatureAccess
     encoder_digest: str
     images: Mapping[str, float]  # by image_id: the trust in each, 1 where all count alike
-    ignored: Ignored | None = None  # the pixels that it is not to learn from
+    ignored: Hidden | None = None  # the pixels that it is not to learn from
 
     @property
     def title(self) -> str:
@@ -77,13 +77,17 @@ class MemberSpec:
 
     @property
     def recipe(self) -> Recipe:
-        return fit_recipe(self.settings, self.encoder_digest, self.images)
+        return fit_recipe(self.settings, self.encoder_digest, self.images, self.ignored)
 
 
-def fit_recipe(settings: Mapping[str, Any], encoder: str, images: Mapping[str, float]) -> Recipe:
-    """Recipe of a fitted detector, from the trust in each image; named only where some are trusted less."""
+def fit_recipe(
+    settings: Mapping[str, Any], encoder: str, images: Mapping[str, float], ignored: Hidden | None = None
+) -> Recipe:
+    """Recipe of a fitted detector, from the trust in each image, named only where some are trusted less, and from what
+    is ignored in it."""
     inputs = {"encoder": encoder, "images": digest(list(images))}
     inputs |= {"trust": digest(list(images.values()))} if _weighed(images) else {}
+    inputs |= {} if ignored is None else ignored.inputs(images)
     return Recipe("fit", settings, inputs)
 
 
@@ -138,7 +142,7 @@ class Member:
         source = spec.access.source(tuple(spec.images), spec.context, spec.augment)
         detector = build_detector(spec.detector, spec.role, device, spec.importance)
         if spec.ignored is not None:
-            cast(LeavingOut, detector).leave_out(spec.ignored.mask_HW)
+            cast(LeavingOut, detector).leave_out()
         if _weighed(spec.images):
             weighing = cast(WeighingDetector, detector)
             return weighing.fit(source, spec.settings["seed"], report, [*spec.images.values()]), source, None

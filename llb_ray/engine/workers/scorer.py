@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import DetectorConfig
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.tables import batch_writer, read_table
 from llb_ray.detectors.base import Detector, Layers, Report, Scores
 from llb_ray.engine import filenames
@@ -35,10 +36,15 @@ class ScoreShard:
 
 
 def score_shard(
-    image_ids: Sequence[str], encoder_digest: str, fitted: Mapping[str, Artifact], keeps_maps: bool
+    image_ids: Sequence[str],
+    encoder_digest: str,
+    fitted: Mapping[str, Artifact],
+    keeps_maps: bool,
+    ignored: Hidden | None = None,
 ) -> ScoreShard:
-    """The shard of these images, scored by the detectors in `fitted`, by name."""
+    """The shard of these images, scored by the detectors in `fitted`, by name, without what is ignored."""
     inputs = {"encoder": encoder_digest, "images": digest(list(image_ids))}
+    inputs |= {} if ignored is None else ignored.inputs(image_ids)
     inputs |= {name: artifact.content for name, artifact in fitted.items()}
     settings = {"maps": True, "features": NUM_MEANS} if keeps_maps else {"maps": False}
     return ScoreShard(tuple(image_ids), Recipe("score", settings, inputs))

@@ -1,0 +1,87 @@
+"""A mask for each photograph, in a folder: at the photograph's relative path, with another suffix.
+
+The mask of ``test/crack/7.jpg`` is ``test/crack/7.png``, ``7_mask.png`` or ``7.jpg.png`` in the folder, an image in any
+format, or ``7.json``, a file of labelme.  Of the two settings one may name a folder and the other a mask for all
+photographs.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from llb_ray.config import DataConfig, Size
+from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.manifest import path_text
+from llb_ray.data.name_conventions import is_clutter
+from llb_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class MaskFolders:
+    """The settings that say what is ignored in each photograph; at least one of them is a folder."""
+
+    ignore: Path | None
+    inspect: Path | None
+    size: Size
+    max_pixels: int  # of a mask's file
+    _listed: dict[Path, Mapping[str, Sequence[str]]] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, config: DataConfig, size: Size) -> "MaskFolders | None":
+        """Those of a run; None where no setting names a folder."""
+        ignore, inspect = (None if name is None else Path(name) for name in (config.ignore_mask, config.inspect_mask))
+        found = cls(ignore, inspect, size, config.max_pixels)
+        return found if found.folders else None
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders among them."""
+        return [path for path in (self.ignore, self.inspect) if path is not None and path.is_dir()]
+
+    @property
+    def names(self) -> str:
+        """The folders, for a sentence."""
+        return " and ".join(map(str, self.folders))
+
+    def of_photograph(self, path: str) -> Ignored | None:
+        """The pixels that are ignored in the photograph at this path; None where it has no mask.
+
+        Raises DataError for a mask that is no mask or leaves nothing, for two that could be meant, and where
+        there is none that says what is to be inspected.
+        """
+        ignore, inspect = (self._mask(named, path) for named in (self.ignore, self.inspect))
+        if self.inspect is not None and inspect is None:
+            raise DataError(
+                f"{self.inspect}: has no mask of {path_text(path)}, so nothing says what to inspect; draw one"
+            )
+        return Ignored.drawn(ignore, inspect, self.size, self.max_pixels)
+
+    def _mask(self, named: Path | None, path: str) -> Path | None:
+        """The mask of a photograph by one setting; None where there is none."""
+        if named is None or not named.is_dir():
+            return named
+        photograph = PurePosixPath(path)
+        if photograph.is_absolute() or ".." in photograph.parts:
+            return None  # it is not below the folder that paths are relative to
+        folder = named / photograph.parent
+        names = self._by_stem(folder)
+        found = names.get(photograph.name) or [
+            name for stem in (photograph.stem, f"{photograph.stem}_mask") for name in names.get(stem, ())
+        ]
+        if len(found) > 1:
+            raise DataError(
+                f"{folder}: {' and '.join(found[:2])} may both be the mask of {path_text(path)}; delete one"
+            )
+        return folder / found[0] if found else None
+
+    def _by_stem(self, folder: Path) -> Mapping[str, Sequence[str]]:
+        """The files of a folder by their names without the suffix; nothing of one that is not there."""
+        if folder not in self._listed:
+            stems = defaultdict[str, list[str]](list)
+            for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
+                if not is_clutter(name):
+                    stems[PurePosixPath(name).stem].append(name)
+            self._listed[folder] = dict(stems)
+        return self._listed[folder]

@@ -1,0 +1,129 @@
+"""Masks of new photographs, for a run in which each photograph has its own.
+
+A mask that is given is used; else the one that the run keeps of the same photograph, by its content.  Without either
+all of a photograph is looked at, unless the run was made with what is to be inspected.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from llb_ray.artifacts import digest
+from llb_ray.config import RunConfig
+from llb_ray.data.ignored_regions import Ignored, Region
+from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.manifest import path_text
+from llb_ray.data.mask_folders import MaskFolders
+from llb_ray.errors import ConfigError, DataError
+
+Mask = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
+_log = logging.getLogger(__name__)
+_REMEDY = "give its mask (--ignore-mask, --inspect-mask; of Detector.predict, ignore_mask, inspect_mask)"
+
+
+@dataclass(frozen=True)
+class PhotographMasks:
+    """Where the masks of photographs come from; `given` is None where none are given."""
+
+    kept: ImageMasks
+    given: MaskFolders
+    is_needed: bool  # to know what to inspect
+    _said: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        hidden: Hidden | None,
+        config: RunConfig,
+        ignore: str | Path | None = None,
+        inspect: str | Path | None = None,
+    ) -> "PhotographMasks | None":
+        """Those for a run, from files or folders; None for a run in which photographs have no masks of their own.
+
+        Raises ConfigError for masks that such a run is given, and DataError for a file or folder that is not there.
+        """
+        named = first, second = [None if name is None else Path(os.path.abspath(name)) for name in (ignore, inspect)]
+        if not isinstance(hidden, ImageMasks):
+            if any(named):
+                raise ConfigError(
+                    "a mask for each photograph: the run was made without, so it has not learnt what to ignore; make "
+                    "one with data.ignore_mask or data.inspect_mask naming a folder"
+                )
+            return None
+        for path in named:
+            if path is not None and not path.exists():
+                raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
+        given = MaskFolders(first, second, config.detector.size, config.data.max_pixels)
+        return cls(hidden, given, config.data.inspect_mask is not None)
+
+    @property
+    def key(self) -> str:
+        """Digest of the names, sizes and times of the files that are given."""
+        found = [
+            [str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns]
+            for root in (self.given.ignore, self.given.inspect)
+            if root is not None
+            for path in sorted([root, *root.rglob("*")])
+        ]
+        return digest([str(self.given.ignore), str(self.given.inspect), found])
+
+    @property
+    def notice(self) -> str:
+        """What is to be said before photographs are judged; empty where masks are given, or have to be."""
+        if self.is_given or self.is_needed:
+            return ""
+        return (
+            "the run was made with a mask for each photograph, and none are given: of photographs that are not the "
+            f"run's own, everything is looked at; {_REMEDY}"
+        )
+
+    @property
+    def is_given(self) -> bool:
+        return self.given.ignore is not None or self.given.inspect is not None
+
+    def of_file(self, path: str, image_id: str) -> Ignored | None:
+        """The pixels that are ignored in a photograph, by its path as it is given; raises DataError for a mask that
+        cannot be used, and where one is needed and there is none."""
+        found = self.given.of_photograph(path) if self.is_given else None
+        return found or self._kept(image_id, path_text(path))
+
+    def of_picture(self, ignore: Region | None, inspect: Region | None, image_id: str) -> Ignored | None:
+        """The same of one picture, by what is given for it alone."""
+        found = Ignored.drawn(ignore, inspect, self.given.size, self.given.max_pixels)
+        return found or self._kept(image_id, "an image")
+
+    def _kept(self, image_id: str, name: str) -> Ignored | None:
+        found = self.kept.of_image(image_id)
+        if found is None and self.is_needed:
+            raise DataError(f"{name}: nothing says what to inspect; {_REMEDY}")
+        if found is None and "whole" not in self._said:
+            self._said.add("whole")
+            _log.warning("%s has no mask, so all of it is looked at, and so of others without", name)
+        return found
+
+
+def regions_given(masks: Mask | Sequence[Mask | None] | None, num_images: int) -> list[Region | None]:
+    """The region of each image, of one or a sequence of as many; raises ConfigError for another number."""
+    if masks is None:
+        return [None] * num_images
+    some = [masks] if isinstance(masks, str | os.PathLike | Image.Image | np.ndarray) else list(masks)
+    if len(some) != num_images:
+        raise ConfigError(f"{len(some)} masks for {num_images} images; give one for each, None for an image without")
+    return [_region(mask) for mask in some]
+
+
+def _region(mask: Mask | None) -> Region | None:
+    if mask is None:
+        return None
+    if isinstance(mask, str | os.PathLike):
+        return Path(mask)
+    found = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    if found.ndim != 2 or found.dtype.kind not in "bui":
+        raise DataError(f"a mask is {found.dtype} {list(found.shape)}; give a path, a PIL image, or an array [H, W]")
+    return found
