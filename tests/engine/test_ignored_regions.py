@@ -242,13 +242,14 @@ def test_a_path_is_relative_to_its_file(tmp_path: Path) -> None:
     assert load(tmp_path / "run.yaml").data.ignore_mask == str(tmp_path / "masks" / "left.png")
 
 
-def test_pixels_that_are_not_seen_count_nowhere() -> None:
+@pytest.mark.parametrize("of_each", [False, True])
+def test_pixels_that_are_not_seen_count_nowhere(of_each: bool) -> None:
     rng = np.random.default_rng(0)
     map_NHW, mask_NHW = rng.normal(size=(3, 16, 20)).astype(np.float32), np.zeros((3, 16, 20), bool)
     mask_NHW[:, 4:9, 12:15] = True
-    seen_HW = np.broadcast_to(np.arange(20) >= 8, (16, 20))
+    seen = np.broadcast_to(np.arange(20) >= 8, (3, 16, 20) if of_each else (16, 20))
     expected = pixel_metrics(np.ascontiguousarray(map_NHW[:, :, 8:]), np.ascontiguousarray(mask_NHW[:, :, 8:]))
-    assert ranked_metrics([Ranked.of(map_NHW, mask_NHW, seen_HW)]) == pytest.approx(expected)
+    assert ranked_metrics([Ranked.of(map_NHW, mask_NHW, seen)]) == pytest.approx(expected)
     counts = PixelCounts()
-    counts.add(map_NHW, mask_NHW, seen_HW)
+    counts.add(map_NHW, mask_NHW, seen)
     assert counts.metrics() == pytest.approx(expected, abs=1e-6)

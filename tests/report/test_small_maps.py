@@ -20,6 +20,7 @@ def test_a_small_map_is_the_smoothed_one_shrunk(
         mask_HW = np.zeros(grid.size, bool)
         mask_HW[:10, :20] = True
         grid = PixelGrid(size_px, sigma_px, Ignored(mask_HW))
+    ids = ["a", "b", "c"]
     map_Nhw = np.random.default_rng(0).gamma(2, size=(3, *cells)).astype(np.float32)
-    for found, large in zip(small_maps(map_Nhw, grid), smooth_maps(map_Nhw, grid), strict=True):
+    for found, large in zip(small_maps(ids, map_Nhw, grid), smooth_maps(ids, map_Nhw, grid), strict=True):
         assert np.allclose(found, small_map(large), rtol=1e-5, atol=1e-5)
