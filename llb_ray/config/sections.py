@@ -25,8 +25,9 @@ class DataConfig(Settings):
     )
     ignore_mask: str | None = Field(
         None,
-        description="an image, white where photographs are not to be looked at, or a labelme file of polygons; brought "
-        "to the photographs' size (a relative path is relative to the YAML file it is in)",
+        description="an image, white where photographs are not to be looked at, or a labelme file of polygons; or a "
+        "folder with one for each photograph, at its path; brought to the photographs' size (a relative path is "
+        "relative to the YAML file it is in)",
     )
     inspect_mask: str | None = Field(
         None, description="the same, white where they are to be looked at; everything else is ignored"

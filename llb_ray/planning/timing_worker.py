@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from llb_ray.artifacts import Artifact
 from llb_ray.config import Role, RunConfig
 from llb_ray.data.manifest import TEST, TRAIN, Manifest
+from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.tables import read_table
 from llb_ray.disk import write_json
 from llb_ray.engine import filenames
@@ -116,7 +117,8 @@ def _measured(spec: CalibrationSpec) -> CostModel:
     short, _ = spec.config.detector.shortened(steps=2)
     # No members, and no threshold, which would take folds; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
-    config = RunConfig.model_validate(spec.config.model_dump() | plain | {"detector": short.model_dump()})
+    plain |= {"data": _data(spec.config), "detector": short.model_dump()}
+    config = RunConfig.model_validate(spec.config.model_dump() | plain)
     few = _run(config, sample_images(spec.manifest, FEW), spec.context.run / f"{spec.name}-few")
     many = _more(config, spec, few)
     made = RunFolder.open(many.result.path).made()
@@ -160,6 +162,12 @@ class _Small:
     def stage(self, name: str, units: int) -> tuple[float, float]:
         """A measurement for `Linear.through`."""
         return units, sum(time.seconds for time in self.result.times if time.stage == name)
+
+
+def _data(config: RunConfig) -> dict[str, Any]:
+    """The section data, without folders of masks: a sample of the images may have none, and they take no time."""
+    folders = MaskFolders.of(config.data, config.detector.size)
+    return config.data.model_dump() | ({"ignore_mask": None, "inspect_mask": None} if folders else {})
 
 
 def _run(config: RunConfig, manifest: Manifest, out: Path) -> _Small:

@@ -326,7 +326,7 @@ def _copied(root: Path) -> None:
     [
         ("ignore_mask", _spoil("masks/train/good/3.png", white=True), "good/3.png: leave no pixel to look at"),
         ("ignore_mask", _spoil("masks/train/good/3.png", content=b"no image"), "good/3.png: not a usable mask"),
-        ("ignore_mask", lambda root: shutil.move(root / "masks/train", root / "masks/else"), None),
+        ("ignore_mask", lambda root: shutil.move(root / "masks/train", root / "masks/else"), None),  # test has some
         ("ignore_mask", lambda root: shutil.move(root / "masks", root / "masks2/train"), "not a usable mask"),
         ("ignore_mask", _spoil("masks/test/good/0.json", content=b"{}"), "0.json and 0.png may both be the mask"),
         ("ignore_mask", _spoil("masks/test/good/0_mask.png", white=True), "0.png and 0_mask.png may both be the mask"),
@@ -357,9 +357,24 @@ def test_a_folder_without_a_mask_of_any_photograph_is_refused(
     _refused_with(settings(f"data.ignore_mask={tmp_path / 'masks'}"), cell, "has no mask of any photograph", tmp_path)
 
 
+def test_the_ground_truth_is_no_folder_of_masks(cell: Path, settings: Callable[..., RunConfig], tmp_path: Path) -> None:
+    config = settings(f"data.inspect_mask={cell / 'photos' / 'ground_truth'}")
+    _refused_with(config, cell, "has the ground truth in it", tmp_path)
+
+
 def test_softpatch_compares_common_cells(cell: Path, settings: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = settings(f"data.ignore_mask={cell / 'masks'}", "purify.filter=softpatch")
     _refused_with(config, cell, "takes one mask for all and no folder of masks", tmp_path)
+
+
+def test_what_takes_no_masks_refuses_such_a_run(inspecting: tuple[Path, Path], cell: Path, tmp_path: Path) -> None:
+    from llb_ray.serving.judge import Judge
+
+    run, _ = inspecting
+    with pytest.raises(ConfigError, match="serve takes none yet; use predict"):
+        Judge(str(run))
+    with pytest.raises(DataError, match="which an update does not know"):
+        llb_ray.update(run, cell / "photos" / "test" / "good", out=tmp_path / "out", executor="serial")
 
 
 def _refused_with(config: RunConfig, root: Path, sentence: str | None, out: Path | None = None) -> None:

@@ -3,6 +3,7 @@
 Either the same pixels of all photographs, or of each its own.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from llb_ray.data.candidate_files import THREADS
 from llb_ray.data.decoding import content_id, read_mask
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.image_masks import Hidden, ImageMasks, keys_digest, write_masks
-from llb_ray.data.manifest import path_from_text
+from llb_ray.data.manifest import Manifest, path_from_text
 from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine import filenames
@@ -46,6 +47,17 @@ def refuse_common_cells(config: RunConfig) -> None:
             "data.ignore_mask, data.inspect_mask: a memory by softpatch compares the same cells of all photographs, so "
             "it takes one mask for all and no folder of masks; choose another purify.filter or detector.memory"
         )
+
+
+def refuse_ground_truth(config: RunConfig, manifest: Manifest) -> None:
+    """Raise DataError for a folder of masks with the ground truth in it, which says where defects are."""
+    folders = MaskFolders.of(config.data, config.detector.size)
+    for folder in folders.folders if folders else []:
+        for path in manifest.table["mask_path"].drop_null().to_pylist():
+            if Path(os.path.abspath(manifest.root / path_from_text(path))).is_relative_to(folder):
+                raise DataError(
+                    f"{folder}: has the ground truth in it ({path}), which says where defects are; make other masks"
+                )
 
 
 class DrawnMasks:

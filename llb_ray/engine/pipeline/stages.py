@@ -187,7 +187,9 @@ class Stages:
         drawn = DrawnMasks(folders, self.manifest.unlabelled() if self.parallel.pool is None else self.parallel.pool)
         drawn.refuse_unlike_copies(self.manifest.root, self.manifest.quarantine["path"].to_pylist())
         if drawn.num_whole:
-            self.timer.tell(f"note: {drawn.num_whole} photographs have no mask in {folders.names}: all of them counts")
+            self.timer.tell(
+                f"note: {drawn.num_whole} photographs have no mask in {folders.names} and are looked at whole"
+            )
         return self._make(masks_recipe(drawn.keys), drawn.write)
 
     @cached_property
