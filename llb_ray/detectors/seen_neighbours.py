@@ -17,7 +17,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 class SeenReferences(NamedTuple):
-    """What images are compared with, and at which places these show something."""
+    """Patches that images are compared with, and the places where these show something."""
 
     patch_LRD: torch.Tensor
     reach_LR: torch.Tensor

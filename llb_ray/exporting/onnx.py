@@ -28,7 +28,7 @@ from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
 from llb_ray.detectors.inspected import ignored_share
-from llb_ray.engine.features.encoding import split_mask
+from llb_ray.engine.features.mask_channel import split_mask
 from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import Verdicts

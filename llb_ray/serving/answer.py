@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llb_ray.engine import filenames
 from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.errors import ArtifactError
+from llb_ray.errors import ArtifactError, ConfigError
 from llb_ray.remote import locate
 
 _VERSION_DIGITS = 12
@@ -37,11 +38,17 @@ class Refused:
 def run_version(run: str) -> str:
     """The first digits of the sha256 of what says which artifacts the run at `run` is made of.
 
-    Raises ArtifactError for what is no finished run, or one without a threshold; ConfigError for one with several.
+    Raises ArtifactError for what is no finished run, or one without a threshold; ConfigError for one with several, or
+    with a mask for each photograph.
     """
     folder = RunFolder.open(locate(run))
-    threshold = folder.made().threshold
+    threshold, ignored = folder.made().threshold, folder.made().ignored
     if threshold is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: it can be served only with a threshold")
     refuse_several(threshold, folder.where, "serve")
+    if ignored is not None and filenames.MASKS in ignored.files:
+        raise ConfigError(
+            f"{folder.where}: was made with a mask for each photograph, and serve takes none; use predict with "
+            "--ignore-mask or --inspect-mask"
+        )
     return hashlib.sha256(folder.file("run.json").read_bytes()).hexdigest()[:_VERSION_DIGITS]

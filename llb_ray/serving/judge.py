@@ -17,7 +17,6 @@ from llb_ray.engine.inference.calibrated_run import CalibratedRun
 from llb_ray.engine.inference.trained_detector import Pixels, Sized, TrainedDetector, stacked
 from llb_ray.engine.inference.verdicts import Floats
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.errors import ConfigError
 from llb_ray.remote import locate
 from llb_ray.report.heatmaps import Painter
 from llb_ray.report.region_boxes import with_boxes
@@ -42,13 +41,7 @@ class Judge:
         """Raises a `LlbError` for what `llb_ray.Detector.load` refuses."""
         folder = RunFolder.open(locate(run))
         self._version = run_version(run)
-        calibrated = CalibratedRun.of(folder)
-        if calibrated.photographs.has_masks:
-            raise ConfigError(
-                f"{folder.where}: was made with a mask for each photograph, and serve takes none yet; use predict with "
-                "--ignore-mask or --inspect-mask"
-            )
-        self._detector = TrainedDetector(calibrated)
+        self._detector = TrainedDetector(CalibratedRun.of(folder))
         self._painter = Painter(folder)
         self._painter.scale  # noqa: B018  # drawn from a few hundred maps: now, not while somebody waits
         size = self._detector.config.detector.size

@@ -371,7 +371,7 @@ def test_what_takes_no_masks_refuses_such_a_run(inspecting: tuple[Path, Path], c
     from llb_ray.serving.judge import Judge
 
     run, _ = inspecting
-    with pytest.raises(ConfigError, match="serve takes none yet; use predict"):
+    with pytest.raises(ConfigError, match="serve takes none; use predict"):
         Judge(str(run))
     with pytest.raises(DataError, match="which an update does not know"):
         llb_ray.update(run, cell / "photos" / "test" / "good", out=tmp_path / "out", executor="serial")

@@ -203,7 +203,7 @@ def test_a_batch_that_does_not_fit_the_gpu_is_halved(
     encode = photographs_module.stored_layers
     expected = EncoderSpec(photographs, place.resources).layers(images[:13])
 
-    def small(encoder: object, image_BHW3: np.ndarray) -> object:
+    def small(encoder: object, image_BHW3: np.ndarray, hidden: object) -> object:
         if len(image_BHW3) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return encode(encoder, image_BHW3)  # type: ignore[arg-type]

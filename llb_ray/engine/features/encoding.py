@@ -19,7 +19,7 @@ from llb_ray.data.augment import augment_image
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands, resize_bands
 from llb_ray.data.decoding import content_id, read_sized
-from llb_ray.data.ignored_regions import GREY, Ignored
+from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
@@ -28,6 +28,7 @@ from llb_ray.detectors.base import Encoder, Layers
 from llb_ray.detectors.factory import build_encoder
 from llb_ray.detectors.inspected import ignored_share
 from llb_ray.engine.execution.protocols import device_for
+from llb_ray.engine.features.mask_channel import split_mask
 from llb_ray.errors import DataError, ResourceError, WeightsError
 
 Decoded = TypeVar("Decoded")
@@ -221,16 +222,6 @@ def stored_layers(encoder: Encoder, image_BHWC: Pixels, hidden: Hidden | None = 
 def _stored(encoder: Encoder, image_BHWC: torch.Tensor) -> Stored:
     layers = encoder.encode(image_BHWC.permute(0, 3, 1, 2))
     return [layer.to("cpu", dtype).numpy() for layer, dtype in zip(layers, encoder.cache_dtypes, strict=True)]
-
-
-def split_mask(image_BHWC: torch.Tensor, hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images in one grey where they are ignored [B, H, W, C], and these pixels [B, H, W]: the same of all, or those
-    that the images' last channel says."""
-    if isinstance(hidden, Ignored):
-        ignored_BHW = torch.from_numpy(hidden.mask_HW).expand(image_BHWC.shape[0], -1, -1)
-    else:
-        ignored_BHW, image_BHWC = image_BHWC[..., -1] > 0, image_BHWC[..., :-1]
-    return torch.where(ignored_BHW[..., None], torch.full_like(image_BHWC, GREY), image_BHWC), ignored_BHW
 
 
 def layers_of(stored: Iterable[npt.NDArray[Any]], device: torch.device) -> Layers:

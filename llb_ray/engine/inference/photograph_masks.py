@@ -29,7 +29,7 @@ _REMEDY = "give its mask (--ignore-mask, --inspect-mask; of Detector.predict, ig
 
 @dataclass(frozen=True)
 class PhotographMasks:
-    """Where the masks of photographs come from; `given` is None where none are given."""
+    """Masks of photographs, by what is given for them and what the run keeps."""
 
     kept: ImageMasks
     given: MaskFolders
@@ -75,7 +75,7 @@ class PhotographMasks:
 
     @property
     def notice(self) -> str:
-        """What is to be said before photographs are judged; empty where masks are given, or have to be."""
+        """Sentence for the user before photographs are judged; empty where masks are given, or have to be."""
         if self.is_given or self.is_needed:
             return ""
         return (

@@ -153,7 +153,7 @@ class FinishedRun:
 
     @cached_property
     def hidden(self) -> Hidden | None:
-        """What is not looked at; None where all is."""
+        """The pixels that are not looked at; None where all are."""
         return read_ignored(self.made.ignored, self.config)
 
     def mask_of(self, image_id: str) -> Ignored | None:
