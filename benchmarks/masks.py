@@ -167,8 +167,8 @@ def _page(rows: Sequence[Row]) -> str:
         + setting("OMP_NUM_THREADS=1 python benchmarks/masks.py --out runs/masks")
         + ", one thread",
         "*pasted*: a bottle cap of random size is pasted somewhere into every photograph, training images too, never "
-        "over a defect.  *foreground*: only the largest thing in a photograph, found by brightness or colour, is looked "
-        f"at.  One seed, clean training images, {', '.join(SETTINGS[:2])}: differences of a hundredth say nothing.  "
+        "over a defect.  *foreground*: only the largest thing in a photograph, found by brightness or colour, is seen. "
+        f"One seed, clean training images, {', '.join(SETTINGS[:2])}: differences of a hundredth say nothing.  "
         "*False alarms* are the share of normal test images above the threshold, asked for 1 %; *anomalies found* is "
         "that of anomalous ones.  CPU time is of a run from its images to its metrics.",
         "\n".join(lines),
