@@ -10,7 +10,7 @@ from llb_ray.data.manifest import IMAGES
 from llb_ray.data.tables import join_by_image
 from llb_ray.ensemble.categories import comparable_matrix
 from llb_ray.ensemble.decision import KEPT
-from llb_ray.ensemble.filters.base import DECISIONS, Evidence, Floats, Labels, filter_of
+from llb_ray.ensemble.filters.base import DECISIONS, Decided, Evidence, Floats, Labels, filter_of
 from llb_ray.ensemble.score_matrix import dense
 from llb_ray.ensemble.trust import trust
 
@@ -39,13 +39,19 @@ def purified_dataset(
     `images` holds the training images (schema `IMAGES`).  `scores` is the score matrix (schema `score_matrix.SCORES`),
     in any row order, or None for a filter that reads no scores; `labels` are None for one that reads no labels.
     """
-    image_ids = images["image_id"].to_pylist()
-    matrix = None if scores is None else comparable_matrix(dense(scores), images)
-    decided = filter_of(config).decide(Evidence(image_ids, seed, matrix, labels))
+    decided = _decided(config, seed, images, scores, labels)
     rows = join_by_image(images.sort_by("image_id"), decided.table)
     trust_N = trust(rows, decided.doubted)
     table = pa.table([*rows.columns, trust_N, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
     return Purified(table, decided.anomaly_N)
+
+
+def _decided(
+    config: PurifyConfig, seed: int, images: pa.Table, scores: pa.Table | None, labels: Labels | None
+) -> Decided:
+    """What the filter says; the matrix is gone before anything else is made: of a million images it is most of it."""
+    matrix = None if scores is None else comparable_matrix(dense(scores), images)
+    return filter_of(config).decide(Evidence(images["image_id"].to_pylist(), seed, matrix, labels))
 
 
 def kept_ids(purified: pa.Table) -> list[str]:
