@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from llb_ray.config import DetectorConfig
 from llb_ray.data.decoding import read_rgb
 from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
@@ -154,7 +155,17 @@ def traced_inputs(trained: TrainedDetector, any_size: bool) -> tuple[tuple[torch
     return (image_BHWC, threshold), ({0: torch.export.Dim("batch"), **free}, {})
 
 
+def no_onnx(config: DetectorConfig) -> str:
+    """Reason why a detector of these settings cannot be ONNX; empty if it can."""
+    network = config.network
+    if network is None or network.precision == "float32":
+        return ""
+    return f"detector.backbone.precision={network.precision}: ONNX runtimes have no convolution of it on a CPU"
+
+
 def _write(trained: TrainedDetector, path: Path, any_size: bool) -> None:
+    if reason := no_onnx(trained.config.detector):
+        raise ConfigError(f"{reason}; export it as torch-export, or train in float32")
     try:
         import onnx
     except ImportError as error:

@@ -87,7 +87,6 @@ LOADERS: dict[str, Callable[[str, int], Judge]] = {
 }
 _EXPORT = "pip install 'llb-ray[onnx]'"
 _NEEDED = {  # packages, and the command that installs them
-    TORCH: ([], ""),
     "onnxruntime": (["onnx", "onnxscript", "onnxruntime"], _EXPORT),
     "openvino": (["openvino", "onnx", "onnxscript", "onnxruntime"], f"{_EXPORT} openvino"),  # the export is compared
 }

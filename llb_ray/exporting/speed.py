@@ -24,7 +24,7 @@ from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ConfigError, MemberError
-from llb_ray.exporting.onnx import export_onnx
+from llb_ray.exporting.onnx import export_onnx, no_onnx
 from llb_ray.exporting.runtimes import LOADERS, TORCH, Floats, Pixels, why_unavailable
 from llb_ray.exporting.speed_worker import SpeedSpec, Times
 
@@ -94,9 +94,11 @@ def measure_speed(run: FinishedRun, num_images: int, batch: int, threads: int | 
 
 def _why_not(name: str, trained: TrainedDetector) -> str:
     """Reason why a runtime is not measured; empty if it is."""
-    if name != TORCH and not isinstance(trained.detector, Exportable):
+    if name == TORCH:
+        return ""
+    if not isinstance(trained.detector, Exportable):
         return f"detector {trained.config.detector.name} cannot be exported"
-    return why_unavailable(name)
+    return no_onnx(trained.config.detector) or why_unavailable(name)
 
 
 def _pixels(run: FinishedRun, trained: TrainedDetector, most: int) -> tuple[Pixels, float]:

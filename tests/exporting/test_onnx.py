@@ -9,7 +9,7 @@ import pytest
 
 import llb_ray
 from llb_ray import RunConfig
-from llb_ray.config import load, parse
+from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ArtifactError, ConfigError, MemberError
 from llb_ray.exporting import onnx as exporting
@@ -90,6 +90,22 @@ def test_what_cannot_be_is_refused(finished: Path, tmp_path: Path) -> None:
         llb_ray.export(finished, "onnx", out=tmp_path / "model.pt")
     with pytest.raises(ArtifactError, match="no finished run here"):
         llb_ray.export(tmp_path, "onnx", out=tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_no_onnx_of_a_network_in_a_short_format(
+    precision: str, tiny_bank: RunConfig, photos: Path, tmp_path: Path
+) -> None:
+    config = with_overrides(tiny_bank, [f"detector.backbone.precision={precision}"])
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor="serial")
+    for name in ("model.onnx", "model.xml"):
+        format = "onnx" if name.endswith("onnx") else "openvino"
+        with pytest.raises(ConfigError, match=rf"precision={precision}: .*; export it as torch-export, or train in"):
+            llb_ray.export(tmp_path / "run", format, out=tmp_path / name)
+    exported = llb_ray.export(tmp_path / "run", "torch-export", out=tmp_path / "model.pt2")
+    assert "images of the run within" in exported.sentence()
+    assert precision in llb_ray.bench(tmp_path / "run", images=4, batch=2).unavailable["onnxruntime"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "model.pt2"}
 
 
 def test_the_threshold_is_an_input_that_may_be_left_out(model: Path, run: Path, photos: Path) -> None:
