@@ -14,7 +14,7 @@ from llb_ray.errors import ArtifactError, DamageError
 from llb_ray.names import below
 from llb_ray.remote import Remote
 
-FORMAT_VERSION = 14  # raise it whenever a stage gives other output for the same recipe: it is part of every key
+FORMAT_VERSION = 15  # raise it whenever a stage gives other output for the same recipe: it is part of every key
 RECORD = "record.json"
 _AGAIN = "run the command that made it once more, which makes it again"
 

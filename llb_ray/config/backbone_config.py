@@ -26,7 +26,9 @@ class BackboneConfig(Settings):
         "strides 8 and 16, or halfway and three quarters deep in a network of one stride (ViT)",
     )
     precision: Literal["float32", "float16", "bfloat16"] = Field(
-        "float32", description="what the network computes in (autocast); its layers are stored as float16 in any case"
+        "float32",
+        description="what the network computes in (autocast); its layers are stored as float16 in any case. Unless it "
+        "is float32, a memory bank is searched in bfloat16",
     )
 
     @field_validator("weights")

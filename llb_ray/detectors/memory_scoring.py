@@ -44,7 +44,7 @@ def score_images(
     patch_BDHW = standardize(remembered(layers, config, state), state["mean_D"], state["scale_D"])
     patch_QD = patch_BDHW.permute(0, 2, 3, 1).flatten(0, 2)
     parts = torch.split(patch_QD, _CHUNK_CELLS) if chunked else [patch_QD]
-    near_BHW = torch.cat([_nearest(part_QD, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
+    near_BHW = torch.cat([_nearest(part_QD, config, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
     decisive_BHW, map_BHW = _combine(near_BHW, layers, share_B1HW, config, state)
     seen_BHW = seen_cells(share_B1HW, near_BHW.shape[1:])
     return score(decisive_BHW, seen_BHW), blank(map_BHW, seen_BHW)
@@ -91,9 +91,11 @@ def shown_places(seen_BHW: torch.Tensor | None) -> torch.Tensor | None:
     return None if seen_BHW is None else pool_places(seen_BHW[:, None].float())[:, 0]
 
 
-def _nearest(patch_QD: torch.Tensor, state: Named) -> torch.Tensor:
+def _nearest(patch_QD: torch.Tensor, config: MemoryBankConfig, state: Named) -> torch.Tensor:
     """Distance [Q] of standardised patches to the memory, per root of D."""
-    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"))
+    # Not float16, in which squares of patches would overflow.
+    search = torch.float32 if config.backbone.precision == "float32" else torch.bfloat16
+    return relative_distance(patch_QD, state["memory_MD"], state.get("reach_M"), state.get("weight_M"), search)
 
 
 def _combine(

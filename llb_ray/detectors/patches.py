@@ -84,37 +84,51 @@ def relative_distance(
     memory_MD: torch.Tensor,
     reach_M: torch.Tensor | None = None,
     weight_M: torch.Tensor | None = None,
+    search: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """`least_distance` where entries have a reach, else `nearest_distance`, per root of D, so that layers of any width
     compare."""
     if reach_M is None:
-        found_Q = nearest_distance(patch_QD, memory_MD, weight_M)
+        found_Q = nearest_distance(patch_QD, memory_MD, weight_M, search)
     else:
-        found_Q = least_distance(patch_QD, memory_MD, reach_M)
+        found_Q = least_distance(patch_QD, memory_MD, reach_M, search)
     return found_Q / math.sqrt(patch_QD.shape[1])
 
 
 def nearest_distance(
-    patch_QD: torch.Tensor, memory_MD: torch.Tensor, weight_M: torch.Tensor | None = None
+    patch_QD: torch.Tensor,
+    memory_MD: torch.Tensor,
+    weight_M: torch.Tensor | None = None,
+    search: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Euclidean distance [Q] from each patch to its nearest memory entry, times the entry's weight where there are
-    weights; exact, in Q x M memory."""
-    square_M = memory_MD.square().sum(dim=1)
-    nearest_Q = _argmin(torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2))
+    weights; in Q x M memory.
+
+    Exact; in a shorter format of `search` another entry may be found that is nearly as near.
+    """
+    nearest_Q = _argmin(_comparison(patch_QD, memory_MD, search))
     # The product finds the neighbour fast; the distance is taken again because the product cancels near zero.
     distance_Q = (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt()
     return distance_Q if weight_M is None else distance_Q * weight_M[nearest_Q]
 
 
-def least_distance(patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor) -> torch.Tensor:
-    """The least product [Q] of an entry's distance to each patch and its reach, 1 or more; exact, in Q x M memory.
+def least_distance(
+    patch_QD: torch.Tensor, memory_MD: torch.Tensor, reach_M: torch.Tensor, search: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """The least product [Q] of an entry's distance to each patch and its reach, 1 or more, found as `nearest_distance`
+    finds it.
 
     An entry of a long reach counts only where no other is nearly as near.
     """
-    square_M, square_Q1 = memory_MD.square().sum(dim=1), patch_QD.square().sum(dim=1, keepdim=True)
-    distance_QM = torch.addmm(square_M, patch_QD, memory_MD.T, alpha=-2) + square_Q1
+    distance_QM = _comparison(patch_QD, memory_MD, search) + patch_QD.square().sum(dim=1, keepdim=True)
     nearest_Q = _argmin(distance_QM.clamp(min=0) * reach_M.square())
     return (patch_QD - memory_MD[nearest_Q]).square().sum(dim=1).sqrt() * reach_M[nearest_Q]
+
+
+def _comparison(patch_QD: torch.Tensor, memory_MD: torch.Tensor, search: torch.dtype) -> torch.Tensor:
+    """Squared distances [Q, M] less the square of each patch, of a product in the format `search`."""
+    square_M = memory_MD.square().sum(dim=1)
+    return torch.addmm(square_M.to(search), patch_QD.to(search), memory_MD.to(search).T, alpha=-2).float()
 
 
 def _random_kernel(layer_BCHW: torch.Tensor, side: int, number: int, standardize: bool) -> torch.Tensor:

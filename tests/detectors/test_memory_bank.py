@@ -136,6 +136,18 @@ def test_the_nearest_distance_is_the_brute_force_one(monkeypatch: pytest.MonkeyP
     assert np.allclose(bank().score(layers).map_NHW, whole, rtol=1e-6)
 
 
+def test_a_search_in_bfloat16_finds_an_entry_that_is_nearly_as_near() -> None:
+    patch_QD, memory_MD = (
+        torch.from_numpy(np.random.default_rng(s).normal(size=(n, 24))).float() for s, n in ((0, 300), (1, 90))
+    )
+    nearest_Q, found_Q = (
+        nearest_distance(patch_QD, memory_MD, search=form) for form in (torch.float32, torch.bfloat16)
+    )
+    assert (found_Q >= nearest_Q).all()
+    assert torch.allclose(found_Q, nearest_Q, rtol=0.02)
+    assert torch.equal(nearest_distance(memory_MD, memory_MD, search=torch.bfloat16), torch.zeros(90))
+
+
 def test_the_pool_ignores_what_lies_outside_the_image() -> None:
     patch_BDHW = patches.patches((torch.ones(1, 2, 8, 8), torch.ones(1, 3, 4, 4)), 3)
     assert torch.equal(patch_BDHW, torch.ones(1, 5, 8, 8))
