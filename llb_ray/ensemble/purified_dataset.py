@@ -49,7 +49,7 @@ def purified_dataset(
 def _decided(
     config: PurifyConfig, seed: int, images: pa.Table, scores: pa.Table | None, labels: Labels | None
 ) -> Decided:
-    """The decisions of the filter; the matrix is gone before anything else is made: of a million images it is most of it."""
+    """The decisions of the filter; the matrix, most of the memory of a million images, is gone before rows are made."""
     matrix = None if scores is None else comparable_matrix(dense(scores), images)
     return filter_of(config).decide(Evidence(images["image_id"].to_pylist(), seed, matrix, labels))
 
