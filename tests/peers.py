@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from llb_ray.config import ResourcesConfig
+from llb_ray.config import ResourcesConfig, WorkerRange
 from llb_ray.detectors.data_parallel import ProcessGroup
 from llb_ray.engine.execution.executor import SerialExecutor, Tell
 from llb_ray.engine.execution.protocols import PeerWorker, Spec
@@ -87,10 +87,10 @@ class ThreadExecutor(SerialExecutor):
     def slots(self, resources: ResourcesConfig) -> int:
         return 4
 
-    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: WorkerRange, tell: Tell) -> None:
         def work(peers: ProcessGroup) -> None:
             working = worker(spec, peers)
             for step in worker.STEPS:
                 getattr(working, step)()
 
-        together(count, work)
+        together(min(count.most, self.slots(spec.context.resources)), work)

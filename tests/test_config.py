@@ -162,6 +162,17 @@ def test_more_workers_than_images_in_a_batch_are_refused() -> None:
         load(None, ["detector.name=autoencoder", "final.num_workers=17"])
 
 
+@pytest.mark.parametrize("number", ["[4, 2]", "[0, 2]", "[2]", "[1, 2, 3]", "1.5", "true", "many"])
+def test_a_number_of_workers_is_one_or_the_fewest_and_the_most(number: str) -> None:
+    with pytest.raises(ConfigError, match=r"final.num_workers = .*: give a whole number from 1 to 1024, or the fewest"):
+        load(None, [f"final.num_workers={number}"])
+    with pytest.raises(
+        ConfigError, match=r"final.num_workers=\[2, 17\] share a batch; raise detector.batch_size to 17"
+    ):
+        load(None, ["detector.name=autoencoder", "final.num_workers=[2, 17]"])
+    assert parse(load(None, ["final.num_workers=[2, 4]"]).model_dump(mode="json")).final.num_workers == (2, 4)
+
+
 def test_workers_that_train_together_cannot_share_a_gpu() -> None:
     with pytest.raises(ConfigError, match="need a GPU each; set resources.num_gpus to 1, or to 0"):
         load(None, ["detector.name=autoencoder", "final.num_workers=2", "resources.num_gpus=0.5"])
@@ -169,9 +180,9 @@ def test_workers_that_train_together_cannot_share_a_gpu() -> None:
 
 def test_a_memory_bank_is_fitted_by_one_worker_and_says_so() -> None:
     bank = parse({"final": {"num_workers": 32}})
-    assert bank.final_workers == 1
+    assert bank.final_workers == (1, 1)
     assert bank.notices() == ["final.num_workers has no effect: detector memory_bank is fitted by one worker"]
-    assert parse({"final": {"num_workers": 3}, "detector": {"name": "autoencoder"}}).final_workers == 3
+    assert parse({"final": {"num_workers": 3}, "detector": {"name": "autoencoder"}}).final_workers == (3, 3)
 
 
 def test_what_a_threshold_that_is_not_set_would_have_been_is_said() -> None:

@@ -32,8 +32,10 @@ from llb_ray.config.sections import (
     ThresholdConfig,
 )
 from llb_ray.config.tiles_config import TilesConfig, tile_starts
+from llb_ray.config.worker_range import ALONE, WorkerRange
 
 __all__ = [
+    "ALONE",
     "UNKEYED",
     "WEIGHTS_BY_NAME",
     "AdapterTraits",
@@ -65,6 +67,7 @@ __all__ = [
     "ThresholdConfig",
     "TilesConfig",
     "Tracker",
+    "WorkerRange",
     "detector_class",
     "dump_size",
     "filter_traits",

@@ -24,6 +24,7 @@ from llb_ray.config.sections import (
     ResourcesConfig,
     ThresholdConfig,
 )
+from llb_ray.config.worker_range import ALONE, WorkerRange
 
 Tracker = Literal["mlflow", "wandb", "tensorboard"]
 UNKEYED = ("resources", "tracking")  # sections that no result depends on
@@ -108,10 +109,10 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _every_worker_has_something_to_do(self) -> "RunConfig":
-        count = self.final_workers
-        if count > 1 and count > self.detector.images_per_step:
-            raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {count} at least")
-        if count > 1 and 0 < self.resources.num_gpus < 1:
+        count, most = self.final_workers, self.final_workers.most
+        if most > 1 and most > self.detector.images_per_step:
+            raise ValueError(f"final.num_workers={count} share a batch; raise detector.batch_size to {most} at least")
+        if most > 1 and 0 < self.resources.num_gpus < 1:
             # NCCL refuses two processes on one GPU.
             raise ValueError(f"final.num_workers={count} need a GPU each; set resources.num_gpus to 1, or to 0")
         return self
@@ -188,9 +189,9 @@ class RunConfig(Settings):
         return self.importance.for_role(role) if self.detector_of(role).trains_by_gradient else None
 
     @property
-    def final_workers(self) -> int:
-        """Number of workers that train the final detector: one that takes no steps is fitted by one."""
-        return self.final.num_workers if self.detector.trains_by_gradient else 1
+    def final_workers(self) -> WorkerRange:
+        """Numbers of workers that train the final detector: one that takes no steps is fitted by one."""
+        return WorkerRange.of(self.final.num_workers) if self.detector.trains_by_gradient else ALONE
 
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run logs them."""
@@ -199,7 +200,7 @@ class RunConfig(Settings):
             idle.append("members.rescue has no effect: the sub-models are not density members")
         if self.threshold.method == "none" and self.rounds == 1 and self.threshold.folds != ThresholdConfig().folds:
             idle.append("threshold.folds has no effect with threshold.method none: one round takes no folds")
-        if self.final_workers != self.final.num_workers:
+        if self.final_workers != WorkerRange.of(self.final.num_workers):
             idle.append(f"final.num_workers has no effect: detector {self.detector.name} is fitted by one worker")
         if self.importance.for_role("member") and not self.purify.rule.reads_scores:
             idle.append(f"importance.members has no effect with purify.filter {self.purify.filter}: it has no members")

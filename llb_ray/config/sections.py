@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from llb_ray.config.base import Settings, Share
 from llb_ray.config.image_size import Size, sides
 from llb_ray.config.node_labels import NodeLabels
+from llb_ray.config.worker_range import NumWorkers
 from llb_ray.errors import ConfigError
 
 
@@ -141,8 +142,10 @@ class ImportanceConfig(Settings):
 class FinalConfig(Settings):
     """The training of the final detector."""
 
-    num_workers: int = Field(
-        1, ge=1, le=1024, description="workers that share each batch (Ray Train), each with `resources` of its own"
+    num_workers: NumWorkers = Field(
+        1,
+        description="workers that share each batch (Ray Train), each with `resources` of its own; with [2, 4], as many "
+        "of 2 to 4 as the nodes hold when the training starts, and after the death of one",
     )
 
 

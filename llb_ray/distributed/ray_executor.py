@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from llb_ray.config import ResourcesConfig
+from llb_ray.config import ResourcesConfig, WorkerRange
 from llb_ray.distributed import capacity, cluster
 from llb_ray.distributed.failure_monitor import KnownNodes, Watch
 from llb_ray.distributed.telemetry import Telemetry
@@ -14,6 +14,9 @@ from llb_ray.distributed.worker_pool import ActorKind, IdleActors, PoolRun
 from llb_ray.engine.execution.executor import Failures, Tell, refuse_crowd
 from llb_ray.engine.execution.protocols import PeerWorker, Spec, Worker
 from llb_ray.errors import LlbError, ResourceError
+
+# Ray Train keeps what counts a cluster's places where it first started, and does without it once that node is lost.
+_ON_THE_HEAD = {"num_cpus": 0, "num_gpus": 0, "resources": {"node:__internal_head__": 0.001}}
 
 
 class RayExecutor:
@@ -55,7 +58,7 @@ class RayExecutor:
         ).to_the_end()
         return failures.by_name
 
-    def run_together(self, worker: type[PeerWorker], spec: Spec, count: int, tell: Tell) -> None:
+    def run_together(self, worker: type[PeerWorker], spec: Spec, count: WorkerRange, tell: Tell) -> None:
         # Takes seconds to import, which only those who train together should wait for.
         from llb_ray.distributed.train_group import Together, TogetherSpec
 
@@ -64,7 +67,7 @@ class RayExecutor:
         self._telemetry.watch(spec.context)
         # In an actor: it takes its trainer along when it is killed, and Ray Train's signal handlers stay out of ours.
         together = TogetherSpec(spec.name, spec.title, spec.context, worker, spec, count)
-        kind = ActorKind(spec.context.run, spec.context.category, {"num_cpus": 0, "num_gpus": 0})
+        kind = ActorKind(spec.context.run, spec.context.category, _ON_THE_HEAD)
         PoolRun(Together, [together], kind, lambda: 1, self._idle, Failures(0), Watch(tell, self._nodes)).to_the_end()
         self._idle.release()
 

@@ -57,7 +57,7 @@ def _ended(scan: Scan, todo: Todo, places: int) -> Ended:
     in_flight: dict[Any, Job] = {}
     while waiting or in_flight:
         while waiting and len(in_flight) < places:
-            spread = scan.config.final_workers > 1 or len(waiting) < places
+            spread = scan.config.final_workers.most > 1 or len(waiting) < places
             job, material = waiting.popleft()
             in_flight[_submit(scan, job, material, spread)] = job
         (reference, *_), _ = ray.wait(list(in_flight), num_returns=1)

@@ -2,8 +2,10 @@
 
 A worker that dies takes the others down, for they wait for it; Ray Train then restarts all of them, at most
 `resources.max_restarts` times, and they go on from the checkpoint of the leading one (`engine.execution.checkpoint`).
+Where their number is a range, it starts as many as the nodes hold, each time.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from llb_ray.config import WorkerRange
 from llb_ray.distributed.capacity import label_selector
 from llb_ray.distributed.death_reason import why
 from llb_ray.distributed.torch_data_parallel import TorchPeers
@@ -31,7 +34,7 @@ class TogetherSpec:
     context: WorkerContext
     worker: type[PeerWorker]
     spec: Spec
-    count: int
+    count: WorkerRange
 
 
 class Together:
@@ -75,6 +78,7 @@ class Together:
 
     def _trainer(self) -> TorchTrainer:
         resources, (filesystem, storage) = self._spec.context.resources, self._shared()
+        count = self._spec.count
         owned = {"CPU": resources.num_cpus} | ({"GPU": 1} if resources.num_gpus else {})
         return TorchTrainer(
             _take_part,
@@ -82,7 +86,9 @@ class Together:
             # Ray Train would take nccl for every GPU it is asked for, but they may be only logical ones.
             torch_config=TorchConfig(backend="nccl" if resources.num_gpus and resources.device != "cpu" else "gloo"),
             scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # mypy sees the class that v2 replaces
-                num_workers=self._spec.count,
+                num_workers=count.most if count.least == count.most else tuple(count),  # type: ignore[arg-type]  # the same
+                # A training that runs keeps its workers: Ray would stop it for places that other runs hold, and wait.
+                elastic_resize_monitor_interval_s=math.inf,
                 use_gpu=bool(resources.num_gpus),
                 resources_per_worker=owned,
                 label_selector=label_selector(resources),

@@ -79,7 +79,7 @@ def _notes(config: RunConfig, uncached: str, work: "_Work") -> Iterator[str]:
         yield f"resources.autoscale_to={config.resources.autoscale_to}: estimated as if these nodes had joined"
     if uncached:
         yield f"{uncached}: nothing will be cached, images are encoded whenever they are read"
-    if config.final_workers > 1:
+    if config.final_workers.most > 1:
         yield f"final.num_workers={config.final_workers}: the final training is estimated as if one worker did it"
     if config.threshold.method == "members" and not work.at.size.fold_sets:
         further = (

@@ -49,7 +49,7 @@ class Search:
             raise ConfigError(
                 f"early stopping cuts the final detector's steps, and detector {name} takes none; leave it out"
             )
-        if self.base.final_workers > 1:
+        if self.base.final_workers.most > 1:
             raise ConfigError(
                 f"final.num_workers={self.base.final_workers}: a trial of a search trains its final detector in one "
                 "worker; leave it out, and set it again for the run of best.yaml"

@@ -14,7 +14,7 @@ import pytest
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.api import make_executor
-from llb_ray.config import load, with_overrides
+from llb_ray.config import WorkerRange, load, with_overrides
 from llb_ray.engine.execution.heartbeat import read_beats
 from llb_ray.errors import MemberError, ResourceError
 from tests.engine.test_together import scores_of
@@ -22,7 +22,7 @@ from tests.support import final_files, synced
 from tests.workers import CountingSpec, Team, place
 
 pytestmark = pytest.mark.ray
-TWO = ["final.num_workers=2"]
+TWO, PAIR = ["final.num_workers=2"], WorkerRange(2, 2)
 # Of a score's size; 20 steps amplify the float noise of another order of sums to a few millionths.
 TOLERANCE = 1e-4
 
@@ -141,17 +141,18 @@ def test_a_worker_that_keeps_dying_is_told_with_how_it_ended(ray_local: None, tm
 
 @pytest.mark.cluster
 def test_peers_hear_their_leader_and_have_the_rows_between_them(ray_local: None, tmp_path: Path) -> None:
-    lines = _meet(tmp_path)
+    """As many of one to three as there is room for: two."""
+    lines = _meet(tmp_path, count=WorkerRange(1, 3))
     written = {path.name: path.read_text() for path in tmp_path.glob("*.txt")}
     assert written == {"team-0-1.txt": "the leader says so", "team-1-3.txt": "the leader says so"}
     assert lines == ["team done"]
 
 
-def _meet(folder: Path, fails: str = "", **resources: int) -> list[str]:
-    """What is told of two peers that meet."""
+def _meet(folder: Path, fails: str = "", count: WorkerRange = PAIR, **resources: int) -> list[str]:
+    """What is told of peers that meet."""
     spec, lines = CountingSpec("team", place(folder, **resources), folder, fails), list[str]()
     with make_executor("ray") as executor:
-        executor.run_together(Team, spec, 2, lines.append)
+        executor.run_together(Team, spec, count, lines.append)
     return lines
 
 

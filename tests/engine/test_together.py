@@ -55,6 +55,14 @@ def test_three_workers_give_what_one_gives(without_final: Path, finished: Path, 
     assert llb_ray.audit(without_final)
 
 
+def test_as_many_of_a_range_as_there_is_room_for(
+    without_final: Path, finished: Path, photos: Path, tiny: RunConfig
+) -> None:
+    """One in the serial executor, which gives the same bytes."""
+    _run(with_overrides(tiny, ["final.num_workers=[1, 4]"]), photos, without_final, "serial")
+    assert scores_of(without_final) == scores_of(finished)
+
+
 def test_what_three_workers_gave_is_found_by_one(without_final: Path, photos: Path, tiny: RunConfig) -> None:
     _run(with_overrides(tiny, THREE), photos, without_final, ThreadExecutor())
     again = _run(tiny, photos, without_final, "serial")
@@ -98,10 +106,11 @@ def test_what_three_workers_began_one_goes_on_with(
 
 
 def test_no_room_for_all_is_refused_before_anything_is_done(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:
-    five = with_overrides(tiny, ["final.num_workers=5"])
-    for executor, room in (("serial", 1), (ThreadExecutor(), 4)):
-        with pytest.raises(ResourceError, match=f"final.num_workers=5 must run at once.*room for {room}; lower"):
-            _run(five, photos, tmp_path / "run", executor)
+    for number, named in (("5", "final.num_workers=5"), ("[5, 6]", r"5 of final.num_workers=\[5, 6\]")):
+        many = with_overrides(tiny, [f"final.num_workers={number}"])
+        for executor, room in (("serial", 1), (ThreadExecutor(), 4)):
+            with pytest.raises(ResourceError, match=f"^{named} must run at once.*room for {room}; lower"):
+                _run(many, photos, tmp_path / "run", executor)
     assert not (tmp_path / "run").exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from llb_ray.config import ResourcesConfig
+from llb_ray.config import ResourcesConfig, WorkerRange
 from llb_ray.engine.execution.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import LlbError, ResourceError
 
@@ -43,10 +43,11 @@ class Executor(Protocol):
         The first failure beyond that is raised, and at once whatever is no `LlbError`.
         """
 
-    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: int, tell: Tell) -> None:
-        """`count` workers of one spec, peers of each other, through all its steps at once.
+    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: WorkerRange, tell: Tell) -> None:
+        """`count` workers of one spec, peers of each other, through all its steps at once: the most that there is room
+        for.
 
-        Raises ResourceError where there is no room for all of them.
+        Raises ResourceError where there is no room for the fewest.
         """
 
 
@@ -100,8 +101,9 @@ class SerialExecutor:
             tell(f"{spec.name} done")
         return failures.by_name
 
-    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: int, tell: Tell) -> None:
+    def run_together(self, worker: "type[PeerWorker]", spec: "Spec", count: WorkerRange, tell: Tell) -> None:
         refuse_crowd(self, spec.context.resources, count)
+        self.run(worker, [spec], tell)
 
 
 def refuse_labels(executor: Executor, resources: ResourcesConfig) -> None:
@@ -113,12 +115,13 @@ def refuse_labels(executor: Executor, resources: ResourcesConfig) -> None:
         )
 
 
-def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: int) -> None:
-    """Raise ResourceError if `count` workers with these resources cannot run at once."""
+def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: WorkerRange) -> None:
+    """Raise ResourceError if the fewest of `count` workers with these resources cannot run at once."""
     room = executor.slots(resources)
-    if count > room:
+    if count.least > room:
+        fewest = "" if count.least == count.most else f"{count.least} of "
         raise ResourceError(
-            f"final.num_workers={count} must run at once, each with {resources.num_cpus} CPUs and "
+            f"{fewest}final.num_workers={count} must run at once, each with {resources.num_cpus} CPUs and "
             f"{resources.num_gpus:g} GPUs, and there is room for {room}; lower it, or take the Ray executor on a "
             "cluster that has room"
         )

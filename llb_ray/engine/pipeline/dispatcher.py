@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llb_ray.artifacts import Store
-from llb_ray.config import ResourcesConfig
+from llb_ray.config import ResourcesConfig, WorkerRange
 from llb_ray.engine.evaluation.pixel_counter import PixelShard
 from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.execution.heartbeat import read_beat
@@ -55,11 +55,11 @@ class Dispatcher:
         self._count(specs)
         return failed
 
-    def together(self, worker: type[Worker], specs: Sequence[Spec], num_workers: int) -> None:
+    def together(self, worker: type[Worker], specs: Sequence[Spec], num_workers: WorkerRange) -> None:
         """Have so many workers do these, one after the other, as one."""
         for spec in specs:
             self.executor.run_together(worker, spec, num_workers, self.timer.tell)
-        self._count(specs, num_workers)
+        self._count(specs, num_workers.most)
 
     def _count(self, specs: Sequence[Spec], num_workers: int = 1) -> None:
         """Add the time that these workers worked, from their first beat to their last."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from llb_ray.artifacts import Artifact, Store
-from llb_ray.config import RunConfig
+from llb_ray.config import ALONE, RunConfig, WorkerRange
 from llb_ray.data.band_scale import BandScale
 from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.levels import Levels
@@ -90,13 +90,13 @@ class ParallelStages:
         )
 
     def fit(
-        self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0, num_workers: int = 1
+        self, stage: str, specs: Sequence[MemberSpec], may_fail: int = 0, num_workers: WorkerRange = ALONE
     ) -> dict[str, Artifact]:
         """The fitted detector of each, by name, but of those that failed, `may_fail` at most; every one the work of
         `num_workers`."""
         todo = self.dispatcher.unmade(specs)
         with self._clock.timed(stage, reused=not todo):
-            if num_workers > 1:
+            if num_workers.most > 1:
                 self.dispatcher.together(Member, todo, num_workers)
                 failed: Mapping[str, LlbError] = {}
             else:
