@@ -22,7 +22,7 @@ from scipy import ndimage
 
 import llb_ray
 from llb_ray.config import Size
-from llb_ray.data.decoding import read_mask
+from llb_ray.data.mask_files import read_mask
 
 SETS = ("lenses", "glass_fabric", "commutator", "fabric")
 RATES = np.geomspace(1e-5, 0.2, 60)

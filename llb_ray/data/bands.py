@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, SAMPLEFORMAT, TiffImageFile
 
 from llb_ray.config import Size
-from llb_ray.data.decoding import lift_ceiling
+from llb_ray.data.image_files import lift_ceiling
 from llb_ray.data.unreadable_files import UnreadableImage, refusing
 
 Values = NDArray[np.float32]

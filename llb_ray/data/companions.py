@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice, takewhile
 from pathlib import Path, PurePath
 
-from llb_ray.data.decoding import num_mask_values
+from llb_ray.data.mask_files import num_mask_values
 from llb_ray.data.name_conventions import (
     described_stem,
     is_clutter,

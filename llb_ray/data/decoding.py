@@ -15,31 +15,21 @@ The aspect ratio is not kept when an image is resized, and nothing is cropped: a
 """
 
 import hashlib
-import os
-import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
-from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image, ImageOps
 
 from llb_ray.config import Size, sides
 from llb_ray.data.formats import header
+from llb_ray.data.image_files import is_wide, read_whole, read_wide
 from llb_ray.data.levels import WHOLE_SCALE, Levels
-from llb_ray.data.tiff import is_signed_byte, size_of
 from llb_ray.data.unreadable_files import SAVE_AS, UnreadableImage, refusing
-from llb_ray.errors import DataError
 
 Wanted = int | Size | None  # the side of a square, or height and width; None: as it is in the file
-_Half = Literal["high", "low"]
-_HALVES: tuple[_Half, _Half] = ("high", "low")
-_OTHER_ORDER = {";16B": ";16L", ";16L": ";16B", ";16N": {"little": ";16B", "big": ";16L"}[sys.byteorder]}
-LARGEST_MASK = 90_000_000  # pixels
-_NEARLY, _MOSTLY = 24, 0.97  # of 255 grey levels, and of the pixels
 
 
 def content_id(path: Path) -> str:
@@ -70,7 +60,7 @@ def read_sized(
 
 
 def read_thumbnail(path: Path, side_px: int, max_pixels: int, levels: Levels | None = None) -> Image.Image:
-    """The image in RGB, upright, its longer side at most `side_px`; for people alone, see `_decoded`.
+    """The image in RGB, upright, its longer side at most `side_px`; for people alone, see `image_files.read_whole`.
 
     Raises UnreadableImage as `read_rgb` does.
     """
@@ -101,10 +91,10 @@ def read_deep(path: Path, max_pixels: int) -> NDArray[Any] | None:
     Raises UnreadableImage as `read_rgb` does.
     """
     with refusing():
-        if _is_wide(path):
-            return _wide(path, max_pixels)
-        image = _decoded(path, max_pixels)
-        return _on_16_bits(image) if _is_deep(image) and image.mode != "F" else None
+        if is_wide(path):
+            return read_wide(path, max_pixels)
+        image = read_whole(path, max_pixels)
+        return _on_16_bits(image) if is_deep(image) and image.mode != "F" else None
 
 
 def may_be_deep(path: Path) -> bool:
@@ -112,7 +102,7 @@ def may_be_deep(path: Path) -> bool:
     with suppress(UnreadableImage), refusing():
         with path.open("rb") as file:
             mode = header(file).mode
-        return mode.startswith("I") or _is_wide(path)
+        return mode.startswith("I") or is_wide(path)
     return False
 
 
@@ -124,145 +114,24 @@ def _pixels(image: Image.Image, size_px: Wanted, levels: Levels | None) -> NDArr
     return np.array(image)  # a copy: a view of Pillow's memory is read-only, which torch warns about
 
 
-def read_mask(path: Path, size_px: Wanted, max_pixels: int) -> NDArray[np.bool_]:
-    """The defect mask as [H, W] bool: true where a pixel is not black; resized by nearest neighbour.
-
-    Transparent pixels count as black, and so do the darker ones of a JPEG, which blurs edges.  Raises DataError if the
-    file is not a readable mask.
-    """
-    try:
-        with refusing():
-            mask = Image.fromarray(_not_black(_decoded(path, max_pixels)))
-            if size_px is not None:
-                mask = mask.resize(sides(size_px)[::-1], Image.Resampling.NEAREST)
-            return np.array(mask)
-    except UnreadableImage as error:
-        raise DataError(f"{path}: not a usable mask ({error.reason}); replace or delete it") from error
-
-
-def num_mask_values(path: Path, exactly: bool = False) -> int:
-    """1 or 2 for a file that holds as many values, as masks do; 0 for any other, and for what is no image.
-
-    Unless `exactly`, values close to black or white count as these: a mask that was saved as JPEG has many.
-    """
-    try:
-        with refusing():
-            image = _decoded(path, LARGEST_MASK)
-            value_HW = np.asarray(image if _is_deep(image) else image.convert("L"))
-    except UnreadableImage:
-        return 0
-    values, counts = np.unique(value_HW, return_counts=True)
-    if not exactly and value_HW.dtype == np.uint8:
-        extreme = (values < _NEARLY) | (values > 255 - _NEARLY)
-        values = values[:2] if counts[extreme].sum() > _MOSTLY * counts.sum() else values
-    return len(values) if len(values) <= 2 else 0
-
-
-def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, an EXIF orientation applied; from the header, nothing is decoded.
-
-    Raises UnreadableImage if no decoder knows the file.
-    """
-    with refusing(), path.open("rb") as file:
-        image = header(file)
-        # Pillow would decode a whole PNG to look behind its pixels, where no camera writes an orientation.
-        tags = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        on_its_side = tags.get(ExifTags.Base.Orientation, 1) >= 5
-        # Of a TIFF, Pillow gives the upright size in some versions.
-        width, height = size_of(image.tag_v2) if isinstance(image, TiffImageFile) else image.size
-        return (height, width) if on_its_side else (width, height)
-
-
 def _read(path: Path, max_pixels: int, levels: Levels | None, least_px: int | None = None) -> Image.Image:
     """The decoded image; one of several 16-bit channels is on the levels already, if there are any."""
-    if levels is None or not _is_wide(path):
-        return _decoded(path, max_pixels, least_px)
-    value_HWC = _wide(path, max_pixels)
+    if levels is None or not is_wide(path):
+        return read_whole(path, max_pixels, least_px)
+    value_HWC = read_wide(path, max_pixels)
     colour_HW3 = levels.to_bytes(value_HWC[..., :3])
     if value_HWC.shape[2] == 3:
         return Image.fromarray(colour_HW3)
     return Image.fromarray(np.dstack([colour_HW3, (value_HWC[..., 3] >> 8).astype(np.uint8)]))
 
 
-def _is_wide(path: Path) -> bool:
-    """True if the image has several channels of 16 bits, of which Pillow gives 8."""
-    with path.open("rb") as file:
-        image = header(file)
-        return image.mode in ("RGB", "RGBA") and any(";16" in str(tile.args) for tile in image.tile)
-
-
-def _wide(path: Path, max_pixels: int) -> NDArray[np.uint16]:
-    """The image of several 16-bit channels [H, W, C], upright."""
-    high_HWC, low_HWC = (np.asarray(_decoded(path, max_pixels, half=half)) for half in _HALVES)
-    value_HWC: NDArray[np.uint16] = np.left_shift(high_HWC, 8, dtype=np.uint16) | low_HWC
-    return value_HWC
-
-
-def _of_low_halves(tile: Any) -> Any:
-    """The tile of an image of 16-bit channels with the lower 8 bits decoded: the bytes taken to be in another order."""
-    if isinstance(tile.args, str):
-        return tile._replace(args=_other_order(tile.args))
-    return tile._replace(args=tuple(map(_other_order, tile.args)))
-
-
-def _other_order(argument: Any) -> Any:
-    if not isinstance(argument, str) or argument[-4:] not in _OTHER_ORDER:
-        return argument
-    return argument[:-4] + _OTHER_ORDER[argument[-4:]]
-
-
-def _decoded(path: Path, max_pixels: int, least_px: int | None = None, half: _Half = "high") -> Image.Image:
-    """The whole image in memory, upright, in the file's own mode; of several 16-bit channels a half of their bits.
-
-    Where both sides may be as small as `least_px`, a large JPEG is decoded at a half, a quarter or an eighth of its
-    size, which is much faster and not quite the same as making it smaller afterwards.
-    """
-    lift_ceiling(max_pixels)
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise UnreadableImage("empty file")
-        image = header(file)
-        _check_header(image, max_pixels)
-        if least_px is not None:
-            image.draft(None, (least_px, least_px))
-        if half == "low":
-            image.tile = [_of_low_halves(tile) for tile in image.tile]
-        image.load()
-        if isinstance(image, TiffImageFile) and is_signed_byte(image.tag_v2):
-            _refuse_negative(np.asarray(image).view(np.int8))
-    ImageOps.exif_transpose(image, in_place=True)
-    return image
-
-
-def _refuse_negative(value_HW: NDArray[np.int8]) -> None:
-    low, high = value_HW.min(), value_HW.max()
-    if low < 0:
-        raise UnreadableImage(f"signed values {low} to {high} are negative; shift them and {SAVE_AS}")
-
-
-def lift_ceiling(max_pixels: int) -> None:
-    """Let Pillow decode as much as the configuration allows; it only ever rises, so threads cannot disagree."""
-    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max_pixels
-
-
-def _check_header(image: ImageFile, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise UnreadableImage(f"{image.width} x {image.height} pixels is more than data.max_pixels = {max_pixels}")
-    # The first frame of an MPO is the photograph; cameras append previews and depth maps to it.  Which picture of a
-    # TIFF is meant is known already.
-    frames = 1 if image.format in ("MPO", "TIFF") else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise UnreadableImage(f"has {frames} frames; split it into single images")
-
-
 def _rgb(image: Image.Image, levels: Levels | None) -> Image.Image:
-    if _is_deep(image):
+    if is_deep(image):
         image = _eight_bit(image, levels)
-    return _over(image, "white")
+    return flatten(image, "white")
 
 
-def _is_deep(image: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """True if a grey value is wider than 8 bits: modes I, I;16, I;16B and F."""
     return image.mode[0] in "IF"
 
@@ -285,18 +154,9 @@ def _within(value_HW: NDArray[Any], full: int) -> NDArray[Any]:
     return value_HW
 
 
-def _over(image: Image.Image, background: str) -> Image.Image:
+def flatten(image: Image.Image, background: str) -> Image.Image:
     """The image in RGB, its transparent parts filled with `background`."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     canvas = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
-
-
-def _not_black(image: Image.Image) -> NDArray[np.bool_]:
-    is_blurred = image.format in ("JPEG", "MPO")
-    if not _is_deep(image):  # a deep mask scaled to 8 bits would lose a value of 1
-        image = _over(image, "black")
-    value_HW = np.asarray(image).reshape(image.height, image.width, -1).max(axis=2)
-    defect_HW: NDArray[np.bool_] = np.greater(value_HW, value_HW.max() / 2 if is_blurred else 0)
-    return defect_HW

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llb_ray.config import DataConfig, Size
-from llb_ray.data.decoding import read_mask
 from llb_ray.data.label_shapes import mask_of
+from llb_ray.data.mask_files import read_mask
 from llb_ray.errors import DataError
 
 GREY = 128  # of ignored pixels, in each channel

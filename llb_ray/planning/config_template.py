@@ -9,7 +9,7 @@ from statistics import median
 import yaml
 
 from llb_ray.config import BackboneConfig, Size, format_size, parse
-from llb_ray.data.decoding import upright_size
+from llb_ray.data.image_files import upright_size
 from llb_ray.data.manifest import TRAIN, Manifest, path_from_text
 from llb_ray.detectors.weight_packages import PACKAGES
 from llb_ray.errors import ConfigError, DataError

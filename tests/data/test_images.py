@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llb_ray.data.decoding import content_id, read_mask, read_rgb, read_thumbnail
+from llb_ray.data.decoding import content_id, read_rgb, read_thumbnail
+from llb_ray.data.mask_files import read_mask
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.errors import DataError
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llb_ray.data.decoding import read_rgb, upright_size
+from llb_ray.data.decoding import read_rgb
+from llb_ray.data.image_files import upright_size
 from llb_ray.data.unreadable_files import UnreadableImage
 from tests.tiffs import COMPRESSION, OLD_SUBFILE, ORIENTATION, PHOTOMETRIC, SUBFILE, Page, write_tiff
 

@@ -11,7 +11,8 @@ from PIL import Image
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import load, parse, sides, with_overrides
-from llb_ray.data.decoding import read_mask, read_rgb
+from llb_ray.data.decoding import read_rgb
+from llb_ray.data.mask_files import read_mask
 from llb_ray.detectors.backbones import Backbone
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder

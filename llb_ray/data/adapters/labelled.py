@@ -19,13 +19,14 @@ from llb_ray.data.adapters.base import Adapter
 from llb_ray.data.adapters.entries import Draft, Entry, Part
 from llb_ray.data.adapters.table_files import Source
 from llb_ray.data.candidate_files import File
-from llb_ray.data.decoding import LARGEST_MASK, upright_size
 from llb_ray.data.directory_tree import LeftOut, found_below, require_folder
 from llb_ray.data.groups import Grouping
+from llb_ray.data.image_files import upright_size
 from llb_ray.data.label_shapes import Shape, mask_of
 from llb_ray.data.layout import is_tree_on_disk
 from llb_ray.data.listing_problems import Problem
 from llb_ray.data.manifest import TEST, path_text
+from llb_ray.data.mask_files import LARGEST_MASK
 from llb_ray.data.name_conventions import is_notes, means_normal
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.disk import write_atomic

@@ -9,7 +9,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llb_ray.data.decoding import upright_size
+from llb_ray.data.image_files import upright_size
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.unreadable_files import UnreadableImage
 

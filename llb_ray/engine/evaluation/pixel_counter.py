@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact, Recipe, digest
-from llb_ray.data.decoding import read_mask
+from llb_ray.data.mask_files import read_mask
 from llb_ray.data.tables import read_batches, read_table, write_table
 from llb_ray.detectors.base import row_batches
 from llb_ray.engine import filenames

@@ -13,10 +13,11 @@ import pyarrow as pa
 from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import RunConfig
 from llb_ray.data.candidate_files import THREADS
-from llb_ray.data.decoding import content_id, read_mask
+from llb_ray.data.decoding import content_id
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.image_masks import Hidden, ImageMasks, keys_digest, write_masks
 from llb_ray.data.manifest import Manifest, path_from_text
+from llb_ray.data.mask_files import read_mask
 from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine import filenames

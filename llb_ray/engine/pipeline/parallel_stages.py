@@ -25,8 +25,7 @@ from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard
 from llb_ray.engine.features.local_copies import LocalCopies
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
-from llb_ray.engine.workers.fit_log import fall_back_notices, short_fit_notices
-from llb_ray.engine.workers.fitter import Member, MemberSpec
+from llb_ray.engine.workers.fitter import Member, MemberSpec, fit_notices
 from llb_ray.engine.workers.scorer import Scorer, ScorerSpec, ScoreShard, score_shard
 from llb_ray.ensemble.categories import categories_of
 from llb_ray.errors import LlbError
@@ -104,10 +103,10 @@ class ParallelStages:
         self._go_on_without(failed, len(specs))
         specs = [spec for spec in specs if spec.name not in failed]
         todo = [spec for spec in todo if spec.name not in failed]
-        self.passes.recomputing += sum(map(_reads, specs))
-        self.passes.done += sum(_reads(spec) for spec in todo if isinstance(spec.access, StreamedFeatures))
+        self.passes.recomputing += sum(spec.num_reads for spec in specs)
+        self.passes.done += sum(spec.num_reads for spec in todo if isinstance(spec.access, StreamedFeatures))
         fitted = {spec.name: self._store.get(spec.recipe) for spec in specs}
-        for notice in _fit_notices(stage, specs, fitted):
+        for notice in fit_notices(stage, specs, fitted):
             self._clock.tell(f"note: {notice}")
         return fitted
 
@@ -265,18 +264,3 @@ def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
 
 def _num_images(shards: Sequence[Shard]) -> int:
     return sum(len(shard.images) for shard in shards)
-
-
-def _fit_notices(stage: str, specs: Sequence[MemberSpec], fitted: Mapping[str, Artifact]) -> Iterator[str]:
-    """Notices about the fits of a stage."""
-    largest = max(specs, key=lambda spec: len(spec.images))
-    yield from short_fit_notices(stage, largest.detector, largest.role, len(largest.images))
-    for name, made in fitted.items():
-        yield from fall_back_notices(name, made)
-
-
-def _reads(spec: MemberSpec) -> int:
-    """Images that a fit reads, with repetitions."""
-    num_rows = len(spec.images) * (1 + len(spec.augment))
-    num_weighted = len(spec.images) if spec.importance else 0  # once more at the end, for their weights
-    return spec.detector.reads(spec.role, num_rows) + num_weighted

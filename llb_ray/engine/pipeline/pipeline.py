@@ -22,9 +22,10 @@ from llb_ray.engine.features.ignored_pixels import refuse_ground_truth
 from llb_ray.engine.inspection.run_status import crashed_stage
 from llb_ray.engine.notebook_tables import html_table
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
+from llb_ray.engine.pipeline.input_stages import Base
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
 from llb_ray.engine.pipeline.stage_order import read_estimate, run_in_order
-from llb_ray.engine.pipeline.stages import Base, Stages
+from llb_ray.engine.pipeline.stages import Stages
 from llb_ray.engine.rundir.output_guard import refuse_inside
 from llb_ray.engine.rundir.published_files import publish
 from llb_ray.engine.rundir.run_artifacts import RunArtifacts

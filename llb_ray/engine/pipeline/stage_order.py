@@ -10,6 +10,7 @@ from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
 from llb_ray.engine.features.cache_budget import Features
 from llb_ray.engine.pipeline.decision_stages import kept_all_notices
+from llb_ray.engine.pipeline.input_stages import InputStages
 from llb_ray.engine.pipeline.stages import Folds, Stages
 from llb_ray.engine.rundir.run_artifacts import (
     DecisionArtifacts,
@@ -24,7 +25,7 @@ from llb_ray.ensemble.refinement import num_changed
 
 def run_in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     """All artifacts of the run; `said` are decisions by hand (schema `overrides.OVERRIDES`), if there are any."""
-    inputs = _inputs(stages)
+    inputs = _inputs(stages.inputs)
     features = stages.features(inputs.bands, inputs.levels)
     members = _members(stages, inputs.partition, features)
     overrides = None if said is None else stages.decisions.overrides(said)
@@ -45,7 +46,7 @@ def run_in_order(stages: Stages, said: pa.Table | None) -> RunArtifacts:
     return RunArtifacts.of(inputs, members, decided, final)
 
 
-def _inputs(stages: Stages) -> InputArtifacts:
+def _inputs(stages: InputStages) -> InputArtifacts:
     """Quick stages come first, so that a folder with too few images is refused before the long stages."""
     return InputArtifacts(
         images=stages.images(),

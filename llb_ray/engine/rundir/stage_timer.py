@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,13 @@ class StageTimer:
         reused = self.sound(recipe) is not None
         with self.timed(recipe.stage, reused), self.folder.store.building(recipe) as folder:
             yield folder
+
+    def make(self, recipe: Recipe, build: Callable[[Path], None]) -> Artifact:
+        """The stage's artifact, which `build` writes to a temporary folder unless it is up to date."""
+        with self.building(recipe) as folder:
+            if folder is not None:
+                build(folder)
+        return self.get(recipe)
 
     def get(self, recipe: Recipe) -> Artifact:
         """The finished artifact; raises ArtifactError where there is none."""

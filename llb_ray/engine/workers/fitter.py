@@ -5,7 +5,7 @@ workers together: the leading one writes the artifact, and the others fit along 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -33,7 +33,7 @@ from llb_ray.engine.execution.checkpoint import FileCheckpoints
 from llb_ray.engine.execution.heartbeat import Heartbeat
 from llb_ray.engine.execution.protocols import WorkerContext, device_for, owned_threads
 from llb_ray.engine.features.feature_access import FeatureAccess, OrderedSource
-from llb_ray.engine.workers.fit_log import write_log
+from llb_ray.engine.workers.fit_log import fall_back_notices, short_fit_notices, write_log
 from llb_ray.ensemble.trust import TRUSTED
 from llb_ray.errors import LlbError, ResourceError
 
@@ -76,8 +76,23 @@ class MemberSpec:
         return tuple(self.settings.get("augment", ()))
 
     @property
+    def num_reads(self) -> int:
+        """Number of images that the fit reads, with repetitions."""
+        num_rows = len(self.images) * (1 + len(self.augment))
+        num_weighted = len(self.images) if self.importance else 0  # once more at the end, for their weights
+        return self.detector.reads(self.role, num_rows) + num_weighted
+
+    @property
     def recipe(self) -> Recipe:
         return fit_recipe(self.settings, self.encoder_digest, self.images, self.ignored)
+
+
+def fit_notices(stage: str, specs: Sequence[MemberSpec], fitted: Mapping[str, Artifact]) -> Iterator[str]:
+    """Notices about the fits of a stage, one sentence each."""
+    largest = max(specs, key=lambda spec: len(spec.images))
+    yield from short_fit_notices(stage, largest.detector, largest.role, len(largest.images))
+    for name, made in fitted.items():
+        yield from fall_back_notices(name, made)
 
 
 def fit_recipe(
