@@ -16,6 +16,7 @@ from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.data.tables import read_table
 from llb_ray.engine.features.ignored_pixels import read_ignored
+from llb_ray.engine.inference.photograph_masks import PhotographMasks
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
@@ -263,6 +264,22 @@ def test_new_photographs_without_masks_are_looked_at_whole_and_it_is_said(
     by_file = detector.predict([others / "good" / "1.png"], ignore_mask=[cell / "masks" / "test" / "good" / "1.png"])
     assert whole.score_N[0] > by_array.score_N[0] == by_file.score_N[0]
     assert detector.predict(image, inspect_mask=Image.fromarray(~hidden)).score_N[0] == by_array.score_N[0]
+
+
+def test_a_prediction_goes_on_only_with_the_masks_that_it_began_with(run: Path, cell: Path, tmp_path: Path) -> None:
+    folder = RunFolder.open(run)
+    shutil.copytree(cell / "masks", tmp_path / "masks")
+
+    def key() -> str:
+        hidden = read_ignored(folder.made().ignored, folder.config())
+        masks = PhotographMasks.of(hidden, folder.config(), tmp_path / "masks")
+        assert masks is not None
+        return masks.key
+
+    before = key()
+    assert key() == before
+    _mask(tmp_path / "masks" / "test" / "good" / "0.png", (slice(0, 9), slice(0, 9)))
+    assert key() != before
 
 
 def test_what_to_inspect_has_to_be_known(inspecting: tuple[Path, Path], cell: Path, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Masks of photographs in folders: found by path, combined with a mask for all, and read as they are asked for."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llb_ray.config import DataConfig
+from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.image_masks import ImageMasks, keys_digest, mask_inputs, write_masks
+from llb_ray.data.mask_folders import MaskFolders
+from llb_ray.errors import DataError
+
+SIZE = (8, 12)
+LEFT = np.zeros(SIZE, bool)
+LEFT[:, :6] = True
+
+
+def _white(path: Path, white_HW: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(white_HW).save(path)
+    return path
+
+
+def _folders(**named: Path) -> MaskFolders:
+    found = MaskFolders.of(DataConfig(**{name: str(path) for name, path in named.items()}), SIZE)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["7.png", "7.bmp", "7_mask.png", "7.jpg.png", "7.json"])
+def test_a_mask_has_the_path_of_its_photograph(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "masks" / "test" / "bad" / name
+    if name.endswith(".json"):
+        path.parent.mkdir(parents=True)
+        shape = {"shape_type": "rectangle", "points": [[0, 0], [5.4, 8]]}
+        path.write_text(json.dumps({"imageWidth": 12, "imageHeight": 8, "shapes": [shape]}))
+    else:
+        _white(path, LEFT)
+    folders = _folders(ignore_mask=tmp_path / "masks")
+    found = folders.of_photograph("test/bad/7.jpg")
+    assert found is not None
+    clear = np.r_[:5, 7:12]  # of the pixel that labelme's line is drawn on
+    assert np.array_equal(found.mask_HW[:, clear], LEFT[:, clear])
+    for other in ("test/bad/8.jpg", "test/good/7.jpg", "7.jpg", "../masks/test/bad/7.jpg", "/test/bad/7.jpg"):
+        assert folders.of_photograph(other) is None
+
+
+def test_one_setting_may_be_about_all_photographs(tmp_path: Path) -> None:
+    top = np.zeros(SIZE, bool)
+    top[:2] = True
+    _white(tmp_path / "parts" / "1.png", ~LEFT)
+    folders = _folders(ignore_mask=_white(tmp_path / "clock.png", top), inspect_mask=tmp_path / "parts")
+    found = folders.of_photograph("1.jpg")
+    assert found is not None
+    assert np.array_equal(found.mask_HW, LEFT | top)
+    with pytest.raises(DataError, match=r"parts: has no mask of 2.jpg"):
+        folders.of_photograph("2.jpg")
+    assert MaskFolders.of(DataConfig(ignore_mask=str(tmp_path / "clock.png")), SIZE) is None
+
+
+@pytest.mark.parametrize("names", [["1.png", "1.json"], ["1.png", "1_mask.png"], ["1.bmp", "1.png"]])
+def test_two_masks_of_one_photograph_are_refused(names: Sequence[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"may both be the mask of 1.jpg; delete one"):
+        _folders(ignore_mask=tmp_path).of_photograph("1.jpg")
+
+
+def test_masks_are_kept_by_content_and_go_to_workers_without_their_bytes(tmp_path: Path) -> None:
+    ignored = {name: Ignored(np.random.default_rng(row).random(SIZE) > 0.5) for row, name in enumerate("abc")}
+    write_masks(tmp_path / "masks.arrow", ignored.items())
+    masks = ImageMasks(tmp_path / "masks.arrow", SIZE)
+    assert masks.key == keys_digest({name: one.key for name, one in ignored.items()})
+    sent = pickle.dumps(masks)
+    assert len(sent) < 400
+    for name, one in ignored.items():
+        found = pickle.loads(sent).of_image(name)  # noqa: S301 - our own
+        assert np.array_equal(found.mask_HW, one.mask_HW)
+    assert masks.of_image("d") is None
+    assert masks.inputs(["d", "e"]) == {} == mask_inputs([])
+    assert masks.inputs(["a", "d"]) != masks.inputs(["d", "a"]) != masks.inputs(["b", "d"])
+    with pytest.raises(DataError, match="the mask of image a"):
+        ImageMasks(tmp_path / "masks.arrow", (8, 13)).of_image("a")
