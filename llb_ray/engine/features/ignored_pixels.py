@@ -23,7 +23,7 @@ from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine import filenames
 from llb_ray.errors import ConfigError, DataError
 
-_AT_ONCE = 64  # masks that are held
+_AT_ONCE = 16  # masks that are held; of large photographs in tiles each takes megabytes
 
 
 def ignored_recipe(ignored: Ignored) -> Recipe:
