@@ -18,6 +18,7 @@ from llb_ray.artifacts import digest
 from llb_ray.config import Size
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.tables import batch_writer, read_table
+from llb_ray.data.unreadable_files import UnreadableImage, refusing
 from llb_ray.errors import DataError
 
 MASKS = pa.schema(
@@ -47,11 +48,19 @@ class ImageMasks:
         row = self._rows.get(image_id)
         if row is None:
             return None
-        with io.BytesIO(self._table["mask"][row].as_py()) as file, Image.open(file, formats=["PNG"]) as image:
-            found = Ignored(np.array(image.convert("1")))
-        if found.mask_HW.shape != self.size or found.key != self.keys[image_id]:
+        try:
+            found = self._decoded(self._table["mask"][row].as_py())
+        except UnreadableImage:
+            found = None
+        if found is None or found.key != self.keys[image_id]:
             raise DataError(f"{self.file}: damaged (the mask of image {image_id}); run the same command again")
         return found
+
+    def _decoded(self, content: bytes) -> Ignored | None:
+        """The pixels in a PNG; None for one of another size, of which none is decoded."""
+        with refusing(), io.BytesIO(content) as file, Image.open(file, formats=["PNG"]) as image:
+            own = image.height, image.width
+            return Ignored(np.array(image.convert("1"))) if own == self.size else None
 
     @cached_property
     def keys(self) -> Mapping[str, str]:

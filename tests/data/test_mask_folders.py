@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from llb_ray.config import DataConfig
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import ImageMasks, keys_digest, mask_inputs, write_masks
+from llb_ray.data.image_masks import MASKS, ImageMasks, keys_digest, mask_inputs, write_masks
 from llb_ray.data.mask_folders import MaskFolders
+from llb_ray.data.tables import read_table, write_table
 from llb_ray.errors import DataError
 
 SIZE = (8, 12)
@@ -84,5 +86,12 @@ def test_masks_are_kept_by_content_and_go_to_workers_without_their_bytes(tmp_pat
     assert masks.of_image("d") is None
     assert masks.inputs(["d", "e"]) == {} == mask_inputs([])
     assert masks.inputs(["a", "d"]) != masks.inputs(["d", "a"]) != masks.inputs(["b", "d"])
-    with pytest.raises(DataError, match="the mask of image a"):
-        ImageMasks(tmp_path / "masks.arrow", (8, 13)).of_image("a")
+
+
+@pytest.mark.parametrize("forged", [b"", b"no image", Ignored(LEFT).png(), Ignored(LEFT[:, :5]).png()])
+def test_a_mask_that_is_not_what_its_key_says_is_damaged(forged: bytes, tmp_path: Path) -> None:
+    write_masks(tmp_path / "masks.arrow", [("a", Ignored(~LEFT))])
+    table = read_table(tmp_path / "masks.arrow")
+    write_table(tmp_path / "forged.arrow", table.set_column(2, MASKS.field("mask"), pa.array([forged], pa.binary())))
+    with pytest.raises(DataError, match=r"damaged \(the mask of image a\)"):
+        ImageMasks(tmp_path / "forged.arrow", SIZE).of_image("a")

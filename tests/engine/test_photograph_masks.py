@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 from scipy.ndimage import binary_erosion
@@ -410,6 +411,16 @@ def test_a_run_without_masks_takes_none(given: Sequence[str], finished_bank: Pat
         llb_ray.predict(finished_bank, cell / "photos" / "test", out=tmp_path / "out", **named)
     with pytest.raises(ConfigError, match="the run was made without"):
         llb_ray.Detector.load(finished_bank).predict(cell / "photos/test/good/0.png", **named)
+
+
+def test_new_photographs_may_have_one_mask_together(run: Path, cell: Path, tmp_path: Path) -> None:
+    photos = cell / "photos" / "test" / "spot"
+    _mask(tmp_path / "all.png", (slice(None), slice(44, None)))
+    llb_ray.predict(run, photos, out=tmp_path / "out", overlays="none", ignore_mask=tmp_path / "all.png")
+    regions = parquet.read_table(tmp_path / "out" / "regions.parquet").to_pylist()
+    assert all(region["x"] + region["width"] <= 46 for region in regions)
+    with pytest.raises(DataError, match="no such file or folder of masks"):
+        llb_ray.predict(run, photos, out=tmp_path / "no", ignore_mask=tmp_path / "none")
 
 
 def test_a_path_that_leaves_the_folder_has_no_mask(inspecting: tuple[Path, Path], cell: Path, tmp_path: Path) -> None:
