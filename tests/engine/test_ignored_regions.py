@@ -107,6 +107,7 @@ def test_what_is_ignored_wins_nowhere(run: Path, clocks: Path) -> None:
 
 
 def test_the_run_keeps_the_mask_and_needs_the_file_no_more(run: Path, clocks: Path, mask: Path, tmp_path: Path) -> None:
+    assert "the same region in every image" in (run / "card.md").read_text()
     kept = np.asarray(Image.open(run / "ignored.png"))
     size = RunFolder.open(run).config().detector.size
     assert kept.shape == size

@@ -173,6 +173,10 @@ def test_defects_are_found_and_nothing_under_a_mask(run: Path, cell: Path, tmp_p
         assert not verdicts.finders[number - 22].mask(verdicts.map_NHW[number - 22], SIZE)[hidden].any()
 
 
+def test_the_card_says_that_new_images_need_masks(run: Path) -> None:
+    assert "by a mask of its own in each of 27 images; new images need theirs" in (run / "card.md").read_text()
+
+
 def test_pixels_under_a_mask_are_not_measured(run: Path) -> None:
     folder = RunFolder.open(run)
     config, made = folder.config(), folder.made()

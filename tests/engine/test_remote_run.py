@@ -186,7 +186,7 @@ def test_the_command_line_takes_a_uri_for_a_run(
     code, status = _llb("status", secret)
     assert (code, status.splitlines()[-1]) == (0, f"all files         {shown}"), status
     code, audited = _llb("audit", secret)
-    assert (code, audited.count("ok  ")) == (0, 26), audited
+    assert (code, audited.count("ok  ")) == (0, 27), audited
     good, out = photos / "test" / "good", tmp_path / "predicted"
     code, predicted = _llb("predict", secret, "--data", good, "--out", out)
     assert code == 0, predicted
