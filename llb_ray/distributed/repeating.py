@@ -9,11 +9,11 @@ LOOK_S = 5.0  # Ray exports metrics every ten seconds
 
 
 class Repeating:
-    """A context in which a function is called every `LOOK_S` seconds, in a thread of its own, and a last time at its
-    end."""
+    """A context in which a function is called every few seconds, in a thread of its own, and a last time at its end."""
 
-    def __init__(self, call: Callable[[], None], name: str) -> None:
+    def __init__(self, call: Callable[[], None], name: str, every_s: float | None = None) -> None:
         self._call = call
+        self._every_s = LOOK_S if every_s is None else every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._again, name=name, daemon=True)
 
@@ -30,5 +30,5 @@ class Repeating:
     def _again(self) -> None:
         ended = False
         while not ended:
-            ended = self._stop.wait(LOOK_S)
+            ended = self._stop.wait(self._every_s)
             self._call()

@@ -19,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from llb_ray.config import WorkerRange
 from llb_ray.distributed.capacity import label_selector
 from llb_ray.distributed.death_reason import why
+from llb_ray.distributed.drain_watch import posting_evictions
 from llb_ray.distributed.torch_data_parallel import TorchPeers
 from llb_ray.engine.execution.protocols import PeerWorker, Spec, WorkerContext, device_for
 from llb_ray.engine.filenames import CHECKPOINTS
@@ -134,5 +135,6 @@ def _take_part(work: dict[str, Any]) -> None:
     """The part of each worker."""
     spec: Spec = work["spec"]
     working = work["worker"](spec, TorchPeers(device_for(spec.context.resources)))
-    for step in working.STEPS:
-        getattr(working, step)()
+    with posting_evictions(anywhere=True):  # the leading worker saves for the others
+        for step in working.STEPS:
+            getattr(working, step)()

@@ -1,6 +1,8 @@
 """A simulated cluster of three nodes, and runs small enough to kill things in."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,9 +53,33 @@ class Nodes:
 
     def kill_node_of(self, pid: int) -> None:
         """The node that this worker process runs on is gone, as when its plug is pulled."""
+        self.cluster.remove_node(self.workers.pop(self._name_of(pid)), allow_graceful=False)
+
+    def drain_node_of(self, pid: int) -> None:
+        """The node that this worker process runs on will be taken away in a minute, as a cloud announces it."""
+        told = (
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "spot",
+            "--deadline-remaining-seconds",
+            "60",
+        )
+        node = self.workers[self._name_of(pid)].node_id
+        command = [
+            Path(sys.executable).with_name("ray"),
+            "drain-node",
+            "--address",
+            self.address,
+            "--node-id",
+            node,
+            *told,
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def _name_of(self, pid: int) -> str:
         parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        name = next(name for name, node in self.workers.items() if _raylet(node) == parent)
-        self.cluster.remove_node(self.workers.pop(name), allow_graceful=False)
+        return next(name for name, node in self.workers.items() if _raylet(node) == parent)
 
     def restore(self) -> None:
         """Two nodes again."""

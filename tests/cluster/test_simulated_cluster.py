@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -127,6 +127,30 @@ def test_the_death_of_an_actor_or_a_node_changes_nothing_and_is_told(
         assert (int(first) > 1, int(total)) == (True, STEPS)
 
 
+def test_a_fit_on_a_node_that_is_drained_is_saved_before_it_goes(
+    whole_cluster: Nodes, undisturbed: Path, config: RunConfig, photos: Path, tmp_path: Path
+) -> None:
+    """By itself, it would be saved once an hour."""
+    seldom, said, saved = with_overrides(config, ["resources.checkpoint_s=3600"]), list[str](), list[bool]()
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    _without_member(out, 3)
+
+    def strike(line: journal.Line) -> None:
+        whole_cluster.drain_node_of(line.pid)
+        saved.append(_within(30, lambda: any((out / "checkpoints").glob("*.checkpoint"))))
+        whole_cluster.kill_node_of(line.pid)
+
+    with whole_cluster.driving(tmp_path / "journal", 0.2), in_small_shards():
+        killer = when(tmp_path / "journal", lambda line: line.done >= 5, strike)
+        llb_ray.run(seldom, llb_ray.read_folder(photos, seldom), out=out, executor="ray", tell=said.append)
+        killer.join()
+    assert saved == [True]
+    (resumed,) = (line for line in said if line.startswith("member-003: its process died and was restarted (1x)"))
+    assert int(resumed.split()[-1].partition("/")[0]) > 5
+    made, reference = (final_files(run) | {"config.yaml": ""} for run in (out, undisturbed))
+    assert made == reference, "how often a fit is saved is no part of it"
+
+
 @pytest.mark.parametrize("step", ["fit", "score"])
 def test_after_the_death_of_the_driver_the_same_command_goes_on(
     step: str, whole_cluster: Nodes, begun: Path, undisturbed: Path, config: RunConfig, photos: Path, tmp_path: Path
@@ -155,9 +179,15 @@ def test_after_the_death_of_the_driver_the_same_command_goes_on(
 
 def _until_gone(pids: set[int]) -> None:
     """Ray ends the workers of a driver that died, a moment later."""
-    give_up_s = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < give_up_s:
-        time.sleep(0.1)
+    _within(60, lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def _within(limit_s: float, holds: Callable[[], bool]) -> bool:
+    """True as soon as it holds, False where it does not in that time."""
+    give_up_s = time.monotonic() + limit_s
+    while not (held := holds()) and time.monotonic() < give_up_s:
+        time.sleep(0.05)
+    return held
 
 
 def test_a_partial_ensemble_where_a_members_process_keeps_dying(

@@ -1,5 +1,6 @@
 """A fit that is killed goes on from its last checkpoint, gives the same bytes, and leaves no checkpoint behind."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
 from llb_ray.detectors import gradient_detector
+from llb_ray.engine.execution import checkpoint
 from llb_ray.engine.execution.checkpoint import FileCheckpoints
+from llb_ray.engine.execution.eviction import EvictionNotice
 from tests.support import final_files
 
 
@@ -53,6 +56,28 @@ def test_no_step_is_done_twice_and_nothing_is_different(
 def test_a_checkpoint_is_due_when_its_time_has_passed(tmp_path: Path) -> None:
     assert FileCheckpoints(tmp_path / "one", interval_s=0).due(1)
     assert not FileCheckpoints(tmp_path / "one", interval_s=3600).due(1000)
+
+
+def test_a_notice_of_eviction_makes_a_checkpoint_due_at_once_and_then_every_few_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(checkpoint, "NOTICE", notice := EvictionNotice())
+    often, seldom = (FileCheckpoints(tmp_path / f"{s}", interval_s=s, _saved_s=now_s) for s in (2, 3600))
+    now_s += 1
+    notice.post(True)
+    assert often.due(1)
+    assert seldom.due(1)
+    for checkpoints in (often, seldom):
+        checkpoints.save({})
+    now_s += 3
+    notice.post(True)
+    assert (often.due(2), seldom.due(2)) == (True, False)
+    now_s += 3
+    assert seldom.due(3)
+    notice.post(False)
+    assert not seldom.due(3)
 
 
 def test_a_finished_fit_removes_what_a_kill_within_a_save_left(tmp_path: Path) -> None:

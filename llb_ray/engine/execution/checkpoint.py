@@ -21,15 +21,20 @@ from llb_ray.artifacts import Recipe, Store
 from llb_ray.detectors.base import State
 from llb_ray.detectors.data_parallel import ALONE, ProcessGroup
 from llb_ray.disk import LOCAL, Disk, seal_content, unseal_content
+from llb_ray.engine.execution.eviction import NOTICE
 from llb_ray.engine.filenames import CHECKPOINTS
 from llb_ray.remote import Remote
 
 _log = logging.getLogger(__name__)
+_EVICTED_INTERVAL_S = 5.0  # between checkpoints while the machine is about to go
 
 
 @dataclass
 class FileCheckpoints:
-    """One file, written at most every `interval_s` seconds (the `Checkpoints` protocol of detectors)."""
+    """One file, written at most every `interval_s` seconds (the `Checkpoints` protocol of detectors).
+
+    At a notice of eviction it is written at once, and every few seconds as long as that stands.
+    """
 
     path: Path
     interval_s: float
@@ -59,7 +64,12 @@ class FileCheckpoints:
 
     def due(self, num_done: int) -> bool:
         """True if the interval has passed, and it is this worker's to save."""
-        return self.peers.leads and time.monotonic() - self._saved_s >= self.interval_s
+        return self.peers.leads and time.monotonic() - self._saved_s >= self._interval_now_s()
+
+    def _interval_now_s(self) -> float:
+        if NOTICE.since_s is None:
+            return self.interval_s
+        return 0.0 if self._saved_s < NOTICE.since_s else min(self.interval_s, _EVICTED_INTERVAL_S)
 
     def save(self, state: State) -> None:
         """Replace the file; a reader sees the old one or the new one."""
