@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, refuse_labels
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, ignores_labels, refuse_labels
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, locate
 
@@ -72,6 +72,7 @@ def repurify(
     base = FinishedRun(RunFolder.open(locate(run)), None if data is None else Path(data))
     amendment = read_amendment(base, Path(overrides), by, locate(out))
     with _entered(executor, ray_address) as workers:
+        _note_labels(workers, base.config, tell)
         return repurify_run(base, amendment, locate(out), workers, tell)
 
 
@@ -107,6 +108,7 @@ def update(
     more = read_folder(Path(data), base.config.data.model_copy(update={"category": category}), progress)
     joined = join_update(base, more, corrections, locate(out))
     with _entered(executor, ray_address) as workers:
+        _note_labels(workers, base.config, tell)
         return update_run(base, joined, locate(out), workers, tell)
 
 
@@ -121,6 +123,12 @@ def make_executor(name: str, address: str | None = None) -> Executor:
 
         return RayExecutor(address)
     raise ConfigError(f"executor {name!r} is unknown; choose ray or serial")
+
+
+def _note_labels(workers: Executor, config: RunConfig, tell: Tell) -> None:
+    """Report that labels have no effect; they are a finished run's, and cannot be dropped as from a new one."""
+    if ignores_labels(workers, config.resources):
+        tell("note: resources.label_selector has no effect: the serial executor stays on this machine")
 
 
 def _entered(executor: str | Executor, address: str | None = None) -> AbstractContextManager[Executor]:

@@ -1,7 +1,7 @@
-"""Nodes that are drained: Ray is told so by an autoscaler or by `ray drain-node` before the machine is taken away.
+"""Nodes that are drained: an autoscaler or `ray drain-node` says so to Ray before the machine is taken away.
 
-Ray starts nothing more there, and leaves alone what runs.  It tells Ray Train's workers of it, in a call that all of
-them have to make at every step, and no other process: each of ours asks by itself.
+Ray starts nothing more there, and leaves alone what runs.  It notifies Ray Train's workers only, in a call that all of
+them have to make at every step; so each process of ours asks by itself.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ _LOOK_S = 2.0  # the shortest notice that clouds give is half a minute
 
 
 @contextlib.contextmanager
-def posting_evictions(anywhere: bool = False) -> Iterator[None]:
-    """Inside, fits of this process are told when its node is drained, or any node where `anywhere` is true."""
+def posting_evictions(any_node: bool = False) -> Iterator[None]:
+    """Inside, a notice of eviction is posted while this node is drained, or any node where `any_node` is true."""
     here = ray.get_runtime_context().get_node_id()
 
     def look() -> None:
         drained = state.get_draining_nodes()  # by Ray's id, with the deadline
-        NOTICE.post(bool(drained) if anywhere else here in drained)
+        NOTICE.post(bool(drained) if any_node else here in drained)
 
     try:
         with Repeating(look, "llb-drain", _LOOK_S):

@@ -135,6 +135,6 @@ def _take_part(work: dict[str, Any]) -> None:
     """The part of each worker."""
     spec: Spec = work["spec"]
     working = work["worker"](spec, TorchPeers(device_for(spec.context.resources)))
-    with posting_evictions(anywhere=True):  # the leading worker saves for the others
+    with posting_evictions(any_node=True):  # the leading worker saves for the others
         for step in working.STEPS:
             getattr(working, step)()

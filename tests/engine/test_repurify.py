@@ -18,8 +18,10 @@ from llb_ray.data.tables import read_table, write_table
 from llb_ray.disk import file_digest
 from llb_ray.engine.execution.executor import SerialExecutor, Tell
 from llb_ray.engine.execution.protocols import Spec, Worker
+from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.engine.pipeline.pipeline import Result
-from llb_ray.errors import ArtifactError, AuditError, DataError, LlbError, MemberError
+from llb_ray.engine.rundir.run_folder import RunFolder
+from llb_ray.errors import ArtifactError, AuditError, DataError, LlbError, MemberError, ResourceError
 from tests.support import final_files
 
 REUSED = {"manifest", "labels", "partition", "features", "members", "member-scores", "scores"}
@@ -124,6 +126,19 @@ class OneFails(SerialExecutor):
             OneFails.tried = True
             failed = {"member-001": MemberError("member-001: failed")}
         return super().run(worker, chosen, tell, may_fail) | failed
+
+
+def test_a_run_of_labelled_nodes_can_be_repurified_without_them_and_says_so(finished: Path, tmp_path: Path) -> None:
+    run, said = Path(shutil.copytree(finished, tmp_path / "run")), list[str]()
+    labelled = with_overrides(FinishedRun(RunFolder.open(run), None).config, ["resources.label_selector={zone: a}"])
+    (run / "config.yaml").write_text(labelled.to_yaml())
+    overrides = _csv(tmp_path / "overrides.csv", {_some(run, "rejected")[0]: "unsure"})
+    llb_ray.repurify(run, overrides, out=tmp_path / "new", by="Ada", executor="serial", tell=said.append)
+    assert said[0] == "note: resources.label_selector has no effect: the serial executor stays on this machine"
+    with pytest.raises(ResourceError, match="the serial executor stays on this machine; drop the setting"):
+        llb_ray.run(
+            labelled, FinishedRun(RunFolder.open(run), None).manifest, out=tmp_path / "other", executor="serial"
+        )
 
 
 def test_a_member_that_was_missing_is_not_tried_again(photos: Path, tiny: RunConfig, tmp_path: Path) -> None:

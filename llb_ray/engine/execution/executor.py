@@ -108,11 +108,16 @@ class SerialExecutor:
 
 def refuse_labels(executor: Executor, resources: ResourcesConfig) -> None:
     """Raise ResourceError for labels of nodes where the executor cannot choose a node."""
-    if resources.label_selector and isinstance(executor, SerialExecutor):
+    if ignores_labels(executor, resources):
         raise ResourceError(
             "resources.label_selector names nodes of a Ray cluster, and the serial executor stays on this machine; "
             "drop the setting, or take --executor ray"
         )
+
+
+def ignores_labels(executor: Executor, resources: ResourcesConfig) -> bool:
+    """True where labels of nodes are asked for and the executor cannot choose a node."""
+    return bool(resources.label_selector) and isinstance(executor, SerialExecutor)
 
 
 def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: WorkerRange) -> None:
