@@ -8,6 +8,7 @@ import yaml
 from pyarrow import csv, parquet
 
 import llb_ray
+from llb_ray.artifacts.artifact import FORMAT_VERSION
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +67,11 @@ def test_the_file_map_is_of_the_files_that_there_are() -> None:
 def test_the_reference_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference.md").read_text()
     assert sorted(re.findall(r"^::: llb_ray\.(\w+)$", page, re.MULTILINE)) == sorted(llb_ray.__all__)
+
+
+def test_the_docs_and_the_changelog_say_the_artifact_format() -> None:
+    assert f"`format_version` ({FORMAT_VERSION})" in (ROOT / "docs" / "file-formats.md").read_text()
+    assert f"Artifact format {FORMAT_VERSION}:" in " ".join((ROOT / "CHANGELOG.md").read_text().split())
 
 
 def test_the_readme_is_short() -> None:
