@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,6 +116,8 @@ def predict(
     storage that all nodes share), or one that was entered; what is interrupted goes on with the same call. `progress`
     is called with (done, total) files.
     """
+    from llb_ray.data.ignored_regions import MaskPaths
+    from llb_ray.engine.inference.calibrated_run import VerdictSettings
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
 
@@ -137,12 +140,13 @@ def predict(
             use(judged)
 
     drawn = f"{overlays}, masks" if masks else overlays
-    asked = folder, data, to, each, progress, maps, drawn, threshold, false_alarm_rate, false_area_rate, category
-    masked = ignore_mask, inspect_mask
+    masked = MaskPaths.of(ignore_mask, inspect_mask)
+    settings = VerdictSettings(threshold, false_alarm_rate, false_area_rate, category, masked)
+    judge = partial(predict_images, folder, data, to, each, progress, settings=settings, keep_maps=maps, drawn=drawn)
     if executor == "serial" and ray_address is None:
-        return predict_images(*asked, *masked)
+        return judge()
     with make_executor(executor, ray_address) if isinstance(executor, str) else nullcontext(executor) as entered:
-        return predict_images(*asked, *masked, entered)
+        return judge(executor=entered)
 
 
 def threshold(run: str | Path, *, false_alarm_rate: float) -> dict[str, Any]:

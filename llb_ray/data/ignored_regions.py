@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,21 @@ Bools = NDArray[np.bool_]
 Region = Path | NDArray[Any]  # a file, or an array [H, W] of any size, not 0 inside
 
 
+class MaskPaths(NamedTuple):
+    """Masks of photographs, each a file for all of them or a folder with one for each (`mask_folders`)."""
+
+    ignore: Path | None = None  # white where photographs are ignored
+    inspect: Path | None = None  # white where they are looked at
+
+    @classmethod
+    def of(cls, ignore: str | Path | None, inspect: str | Path | None) -> Self:
+        """Those with these names."""
+        return cls(*(None if name is None else Path(name) for name in (ignore, inspect)))
+
+
+NO_MASKS = MaskPaths()
+
+
 @dataclass(frozen=True, eq=False)
 class Ignored:
     """The pixels that are not looked at, [H, W], of the size that photographs are brought to."""
@@ -40,13 +55,13 @@ class Ignored:
 
         Raises DataError for a file that holds no regions, and where nothing is left to look at.
         """
-        ignore, inspect = (None if name is None else Path(name) for name in (config.ignore_mask, config.inspect_mask))
-        return cls.drawn(ignore, inspect, size, config.max_pixels)
+        return cls.draw(*MaskPaths.of(config.ignore_mask, config.inspect_mask), size, config.max_pixels)
 
     @classmethod
-    def drawn(cls, ignore: Region | None, inspect: Region | None, size: Size, max_pixels: int) -> Self | None:
+    def draw(cls, ignore: Region | None, inspect: Region | None, size: Size, max_pixels: int) -> Self | None:
         """The pixels in the first region and those outside of the second; None without any; raises as `of` does."""
-        if ignore is None and inspect is None:
+        given = [region for region in (ignore, inspect) if region is not None]
+        if not given:
             return None
         mask_HW = np.zeros(size, bool)
         if ignore is not None:
@@ -54,14 +69,8 @@ class Ignored:
         if inspect is not None:
             mask_HW |= ~_region(inspect, size, max_pixels)
         if mask_HW.all():
-            named = [
-                str(region) if isinstance(region, Path) else "a mask"
-                for region in (ignore, inspect)
-                if region is not None
-            ]
-            raise DataError(
-                f"{' and '.join(named)}: leave no pixel to look at; change data.ignore_mask or inspect_mask"
-            )
+            names = " and ".join(str(region) if isinstance(region, Path) else "a mask" for region in given)
+            raise DataError(f"{names}: leave no pixel to look at; change data.ignore_mask or inspect_mask")
         return cls(mask_HW)
 
     @property
@@ -84,14 +93,14 @@ class Ignored:
             return file.getvalue()
 
 
-def _region(shown: Region, size: Size, max_pixels: int) -> Bools:
-    """True inside the region that a file or an array shows."""
-    if isinstance(shown, np.ndarray):
-        return np.asarray(Image.fromarray(shown != 0).resize(size[::-1], Image.Resampling.NEAREST))
-    return _drawn(shown, size) if shown.suffix.lower() == ".json" else read_mask(shown, size, max_pixels)
+def _region(region: Region, size: Size, max_pixels: int) -> Bools:
+    """True inside the region that a file or an array shows [H, W], of this size."""
+    if isinstance(region, np.ndarray):
+        return np.asarray(Image.fromarray(region != 0).resize(size[::-1], Image.Resampling.NEAREST))
+    return _read_shapes(region, size) if region.suffix.lower() == ".json" else read_mask(region, size, max_pixels)
 
 
-def _drawn(path: Path, size: Size) -> Bools:
+def _read_shapes(path: Path, size: Size) -> Bools:
     """True inside the shapes of a labelme file."""
     try:
         if path.stat().st_size > _LARGEST_FILE:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from llb_ray.config import DataConfig, Size
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.ignored_regions import Ignored, MaskPaths
 from llb_ray.data.manifest import path_text
 from llb_ray.data.name_conventions import is_clutter
 from llb_ray.errors import DataError
@@ -22,8 +22,7 @@ from llb_ray.errors import DataError
 class MaskFolders:
     """The settings that say what is ignored in each photograph; at least one of them is a folder."""
 
-    ignore: Path | None
-    inspect: Path | None
+    paths: MaskPaths
     size: Size
     max_pixels: int  # of a mask's file
     _listed: dict[Path, Mapping[str, Sequence[str]]] = field(default_factory=dict, compare=False, repr=False)
@@ -31,14 +30,13 @@ class MaskFolders:
     @classmethod
     def of(cls, config: DataConfig, size: Size) -> "MaskFolders | None":
         """Those of a run; None where no setting names a folder."""
-        ignore, inspect = (None if name is None else Path(name) for name in (config.ignore_mask, config.inspect_mask))
-        found = cls(ignore, inspect, size, config.max_pixels)
+        found = cls(MaskPaths.of(config.ignore_mask, config.inspect_mask), size, config.max_pixels)
         return found if found.folders else None
 
     @property
     def folders(self) -> list[Path]:
         """The folders among them."""
-        return [path for path in (self.ignore, self.inspect) if path is not None and path.is_dir()]
+        return [path for path in self.paths if path is not None and path.is_dir()]
 
     @property
     def names(self) -> str:
@@ -51,12 +49,12 @@ class MaskFolders:
         Raises DataError for a mask that is no mask or leaves nothing, for two that could be meant, and where
         there is none that says what is to be inspected.
         """
-        ignore, inspect = (self._mask(named, path) for named in (self.ignore, self.inspect))
-        if self.inspect is not None and inspect is None:
+        ignore, inspect = (self._mask(named, path) for named in self.paths)
+        if self.paths.inspect is not None and inspect is None:
             raise DataError(
-                f"{self.inspect}: has no mask of {path_text(path)}, so nothing says what to inspect; draw one"
+                f"{self.paths.inspect}: has no mask of {path_text(path)}, so nothing says what to inspect; draw one"
             )
-        return Ignored.drawn(ignore, inspect, self.size, self.max_pixels)
+        return Ignored.draw(ignore, inspect, self.size, self.max_pixels)
 
     def _mask(self, named: Path | None, path: str) -> Path | None:
         """The mask of a photograph by one setting; None where there is none."""
@@ -66,15 +64,17 @@ class MaskFolders:
         if photograph.is_absolute() or ".." in photograph.parts:
             return None  # it is not below the folder that paths are relative to
         folder = named / photograph.parent
-        names = self._by_stem(folder)
-        found = names.get(photograph.name) or [
-            name for stem in (photograph.stem, f"{photograph.stem}_mask") for name in names.get(stem, ())
-        ]
+        found = self._names(folder, photograph)
         if len(found) > 1:
             raise DataError(
                 f"{folder}: {' and '.join(found[:2])} may both be the mask of {path_text(path)}; delete one"
             )
         return folder / found[0] if found else None
+
+    def _names(self, folder: Path, photograph: PurePosixPath) -> Sequence[str]:
+        """The files of a folder that may be the mask of a photograph; one of its whole name counts alone."""
+        names, stem = self._by_stem(folder), photograph.stem
+        return names.get(photograph.name) or [*names.get(stem, ()), *names.get(f"{stem}_mask", ())]
 
     def _by_stem(self, folder: Path) -> Mapping[str, Sequence[str]]:
         """The files of a folder by their names without the suffix; nothing of one that is not there."""

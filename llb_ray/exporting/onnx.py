@@ -30,7 +30,7 @@ from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
 from llb_ray.detectors.inspected import ignored_share
 from llb_ray.engine.features.mask_channel import split_mask
-from llb_ray.engine.inference.calibrated_run import CalibratedRun
+from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
 from llb_ray.engine.inference.trained_detector import TrainedDetector
 from llb_ray.engine.inference.verdicts import Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -108,7 +108,7 @@ def export_onnx(run: FinishedRun, path: Path, category: str | None = None, any_s
 
 def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
     """The detector with one threshold; raises ConfigError for a run of several categories and none named."""
-    calibrated = CalibratedRun.of(run.folder, category=category)
+    calibrated = CalibratedRun.of(run.folder, VerdictSettings(category=category))
     calibrated.category(None)
     return TrainedDetector(calibrated)
 

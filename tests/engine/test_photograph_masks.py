@@ -15,6 +15,7 @@ from scipy.ndimage import binary_erosion
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
+from llb_ray.data.ignored_regions import MaskPaths
 from llb_ray.data.tables import read_table
 from llb_ray.engine.features.ignored_pixels import read_ignored
 from llb_ray.engine.inference.photograph_masks import PhotographMasks
@@ -277,7 +278,7 @@ def test_a_prediction_goes_on_only_with_the_masks_that_it_began_with(run: Path, 
 
     def key() -> str:
         hidden = read_ignored(folder.made().ignored, folder.config())
-        masks = PhotographMasks.of(hidden, folder.config(), tmp_path / "masks")
+        masks = PhotographMasks.of(hidden, folder.config(), MaskPaths(ignore=tmp_path / "masks"))
         assert masks is not None
         return masks.key
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
+from llb_ray.data.ignored_regions import NO_MASKS, MaskPaths
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.listing import nearest
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.features.encoding import FeatureExtractor
@@ -16,11 +17,26 @@ from llb_ray.engine.inference.photograph_masks import PhotographMasks
 from llb_ray.engine.inference.regions import ANY, RegionFinder
 from llb_ray.engine.inference.verdicts import Calibration, threshold_categories
 from llb_ray.engine.pixel_grid import PixelGrid
+from llb_ray.engine.rundir.run_artifacts import RunArtifacts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
 from llb_ray.errors import ArtifactError, ConfigError, WeightsError
 
 _NAME_ONE = "each has scores and a threshold of its own; name that of the images (category=NAME, --category NAME)"
+
+
+@dataclass(frozen=True)
+class VerdictSettings:
+    """What verdicts depend on besides the run: thresholds other than its own, the category and masks of new images."""
+
+    threshold: float | None = None  # of scores; None: the run's own, or that of the rate
+    false_alarm_rate: float | None = None
+    false_area_rate: float = FALSE_AREA_RATE  # of the pixel threshold
+    category: str | None = None  # of all images; None: the only one, or that of each
+    masks: MaskPaths = NO_MASKS
+
+
+_AS_THE_RUN = VerdictSettings()
 
 
 @dataclass(frozen=True)
@@ -34,42 +50,18 @@ class CalibratedRun:
     masks: PhotographMasks | None = None  # of a run in which each photograph has its own
 
     @classmethod
-    def of(
-        cls,
-        folder: RunFolder,
-        threshold: float | None = None,
-        false_alarm_rate: float | None = None,
-        false_area_rate: float = FALSE_AREA_RATE,
-        category: str | None = None,
-        ignore_mask: str | Path | None = None,
-        inspect_mask: str | Path | None = None,
-    ) -> "CalibratedRun":
-        """That of the run in a folder; `TrainedDetector.load` says what is given and raised, of masks
-        `PhotographMasks.of`."""
+    def of(cls, folder: RunFolder, settings: VerdictSettings = _AS_THE_RUN) -> "CalibratedRun":
+        """That of the run in a folder; `TrainedDetector.load` says what is raised, of masks `PhotographMasks.of`."""
         config, made = folder.config(), folder.made()
-        fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
         ignored = read_ignored(made.ignored, config)
-        scales = read_scale(made.bands), read_levels(made.levels), ignored
-        photographs = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
-        if photographs.key != made.final.inputs["encoder"]:
-            raise WeightsError(
-                f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
-                "put the same file and versions back, or run again"
-            )
+        photographs = _photographs(folder, config, made, ignored)
         if made.threshold is None:
             raise ArtifactError(
                 f"{folder.where}: threshold.method=none, so nothing says which score is anomalous; "
                 "run (or scan) again with threshold.method=members, which reuses all that is finished"
             )
-        known = threshold_categories(made.threshold)
-        names = known if category is None else [_known(category, known)]
-        if threshold is not None and len(names) > 1:
-            raise ConfigError(f"a threshold for several categories ({', '.join(names)}): {_NAME_ONE}")
-        calibrations = {}
-        for name in names:
-            regions = RegionFinder.of(made.threshold, false_area_rate, PixelGrid.of(config, ignored), name)
-            calibrations[name] = Calibration.of(made.threshold, regions, name).moved(threshold, false_alarm_rate)
-        masks = PhotographMasks.of(ignored, config, ignore_mask, inspect_mask)
+        calibrations = _calibrations(made.threshold, PixelGrid.of(config, ignored), settings)
+        masks = PhotographMasks.of(ignored, config, settings.masks)
         return cls(config, photographs, made.final, calibrations, masks)
 
     @property
@@ -97,6 +89,32 @@ class CalibratedRun:
     def batch_size(self) -> int:
         """Number of images that are judged at once."""
         return self.config.detector.images_at_once(self.config.resources.batch_size)
+
+
+def _photographs(folder: RunFolder, config: RunConfig, made: RunArtifacts, ignored: Hidden | None) -> FeatureExtractor:
+    """The run's way of encoding images; raises WeightsError where its encoder is no longer what it was."""
+    fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
+    scales = read_scale(made.bands), read_levels(made.levels), ignored
+    found = FeatureExtractor(root, config.data.max_pixels, config.detector, fingerprint, *scales)
+    if found.key != made.final.inputs["encoder"]:
+        raise WeightsError(
+            f"{folder.where}: the backbone's weights or library versions are no longer those of the run; "
+            "put the same file and versions back, or run again"
+        )
+    return found
+
+
+def _calibrations(made: Artifact, grid: PixelGrid, settings: VerdictSettings) -> dict[str, Calibration]:
+    """The calibrations by category; raises ConfigError for a threshold that is given for several categories."""
+    known = threshold_categories(made)
+    names = known if settings.category is None else [_known(settings.category, known)]
+    if settings.threshold is not None and len(names) > 1:
+        raise ConfigError(f"a threshold for several categories ({', '.join(names)}): {_NAME_ONE}")
+    moved = settings.threshold, settings.false_alarm_rate
+    return {
+        name: Calibration.of(made, RegionFinder.of(made, settings.false_area_rate, grid, name), name).moved(*moved)
+        for name in names
+    }
 
 
 def _known(name: str, names: Collection[str]) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
-from llb_ray.data.ignored_regions import Ignored, Region
+from llb_ray.data.ignored_regions import Ignored, MaskPaths, Region
 from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.manifest import path_text
 from llb_ray.data.mask_folders import MaskFolders
@@ -24,6 +24,10 @@ from llb_ray.errors import ConfigError, DataError
 
 Mask = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 _log = logging.getLogger(__name__)
+MADE_WITHOUT = (
+    "a mask for each photograph: the run was made without, so it has not learnt what to ignore; make one with "
+    "data.ignore_mask or data.inspect_mask naming a folder"
+)
 _REMEDY = "give its mask (--ignore-mask, --inspect-mask; of Detector.predict, ignore_mask, inspect_mask)"
 
 
@@ -34,44 +38,35 @@ class PhotographMasks:
     kept: ImageMasks
     given: MaskFolders
     is_needed: bool  # to know what to inspect
-    _said: set[str] = field(default_factory=set, compare=False, repr=False)
+    _warned: set[str] = field(default_factory=set, compare=False, repr=False)  # of what the user was told once
 
     @classmethod
-    def of(
-        cls,
-        hidden: Hidden | None,
-        config: RunConfig,
-        ignore: str | Path | None = None,
-        inspect: str | Path | None = None,
-    ) -> "PhotographMasks | None":
-        """Those for a run, from files or folders; None for a run in which photographs have no masks of their own.
+    def of(cls, hidden: Hidden | None, config: RunConfig, given: MaskPaths) -> "PhotographMasks | None":
+        """Those for a run, with those that are given; None for a run in which photographs have no masks of their own.
 
         Raises ConfigError for masks that such a run is given, and DataError for a file or folder that is not there.
         """
-        named = first, second = [None if name is None else Path(os.path.abspath(name)) for name in (ignore, inspect)]
         if not isinstance(hidden, ImageMasks):
-            if any(named):
-                raise ConfigError(
-                    "a mask for each photograph: the run was made without, so it has not learnt what to ignore; make "
-                    "one with data.ignore_mask or data.inspect_mask naming a folder"
-                )
+            if any(given):
+                raise ConfigError(MADE_WITHOUT)
             return None
-        for path in named:
+        paths = MaskPaths(*(None if path is None else Path(os.path.abspath(path)) for path in given))
+        for path in paths:
             if path is not None and not path.exists():
                 raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
-        given = MaskFolders(first, second, config.detector.size, config.data.max_pixels)
-        return cls(hidden, given, config.data.inspect_mask is not None)
+        folders = MaskFolders(paths, config.detector.size, config.data.max_pixels)
+        return cls(hidden, folders, config.data.inspect_mask is not None)
 
     @property
     def key(self) -> str:
         """Digest of the names, sizes and times of the files that are given."""
         found = [
             [str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns]
-            for root in (self.given.ignore, self.given.inspect)
+            for root in self.given.paths
             if root is not None
             for path in sorted([root, *root.rglob("*")])
         ]
-        return digest([str(self.given.ignore), str(self.given.inspect), found])
+        return digest([*map(str, self.given.paths), found])
 
     @property
     def notice(self) -> str:
@@ -85,7 +80,8 @@ class PhotographMasks:
 
     @property
     def is_given(self) -> bool:
-        return self.given.ignore is not None or self.given.inspect is not None
+        """True where masks of new photographs are given."""
+        return any(self.given.paths)
 
     def of_file(self, path: str, image_id: str) -> Ignored | None:
         """The pixels that are ignored in a photograph, by its path as it is given; raises DataError for a mask that
@@ -95,15 +91,15 @@ class PhotographMasks:
 
     def of_picture(self, ignore: Region | None, inspect: Region | None, image_id: str) -> Ignored | None:
         """The same of one picture, by what is given for it alone."""
-        found = Ignored.drawn(ignore, inspect, self.given.size, self.given.max_pixels)
+        found = Ignored.draw(ignore, inspect, self.given.size, self.given.max_pixels)
         return found or self._kept(image_id, "an image")
 
     def _kept(self, image_id: str, name: str) -> Ignored | None:
         found = self.kept.of_image(image_id)
         if found is None and self.is_needed:
             raise DataError(f"{name}: nothing says what to inspect; {_REMEDY}")
-        if found is None and "whole" not in self._said:
-            self._said.add("whole")
+        if found is None and "whole" not in self._warned:
+            self._warned.add("whole")
             _log.warning("%s has no mask, so all of it is looked at, and so of others without", name)
         return found
 

@@ -31,7 +31,7 @@ from llb_ray.disk import clear_temporary
 from llb_ray.engine.execution.executor import Executor
 from llb_ray.engine.features.mean_features import NUM_MEANS
 from llb_ray.engine.inference.batch_judge import BatchJudge
-from llb_ray.engine.inference.calibrated_run import CalibratedRun
+from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
 from llb_ray.engine.inference.image_categories import with_categories
 from llb_ray.engine.inference.prediction_journal import UNFINISHED, Journal
 from llb_ray.engine.inference.prediction_tables import (
@@ -49,7 +49,6 @@ from llb_ray.engine.inference.verdicts import NO_REGIONS
 from llb_ray.engine.notebook_tables import MOST_ROWS, html_table
 from llb_ray.engine.rundir.output_guard import refuse_foreign, refuse_inside
 from llb_ray.engine.rundir.run_folder import RunFolder
-from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
 from llb_ray.errors import DataError
 
 OVERLAYS, MASKS, COLOUR_SCALE = "overlays", "masks", "colour_scale.png"
@@ -92,21 +91,16 @@ def predict_images(
     out: Path,
     each: Callable[[Judged], None],
     progress: Callable[[int, int], None],
+    *,
+    settings: VerdictSettings,
     keep_maps: bool = False,
     drawn: str = "",
-    threshold: float | None = None,
-    false_alarm_rate: float | None = None,
-    false_area_rate: float = FALSE_AREA_RATE,
-    category: str | None = None,
-    ignore_mask: str | Path | None = None,
-    inspect_mask: str | Path | None = None,
     executor: Executor | None = None,
 ) -> Prediction:
     """Score the images that `data` names (`Inputs.of`: an image, a folder, a list, a pattern, several) into `out`.
 
-    Decisions are at the run's threshold, or at the one that is given (`Calibration.moved`); of a run of several
-    categories at that of each image's own, which is `category` or is found (`with_categories`).
-    Masks are files, or folders with one for each photograph (`MaskFolders`), of a run that was made with such.
+    Decisions are at the run's threshold, or at the one of `settings` (`Calibration.moved`); of a run of several
+    categories at that of each image's own, which is the one of `settings` or is found (`with_categories`).
     Batches are judged here, or by workers of `executor`.
     A row per file, copies included.  An image of the run itself gets the run's score, within float noise.  `each` is
     called with every batch, `progress` with (done, total) files.  The same call after an interruption, for which
@@ -118,7 +112,7 @@ def predict_images(
         if os.path.isdir(name):
             refuse_inside(Path(name), out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
-    run = CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category, ignore_mask, inspect_mask)
+    run = CalibratedRun.of(folder, settings)
     if run.masks is not None and run.masks.notice:
         _log.warning(run.masks.notice)
     names = run.calibrations.keys()

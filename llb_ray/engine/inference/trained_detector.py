@@ -21,20 +21,20 @@ from llb_ray.data.unreadable_files import UnreadableImage
 from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, layers_of
 from llb_ray.engine.features.mean_features import mean_features
-from llb_ray.engine.inference.calibrated_run import CalibratedRun
-from llb_ray.engine.inference.photograph_masks import Mask, PhotographMasks, regions_given
+from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
+from llb_ray.engine.inference.photograph_masks import MADE_WITHOUT, Mask, regions_given
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector
 from llb_ray.ensemble.pixel_threshold import FALSE_AREA_RATE
-from llb_ray.errors import DataError, MemberError
+from llb_ray.errors import ConfigError, DataError, MemberError
 from llb_ray.remote import locate
 
 _STACK_DIMENSIONS = 4  # of an array of several images: [N, H, W, 3]
 Pixels = npt.NDArray[np.uint8]
 Sized = tuple[Pixels, Size]  # an image as the encoder takes it, and its own height and width
 Picture = str | PathLike[str] | Image.Image | Pixels
-Asked = tuple[Picture, Region | None, Region | None]  # an image, and what is to be ignored and inspected in it
+MaskedPicture = tuple[Picture, Region | None, Region | None]  # an image, and what is to be ignored and inspected in it
 Item = TypeVar("Item")
 
 
@@ -78,8 +78,8 @@ class TrainedDetector:
         Raises ArtifactError if there is no finished run or it set no threshold, WeightsError if its backbone's weights
         are gone or changed, ResourceError if it was made on a GPU and there is none here.
         """
-        folder = RunFolder.open(locate(run))
-        return cls(CalibratedRun.of(folder, threshold, false_alarm_rate, false_area_rate, category))
+        settings = VerdictSettings(threshold, false_alarm_rate, false_area_rate, category)
+        return cls(CalibratedRun.of(RunFolder.open(locate(run)), settings))
 
     def predict(
         self,
@@ -140,31 +140,36 @@ class TrainedDetector:
         images: Picture | Iterable[Picture],
         ignore: Mask | Sequence[Mask | None] | None,
         inspect: Mask | Sequence[Mask | None] | None,
-    ) -> Iterable[Asked]:
+    ) -> Iterable[MaskedPicture]:
         """The images one by one, each with what is to be ignored and inspected in it."""
         if ignore is None and inspect is None:
             return ((image, None, None) for image in _each(images))
         if self.run.masks is None:
-            PhotographMasks.of(None, self.config, "ignore_mask")  # raises the reason
+            raise ConfigError(MADE_WITHOUT)
         some = list(_each(images))
         return list(zip(some, regions_given(ignore, len(some)), regions_given(inspect, len(some)), strict=True))
 
-    def _sized(self, asked: Asked) -> Sized:
+    def _sized(self, asked: MaskedPicture) -> Sized:
+        """The image as the encoder takes it; raises DataError for one that cannot be read."""
         picture, ignore, inspect = asked
         try:
-            mask = None
-            if self.run.masks is not None:
-                image_id = content_id(Path(picture)) if isinstance(picture, str | PathLike) else ""
-                mask = self.run.masks.of_picture(ignore, inspect, image_id)
+            mask = self._mask(picture, ignore, inspect)
             if isinstance(picture, str | PathLike):
                 return self.photographs.sized(Path(picture), mask)
-            pixels, own = self._pixels(picture)
+            pixels, own = self._resized(picture)
             return self.photographs.masked(pixels, mask), own
         except UnreadableImage as error:
             where = picture if isinstance(picture, str | PathLike) else "an image given to predict"
             raise DataError(f"{where}: {error}; leave it out") from error
 
-    def _pixels(self, picture: Image.Image | Pixels) -> Sized:
+    def _mask(self, picture: Picture, ignore: Region | None, inspect: Region | None) -> Ignored | None:
+        """The pixels that are ignored in an image; None where all of it is looked at, or the same as in all others."""
+        if self.run.masks is None:
+            return None
+        image_id = content_id(Path(picture)) if isinstance(picture, str | PathLike) else ""  # the id of no image
+        return self.run.masks.of_picture(ignore, inspect, image_id)
+
+    def _resized(self, picture: Image.Image | Pixels) -> Sized:
         size = self.config.detector.size
         if self.config.data.bands is not None:
             raise DataError("images of several bands are predicted from their files; give their paths")
