@@ -109,7 +109,7 @@ def _at_common_cells(read: Read, source: Source, wanted: int, seed: int, report:
     parts = []
     for rows in row_batches(len(source), batch):
         patches = read(rows)
-        # The same cells are looked at in all images: `RunConfig` and `Stages` allow no other masks.
+        # The same cells are looked at in all images: `ignored_pixels.refuse_common_cells` allows no others.
         patch_BDHW = patches if isinstance(patches, torch.Tensor) else torch.stack([*patches])
         patch_BQD = patch_BDHW.flatten(2).transpose(1, 2)
         if cell_L is None:

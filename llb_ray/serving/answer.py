@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llb_ray.engine import filenames
 from llb_ray.engine.inference.verdicts import refuse_several
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.errors import ArtifactError, ConfigError
@@ -42,11 +41,11 @@ def run_version(run: str) -> str:
     with a mask for each photograph.
     """
     folder = RunFolder.open(locate(run))
-    threshold, ignored = folder.made().threshold, folder.made().ignored
-    if threshold is None:
+    made = folder.made()
+    if made.threshold is None:
         raise ArtifactError(f"{folder.where}: threshold.method=none: it can be served only with a threshold")
-    refuse_several(threshold, folder.where, "serve")
-    if ignored is not None and filenames.MASKS in ignored.files:
+    refuse_several(made.threshold, folder.where, "serve")
+    if made.masks is not None:
         raise ConfigError(
             f"{folder.where}: was made with a mask for each photograph, and serve takes none; use predict with "
             "--ignore-mask or --inspect-mask"

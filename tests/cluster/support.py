@@ -20,7 +20,7 @@ _LIMIT_S = 150
 
 def in_small_shards() -> contextlib.AbstractContextManager[Any]:
     """Inside, images are planned in shards of 8: a run of 72 images has something to be caught in the middle of."""
-    return mock.patch("llb_ray.engine.pipeline.parallel_stages.shard_images", return_value=8)
+    return mock.patch("llb_ray.engine.features.encoded_images.shard_images", return_value=8)
 
 
 class Nodes:

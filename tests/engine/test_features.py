@@ -24,10 +24,10 @@ from llb_ray.detectors.factory import build_encoder, encoder_fingerprint
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import SerialExecutor, Tell
 from llb_ray.engine.execution.protocols import Worker, WorkerContext
+from llb_ray.engine.features import encoded_images
 from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef
 from llb_ray.engine.features.feature_access import CachedSource
 from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, shards_of
-from llb_ray.engine.pipeline import parallel_stages
 from llb_ray.engine.workers.fitter import Member
 from llb_ray.errors import DataError, LlbError, WeightsError
 
@@ -183,7 +183,7 @@ def test_nothing_missing_builds_no_encoder(
 def test_several_workers_share_the_shards_and_drop_none(
     room: int, tiny: RunConfig, manifest: Manifest, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel_stages, "shard_images", lambda detector: SHARD)
+    monkeypatch.setattr(encoded_images, "shard_images", lambda detector: SHARD)
     executor = Wide(room)
     llb_ray.run(tiny, manifest, out=tmp_path, executor=executor)
     assert len(executor.given) == 4, "features, the members' scores, the final detector's, held-out maps by member"

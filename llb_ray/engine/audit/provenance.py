@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from llb_ray.artifacts import Artifact, Recipe, digest
-from llb_ray.data.image_masks import ImageMasks
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
-from llb_ray.engine.features.ignored_pixels import ignored_recipe, masks_recipe
+from llb_ray.engine.features.ignored_pixels import hidden_recipe
 from llb_ray.engine.features.mean_features import FEATURES
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -79,12 +78,7 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
     for number, (lot, images) in enumerate(zip(made.lots, run.lots, strict=True)):
         yield f"lot {number}", lot, lot_recipe(images)
     if made.ignored is not None and run.hidden is not None:
-        hidden = run.hidden
-        yield (
-            "ignored",
-            made.ignored,
-            masks_recipe(hidden.keys) if isinstance(hidden, ImageMasks) else ignored_recipe(hidden),
-        )
+        yield "ignored", made.ignored, hidden_recipe(run.hidden)
     if made.bands is not None and run.config.data.bands is not None:
         yield "bands", made.bands, scale_recipe(run.config.data.bands, base_ids)
     if run.overrides is not None and made.overrides is not None:

@@ -74,8 +74,7 @@ class FeatureExtractor:
         """Digest of all that an image's layers depend on besides the image and a mask of its own."""
         scale = {} if self.scale is None else {"scale": [self.scale.low_C, self.scale.high_C]}
         levels = {} if self.levels is None else {"levels": [self.levels.black, self.levels.white]}
-        of_all = self.ignored.key if isinstance(self.ignored, Ignored) else "by image"
-        ignored = {} if self.ignored is None else {"ignored_cells": of_all}
+        ignored = {} if self.ignored is None else {"ignored_cells": "by image" if self.has_masks else self.ignored.key}
         return digest({**self.encoder, **scale, **levels, **ignored})
 
     @property

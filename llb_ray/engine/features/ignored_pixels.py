@@ -36,6 +36,11 @@ def masks_recipe(keys: Mapping[str, str]) -> Recipe:
     return Recipe("ignored", {}, {"masks": keys_digest(keys)})
 
 
+def hidden_recipe(hidden: Hidden) -> Recipe:
+    """Recipe of the pixels, the same of all photographs or of each its own."""
+    return masks_recipe(hidden.keys) if isinstance(hidden, ImageMasks) else ignored_recipe(hidden)
+
+
 def write_ignored(folder: Path, ignored: Ignored) -> None:
     """Write the pixels of all photographs."""
     (folder / filenames.IGNORED).write_bytes(ignored.png())
@@ -89,7 +94,7 @@ class DrawnMasks:
         """Raise DataError for a file among these that has the content of an image and another mask."""
         kept = dict(self._images)
         for path in quarantined:
-            image_id = _content(root / path_from_text(path))
+            image_id = _image_id(root / path_from_text(path))
             if image_id in kept and self._key(path) != self.keys.get(image_id):
                 raise DataError(
                     f"{root}: {path} and {kept[image_id]} are the same photograph and have different masks in "
@@ -120,7 +125,7 @@ def read_ignored(artifact: Artifact | None, config: RunConfig) -> Hidden | None:
     return Ignored(read_mask(artifact.file(filenames.IGNORED), config.detector.size, config.data.max_pixels))
 
 
-def _content(path: Path) -> str:
+def _image_id(path: Path) -> str:
     """The image_id of a file; empty of one that cannot be read."""
     try:
         return content_id(path)

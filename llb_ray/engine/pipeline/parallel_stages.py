@@ -1,6 +1,6 @@
 """The stages that workers do: features, fits and scores, each cut into as many workers as there is room for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,17 +11,18 @@ import torch
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import ALONE, RunConfig, WorkerRange
 from llb_ray.data.band_scale import BandScale
-from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.image_masks import Hidden
 from llb_ray.data.levels import Levels
-from llb_ray.data.manifest import TRAIN, Manifest
+from llb_ray.data.manifest import Manifest
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine import filenames
 from llb_ray.engine.evaluation.pixel_counter import Evaluator, EvaluatorSpec, Grid, PixelShard
 from llb_ray.engine.execution.protocols import WorkerContext
 from llb_ray.engine.features.cache_budget import EncoderPasses, Features, no_room, trial
-from llb_ray.engine.features.encoding import FeatureExtractor, ImageRef, Stored, layers_of
+from llb_ray.engine.features.encoded_images import EncodedImages
+from llb_ray.engine.features.encoding import FeatureExtractor, Stored, layers_of
 from llb_ray.engine.features.feature_access import CachedFeatures, StreamedFeatures
-from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard, shard_images, shards_of
+from llb_ray.engine.features.featurizer import Featurizer, FeaturizerSpec, Shard
 from llb_ray.engine.features.local_copies import LocalCopies
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
 from llb_ray.engine.rundir.stage_timer import StageTimer
@@ -50,9 +51,8 @@ class ParallelStages:
         `ignored` are the pixels that are not looked at, if there are any.
         """
         extractor = self._extractor(scale, levels, ignored)
-        cuts = (shards_of(_masked(images, ignored), extractor.key, self._shard_images) for images in self._cuts)
-        plain = [shard for shards in cuts for shard in shards]
-        copies = list(self._augmented_shards(extractor.key))
+        plain = self._images.shards(extractor.key, ignored)
+        copies = self._images.augmented_shards(extractor.key)
         shards = [*plain, *copies]
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed("features", reused=not missing):
@@ -63,7 +63,7 @@ class ParallelStages:
                 )
                 if problem:
                     self._clock.tell(f"note: {problem}: nothing is cached, images are encoded whenever they are read")
-                    return Features(plain, [], [], StreamedFeatures(extractor, self._images), ignored)
+                    return Features(plain, [], [], StreamedFeatures(extractor, self._images.refs), ignored)
                 parts = enumerate(self.dispatcher.deal(missing, self.config.resources))
                 self.dispatcher.each(Featurizer, [self._featurizer(slot, part, extractor) for slot, part in parts])
         cached = [self._store.get(shard.recipe) for shard in shards]
@@ -114,9 +114,7 @@ class ParallelStages:
         self, stage: str, fitted: Mapping[str, Artifact], chosen: Sequence[str], features: Features, keeps_maps: bool
     ) -> list[Artifact]:
         """Scores of all these detectors for the chosen images, in shards."""
-        shards = [
-            score_shard(ids, features.encoder, fitted, keeps_maps, features.ignored) for ids in _dealt(chosen, features)
-        ]
+        shards = _score_shards(chosen, fitted, features, keeps_maps)
         missing = self.dispatcher.unmade(shards)
         with self._clock.timed(stage, reused=not missing):
             if missing:
@@ -145,10 +143,7 @@ class ParallelStages:
     ) -> list[Artifact]:
         """Scores of each of these detectors, by name, for images of its own, in shards."""
         shards = {
-            name: [
-                score_shard(ids, features.encoder, {name: fitted}, keeps_maps, features.ignored)
-                for ids in _dealt(chosen, features)
-            ]
+            name: _score_shards(chosen, {name: fitted}, features, keeps_maps)
             for name, (fitted, chosen) in asked.items()
         }
         todo = {name: missing for name in asked if (missing := self.dispatcher.unmade(shards[name]))}
@@ -201,27 +196,8 @@ class ParallelStages:
         return ScorerSpec(name, self._context, detector, fitted, access, shards, keeps_maps)
 
     @cached_property
-    def _images(self) -> tuple[ImageRef, ...]:
-        table = self.manifest.table if self.pool is None else self.pool
-        return _refs(table)
-
-    @property
-    def _cuts(self) -> list[tuple[ImageRef, ...]]:
-        """The images in parts that are cut into shards apart from each other."""
-        return [_refs(lot) for lot in self.lots] or [self._images]
-
-    def _augmented_shards(self, encoder: str) -> Iterator[Shard]:
-        """Shards of every augmented copy of the training images; of a pool, any image may be in training."""
-        ids = self.manifest.image_ids(TRAIN) if self.pool is None else self.pool["image_id"].to_pylist()
-        maybe_trained_on = set(ids)
-        for kind in self.config.features.augment:
-            for images in self._cuts:
-                copies = [replace(image, augment=kind) for image in images if image.image_id in maybe_trained_on]
-                yield from shards_of(copies, encoder, self._shard_images)
-
-    @property
-    def _shard_images(self) -> int:
-        return shard_images(self.config.detector)
+    def _images(self) -> EncodedImages:
+        return EncodedImages(self.config, self.manifest, self.pool, self.lots)
 
     def _extractor(self, scale: BandScale | None, levels: Levels | None, ignored: Hidden | None) -> FeatureExtractor:
         detector = self.config.detector
@@ -244,22 +220,13 @@ class ParallelStages:
         return WorkerContext(store, self._clock.folder.progress, self.config.resources, category)
 
 
-def _masked(images: Sequence[ImageRef], ignored: Hidden | None) -> Sequence[ImageRef]:
-    """The images, each with the digest of the mask that is its own, if it has one."""
-    if not isinstance(ignored, ImageMasks):
-        return images
-    return [replace(image, mask=ignored.keys.get(image.image_id, "")) for image in images]
-
-
-def _refs(images: pa.Table) -> tuple[ImageRef, ...]:
-    return tuple(map(ImageRef, images["image_id"].to_pylist(), images["path"].to_pylist()))
-
-
-def _dealt(chosen: Sequence[str], features: Features) -> Iterator[list[str]]:
+def _score_shards(
+    chosen: Sequence[str], fitted: Mapping[str, Artifact], features: Features, keeps_maps: bool
+) -> list[ScoreShard]:
     """The chosen images, shard by shard of the features, so that a scorer reads few of those."""
     wanted = set(chosen)
     owned = ([image_id for image_id in shard.image_ids if image_id in wanted] for shard in features.shards)
-    return (image_ids for image_ids in owned if image_ids)
+    return [score_shard(ids, features.encoder, fitted, keeps_maps, features.ignored) for ids in owned if ids]
 
 
 def _num_images(shards: Sequence[Shard]) -> int:

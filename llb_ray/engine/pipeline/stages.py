@@ -25,9 +25,7 @@ from llb_ray.engine.features.measured_levels import read_levels
 from llb_ray.engine.pipeline.decision_stages import Decisions
 from llb_ray.engine.pipeline.input_stages import Base, InputStages
 from llb_ray.engine.pipeline.parallel_stages import ParallelStages
-from llb_ray.engine.pipeline.recipes import (
-    matrix_recipe,
-)
+from llb_ray.engine.pipeline.recipes import matrix_recipe
 from llb_ray.engine.pipeline.training_set import fold_ids, training_images, why_folds, without_fold
 from llb_ray.engine.rundir.run_artifacts import DecisionArtifacts, MemberArtifacts
 from llb_ray.engine.rundir.stage_timer import StageTimer

@@ -17,7 +17,7 @@ def published_sources(made: RunArtifacts) -> dict[str, Path | None]:
     """Published files, each with the artifact's file that it is a copy of; None where this run has no such thing."""
     final, decided = made.final, made.rounds[-1]
     estimated = filenames.CONTAMINATION in decided.files
-    ignored = made.ignored  # of all photographs, or of each, which is not published
+    ignored = None if made.masks else made.ignored  # masks of single photographs are not published
     return {
         "purified/part-0.arrow": made.purified.file(filenames.PURIFIED),
         "contamination.json": decided.file(filenames.CONTAMINATION) if estimated else None,
@@ -25,7 +25,7 @@ def published_sources(made: RunArtifacts) -> dict[str, Path | None]:
         "scores.arrow": made.matrix.file(filenames.SCORES) if made.matrix else None,
         "overrides.arrow": made.overrides.file(filenames.OVERRIDES) if made.overrides else None,
         "quarantine.arrow": made.images.file(filenames.QUARANTINE),
-        "ignored.png": ignored.file(filenames.IGNORED) if ignored and filenames.IGNORED in ignored.files else None,
+        "ignored.png": ignored.file(filenames.IGNORED) if ignored else None,
         "near_duplicates.arrow": made.near.file(filenames.NEAR) if made.near else None,
         "image_scores.arrow": made.evaluated.file(filenames.IMAGE_SCORES),
         "training_log.arrow": final.file(filenames.TRAINING_LOG) if filenames.TRAINING_LOG in final.files else None,

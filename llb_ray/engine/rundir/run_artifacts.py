@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import Artifact, Store
+from llb_ray.engine import filenames
 from llb_ray.errors import ArtifactError
 
 # Roles that runs of earlier versions have not.
@@ -26,6 +27,11 @@ class InputArtifacts:
     bands: Artifact | None = None  # where the images are no photographs
     levels: Artifact | None = None  # where some have 16 bits
     ignored: Artifact | None = None  # where parts of photographs are not looked at
+
+    @property
+    def masks(self) -> Artifact | None:
+        """The same where each photograph has a mask of its own; None where one is that of all."""
+        return self.ignored if self.ignored is not None and filenames.MASKS in self.ignored.files else None
 
 
 @dataclass(frozen=True, kw_only=True)

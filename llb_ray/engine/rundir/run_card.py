@@ -74,9 +74,9 @@ def _data(made: RunArtifacts, images: pa.Table, decided: pa.Table) -> Rows:
     if filenames.CONTAMINATION in made.rounds[-1].files:
         said = _json(made.rounds[-1], filenames.CONTAMINATION)
         yield "anomalous, estimated", f"{said['share']:.3f} ({said['low']:.3f} to {said['high']:.3f})"
-    if made.ignored is not None and filenames.MASKS in made.ignored.files:
-        count_masks = _table(made.ignored, filenames.MASKS).num_rows
-        yield "ignored", f"by a mask of its own in each of {count_masks:,} images; new images need theirs"
+    if made.masks is not None:
+        num_masks = _table(made.masks, filenames.MASKS).num_rows
+        yield "ignored", f"by a mask of its own in each of {num_masks:,} images; new images need theirs"
     elif made.ignored is not None:
         yield "ignored", "the same region in every image (`ignored.png`)"
     yield "unreadable files", f"{_table(made.images, filenames.QUARANTINE).num_rows:,}"
