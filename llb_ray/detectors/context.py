@@ -35,6 +35,6 @@ def context_distances(patch_BDhw: torch.Tensor, state: Mapping[str, torch.Tensor
     return distance_Q.view(-1, *patch_BDhw.shape[2:])
 
 
-def on_grid(value_Bhw: torch.Tensor, grid: torch.Size) -> torch.Tensor:
+def interpolate_to(value_Bhw: torch.Tensor, grid: torch.Size) -> torch.Tensor:
     """Values of the deep grid on another one [B, H, W], interpolated."""
     return functional.interpolate(value_Bhw[:, None], grid, mode="bilinear", align_corners=False)[:, 0]

@@ -18,7 +18,7 @@ from torch import nn
 
 from llb_ray.detectors.base import Layers, Report, Scores, Source, State, row_batches, silent
 from llb_ray.detectors.density_config import DensityConfig
-from llb_ray.detectors.inspected import MASKED, image_scores, marker, seen_cells, split_share
+from llb_ray.detectors.inspected import MASKED, image_scores, masked_state, seen_cells, split_share
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
     Judged,
@@ -60,17 +60,13 @@ class Density:
             point_PD = point_PD[shown_LR.T.flatten()]
         mean_D, scale_D = point_PD.mean(dim=0), usable_spread(point_PD)
         reference_LRD = by_place(reference_RDHW, mean_D, scale_D).contiguous()
-        if shown_LR is None:
-            image_R = torch.from_numpy(chosen % num_images).to(self.device)
-            count = num_neighbours(len(chosen), SCREENING, len(source) // num_images)
-            reach_LR = reaches(reference_LRD, image_R, count)
-        else:
-            reach_LR = seen_reaches(reference_LRD, shown_LR, SCREENING)
+        image_R = torch.from_numpy(chosen % num_images).to(self.device)
+        reach_LR = _reaches(reference_LRD, shown_LR, image_R, len(source) // num_images)
         # In the state, because scores depend on it.
         loneliness_1 = torch.tensor([float(self.config.rescue)])
         state = dict(zip(_NAMES, (reference_LRD, reach_LR, mean_D, scale_D, loneliness_1), strict=True))
-        masked = {} if shown_LR is None else {SHOWN: shown_LR.float()}
-        return self.load_state(state | masked | marker(self._is_masked))
+        shown = {} if shown_LR is None else {SHOWN: shown_LR.float()}
+        return self.load_state(state | shown | masked_state(self._is_masked))
 
     def leave_out(self) -> None:
         """See `LeavingOut`."""
@@ -104,7 +100,7 @@ class Density:
         of them."""
         read, shown = [], []
         for rows in row_batches(len(chosen), _FIT_BATCH):
-            layers, share_B1HW = split_share(source.batch(chosen[rows]), marker(self._is_masked))
+            layers, share_B1HW = split_share(source.batch(chosen[rows]), masked_state(self._is_masked))
             read.append(self._placed(layers))
             if (seen_Bhw := seen_cells(share_B1HW, read[-1].shape[2:])) is not None:
                 shown.append(seen_Bhw.flatten(1).T)
@@ -114,6 +110,15 @@ class Density:
     def _placed(self, layers: Layers) -> torch.Tensor:
         shared = layers[: self.config.backbone.num_layers]  # a final memory bank has one more
         return placed_patches(shared, self.config.neighbourhood, self.config.places)
+
+
+def _reaches(
+    reference_LRD: torch.Tensor, shown_LR: torch.Tensor | None, image_R: torch.Tensor, copies: int
+) -> torch.Tensor:
+    """The reach [L, R] of each reference among those that show the place; `image_R` tells images and their copies."""
+    if shown_LR is not None:
+        return seen_reaches(reference_LRD, shown_LR, SCREENING)
+    return reaches(reference_LRD, image_R, num_neighbours(len(image_R), SCREENING, copies))
 
 
 def _scores(

@@ -18,7 +18,7 @@ _MOST_IGNORED = 0.5  # of a cell that is looked at
 _LEAST_WEIGHT = 1e-3  # of what is interpolated: below, there is nothing to interpolate
 
 
-def marker(is_masked: bool) -> State:
+def masked_state(is_masked: bool) -> State:
     """The entry of the state of a detector whose layers end with the ignored share; nothing for another."""
     return {MASKED: torch.ones(1)} if is_masked else {}
 
@@ -54,16 +54,18 @@ def seen_only(patch_BDHW: torch.Tensor, seen_BHW: torch.Tensor | None) -> torch.
     return [patch_DHW[:, seen_HW] for patch_DHW, seen_HW in zip(patch_BDHW, seen_BHW, strict=True)]
 
 
-def blank(map_BHW: torch.Tensor, seen_BHW: torch.Tensor | None) -> torch.Tensor:
+def zero_unseen(map_BHW: torch.Tensor, seen_BHW: torch.Tensor | None) -> torch.Tensor:
     """The maps, 0 where they are not looked at: the least distance, or as dense as usual."""
     return map_BHW if seen_BHW is None else torch.where(seen_BHW, map_BHW, 0.0)
 
 
-def spread(
+def interpolate_seen(
     value_Bhw: torch.Tensor, weight_Bhw: torch.Tensor | None, onto: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Values interpolated `onto` a finer grid from the cells that have a weight, and True where there are such near;
-    None: from all, everywhere."""
+    """Values [B, H, W] interpolated `onto` a finer grid from cells that have a weight, and True where such are near.
+
+    Without weights: from all cells, and None in place of True everywhere.
+    """
     if weight_Bhw is None:
         return onto(value_Bhw), None
     weight_BHW = onto(weight_Bhw)

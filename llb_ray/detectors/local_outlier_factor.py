@@ -22,7 +22,7 @@ MAX_REFERENCES = 256  # images that others are compared with: time and memory th
 LEAST_NEIGHBOURS = 3
 TWINS = 2  # references that make an odd image a repeated one
 _CHUNK = 64  # images whose distances are held at once while fitting
-_BLOCK = 16  # images that are judged at once
+BLOCK = 16  # images that are judged at once
 
 
 def references(num_rows: int, seed: int) -> npt.NDArray[np.int64]:
@@ -96,8 +96,8 @@ def score_outliers_in_blocks(
     if patch_LBD.shape[1] == 1:
         return score_outliers(patch_LBD, reference_LRD, reach_LR, share)
     blocks = []
-    for part_LBD in torch.split(patch_LBD, _BLOCK, dim=1):
-        full_LBD = functional.pad(part_LBD, (0, 0, 0, _BLOCK - part_LBD.shape[1]))
+    for part_LBD in torch.split(patch_LBD, BLOCK, dim=1):
+        full_LBD = functional.pad(part_LBD, (0, 0, 0, BLOCK - part_LBD.shape[1]))
         block = score_outliers(full_LBD, reference_LRD, reach_LR, share)
         blocks.append(Judged(block.factor_LB[:, : part_LBD.shape[1]], block.loneliness_B[: part_LBD.shape[1]]))
     factor_LB, loneliness_B = zip(*blocks, strict=True)

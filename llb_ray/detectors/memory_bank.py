@@ -31,7 +31,7 @@ from llb_ray.detectors.base import (
 )
 from llb_ray.detectors.context import remember_context
 from llb_ray.detectors.coreset import k_center, random_subset
-from llb_ray.detectors.inspected import marker, seen_cells, seen_only, split_share
+from llb_ray.detectors.inspected import masked_state, seen_cells, seen_only, split_share
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.memory_scoring import (
     KERNEL,
@@ -78,7 +78,7 @@ class MemoryBank:
         """
         memory, trust_N = self._memory(source), _of_rows(source, trust, self.device)
         few = self._few(source)
-        state = marker(self._is_masked) | self._kernels(few)
+        state = masked_state(self._is_masked) | self._kernels(few)
         read = partial(self._read, source, state)
         gathered = GATHER[memory](read, source, self.config.candidates, seed, report, self._fit_batch)
         state |= self._entries(gathered, seed, trust_N)

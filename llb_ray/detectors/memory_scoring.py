@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from llb_ray.detectors.base import Layers, State
-from llb_ray.detectors.context import context_distances, on_grid
-from llb_ray.detectors.inspected import blank, seen_cells, split_share, spread
+from llb_ray.detectors.context import context_distances, interpolate_to
+from llb_ray.detectors.inspected import interpolate_seen, seen_cells, split_share, zero_unseen
 from llb_ray.detectors.memory_bank_config import MemoryBankConfig
 from llb_ray.detectors.patches import detailed_patches, on_one_grid, patches, relative_distance, standardize
 from llb_ray.detectors.place_gaussians import place_distances, pool_places, unpool_places
@@ -47,7 +47,7 @@ def score_images(
     near_BHW = torch.cat([_nearest(part_QD, config, state) for part_QD in parts]).view(-1, *patch_BDHW.shape[2:])
     decisive_BHW, map_BHW = _combine(near_BHW, layers, share_B1HW, config, state)
     seen_BHW = seen_cells(share_B1HW, near_BHW.shape[1:])
-    return score(decisive_BHW, seen_BHW), blank(map_BHW, seen_BHW)
+    return score(decisive_BHW, seen_BHW), zero_unseen(map_BHW, seen_BHW)
 
 
 def shallow(layers: Layers, config: MemoryBankConfig) -> Layers:
@@ -108,16 +108,24 @@ def _combine(
     grid = near_BHW.shape[1:]
     placed_Bhw = place_distances(at_places(cells(layers, config), state), state)
     shown_Bhw = shown_places(seen_cells(share_B1HW, grid))
-    placed_BHW, _ = spread(placed_Bhw, shown_Bhw, lambda value_Bhw: unpool_places(value_Bhw, *grid))
+    placed_BHW, _ = interpolate_seen(placed_Bhw, shown_Bhw, lambda value_Bhw: unpool_places(value_Bhw, *grid))
     near_BHW = near_BHW.clamp(min=_ROUNDING)
     map_BHW = (near_BHW * placed_BHW).sqrt()
     if (deep_BChw := deep_cells(layers, config)) is None:
         return map_BHW, map_BHW
-    seen_Bhw = seen_cells(share_B1HW, deep_BChw.shape[2:])
-    weight_Bhw = None if seen_Bhw is None else seen_Bhw.float()
-    context_BHW, known_BHW = spread(
-        context_distances(deep_BChw, state), weight_Bhw, lambda value_Bhw: on_grid(value_Bhw, grid)
-    )
+    context_BHW, known_BHW = _context(deep_BChw, share_B1HW, state, grid)
     decisive_BHW = (near_BHW * placed_BHW * context_BHW.clamp(min=_ROUNDING)).pow(1 / 3)
     # No deep cell that is looked at is near: the other two decide.
     return decisive_BHW if known_BHW is None else torch.where(known_BHW, decisive_BHW, map_BHW), map_BHW
+
+
+def _context(
+    deep_BChw: torch.Tensor, share_B1HW: torch.Tensor | None, state: Named, grid: torch.Size
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Distances of the context on the map's grid [B, H, W], by the deep cells that are looked at, and True where such
+    are near; None: everywhere."""
+    seen_Bhw = seen_cells(share_B1HW, deep_BChw.shape[2:])
+    weight_Bhw = None if seen_Bhw is None else seen_Bhw.float()
+    return interpolate_seen(
+        context_distances(deep_BChw, state), weight_Bhw, lambda value_Bhw: interpolate_to(value_Bhw, grid)
+    )

@@ -10,9 +10,15 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from llb_ray.detectors.local_outlier_factor import LEAST_NEIGHBOURS, TWINS, Judged, distances, num_neighbours
+from llb_ray.detectors.local_outlier_factor import (
+    BLOCK,
+    LEAST_NEIGHBOURS,
+    TWINS,
+    Judged,
+    distances,
+    num_neighbours,
+)
 
-_BLOCK = 16  # images that are judged at once
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -29,32 +35,34 @@ def seen_reaches(patch_LRD: torch.Tensor, shown_LR: torch.Tensor, share: float) 
     distance_LRR = distances(patch_LRD, patch_LRD)
     distance_LRR.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     nearest_LRk, _ = _nearest(distance_LRR, shown_LR, share)
-    return torch.nan_to_num(_mean_of_used(nearest_LRk, _count(shown_LR, share)), posinf=0.0)
+    return torch.nan_to_num(_mean_of_used(nearest_LRk, _count_neighbours(shown_LR, share)), posinf=0.0)
 
 
 def judge_seen(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
     """Outlier factors of images that are none of the references, 0 at places that are not looked at, or that hardly
     any reference shows; blocks of images are filled up, so that rounding is the same in any batch."""
-    blocks = [_judged(*block, references, share) for block in _blocks(patch_LBD, seen_LB)]
+    blocks = [_judge(*block, references, share) for block in _blocks(patch_LBD, seen_LB)]
     factor_LB, loneliness_B = (torch.cat(parts, dim=-1) for parts in zip(*blocks, strict=True))
     num_images = patch_LBD.shape[1]
     return Judged(factor_LB[:, :num_images], loneliness_B[:num_images])
 
 
 def _blocks(patch_LBD: torch.Tensor, seen_LB: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    size = _BLOCK if patch_LBD.shape[1] > 1 else 1
+    """The images in blocks of one size, the last filled up; a single image is not."""
+    size = BLOCK if patch_LBD.shape[1] > 1 else 1
     parts = zip(torch.split(patch_LBD, size, dim=1), torch.split(seen_LB, size, dim=1), strict=True)
     for part_LBD, part_LB in parts:
         lacking = size - part_LB.shape[1]
         yield functional.pad(part_LBD, (0, 0, 0, lacking)), functional.pad(part_LB, (0, lacking))
 
 
-def _judged(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
+def _judge(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
+    """The outlier factors of one block of images."""
     shown_LR = references.shown_LR
     distance_LBR = distances(patch_LBD, references.patch_LRD)
     nearest_LBk, index_LBk = _nearest(distance_LBR, shown_LR, share)
     theirs_LBk = torch.gather(references.reach_LR[:, None].expand_as(distance_LBR), 2, index_LBk)
-    count_L = _count(shown_LR, share)
+    count_L = _count_neighbours(shown_LR, share)
     own_LB, usual_LB = (_mean_of_used(value, count_L).clamp(min=_TINY) for value in (nearest_LBk, theirs_LBk))
     known_LB = seen_LB & (shown_LR.sum(dim=1) > LEAST_NEIGHBOURS)[:, None]
     factor_LB = torch.where(known_LB, own_LB.log() - usual_LB.log(), 0.0)
@@ -69,7 +77,7 @@ def _nearest(distance_LBR: torch.Tensor, shown_LR: torch.Tensor, share: float) -
     return nearest_LBk, index_LBk
 
 
-def _count(shown_LR: torch.Tensor, share: float) -> torch.Tensor:
+def _count_neighbours(shown_LR: torch.Tensor, share: float) -> torch.Tensor:
     """Number of neighbours at each place [L]: see `num_neighbours`."""
     num_L = shown_LR.sum(dim=1)
     wanted_L = (share * num_L).round().clamp(min=LEAST_NEIGHBOURS)

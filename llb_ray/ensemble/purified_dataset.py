@@ -39,14 +39,14 @@ def purified_dataset(
     `images` holds the training images (schema `IMAGES`).  `scores` is the score matrix (schema `score_matrix.SCORES`),
     in any row order, or None for a filter that reads no scores; `labels` are None for one that reads no labels.
     """
-    decided = _decided(config, seed, images, scores, labels)
+    decided = _decide(config, seed, images, scores, labels)
     rows = join_by_image(images.sort_by("image_id"), decided.table)
     trust_N = trust(rows, decided.doubted)
     table = pa.table([*rows.columns, trust_N, _member_scores(rows["image_id"], scores)], schema=PURIFIED)
     return Purified(table, decided.anomaly_N)
 
 
-def _decided(
+def _decide(
     config: PurifyConfig, seed: int, images: pa.Table, scores: pa.Table | None, labels: Labels | None
 ) -> Decided:
     """The decisions of the filter; the matrix, most of the memory of a million images, is gone before rows are made."""

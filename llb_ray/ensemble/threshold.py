@@ -50,7 +50,7 @@ def threshold_at(score_N: npt.NDArray[np.floating], rate: float) -> Threshold:
     value_N: Floats = (np.log(score_N) if in_logs else score_N).astype(np.float64)
     reach = float(stats.t.isf(rate, FREEDOM))
     (middle,), (spread,) = _body(value_N[None])
-    middle_B, spread_B, highest_B = _of_samples(value_N)
+    middle_B, spread_B, highest_B = _draw_bodies(value_N)
     level = min(middle + reach * spread, float(value_N.max()))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of a sample whose scores are mostly equal
         rate_B = np.nan_to_num(stats.t.sf((level - middle_B) / spread_B, FREEDOM))
@@ -116,7 +116,7 @@ def _body(value_BN: Floats) -> tuple[Floats, Floats]:
     return high_B - high * spread_B, spread_B
 
 
-def _of_samples(value_N: Floats) -> tuple[Floats, Floats, Floats]:
+def _draw_bodies(value_N: Floats) -> tuple[Floats, Floats, Floats]:
     """Middle, scale and largest value [B] of samples drawn from the values, a few samples at once."""
     random, at_once = stream(0, "threshold"), max(1, _DRAWN_AT_ONCE // len(value_N))
     parts = []

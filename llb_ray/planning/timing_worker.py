@@ -117,7 +117,7 @@ def _measured(spec: CalibrationSpec) -> CostModel:
     short, _ = spec.config.detector.shortened(steps=2)
     # No members, and no threshold, which would take folds; with the cache, whatever there is room for in the real run.
     plain = {"purify": {"filter": "none"}, "threshold": {"method": "none"}, "features": {}, "final": {}}
-    plain |= {"data": _data(spec.config), "detector": short.model_dump()}
+    plain |= {"data": _data_section(spec.config), "detector": short.model_dump()}
     config = RunConfig.model_validate(spec.config.model_dump() | plain)
     few = _run(config, sample_images(spec.manifest, FEW), spec.context.run / f"{spec.name}-few")
     many = _more(config, spec, few)
@@ -164,7 +164,7 @@ class _Small:
         return units, sum(time.seconds for time in self.result.times if time.stage == name)
 
 
-def _data(config: RunConfig) -> dict[str, Any]:
+def _data_section(config: RunConfig) -> dict[str, Any]:
     """The section data, without folders of masks: a sample of the images may have none, and they take no time."""
     folders = MaskFolders.of(config.data, config.detector.size)
     return config.data.model_dump() | ({"ignore_mask": None, "inspect_mask": None} if folders else {})

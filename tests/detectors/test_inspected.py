@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llb_ray.detectors.base import Layers
-from llb_ray.detectors.inspected import ignored_share, image_scores, seen_cells, seen_top_mean, spread
+from llb_ray.detectors.inspected import ignored_share, image_scores, interpolate_seen, seen_cells, seen_top_mean
 from llb_ray.detectors.local_outlier_factor import SCREENING, reaches, score_outliers
 from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.place_gaussians import fit_places, place_distances
@@ -103,7 +103,7 @@ def test_values_are_interpolated_from_what_is_looked_at() -> None:
         return torch.nn.functional.interpolate(value_Bhw[:, None], (1, 8), mode="bilinear")[:, 0]
 
     value, weight = torch.tensor([[[1.0, 100.0, 100.0, 2.0]]]), torch.tensor([[[1.0, 0.0, 0.0, 1.0]]])
-    found, known = spread(value, weight, twice)
+    found, known = interpolate_seen(value, weight, twice)
     assert known is not None
     assert found[known].tolist() == pytest.approx([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
     assert known.tolist() == [[[True, True, True, False, False, True, True, True]]]
