@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llb_ray.config import DataConfig, Size
-from llb_ray.data.label_shapes import mask_of
+from llb_ray.data.label_shapes import MALFORMED, labelme_shape, mask_of
 from llb_ray.data.mask_files import read_mask
 from llb_ray.errors import DataError
 
 GREY = 128  # of ignored pixels, in each channel
-_SHAPES = ("polygon", "rectangle")
 _LARGEST_FILE = 2**25  # bytes of a labelme file, which may have the photograph in it
 Bools = NDArray[np.bool_]
 Region = Path | NDArray[Any]  # a file, or an array [H, W] of any size, not 0 inside
@@ -106,24 +105,13 @@ def _read_shapes(path: Path, size: Size) -> Bools:
         if path.stat().st_size > _LARGEST_FILE:
             raise ValueError("it is too large")
         tree = json.loads(path.read_text())
-        scale = np.array([size[1] / tree["imageWidth"], size[0] / tree["imageHeight"]])
-        corners = [_corners(shape) * scale for shape in tree["shapes"]]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        drawn_on = np.array([tree["imageWidth"], tree["imageHeight"]], float)
+        if not (drawn_on >= 1).all() or not np.isfinite(drawn_on).all():
+            raise ValueError("its imageWidth and imageHeight are no size")
+        corners = [labelme_shape(shape) * (size[::-1] / drawn_on) for shape in tree["shapes"]]
+    except (OSError, *MALFORMED, RecursionError) as error:
         raise DataError(
-            f"{path}: not a labelme file with polygons or rectangles ({error}); draw the region again, or as an image"
+            f"{path}: not a labelme file with shapes ({type(error).__name__}: {error}); draw the region again, or as "
+            "an image"
         ) from error
     return mask_of(corners, width=size[1], height=size[0])
-
-
-def _corners(shape: dict[str, Any]) -> NDArray[np.float64]:
-    """The corners [P, 2] of a shape, x and y in pixels of the image that it was drawn on."""
-    kind = shape.get("shape_type", "polygon")
-    if kind not in _SHAPES:
-        raise ValueError(f"a shape is a {kind}")
-    point_P2 = np.array(shape["points"], float)
-    if point_P2.ndim != 2 or point_P2.shape[1] != 2 or not np.isfinite(point_P2).all():
-        raise ValueError("a shape has no corners")
-    if kind == "rectangle":
-        (left, top), (right, bottom) = point_P2.min(axis=0), point_P2.max(axis=0)
-        return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
-    return point_P2

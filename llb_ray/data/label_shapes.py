@@ -3,6 +3,7 @@
 Shapes: P corners, x and y in pixels of the image, upright; H x W pixels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from PIL import Image, ImageDraw
 
 _ELLIPSE_CORNERS = 72
 _FINE = 5  # parts of a pixel's side; odd, so that one is in its middle
+# What reading a tree of JSON of another form raises.
+MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 Corners = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -47,6 +50,21 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Corners:
     """The polygon of an ellipse about a centre."""
     angle_P = np.linspace(0, 2 * np.pi, _ELLIPSE_CORNERS, endpoint=False)
     return polygon(np.stack([x + radius_x * np.cos(angle_P), y + radius_y * np.sin(angle_P)], axis=1))
+
+
+def labelme_shape(shape: Any) -> Corners:
+    """The polygon of a shape in a file of labelme; raises one of `MALFORMED` for what is none."""
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind == "polygon":
+        return polygon(points)
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points
+        return rectangle(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    if kind == "circle":
+        (x, y), (on_x, on_y) = points
+        radius = math.hypot(on_x - x, on_y - y)
+        return ellipse(x, y, radius, radius)
+    raise ValueError(f"a shape is a {kind}; draw polygons, rectangles or circles")
 
 
 def mask_of(shapes: Sequence[Shape], width: int, height: int) -> Bools:

@@ -170,7 +170,7 @@ def _labelme(path: Path, shapes: object, width: object = 640, height: object = 4
     return path
 
 
-@pytest.mark.parametrize("kind", ["image", "polygon", "rectangle", "inspect", "both"])
+@pytest.mark.parametrize("kind", ["image", "polygon", "no kind", "rectangle", "inspect", "both"])
 def test_images_and_polygons_say_the_same(kind: str, tmp_path: Path) -> None:
     box = [[0, 0], [239.9, 0], [239.9, 480], [0, 480]]
     left = _image(tmp_path / "left.png", np.tile(LEFT, (48, 1)))
@@ -178,6 +178,7 @@ def test_images_and_polygons_say_the_same(kind: str, tmp_path: Path) -> None:
     named = {
         "image": {"ignore_mask": left},
         "polygon": {"ignore_mask": _labelme(tmp_path / "a.json", [{"shape_type": "polygon", "points": box}])},
+        "no kind": {"ignore_mask": _labelme(tmp_path / "a.json", [{"shape_type": None, "points": box}])},
         "rectangle": {"ignore_mask": _labelme(tmp_path / "b.json", [{"shape_type": "rectangle", "points": box[::2]}])},
         "inspect": {"inspect_mask": right},
         "both": {"ignore_mask": left, "inspect_mask": right},
@@ -194,14 +195,22 @@ def test_images_and_polygons_say_the_same(kind: str, tmp_path: Path) -> None:
         (lambda path: None, "not a usable mask|not a labelme file"),
         (lambda path: path.write_text("{"), "not a usable mask|not a labelme file"),
         (lambda path: path.write_text("[]"), "not a usable mask|not a labelme file"),
-        (
-            lambda path: _labelme(path, [{"shape_type": "circle", "points": [[1, 1], [2, 2]]}]),
-            "is a circle|usable",
-        ),
-        (lambda path: _labelme(path, [{"points": [[1, 1, 1]]}]), "a shape has no corners|usable"),
+        (lambda path: path.write_text("[" * 100_000), "not a usable mask|not a labelme file"),
+        (lambda path: _labelme(path, [{"shape_type": "line", "points": [[1, 1], [2, 2]]}]), "is a line|usable"),
+        (lambda path: _labelme(path, ["polygon"]), "not a labelme file|usable"),
+        (lambda path: _labelme(path, [None]), "not a labelme file|usable"),
+        (lambda path: _labelme(path, [{"points": [[1, 1, 1]]}]), "not a labelme file|usable"),
+        (lambda path: _labelme(path, [{"points": [[1, 1]]}]), "a shape has no corners|usable"),
+        (lambda path: _labelme(path, [{"points": [[1, 1], [1e300, 1], [5, 5]]}]), "a shape has no corners|usable"),
         (lambda path: _labelme(path, [{"points": [["a", 1]]}]), "not a labelme file|usable"),
-        (lambda path: _labelme(path, [{"points": [[float("nan"), 1]]}]), "a shape has no corners|usable"),
-        (lambda path: _labelme(path, [], width=0), "not a labelme file|usable"),
+        (
+            lambda path: _labelme(path, [{"points": [[float("nan"), 1], [1, 2], [3, 3.0]]}]),
+            "a shape has no corners|usable",
+        ),
+        *[
+            (lambda path, width=width: _labelme(path, [], width=width), "not a labelme file|usable")
+            for width in (0, -640, None, "wide", [640], float("nan"), float("inf"), 10**400)
+        ],
         (lambda path: _labelme(path, 3), "not a labelme file|usable"),
     ],
 )

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from llb_ray.config import DatasetConfig
-from llb_ray.data.adapters.labelled import MALFORMED, Labelled, Labels, by_path, text_of
-from llb_ray.data.label_shapes import Runs, Shape, coco_counts, polygon, rectangle
+from llb_ray.data.adapters.labelled import Labelled, Labels, by_path, text_of
+from llb_ray.data.label_shapes import MALFORMED, Runs, Shape, coco_counts, polygon, rectangle
 from llb_ray.errors import DataError
 
 

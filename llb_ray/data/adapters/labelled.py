@@ -34,8 +34,6 @@ from llb_ray.errors import DataError
 from llb_ray.names import below
 
 MASKS = "masks_png"
-# What reading a tree of JSON of another form raises.
-MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """labelme: a JSON file beside each labelled image, with polygons, rectangles and circles."""
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llb_ray.config import DatasetConfig
-from llb_ray.data.adapters.labelled import MALFORMED, Labelled, Labels, by_path
+from llb_ray.data.adapters.labelled import Labelled, Labels, by_path
 from llb_ray.data.adapters.table_files import Source
-from llb_ray.data.label_shapes import Shape, ellipse, polygon, rectangle
+from llb_ray.data.label_shapes import MALFORMED, labelme_shape
 from llb_ray.data.name_conventions import is_clutter
 from llb_ray.errors import DataError
 
@@ -61,20 +60,6 @@ def _size(tree: Any) -> tuple[int, int] | None:
 
 def _labels(source: str, shapes: list[Any], size: tuple[int, int] | None) -> Labels:
     try:
-        return Labels(source, None, size, [(str(shape["label"]), _shape(shape)) for shape in shapes])
+        return Labels(source, None, size, [(str(shape["label"]), labelme_shape(shape)) for shape in shapes])
     except MALFORMED as error:
         return Labels(source, None, size, [], (), f"not shapes of labelme ({type(error).__name__}: {error})")
-
-
-def _shape(shape: Any) -> Shape:
-    kind, points = shape.get("shape_type") or "polygon", shape["points"]
-    if kind == "polygon":
-        return polygon(points)
-    if kind == "rectangle":
-        (x0, y0), (x1, y1) = points
-        return rectangle(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
-    if kind == "circle":
-        (x, y), (on_x, on_y) = points
-        radius = math.hypot(on_x - x, on_y - y)
-        return ellipse(x, y, radius, radius)
-    raise ValueError(f"a shape is a {kind}; draw polygons, rectangles or circles")
