@@ -43,6 +43,15 @@ class MaskFolders:
         """The folders, for a sentence."""
         return " and ".join(map(str, self.folders))
 
+    def refuse_photographs(self, root: Path) -> None:
+        """Raise DataError for the folder of the photographs, in which each would be its own mask."""
+        for folder in self.folders:
+            if folder.resolve() == root.resolve():
+                raise DataError(
+                    f"{folder}: has the photographs in it, so it cannot be told which files are masks; move the masks "
+                    "to a folder of their own"
+                )
+
     def of_photograph(self, path: str) -> Ignored | None:
         """The pixels that are ignored in the photograph at this path; None where it has no mask.
 
@@ -80,8 +89,22 @@ class MaskFolders:
         """The files of a folder by their names without the suffix; nothing of one that is not there."""
         if folder not in self._listed:
             stems = defaultdict[str, list[str]](list)
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
-                if not is_clutter(name):
-                    stems[PurePosixPath(name).stem].append(name)
+            for name in _files(folder):
+                stems[PurePosixPath(name).stem].append(name)
             self._listed[folder] = dict(stems)
         return self._listed[folder]
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of the files in a folder, sorted; none of one that is not there.  Raises DataError for one that
+    may not be read.
+
+    A link that leads nowhere counts: whoever made it meant a mask.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.is_dir() and not is_clutter(entry.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: its masks cannot be listed ({error.strerror}); make the folder readable") from error

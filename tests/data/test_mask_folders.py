@@ -95,3 +95,36 @@ def test_a_mask_that_is_not_what_its_key_says_is_damaged(forged: bytes, tmp_path
     write_table(tmp_path / "forged.arrow", table.set_column(2, MASKS.field("mask"), pa.array([forged], pa.binary())))
     with pytest.raises(DataError, match=r"damaged \(the mask of image a\)"):
         ImageMasks(tmp_path / "forged.arrow", SIZE).of_image("a")
+
+
+@pytest.mark.parametrize("name", ["7", "7.png", "7_mask", "7.jpg"])
+def test_a_folder_is_no_mask(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    folders = _folders(ignore_mask=tmp_path)
+    assert folders.of_photograph("7.jpg") is None
+    _white(tmp_path / "7.bmp", LEFT)
+    found = _folders(ignore_mask=tmp_path).of_photograph("7.jpg")
+    assert found is not None
+    assert np.array_equal(found.mask_HW, LEFT)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_folder_that_cannot_be_listed_is_refused(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> None:
+        raise error
+
+    folders = _folders(ignore_mask=tmp_path)
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match=rf"cannot be listed \({error.strerror}\)"):
+        folders.of_photograph("7.jpg")
+
+
+@pytest.mark.parametrize("named", ["photos", "link", "photos/../photos"])
+def test_the_folder_of_the_photographs_has_no_masks(named: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    with pytest.raises(DataError, match="has the photographs in it"):
+        _folders(inspect_mask=tmp_path / named).refuse_photographs(tmp_path / "photos")
+    _folders(inspect_mask=tmp_path).refuse_photographs(tmp_path / "photos")

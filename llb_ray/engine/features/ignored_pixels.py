@@ -3,7 +3,6 @@
 Either the same pixels of all photographs, or of each its own.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,12 +54,16 @@ def refuse_common_cells(config: RunConfig) -> None:
         )
 
 
-def refuse_ground_truth(config: RunConfig, manifest: Manifest) -> None:
-    """Raise DataError for a folder of masks with the ground truth in it, which says where defects are."""
+def refuse_no_masks(config: RunConfig, manifest: Manifest) -> None:
+    """Raise DataError for a folder of masks that is the photographs', or has the ground truth in it, which says where
+    defects are."""
     folders = MaskFolders.of(config.data, config.detector.size)
-    for folder in folders.folders if folders else []:
+    if folders is None:
+        return
+    folders.refuse_photographs(manifest.root)
+    for folder in folders.folders:
         for path in manifest.table["mask_path"].drop_null().to_pylist():
-            if Path(os.path.abspath(manifest.root / path_from_text(path))).is_relative_to(folder):
+            if (manifest.root / path_from_text(path)).resolve().is_relative_to(folder.resolve()):
                 raise DataError(
                     f"{folder}: has the ground truth in it ({path}), which says where defects are; make other masks"
                 )

@@ -117,6 +117,8 @@ def predict_images(
         _log.warning(run.masks.notice)
     names = run.calibrations.keys()
     inputs = with_categories(Inputs.of(data, with_categories=len(names) > 1), names)
+    if run.masks is not None:
+        run.masks.given.refuse_photographs(inputs.root)
     journal = Journal(out, _asked(folder, run, data, keep_maps, drawn))
     _clear(out, journal.is_new)
     judge = BatchJudge(run, inputs.root, journal, each, keep_maps)
