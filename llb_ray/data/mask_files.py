@@ -24,7 +24,7 @@ def read_mask(path: Path, size_px: Wanted, max_pixels: int) -> NDArray[np.bool_]
     """
     try:
         with refusing():
-            mask = Image.fromarray(_not_black(read_whole(path, max_pixels)))
+            mask = Image.fromarray(not_black(read_whole(path, max_pixels)))
             if size_px is not None:
                 mask = mask.resize(sides(size_px)[::-1], Image.Resampling.NEAREST)
             return np.array(mask)
@@ -50,7 +50,8 @@ def num_mask_values(path: Path, exactly: bool = False) -> int:
     return len(values) if len(values) <= 2 else 0
 
 
-def _not_black(image: Image.Image) -> NDArray[np.bool_]:
+def not_black(image: Image.Image) -> NDArray[np.bool_]:
+    """True where an upright image is not black [H, W]; of a transparent pixel or a JPEG as `read_mask` says."""
     is_blurred = image.format in ("JPEG", "MPO")
     if not is_deep(image):  # a deep mask scaled to 8 bits would lose a value of 1
         image = flatten(image, "black")

@@ -5,20 +5,22 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.ndimage import binary_erosion
 
 import llb_ray
 from llb_ray import RunConfig
 from llb_ray.config import with_overrides
-from llb_ray.data.ignored_regions import MaskPaths
-from llb_ray.data.tables import read_table
+from llb_ray.data.ignored_regions import Ignored, MaskPaths
+from llb_ray.data.image_masks import ImageMasks
+from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine.features.ignored_pixels import read_ignored
-from llb_ray.engine.inference.photograph_masks import PhotographMasks
+from llb_ray.engine.inference.photograph_masks import PhotographMasks, regions_given
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores
@@ -274,18 +276,67 @@ def test_new_photographs_without_masks_are_looked_at_whole_and_it_is_said(
 
 def test_a_prediction_goes_on_only_with_the_masks_that_it_began_with(run: Path, cell: Path, tmp_path: Path) -> None:
     folder = RunFolder.open(run)
+    kept = folder.made().ignored
+    assert kept is not None
+    hidden = read_ignored(kept, folder.config())
     shutil.copytree(cell / "masks", tmp_path / "masks")
 
     def key() -> str:
-        hidden = read_ignored(folder.made().ignored, folder.config())
         masks = PhotographMasks.of(hidden, folder.config(), MaskPaths(ignore=tmp_path / "masks"))
         assert masks is not None
         return masks.key
 
-    before = key()
-    assert key() == before
+    keys = [key()]
+    assert key() == keys[0]
+    (tmp_path / "masks" / "test" / "gone.png").symlink_to(tmp_path / "nowhere")
+    keys.append(key())
     _mask(tmp_path / "masks" / "test" / "good" / "0.png", (slice(0, 9), slice(0, 9)))
-    assert key() != before
+    keys.append(key())
+    shutil.move(tmp_path / "masks" / "test" / "good", tmp_path / "elsewhere")
+    (tmp_path / "masks" / "test" / "good").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "masks")
+    assert key() == keys[-1]
+    _mask(tmp_path / "elsewhere" / "0.png", (slice(0, 8), slice(0, 9)))
+    keys.append(key())
+    write_table(tmp_path / "masks.arrow", read_table(kept.file("masks.arrow")).slice(1))
+    hidden = ImageMasks(tmp_path / "masks.arrow", folder.config().detector.size)  # of a run that was made again
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
+def _picture(kind: str, hidden: Pixels, path: Path) -> Image.Image:
+    """What is hidden as a picture of another kind, opened from its file."""
+    drawn = {
+        "blue": lambda: Image.fromarray(np.dstack([0 * hidden, 0 * hidden, hidden > 0]).astype(np.uint8)),
+        "transparent": lambda: Image.fromarray(np.dstack([np.full((*SIZE, 3), 255, np.uint8), hidden])),
+        "16-bit": lambda: Image.fromarray((hidden > 0).astype(np.uint16)),
+        "float": lambda: Image.fromarray((hidden > 0).astype(np.float32) / 4),
+        "jpeg": lambda: Image.fromarray(hidden),
+        "turned": lambda: Image.fromarray(np.rot90(hidden)),
+    }[kind]()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6 if kind == "turned" else 1
+    target = path / {"jpeg": "mask.jpg", "float": "mask.tif"}.get(kind, "mask.png")
+    drawn.save(target, exif=exif)
+    return Image.open(target)
+
+
+@pytest.mark.parametrize("kind", ["blue", "transparent", "16-bit", "float", "jpeg", "turned"])
+def test_a_picture_as_a_mask_is_read_as_its_file_is(kind: str, cell: Path, tmp_path: Path) -> None:
+    hidden = np.asarray(Image.open(cell / "masks" / "test" / "good" / "1.png"))
+    picture = _picture(kind, hidden, tmp_path)
+    (by_picture,), (by_file,) = (regions_given(one, 1) for one in (picture, picture.filename))
+    found, expected = (Ignored.draw(one, None, SIZE, 10**6) for one in (by_picture, by_file))
+    assert found is not None
+    assert expected is not None
+    assert found.key == expected.key
+    assert (found.mask_HW != (hidden > 0)).mean() < 0.05
+
+
+@pytest.mark.parametrize("given", [3, True, np.zeros((0, 0), bool), np.zeros((4, 0), bool), np.ones(3, bool), [3.5]])
+def test_what_is_no_mask_is_refused(given: Any) -> None:
+    with pytest.raises(DataError, match="a mask is .*; give a path, a PIL image, or an array"):
+        regions_given(given, 1)
 
 
 def test_what_to_inspect_has_to_be_known(inspecting: tuple[Path, Path], cell: Path, tmp_path: Path) -> None:
@@ -380,9 +431,26 @@ def test_a_folder_without_a_mask_of_any_photograph_is_refused(
     _refused_with(settings(f"data.ignore_mask={tmp_path / 'masks'}"), cell, "has no mask of any photograph", tmp_path)
 
 
-def test_the_ground_truth_is_no_folder_of_masks(cell: Path, settings: Callable[..., RunConfig], tmp_path: Path) -> None:
-    config = settings(f"data.inspect_mask={cell / 'photos' / 'ground_truth'}")
-    _refused_with(config, cell, "has the ground truth in it", tmp_path)
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [("photos/ground_truth", "has the ground truth in it"), ("photos", "has the photographs in")],
+)
+def test_what_shows_something_else_is_no_folder_of_masks(
+    folder: str, sentence: str, linked: bool, cell: Path, settings: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    named = cell / folder
+    if linked:
+        named = tmp_path / "link"
+        named.symlink_to(cell / folder)
+    _refused_with(settings(f"data.inspect_mask={named}"), cell, sentence, tmp_path)
+
+
+def test_new_photographs_are_not_their_own_masks(run: Path, cell: Path, tmp_path: Path) -> None:
+    photos = cell / "photos" / "test"
+    for named in ("ignore_mask", "inspect_mask"):
+        with pytest.raises(DataError, match="has the photographs in it"):
+            llb_ray.predict(run, photos, out=tmp_path / "out", **{named: photos})
 
 
 def test_softpatch_compares_common_cells(cell: Path, settings: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -6,20 +6,23 @@ all of a photograph is looked at, unless the run was made with what is to be ins
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored, MaskPaths, Region
 from llb_ray.data.image_masks import Hidden, ImageMasks
 from llb_ray.data.manifest import path_text
+from llb_ray.data.mask_files import not_black
 from llb_ray.data.mask_folders import MaskFolders
+from llb_ray.data.unreadable_files import UnreadableImage, refusing
 from llb_ray.errors import ConfigError, DataError
 
 Mask = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
@@ -59,14 +62,9 @@ class PhotographMasks:
 
     @property
     def key(self) -> str:
-        """Digest of the names, sizes and times of the files that are given."""
-        found = [
-            [str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns]
-            for root in self.given.paths
-            if root is not None
-            for path in sorted([root, *root.rglob("*")])
-        ]
-        return digest([*map(str, self.given.paths), found])
+        """Digest of what the run keeps, and of the names, sizes and times of the files that are given."""
+        states = [state for root in self.given.paths if root is not None for state in _states(root)]
+        return digest([self.kept.key, *map(str, self.given.paths), states])
 
     @property
     def notice(self) -> str:
@@ -104,11 +102,33 @@ class PhotographMasks:
         return found
 
 
+def _states(root: Path) -> Iterator[list[str | int]]:
+    """The names, sizes and times of a file, or of those in a folder, and behind links in it."""
+    entered = {os.path.realpath(root)}
+    yield _state(str(root))
+    for where, folders, names in os.walk(root, followlinks=True):
+        yield from (_state(os.path.join(where, name)) for name in sorted(names))
+        inner = {os.path.realpath(os.path.join(where, name)): name for name in sorted(folders)}
+        folders[:] = [name for real, name in inner.items() if real not in entered]  # links may go round in circles
+        entered |= inner.keys()
+
+
+def _state(path: str) -> list[str | int]:
+    with suppress(OSError):  # of a link that leads nowhere
+        found = os.stat(path)
+        return [path, found.st_size, found.st_mtime_ns]
+    return [path]
+
+
 def regions_given(masks: Mask | Sequence[Mask | None] | None, num_images: int) -> list[Region | None]:
     """The region of each image, of one or a sequence of as many; raises ConfigError for another number."""
     if masks is None:
         return [None] * num_images
-    some = [masks] if isinstance(masks, str | os.PathLike | Image.Image | np.ndarray) else list(masks)
+    some: list[Mask | None]
+    if isinstance(masks, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(masks, Iterable):
+        some = [masks]
+    else:
+        some = list(masks)
     if len(some) != num_images:
         raise ConfigError(f"{len(some)} masks for {num_images} images; give one for each, None for an image without")
     return [_region(mask) for mask in some]
@@ -119,7 +139,23 @@ def _region(mask: Mask | None) -> Region | None:
         return None
     if isinstance(mask, str | os.PathLike):
         return Path(mask)
-    found = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
-    if found.ndim != 2 or found.dtype.kind not in "bui":
-        raise DataError(f"a mask is {found.dtype} {list(found.shape)}; give a path, a PIL image, or an array [H, W]")
+    if isinstance(mask, Image.Image):
+        return _drawn(mask)
+    found = np.asarray(mask)
+    if found.ndim != 2 or not found.size or found.dtype.kind not in "bui":
+        raise DataError(
+            f"a mask is {found.dtype} {list(found.shape)}; give a path, a PIL image, or an array [H, W] of integers or "
+            "booleans"
+        )
     return found
+
+
+def _drawn(mask: Image.Image) -> Region:
+    """The pixels of a PIL image, as they would be read from its file."""
+    try:
+        with refusing():
+            upright = ImageOps.exif_transpose(mask)
+            upright.format = mask.format  # which a copy has not
+            return not_black(upright)
+    except UnreadableImage as error:
+        raise DataError(f"a mask: {error}; give another") from error
