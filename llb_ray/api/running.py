@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
-from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, ignores_labels, refuse_labels
+from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell, ignored_labels, refuse_labels
 from llb_ray.errors import ConfigError
 from llb_ray.remote import local_folder, locate
 
@@ -44,7 +44,7 @@ def run(
         raise ConfigError(f"{where}: a run at a URI keeps its artifacts there; leave the store out")
     spec = RunSpec(config, manifest, where, shared)
     with _entered(executor) as workers:
-        refuse_labels(workers, config.resources)
+        refuse_labels(workers, config)
         return run_stages(spec, workers, tell)
 
 
@@ -127,8 +127,8 @@ def make_executor(name: str, address: str | None = None) -> Executor:
 
 def _note_labels(workers: Executor, config: RunConfig, tell: Tell) -> None:
     """Report that labels have no effect; they are a finished run's, and cannot be dropped as from a new one."""
-    if ignores_labels(workers, config.resources):
-        tell("note: resources.label_selector has no effect: the serial executor stays on this machine")
+    if name := ignored_labels(workers, config):
+        tell(f"note: {name} has no effect: the serial executor stays on this machine")
 
 
 def _entered(executor: str | Executor, address: str | None = None) -> AbstractContextManager[Executor]:

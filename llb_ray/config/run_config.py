@@ -28,7 +28,10 @@ from llb_ray.config.worker_range import ALONE, WorkerRange
 
 Tracker = Literal["mlflow", "wandb", "tensorboard"]
 UNKEYED = ("resources", "tracking")  # sections that no result depends on
-_UNKEYED_FEATURES = {"max_gib", "local", "local_gib"}  # where features are read
+_UNKEYED_SETTINGS = {  # of other sections
+    "features": {"max_gib", "local", "local_gib"},  # where they are read
+    "final": {"label_selector"},
+}
 
 
 class RunConfig(Settings):
@@ -193,6 +196,13 @@ class RunConfig(Settings):
         """Numbers of workers that train the final detector: one that takes no steps is fitted by one."""
         return WorkerRange.of(self.final.num_workers) if self.detector.trains_by_gradient else ALONE
 
+    def resources_of(self, role: Role) -> ResourcesConfig:
+        """The resources that a sub-model or the final detector is trained with."""
+        labels = self.final.label_selector
+        if role == "member" or labels is None:
+            return self.resources
+        return self.resources.model_copy(update={"label_selector": labels})
+
     def notices(self) -> list[str]:
         """One sentence for each setting that has no effect here; a run logs them."""
         idle = [*self.purify.notices(), *self.importance.notices(), *self.threshold.notices()]
@@ -210,7 +220,7 @@ class RunConfig(Settings):
 
     def keyed_settings(self) -> dict[str, Any]:
         """The settings that results depend on, JSON-ready: with others a run is the same run."""
-        unkeyed = dict.fromkeys(UNKEYED, True) | {"features": _UNKEYED_FEATURES}
+        unkeyed: dict[str, Any] = dict.fromkeys(UNKEYED, True) | _UNKEYED_SETTINGS
         return self.model_dump(mode="json", exclude=unkeyed)
 
     def to_yaml(self) -> str:

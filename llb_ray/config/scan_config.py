@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from llb_ray.config.base import Settings
 from llb_ray.config.dataset_options import DatasetConfig
@@ -45,6 +45,14 @@ class ScanConfig(RunConfig):
     scan: ScanSettings
     # Its table has no column that a threshold would fill, and folds are two thirds of a reconstruction's cost.
     threshold: ThresholdConfig = ThresholdConfig(method="none")
+
+    @model_validator(mode="after")
+    def _jobs_stay_on_their_nodes(self) -> "ScanConfig":
+        if self.final.label_selector is not None:
+            raise ValueError(
+                "final.label_selector: a job of a scan trains all in one place; set resources.label_selector"
+            )
+        return self
 
     def of_job(self, filter_name: str, seed: int) -> RunConfig:
         """The configuration of the runs with this filter and seed."""

@@ -147,6 +147,11 @@ class FinalConfig(Settings):
         description="workers that share each batch (Ray Train), each with `resources` of its own; with [2, 4], as many "
         "of 2 to 4 as the nodes hold when the training starts, and after the death of one",
     )
+    label_selector: NodeLabels | None = Field(
+        None,
+        description="labels of the Ray nodes that the final detector, and those without a fold, are trained on; "
+        "default: resources.label_selector",
+    )
 
 
 class ThresholdConfig(Settings):

@@ -100,8 +100,8 @@ def _no_capacity(resources: ResourcesConfig) -> ResourceError:
     nodes, remedy = _nodes(resources), "set resources.autoscale_to where the cluster can add nodes"
     if not nodes:
         return ResourceError(
-            f"a worker asks for {resources.description}, and no node of the cluster has these labels; correct "
-            f"resources.label_selector (`ray list nodes --detail` shows the labels), join such nodes, or {remedy}"
+            f"a worker asks for {resources.description}, and no node of the cluster has these labels; correct the "
+            f"label_selector (`ray list nodes --detail` shows the labels), join such nodes, or {remedy}"
         )
     largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
     among = f"{len(nodes)} with these labels" if resources.label_selector else f"{len(nodes)}"

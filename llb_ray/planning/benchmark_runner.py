@@ -37,7 +37,7 @@ def forecast_run(
         raise DataError(
             f"{manifest.root}: {size.num_train} training images cannot be divided among {size.num_members} members"
         )
-    refuse_labels(executor, config.resources)
+    refuse_labels(executor, config)
     slots = executor.slots(config.resources)
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=existing(out)) as name:
         specs = list(_specs(config, manifest, Path(name), min(slots, _AT_ONCE, max(1, size.num_members)), size))

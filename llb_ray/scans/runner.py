@@ -30,7 +30,7 @@ Runner = Callable[[Scan, Todo, Tell], tuple[int, Ended]]  # how many jobs run at
 def serially(scan: Scan, todo: Todo, tell: Tell) -> tuple[int, Ended]:
     """Every job in this process, one after the other."""
     executor = SerialExecutor()
-    refuse_labels(executor, scan.config.resources)
+    refuse_labels(executor, scan.config)
     return 1, ((job, run_job(scan, job, material, executor)) for job, material in todo)
 
 

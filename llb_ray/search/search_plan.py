@@ -54,6 +54,10 @@ class Search:
                 f"final.num_workers={self.base.final_workers}: a trial of a search trains its final detector in one "
                 "worker; leave it out, and set it again for the run of best.yaml"
             )
+        if self.base.final.label_selector is not None:
+            raise ConfigError(
+                "final.label_selector: a trial of a search trains all in one place; set resources.label_selector"
+            )
         _ = self.num_trials  # refuses a grid over ranges
 
     @cached_property

@@ -1,8 +1,8 @@
 """Capacity of a cluster: which nodes count, what is refused and how, and the wait for an autoscaler."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import ray
@@ -11,8 +11,12 @@ from ray._private.label_utils import validate_label_selector
 
 import llb_ray
 from llb_ray.api import make_executor
-from llb_ray.config import ResourcesConfig, RunConfig, with_overrides
+from llb_ray.config import ResourcesConfig, RunConfig, ScanConfig, with_overrides
+from llb_ray.config.reading import parse_as
 from llb_ray.distributed import capacity
+from llb_ray.engine.execution.executor import Executor, SerialExecutor
+from llb_ray.engine.execution.protocols import Spec
+from llb_ray.engine.rundir.run_index import settings_digest
 from llb_ray.errors import ConfigError, ResourceError
 from tests.workers import Counting, CountingSpec, place
 
@@ -70,7 +74,7 @@ def test_nodes_that_an_autoscaler_may_add_count_as_asked_for() -> None:
         ),
         (
             {"label_selector": {"zone": "c"}},
-            "no node of the cluster has these labels; correct resources.label",
+            "no node of the cluster has these labels; correct the label_selector",
         ),
     ],
 )
@@ -116,12 +120,43 @@ def test_a_selector_is_one_setting_of_the_command_line() -> None:
         with_overrides(RunConfig(), ["resources.label_selector={zone: -b}"])
 
 
-def test_the_serial_executor_refuses_labels(tiny: RunConfig, photos: Path, tmp_path: Path) -> None:
-    config = with_overrides(tiny, ["resources.label_selector={zone: a}"])
+@pytest.mark.parametrize("section", ["resources", "final"])
+def test_the_serial_executor_refuses_labels(section: str, tiny: RunConfig, photos: Path, tmp_path: Path) -> None:
+    config = with_overrides(tiny, [f"{section}.label_selector={{zone: a}}"])
     manifest = llb_ray.read_folder(photos, config)
     for refused in (llb_ray.run, llb_ray.plan):
-        with pytest.raises(ResourceError, match=r"label_selector names nodes of a Ray cluster.*--executor ray$"):
+        with pytest.raises(ResourceError, match=rf"^{section}\.label_selector names nodes of .*--executor ray$"):
             refused(config, manifest, out=tmp_path / "run", executor="serial")
+
+
+class _Placed:
+    """The serial executor, as one that can choose nodes; notes the labels that each worker asks for."""
+
+    def __init__(self) -> None:
+        self.serial, self.zones = SerialExecutor(), dict[str, str]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.serial, name)
+
+    def run(self, worker: Any, specs: Sequence[Spec], *more: Any) -> Any:
+        self.zones |= {spec.name: spec.context.resources.label_selector["zone"] for spec in specs}
+        return self.serial.run(worker, specs, *more)
+
+
+def test_the_final_detector_has_nodes_of_its_own(tiny: RunConfig, photos: Path, tmp_path: Path) -> None:
+    labels = ["resources.label_selector={zone: small}", "final.label_selector={zone: large}", "threshold.method=folds"]
+    config, executor = with_overrides(tiny, labels), _Placed()
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=tmp_path / "run", executor=cast(Executor, executor))
+    large = {name for name, zone in executor.zones.items() if zone == "large"}
+    assert large == {"final", *(f"fold-{number:03d}" for number in range(config.threshold.folds))}
+    assert settings_digest(config) == settings_digest(with_overrides(config, ["final.label_selector={zone: other}"]))
+
+
+def test_what_is_trained_in_one_place_has_one_selector() -> None:
+    dataset = {"kind": "mvtec", "root": "data"}
+    tree = {"scan": {"dataset": dataset}, "final": {"label_selector": {"zone": "large"}}}
+    with pytest.raises(ConfigError, match="final.label_selector: a job of a scan trains all in one place"):
+        parse_as(ScanConfig, tree, "scan.yaml")
 
 
 @pytest.mark.ray

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from llb_ray.config import ResourcesConfig, WorkerRange
+from llb_ray.config import ResourcesConfig, RunConfig, WorkerRange
 from llb_ray.engine.execution.heartbeat import Beat, Heartbeat, read_beat
 from llb_ray.errors import LlbError, ResourceError
 
@@ -106,18 +106,22 @@ class SerialExecutor:
         self.run(worker, [spec], tell)
 
 
-def refuse_labels(executor: Executor, resources: ResourcesConfig) -> None:
+def refuse_labels(executor: Executor, config: RunConfig) -> None:
     """Raise ResourceError for labels of nodes where the executor cannot choose a node."""
-    if ignores_labels(executor, resources):
+    if name := ignored_labels(executor, config):
         raise ResourceError(
-            "resources.label_selector names nodes of a Ray cluster, and the serial executor stays on this machine; "
+            f"{name} names nodes of a Ray cluster, and the serial executor stays on this machine; "
             "drop the setting, or take --executor ray"
         )
 
 
-def ignores_labels(executor: Executor, resources: ResourcesConfig) -> bool:
-    """True where labels of nodes are asked for and the executor cannot choose a node."""
-    return bool(resources.label_selector) and isinstance(executor, SerialExecutor)
+def ignored_labels(executor: Executor, config: RunConfig) -> str:
+    """The setting that asks for nodes with labels where the executor cannot choose a node; else empty."""
+    if not isinstance(executor, SerialExecutor):
+        return ""
+    if config.resources.label_selector:
+        return "resources.label_selector"
+    return "final.label_selector" if config.final.label_selector else ""
 
 
 def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: WorkerRange) -> None:

@@ -41,7 +41,7 @@ class PhotographMasks:
     kept: ImageMasks
     given: MaskFolders
     is_needed: bool  # to know what to inspect
-    _warned: set[str] = field(default_factory=set, compare=False, repr=False)  # of what the user was told once
+    _warned: set[str] = field(default_factory=set, compare=False, repr=False)  # that were reported once
 
     @classmethod
     def of(cls, hidden: Hidden | None, config: RunConfig, given: MaskPaths) -> "PhotographMasks | None":

@@ -78,7 +78,7 @@ class ParallelStages:
         """Specification of a fit on these images, with the trust in each, by `stage_keys.fit_settings`."""
         return MemberSpec(
             name=name,
-            context=self._context,
+            context=replace(self._context, resources=self.config.resources_of(settings["role"])),
             detector=self.config.detector_of(settings["role"]),
             importance=self.config.importance_of(settings["role"]),
             settings=settings,

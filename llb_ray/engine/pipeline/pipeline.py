@@ -127,8 +127,7 @@ def run_stages(spec: RunSpec, executor: Executor, tell: Tell) -> Result:
     config, manifest, amendment = spec.config, spec.manifest, spec.amendment
     _refuse(spec)
     filter_of(config.purify)  # raises for a broken one of another package
-    if config.final_workers.most > 1:
-        refuse_crowd(executor, config.resources, config.final_workers)  # hours before their turn comes
+    refuse_crowd(executor, config.resources_of("final"), config.final_workers)  # hours before their turn comes
     with lock_run(spec.out, spec.store, spec.lock_wait_s) as folder:
         for line in [
             *_crash_lines(folder),
