@@ -27,7 +27,7 @@ _NAME_ONE = "each has scores and a threshold of its own; name that of the images
 
 @dataclass(frozen=True)
 class VerdictSettings:
-    """All that verdicts depend on besides the run: thresholds other than its own, the category and masks of new images."""
+    """Settings of verdicts besides the run: thresholds other than its own, the category and masks of new images."""
 
     threshold: float | None = None  # of scores; None: the run's own, or that of the rate
     false_alarm_rate: float | None = None
