@@ -48,7 +48,7 @@ class MaskFolders:
         for folder in self.folders:
             if folder.resolve() == root.resolve():
                 raise DataError(
-                    f"{folder}: has the photographs in it, so it cannot be told which files are masks; move the masks "
+                    f"{folder}: has the photographs in it, and nothing says which files are masks; move the masks "
                     "to a folder of their own"
                 )
 
@@ -99,7 +99,7 @@ def _files(folder: Path) -> list[str]:
     """The names of the files in a folder, sorted; none of one that is not there.  Raises DataError for one that
     may not be read.
 
-    A link that leads nowhere counts: whoever made it meant a mask.
+    A link that leads nowhere counts: it was meant as a mask.
     """
     try:
         with os.scandir(folder) as entries:
