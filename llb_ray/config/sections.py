@@ -68,7 +68,9 @@ class FeaturesConfig(Settings):
         "shared storage",
     )
     local_gib: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="disk that those copies may take on a machine; default: what is free there, but a tenth"
+        None,
+        description="disk that those copies may take on a machine; default: what is free there "
+        "beyond a tenth of the disk",
     )
 
     @model_validator(mode="after")

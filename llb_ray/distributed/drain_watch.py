@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator
 
 import ray
-from ray._private.state import state
+from ray._private.state import state  # no public call of Ray names the nodes
 
 from llb_ray.distributed.repeating import Repeating
 from llb_ray.engine.execution.eviction import NOTICE
@@ -17,16 +17,16 @@ _LOOK_S = 2.0  # the shortest notice that clouds give is half a minute
 
 
 @contextlib.contextmanager
-def posting_evictions(any_node: bool = False) -> Iterator[None]:
-    """Inside, a notice of eviction is posted while this node is drained, or any node where `any_node` is true."""
+def watching_drains(any_node: bool = False) -> Iterator[None]:
+    """A context in which `NOTICE` says whether this node is drained, or any node where `any_node` is true."""
     here = ray.get_runtime_context().get_node_id()
 
     def look() -> None:
         drained = state.get_draining_nodes()  # by Ray's id, with the deadline
-        NOTICE.post(bool(drained) if any_node else here in drained)
+        NOTICE.update(bool(drained) if any_node else here in drained)
 
     try:
         with Repeating(look, "llb-drain", _LOOK_S):
             yield
     finally:
-        NOTICE.post(False)
+        NOTICE.update(False)

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from llb_ray.data.manifest import path_from_text
 from llb_ray.distributed import capacity, cluster
 from llb_ray.distributed.death_reason import why
-from llb_ray.distributed.drain_watch import posting_evictions
+from llb_ray.distributed.drain_watch import watching_drains
 from llb_ray.distributed.ray_executor import RayExecutor
 from llb_ray.engine.execution.executor import Executor, SerialExecutor, Tell
 from llb_ray.scans.datasets import Material
@@ -44,7 +44,7 @@ def on_cluster(scan: Scan, todo: Todo, tell: Tell) -> tuple[int, Ended]:
 def _do(scan: Scan, job: Job, material: Material, spread: bool) -> Row:
     """The job, in a process of the cluster."""
     executor: Executor = RayExecutor() if spread else SerialExecutor()
-    with executor, posting_evictions():
+    with executor, watching_drains():
         return run_job(scan, job, material, executor)
 
 

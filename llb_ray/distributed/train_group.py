@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from llb_ray.config import WorkerRange
 from llb_ray.distributed.capacity import label_selector
 from llb_ray.distributed.death_reason import why
-from llb_ray.distributed.drain_watch import posting_evictions
+from llb_ray.distributed.drain_watch import watching_drains
 from llb_ray.distributed.torch_data_parallel import TorchPeers
 from llb_ray.engine.execution.protocols import PeerWorker, Spec, WorkerContext, device_for
 from llb_ray.engine.filenames import CHECKPOINTS
@@ -87,7 +87,7 @@ class Together:
             # Ray Train would take nccl for every GPU it is asked for, but they may be only logical ones.
             torch_config=TorchConfig(backend="nccl" if resources.num_gpus and resources.device != "cpu" else "gloo"),
             scaling_config=train.ScalingConfig(  # type: ignore[call-arg]  # mypy sees the class that v2 replaces
-                num_workers=count.most if count.least == count.most else tuple(count),  # type: ignore[arg-type]  # the same
+                num_workers=count.most if count.is_fixed else tuple(count),  # type: ignore[arg-type]  # the same
                 # A training that runs keeps its workers: Ray would stop it for places that other runs hold, and wait.
                 elastic_resize_monitor_interval_s=math.inf,
                 use_gpu=bool(resources.num_gpus),
@@ -135,6 +135,6 @@ def _take_part(work: dict[str, Any]) -> None:
     """The part of each worker."""
     spec: Spec = work["spec"]
     working = work["worker"](spec, TorchPeers(device_for(spec.context.resources)))
-    with posting_evictions(any_node=True):  # the leading worker saves for the others
+    with watching_drains(any_node=True):  # the leading worker saves for the others
         for step in working.STEPS:
             getattr(working, step)()

@@ -20,7 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from llb_ray.distributed.capacity import placement
 from llb_ray.distributed.death_reason import why
-from llb_ray.distributed.drain_watch import posting_evictions
+from llb_ray.distributed.drain_watch import watching_drains
 from llb_ray.distributed.failure_monitor import LOOK_S, Watch
 from llb_ray.engine.execution.executor import Failures, announce
 from llb_ray.engine.execution.protocols import Spec, Worker
@@ -41,7 +41,7 @@ class WorkerActor:
         """Take a worker through its steps; the GPU memory that it used is free for other processes afterwards."""
         working = worker(spec)
         try:
-            with posting_evictions():
+            with watching_drains():
                 for step in worker.STEPS:
                     getattr(working, step)()
         finally:

@@ -71,24 +71,25 @@ class Graph(nn.Module):
         if not isinstance(trained.detector, Exportable):
             name = trained.config.detector.name
             raise ConfigError(f"detector {name} cannot be exported, as it has no method scorer; use llb-ray predict")
+        if any_size and trained.photographs.has_masks:
+            raise ConfigError(
+                "an image and its own mask are resized in different ways; export without --any-size, and resize both"
+            )
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
         self.resize = Resize(trained.config.detector.size) if any_size else nn.Identity()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
         self._hidden = trained.photographs.ignored
-        if any_size and trained.photographs.has_masks:
-            raise ConfigError("a mask for each photograph is resized in another way than it; export without --any-size")
 
     def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        image = self.resize(image)
-        share: Layers = ()
+        image, ignored_BHW = self.resize(image), None
         if self._hidden is not None:
             image, ignored_BHW = split_mask(image, self._hidden)
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
-        if self._hidden is not None:
-            share = (ignored_share(ignored_BHW, layers[0].shape[2:]),)
         # As the detector was trained: on what the cache holds.
         cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]
-        score_B, map_BHW = self.scorer(*cached, *share)
+        if ignored_BHW is not None:
+            cached.append(ignored_share(ignored_BHW, layers[0].shape[2:]))
+        score_B, map_BHW = self.scorer(*cached)
         return score_B, score_B > threshold, map_BHW
 
 
@@ -96,7 +97,8 @@ def export_onnx(run: FinishedRun, path: Path, category: str | None = None, any_s
     """Write the final detector to `path`, and say how far it is from torch on images of the run.
 
     Its threshold is that of `category`, in a run of several; with `any_size` it resizes images by itself.  Raises
-    ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is taken, and
+    ResourceError where the extra `onnx` is not installed, ConfigError for a name that is not ``.onnx`` or is taken, a
+    backbone in another precision than float32, and `any_size` where images have bands or masks of their own, and
     MemberError if the numbers differ; nothing is left at `path` then.
     """
     refuse_name(path, ".onnx")
@@ -204,16 +206,14 @@ def _properties(trained: TrainedDetector, any_size: bool) -> dict[str, str]:
     (height, width), levels = trained.config.detector.size, trained.photographs.levels
     shape = "height, width" if any_size else f"{height}, {width}"
     by_itself = "by this model " if any_size else ""
-    colours = (
-        "4], RGB and a channel that is not 0 where the photograph is ignored"
-        if trained.photographs.has_masks
-        else "3], RGB"
-    )
+    channels, colours = 3, "RGB"
+    if trained.photographs.has_masks:
+        channels, colours = 4, "RGB and a channel that is not 0 where the photograph is ignored"
     deep = "" if levels is None else f", from 16 bits by {levels.black:g} as 0 and {levels.white:g} as 255"
     return {
         "llb_ray.threshold": repr(trained.calibration.threshold),  # unless the input `threshold` is another
         "llb_ray.false_alarm_rate": repr(trained.config.threshold.false_alarm_rate),
-        "llb_ray.input": f"uint8 [batch, {shape}, {colours}, upright{deep}",
+        "llb_ray.input": f"uint8 [batch, {shape}, {channels}], {colours}, upright{deep}",
         "llb_ray.resize": f"{by_itself}to {height} x {width} px, bicubic with antialias (Pillow), aspect not kept",
         "llb_ray.score": "rises with abnormality; anomalous where it is above the threshold",
         **{f"llb_ray.backbone.{key}": value for key, value in weights_origin(trained.config.detector).items()},

@@ -57,24 +57,9 @@ class Nodes:
 
     def drain_node_of(self, pid: int) -> None:
         """The node that this worker process runs on will be taken away in a minute, as a cloud announces it."""
-        told = (
-            "--reason",
-            "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message",
-            "spot",
-            "--deadline-remaining-seconds",
-            "60",
-        )
-        node = self.workers[self._name_of(pid)].node_id
-        command = [
-            Path(sys.executable).with_name("ray"),
-            "drain-node",
-            "--address",
-            self.address,
-            "--node-id",
-            node,
-            *told,
-        ]
+        ray, node = Path(sys.executable).with_name("ray"), self.workers[self._name_of(pid)].node_id
+        command = [ray, "drain-node", "--address", self.address, "--node-id", node, "--reason-message", "spot"]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--deadline-remaining-seconds", "60"]
         subprocess.run(command, check=True, capture_output=True)
 
     def _name_of(self, pid: int) -> str:

@@ -66,17 +66,17 @@ def test_a_notice_of_eviction_makes_a_checkpoint_due_at_once_and_then_every_few_
     monkeypatch.setattr(checkpoint, "NOTICE", notice := EvictionNotice())
     often, seldom = (FileCheckpoints(tmp_path / f"{s}", interval_s=s, _saved_s=now_s) for s in (2, 3600))
     now_s += 1
-    notice.post(True)
+    notice.update(True)
     assert often.due(1)
     assert seldom.due(1)
     for checkpoints in (often, seldom):
         checkpoints.save({})
     now_s += 3
-    notice.post(True)
+    notice.update(True)
     assert (often.due(2), seldom.due(2)) == (True, False)
     now_s += 3
     assert seldom.due(3)
-    notice.post(False)
+    notice.update(False)
     assert not seldom.due(3)
 
 

@@ -4,14 +4,14 @@ import time
 
 
 class EvictionNotice:
-    """Stands from the moment it is posted until it is withdrawn."""
+    """Whether the machine is about to be taken away, and since when this is known."""
 
     def __init__(self) -> None:
-        self.since_s: float | None = None  # by the monotonic clock; None while it does not stand
+        self.since_s: float | None = None  # by the monotonic clock; None: it is not
 
-    def post(self, stands: bool) -> None:
-        """Say whether it stands now; posted again, it stands since the first time."""
-        if not stands:
+    def update(self, is_evicted: bool) -> None:
+        """Note whether it is about to be taken away now; `since_s` is when this was first noted."""
+        if not is_evicted:
             self.since_s = None
         elif self.since_s is None:
             self.since_s = time.monotonic()

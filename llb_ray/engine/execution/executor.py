@@ -128,7 +128,7 @@ def refuse_crowd(executor: Executor, resources: ResourcesConfig, count: WorkerRa
     """Raise ResourceError if the fewest of `count` workers with these resources cannot run at once."""
     room = executor.slots(resources)
     if count.least > room:
-        fewest = "" if count.least == count.most else f"{count.least} of "
+        fewest = "" if count.is_fixed else f"{count.least} of "
         raise ResourceError(
             f"{fewest}final.num_workers={count} must run at once, each with {resources.num_cpus} CPUs and "
             f"{resources.num_gpus:g} GPUs, and there is room for {room}; lower it, or take the Ray executor on a "

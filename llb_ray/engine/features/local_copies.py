@@ -31,7 +31,7 @@ class LocalCopies:
     """A folder on the machine's own disk; what was read longest ago is removed to make room."""
 
     folder: Path
-    max_gib: float | None = None  # for all files together; None: what the disk has, but a tenth
+    max_gib: float | None = None  # for all files together; None: what is free beyond a tenth of the disk
 
     @classmethod
     def of(cls, config: FeaturesConfig) -> "LocalCopies | None":
