@@ -1,6 +1,6 @@
 """Regions of photographs that are not looked at: of all photographs of a run, or of each (`mask_folders`).
 
-A region is the white part of an image, or the polygons of a labelme file; of any size, for it is brought to that of the
+A region is the white part of an image, or the shapes of a labelme file; of any size, for it is brought to that of the
 photographs.  What is in an ignored region is painted over before anything else sees it, so that it can change nothing.
 """
 

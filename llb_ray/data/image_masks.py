@@ -85,7 +85,7 @@ class ImageMasks:
         return {image_id: row for row, image_id in enumerate(self._table["image_id"].to_pylist())}
 
 
-Hidden = Ignored | ImageMasks  # what is not looked at: the same in all photographs, or in each
+IgnoredPixels = Ignored | ImageMasks  # what is not looked at: the same in all photographs, or in each
 
 
 def keys_digest(keys: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from llb_ray.config import RunConfig, Size, dump_size, sides
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.image_masks import IgnoredPixels, ImageMasks
 from llb_ray.detectors.base import upsample
 
 _PIXELS_AT_ONCE = 2**21  # about 40 bytes each while they are smoothed and counted
@@ -35,12 +35,12 @@ class PixelGrid:
     masks: ImageMasks | None = None
 
     @classmethod
-    def of(cls, config: RunConfig, hidden: Hidden | None) -> Self:
+    def of(cls, config: RunConfig, ignored: IgnoredPixels | None) -> Self:
         """The pixels of a run."""
         detector = config.detector
-        ignored = hidden if isinstance(hidden, Ignored) else None
-        masks = hidden if isinstance(hidden, ImageMasks) else None
-        return cls(detector.image_size_px, config.evaluation.sigma_at(detector.encoded_size), ignored, masks)
+        common = ignored if isinstance(ignored, Ignored) else None
+        masks = ignored if isinstance(ignored, ImageMasks) else None
+        return cls(detector.image_size_px, config.evaluation.sigma_at(detector.encoded_size), common, masks)
 
     def with_mask(self, ignored: Ignored | None) -> Self:
         """The pixels of a photograph with this mask of its own."""
@@ -68,8 +68,8 @@ class PixelGrid:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that smoothed maps depend on besides the maps, JSON-ready."""
-        hidden = self.ignored or self.masks
-        ignored = {} if hidden is None else {"ignored": hidden.key}
+        found = self.ignored or self.masks
+        ignored = {} if found is None else {"ignored": found.key}
         return {"size_px": dump_size(self.size_px), "sigma_px": self.sigma_px, **ignored}
 
     def smooth_each(self, image_ids: Sequence[str], map_NHW: Floats) -> Floats:

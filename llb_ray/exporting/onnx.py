@@ -78,12 +78,12 @@ class Graph(nn.Module):
         self.encoder, self.scorer = trained.encoding.encoder.network(), trained.detector.scorer()
         self.resize = Resize(trained.config.detector.size) if any_size else nn.Identity()
         self._cache_dtypes = trained.encoding.encoder.cache_dtypes
-        self._hidden = trained.photographs.ignored
+        self._ignored = trained.photographs.ignored
 
     def forward(self, image: torch.Tensor, threshold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         image, ignored_BHW = self.resize(image), None
-        if self._hidden is not None:
-            image, ignored_BHW = split_mask(image, self._hidden)
+        if self._ignored is not None:
+            image, ignored_BHW = split_mask(image, self._ignored)
         layers: Layers = self.encoder(image.permute(0, 3, 1, 2))
         # As the detector was trained: on what the cache holds.
         cached = [layer.to(dtype).float() for layer, dtype in zip(layers, self._cache_dtypes, strict=True)]

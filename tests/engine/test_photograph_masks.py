@@ -20,7 +20,8 @@ from llb_ray.data.ignored_regions import Ignored, MaskPaths
 from llb_ray.data.image_masks import ImageMasks
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.engine.features.ignored_pixels import read_ignored
-from llb_ray.engine.inference.photograph_masks import PhotographMasks, regions_given
+from llb_ray.engine.inference.given_masks import regions_given
+from llb_ray.engine.inference.photograph_masks import PhotographMasks
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.scorer import read_scores

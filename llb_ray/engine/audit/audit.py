@@ -105,12 +105,12 @@ def _images_unchanged(run: FinishedRun) -> str:
 
 def _masks_unchanged(run: FinishedRun) -> str:
     """The run keeps its masks, so that those in the folder are compared where this is still there."""
-    if not isinstance(run.hidden, ImageMasks):
+    if not isinstance(run.ignored_pixels, ImageMasks):
         return "no photograph has a mask of its own"
     folders = MaskFolders.of(run.config.data, run.config.detector.size)
     if folders is None:
-        return f"{len(run.hidden.keys)} masks of photographs are the run's own (their folder is gone)"
-    kept, found = run.hidden.keys, DrawnMasks(folders, run.images).keys
+        return f"{len(run.ignored_pixels.keys)} masks of photographs are the run's own (their folder is gone)"
+    kept, found = run.ignored_pixels.keys, DrawnMasks(folders, run.images).keys
     for image_id, path in zip(run.images["image_id"].to_pylist(), run.images["path"].to_pylist(), strict=True):
         if kept.get(image_id) != found.get(image_id):
             raise AuditError(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.engine.evaluation.evaluate import evaluate_recipe, grid, shards_to_count
 from llb_ray.engine.evaluation.run_threshold import ThresholdInputs
-from llb_ray.engine.features.ignored_pixels import hidden_recipe
+from llb_ray.engine.features.ignored_pixels import ignored_recipe
 from llb_ray.engine.features.mean_features import FEATURES
 from llb_ray.engine.features.measured_bands import scale_recipe
 from llb_ray.engine.inspection.finished_run import FinishedRun
@@ -77,8 +77,8 @@ def _given(run: FinishedRun) -> Iterator[RunArtifacts]:
         yield "partition", made.partition, extended_recipe(run.config, made.base_partition, ids, groups)
     for number, (lot, images) in enumerate(zip(made.lots, run.lots, strict=True)):
         yield f"lot {number}", lot, lot_recipe(images)
-    if made.ignored is not None and run.hidden is not None:
-        yield "ignored", made.ignored, hidden_recipe(run.hidden)
+    if made.ignored is not None and run.ignored_pixels is not None:
+        yield "ignored", made.ignored, ignored_recipe(run.ignored_pixels)
     if made.bands is not None and run.config.data.bands is not None:
         yield "bands", made.bands, scale_recipe(run.config.data.bands, base_ids)
     if run.overrides is not None and made.overrides is not None:
@@ -91,13 +91,13 @@ def _fitted(run: FinishedRun) -> Iterator[RunArtifacts]:
     for number, fitted in made.by_number().items():
         settings = fit_settings(config, "member", number)
         images = dict.fromkeys(shares[number], TRUSTED)
-        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), images, run.hidden)
+        yield member_name(number), fitted, fit_recipe(settings, _encoder(run), images, run.ignored_pixels)
     kept = training_images(config, made.purified, made.overrides)
-    yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept, run.hidden)
+    yield FINAL, made.final, fit_recipe(fit_settings(config, "final"), _encoder(run), kept, run.ignored_pixels)
     for number, fitted in enumerate(made.folds):
         learnt = dict(sorted(trained_on(fitted).items()))  # whether it should is asked by `held_out_scores_are`
         settings = fit_settings(config, "final", number % config.threshold.folds)
-        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt, run.hidden)
+        yield f"fit {number} without a fold", fitted, fit_recipe(settings, _encoder(run), learnt, run.ignored_pixels)
 
 
 def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
@@ -119,7 +119,7 @@ def _scored(run: FinishedRun) -> Iterator[RunArtifacts]:
 
 def _score_recipe(run: FinishedRun, shard: Artifact, by: dict[str, Artifact], keeps_maps: bool) -> Recipe:
     image_ids = read_scores([shard])["image_id"].to_pylist()
-    recipe = score_shard(image_ids, _encoder(run), by, keeps_maps, run.hidden).recipe
+    recipe = score_shard(image_ids, _encoder(run), by, keeps_maps, run.ignored_pixels).recipe
     # Runs of earlier versions kept maps alone.
     return recipe if FEATURES in shard.settings or not keeps_maps else replace(recipe, settings={"maps": True})
 

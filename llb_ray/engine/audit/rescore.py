@@ -75,7 +75,7 @@ def _photographs(run: FinishedRun) -> FeatureExtractor:
     config = run.config
     fingerprint, scales = (
         encoder_fingerprint(config.detector),
-        (read_scale(run.made.bands), read_levels(run.made.levels), run.hidden),
+        (read_scale(run.made.bands), read_levels(run.made.levels), run.ignored_pixels),
     )
     found = FeatureExtractor(run.root, config.data.max_pixels, config.detector, fingerprint, *scales)
     if found.key != run.made.final.inputs.get("encoder"):

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import RunConfig
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.manifest import TEST, TRAIN
 from llb_ray.data.tables import join_by_image
 from llb_ray.engine.evaluation.ground_truth import GroundTruth
@@ -59,7 +59,7 @@ _BY_CATEGORY = (
 )
 
 
-def protocol(config: RunConfig, ignored: Hidden | None = None) -> dict[str, Any]:
+def protocol(config: RunConfig, ignored: IgnoredPixels | None = None) -> dict[str, Any]:
     """Protocol of the metrics, for comparison with those of others."""
     return _PROTOCOL | {"fpr_limit": config.evaluation.fpr_limit} | PixelGrid.of(config, ignored).settings
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llb_ray.artifacts import digest
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.manifest import TEST, path_from_text
 from llb_ray.disk import file_digest
 from llb_ray.errors import DataError
@@ -36,7 +36,7 @@ class GroundTruth:
     table: pa.Table
     root: Path
     max_pixels: int
-    ignored: Hidden | None = None  # pixels that are not compared
+    ignored: IgnoredPixels | None = None  # pixels that are not compared
 
     def known(self, split: str) -> dict[str, int]:
         """image_id -> label of the labelled images of a split."""

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.detectors.base import row_batches
 from llb_ray.engine.pixel_grid import PixelGrid
 from llb_ray.engine.workers.fitter import trained_on
@@ -74,7 +74,7 @@ class HeldOutMaps:
     grid: PixelGrid
 
     @classmethod
-    def of(cls, shards: Sequence[Artifact], config: RunConfig, ignored: Hidden | None) -> "HeldOutMaps":
+    def of(cls, shards: Sequence[Artifact], config: RunConfig, ignored: IgnoredPixels | None) -> "HeldOutMaps":
         """The maps in these shards, smoothed as pixel metrics see maps."""
         return cls(shards, PixelGrid.of(config, ignored))
 

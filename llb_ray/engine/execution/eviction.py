@@ -4,7 +4,7 @@ import time
 
 
 class EvictionNotice:
-    """Whether the machine is about to be taken away, and since when this is known."""
+    """The time since which this machine is known to be about to be taken away, if it is."""
 
     def __init__(self) -> None:
         self.since_s: float | None = None  # by the monotonic clock; None: it is not

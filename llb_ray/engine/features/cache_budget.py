@@ -10,7 +10,7 @@ import torch
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import DetectorConfig, FeaturesConfig
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.detectors.factory import build_encoder
 from llb_ray.engine.features.encoding import Stored, stored_layers
 from llb_ray.engine.features.feature_access import FeatureAccess
@@ -28,7 +28,7 @@ class Features:
     copies: list[Shard]  # of their augmented copies, where they are cached
     cached: list[Artifact]  # empty where they are encoded whenever they are read
     access: FeatureAccess
-    ignored: Hidden | None = None  # the pixels that none of them is about
+    ignored: IgnoredPixels | None = None  # the pixels that none of them is about
 
     def access_to(self, image_ids: Collection[str]) -> FeatureAccess:
         """Access to the layers of these images alone, for a worker that needs no others."""

@@ -7,7 +7,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from llb_ray.config import RunConfig
-from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.image_masks import IgnoredPixels, ImageMasks
 from llb_ray.data.manifest import TRAIN, Manifest
 from llb_ray.engine.features.encoding import ImageRef
 from llb_ray.engine.features.featurizer import Shard, shard_images, shards_of
@@ -22,7 +22,7 @@ class EncodedImages:
     pool: pa.Table | None
     lots: Sequence[pa.Table]
 
-    def shards(self, encoder: str, ignored: Hidden | None) -> list[Shard]:
+    def shards(self, encoder: str, ignored: IgnoredPixels | None) -> list[Shard]:
         """Shards of all images as they are, for the encoder of this key."""
         lots = (_masked(images, ignored) for images in self._lots)
         return [shard for images in lots for shard in shards_of(images, encoder, self._shard_images)]
@@ -53,7 +53,7 @@ class EncodedImages:
         return shard_images(self.config.detector)
 
 
-def _masked(images: Sequence[ImageRef], ignored: Hidden | None) -> Sequence[ImageRef]:
+def _masked(images: Sequence[ImageRef], ignored: IgnoredPixels | None) -> Sequence[ImageRef]:
     """The images, each with the digest of the mask that is its own, if it has one."""
     if not isinstance(ignored, ImageMasks):
         return images

@@ -20,7 +20,7 @@ from llb_ray.data.band_scale import BandScale
 from llb_ray.data.bands import read_bands, resize_bands
 from llb_ray.data.decoding import content_id, read_sized
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.image_masks import IgnoredPixels, ImageMasks
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import path_from_text
 from llb_ray.data.unreadable_files import UnreadableImage
@@ -67,7 +67,7 @@ class FeatureExtractor:
     encoder: Mapping[str, Any]  # the fingerprint
     scale: BandScale | None = None  # None: photographs, in RGB
     levels: Levels | None = None  # None: 8 bits, or spread over all of 16
-    ignored: Hidden | None = None  # None: all of every photograph is looked at
+    ignored: IgnoredPixels | None = None  # None: all of every photograph is looked at
 
     @property
     def key(self) -> str:
@@ -114,8 +114,8 @@ class FeatureExtractor:
         ignored, nothing for None."""
         if not self.has_masks:
             return image_HWC
-        hidden_HW = np.zeros(image_HWC.shape[:2], bool) if mask is None else mask.mask_HW
-        return np.dstack([image_HWC, np.where(hidden_HW, np.uint8(255), np.uint8(0))])
+        ignored_HW = np.zeros(image_HWC.shape[:2], bool) if mask is None else mask.mask_HW
+        return np.dstack([image_HWC, np.where(ignored_HW, np.uint8(255), np.uint8(0))])
 
 
 def read_unchanged(path: Path, image_id: str, decode: Callable[[Path], Decoded]) -> Decoded:
@@ -208,12 +208,12 @@ class EncoderSpec:
         _log.warning("%d images at once do not fit the GPU: encoding %d at a time", size, self._most)
 
 
-def stored_layers(encoder: Encoder, image_BHWC: Pixels, hidden: Hidden | None = None) -> Stored:
+def stored_layers(encoder: Encoder, image_BHWC: Pixels, ignored: IgnoredPixels | None = None) -> Stored:
     """Encoder output for images of 8 bits a channel, in the number format of the cache; where something is ignored,
     also the share of each cell that is."""
-    if hidden is None:
+    if ignored is None:
         return _stored(encoder, torch.from_numpy(image_BHWC))
-    visible_BHWC, ignored_BHW = split_mask(torch.from_numpy(image_BHWC), hidden)
+    visible_BHWC, ignored_BHW = split_mask(torch.from_numpy(image_BHWC), ignored)
     layers = _stored(encoder, visible_BHWC)
     return [*layers, ignored_share(ignored_BHW, torch.Size(layers[0].shape[2:])).numpy()]
 

@@ -14,7 +14,7 @@ from llb_ray.config import RunConfig
 from llb_ray.data.candidate_files import THREADS
 from llb_ray.data.decoding import content_id
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import Hidden, ImageMasks, keys_digest, write_masks
+from llb_ray.data.image_masks import IgnoredPixels, ImageMasks, keys_digest, write_masks
 from llb_ray.data.manifest import Manifest, path_from_text
 from llb_ray.data.mask_files import read_mask
 from llb_ray.data.mask_folders import MaskFolders
@@ -25,19 +25,16 @@ from llb_ray.errors import ConfigError, DataError
 _AT_ONCE = 16  # masks that are held; of large photographs in tiles each takes megabytes
 
 
-def ignored_recipe(ignored: Ignored) -> Recipe:
-    """Recipe of the pixels of all photographs."""
-    return Recipe("ignored", {}, {"pixels": ignored.key})
-
-
 def masks_recipe(keys: Mapping[str, str]) -> Recipe:
     """Recipe of the pixels of each photograph, from the key of each mask, by image_id."""
     return Recipe("ignored", {}, {"masks": keys_digest(keys)})
 
 
-def hidden_recipe(hidden: Hidden) -> Recipe:
+def ignored_recipe(ignored: IgnoredPixels) -> Recipe:
     """Recipe of the pixels, the same of all photographs or of each its own."""
-    return masks_recipe(hidden.keys) if isinstance(hidden, ImageMasks) else ignored_recipe(hidden)
+    if isinstance(ignored, ImageMasks):
+        return masks_recipe(ignored.keys)
+    return Recipe("ignored", {}, {"pixels": ignored.key})
 
 
 def write_ignored(folder: Path, ignored: Ignored) -> None:
@@ -119,7 +116,7 @@ class DrawnMasks:
                         yield image_id, ignored
 
 
-def read_ignored(artifact: Artifact | None, config: RunConfig) -> Hidden | None:
+def read_ignored(artifact: Artifact | None, config: RunConfig) -> IgnoredPixels | None:
     """The pixels in their artifact; None for a run that looks at whole photographs."""
     if artifact is None:
         return None

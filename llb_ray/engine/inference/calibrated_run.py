@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llb_ray.artifacts import Artifact
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import NO_MASKS, MaskPaths
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.listing import nearest
 from llb_ray.detectors.factory import encoder_fingerprint
 from llb_ray.engine.features.encoding import FeatureExtractor
@@ -91,7 +91,9 @@ class CalibratedRun:
         return self.config.detector.images_at_once(self.config.resources.batch_size)
 
 
-def _photographs(folder: RunFolder, config: RunConfig, made: RunArtifacts, ignored: Hidden | None) -> FeatureExtractor:
+def _photographs(
+    folder: RunFolder, config: RunConfig, made: RunArtifacts, ignored: IgnoredPixels | None
+) -> FeatureExtractor:
     """The run's way of encoding images; raises WeightsError where its encoder is no longer what it was."""
     fingerprint, root = encoder_fingerprint(config.detector), folder.index().data_root
     scales = read_scale(made.bands), read_levels(made.levels), ignored

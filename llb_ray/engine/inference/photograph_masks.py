@@ -6,26 +6,19 @@ all of a photograph is looked at, unless the run was made with what is to be ins
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image, ImageOps
 
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored, MaskPaths, Region
-from llb_ray.data.image_masks import Hidden, ImageMasks
+from llb_ray.data.image_masks import IgnoredPixels, ImageMasks
 from llb_ray.data.manifest import path_text
-from llb_ray.data.mask_files import not_black
 from llb_ray.data.mask_folders import MaskFolders
-from llb_ray.data.unreadable_files import UnreadableImage, refusing
 from llb_ray.errors import ConfigError, DataError
 
-Mask = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any]
 _log = logging.getLogger(__name__)
 MADE_WITHOUT = (
     "a mask for each photograph: the run was made without, so it has not learnt what to ignore; make one with "
@@ -44,12 +37,12 @@ class PhotographMasks:
     _warned: set[str] = field(default_factory=set, compare=False, repr=False)  # that were reported once
 
     @classmethod
-    def of(cls, hidden: Hidden | None, config: RunConfig, given: MaskPaths) -> "PhotographMasks | None":
+    def of(cls, ignored: IgnoredPixels | None, config: RunConfig, given: MaskPaths) -> "PhotographMasks | None":
         """Those for a run, with those that are given; None for a run in which photographs have no masks of their own.
 
         Raises ConfigError for masks that such a run is given, and DataError for a file or folder that is not there.
         """
-        if not isinstance(hidden, ImageMasks):
+        if not isinstance(ignored, ImageMasks):
             if any(given):
                 raise ConfigError(MADE_WITHOUT)
             return None
@@ -58,7 +51,7 @@ class PhotographMasks:
             if path is not None and not path.exists():
                 raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
         folders = MaskFolders(paths, config.detector.size, config.data.max_pixels)
-        return cls(hidden, folders, config.data.inspect_mask is not None)
+        return cls(ignored, folders, config.data.inspect_mask is not None)
 
     @property
     def key(self) -> str:
@@ -118,44 +111,3 @@ def _state(path: str) -> list[str | int]:
         found = os.stat(path)
         return [path, found.st_size, found.st_mtime_ns]
     return [path]
-
-
-def regions_given(masks: Mask | Sequence[Mask | None] | None, num_images: int) -> list[Region | None]:
-    """The region of each image, of one or a sequence of as many; raises ConfigError for another number."""
-    if masks is None:
-        return [None] * num_images
-    some: list[Mask | None]
-    if isinstance(masks, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(masks, Iterable):
-        some = [masks]
-    else:
-        some = list(masks)
-    if len(some) != num_images:
-        raise ConfigError(f"{len(some)} masks for {num_images} images; give one for each, None for an image without")
-    return [_region(mask) for mask in some]
-
-
-def _region(mask: Mask | None) -> Region | None:
-    if mask is None:
-        return None
-    if isinstance(mask, str | os.PathLike):
-        return Path(mask)
-    if isinstance(mask, Image.Image):
-        return _drawn(mask)
-    found = np.asarray(mask)
-    if found.ndim != 2 or not found.size or found.dtype.kind not in "bui":
-        raise DataError(
-            f"a mask is {found.dtype} {list(found.shape)}; give a path, a PIL image, or an array [H, W] of integers or "
-            "booleans"
-        )
-    return found
-
-
-def _drawn(mask: Image.Image) -> Region:
-    """The pixels of a PIL image, as they would be read from its file."""
-    try:
-        with refusing():
-            upright = ImageOps.exif_transpose(mask)
-            upright.format = mask.format  # which a copy has not
-            return not_black(upright)
-    except UnreadableImage as error:
-        raise DataError(f"a mask: {error}; give another") from error

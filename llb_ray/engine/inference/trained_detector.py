@@ -22,7 +22,8 @@ from llb_ray.engine.execution.protocols import owned_threads
 from llb_ray.engine.features.encoding import EncoderSpec, layers_of
 from llb_ray.engine.features.mean_features import mean_features
 from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
-from llb_ray.engine.inference.photograph_masks import MADE_WITHOUT, Mask, regions_given
+from llb_ray.engine.inference.given_masks import Mask, regions_given
+from llb_ray.engine.inference.photograph_masks import MADE_WITHOUT
 from llb_ray.engine.inference.verdicts import Calibration, Verdicts
 from llb_ray.engine.rundir.run_folder import RunFolder
 from llb_ray.engine.workers.fitter import load_detector

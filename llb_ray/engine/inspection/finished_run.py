@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llb_ray.config import RunConfig, load
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.manifest import IMAGES, LABELS, QUARANTINE, TRAIN, Manifest, path_from_text, refuse_leaving
 from llb_ray.data.tables import join_by_image, read_table
 from llb_ray.engine import filenames
@@ -149,16 +149,18 @@ class FinishedRun:
     def truth(self) -> GroundTruth:
         """Labels, objects and masks of the images."""
         groups = self.images.select(["image_id", "group", "category"])
-        return GroundTruth(join_by_image(self.labels, groups), self.root, self.config.data.max_pixels, self.hidden)
+        return GroundTruth(
+            join_by_image(self.labels, groups), self.root, self.config.data.max_pixels, self.ignored_pixels
+        )
 
     @cached_property
-    def hidden(self) -> Hidden | None:
+    def ignored_pixels(self) -> IgnoredPixels | None:
         """The pixels that are not looked at; None where all are."""
         return read_ignored(self.made.ignored, self.config)
 
     def mask_of(self, image_id: str) -> Ignored | None:
         """The pixels that are ignored in an image; None where all of it is looked at."""
-        return None if self.hidden is None else self.hidden.of_image(image_id)
+        return None if self.ignored_pixels is None else self.ignored_pixels.of_image(image_id)
 
     @cached_property
     def weighted(self) -> list[str] | None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import RunConfig
 from llb_ray.data.ignored_regions import Ignored
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.manifest import LABELS, TRAIN, Manifest
 from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.near_duplicates import near_with_paths
@@ -173,7 +173,7 @@ class InputStages:
         return self.timer.make(masks_recipe(drawn.keys), drawn.write)
 
     @cached_property
-    def hidden(self) -> Hidden | None:
+    def ignored_pixels(self) -> IgnoredPixels | None:
         """The same, ready to be used."""
         return read_ignored(self.ignored, self.config)
 

@@ -11,7 +11,7 @@ import torch
 from llb_ray.artifacts import Artifact, Store
 from llb_ray.config import ALONE, RunConfig, WorkerRange
 from llb_ray.data.band_scale import BandScale
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.levels import Levels
 from llb_ray.data.manifest import Manifest
 from llb_ray.detectors.factory import encoder_fingerprint
@@ -44,7 +44,7 @@ class ParallelStages:
     passes: EncoderPasses = field(default_factory=EncoderPasses)
     missing: dict[str, str] = field(default_factory=dict)  # members the run goes on without, and why
 
-    def features(self, scale: BandScale | None, levels: Levels | None, ignored: Hidden | None) -> Features:
+    def features(self, scale: BandScale | None, levels: Levels | None, ignored: IgnoredPixels | None) -> Features:
         """One encoder pass over every image, in shards; where these have no room, the means to encode at will.
 
         `scale` is that of the bands, None for photographs; `levels` are those of 16-bit photographs, if they need any;
@@ -199,7 +199,9 @@ class ParallelStages:
     def _images(self) -> EncodedImages:
         return EncodedImages(self.config, self.manifest, self.pool, self.lots)
 
-    def _extractor(self, scale: BandScale | None, levels: Levels | None, ignored: Hidden | None) -> FeatureExtractor:
+    def _extractor(
+        self, scale: BandScale | None, levels: Levels | None, ignored: IgnoredPixels | None
+    ) -> FeatureExtractor:
         detector = self.config.detector
         max_pixels, fingerprint = self.config.data.max_pixels, encoder_fingerprint(detector)
         return FeatureExtractor(self.manifest.root, max_pixels, detector, fingerprint, scale, levels, ignored)

@@ -59,7 +59,7 @@ class Stages:
 
     def features(self, scaled: Artifact | None, levelled: Artifact | None) -> Features:
         """The layers of every image, or the means to come by them."""
-        return self.parallel.features(read_scale(scaled), read_levels(levelled), self.inputs.hidden)
+        return self.parallel.features(read_scale(scaled), read_levels(levelled), self.inputs.ignored_pixels)
 
     def members(self, partitioned: Artifact, features: Features) -> dict[str, Artifact]:
         """The sub-models, each fitted on its share, by `member_name`; without those that may be missing and are."""
@@ -139,12 +139,12 @@ class Stages:
     def held_out_maps(self, decided: DecisionArtifacts, members: MemberArtifacts, features: Features) -> HeldOutMaps:
         """Maps of a sample of the images by detectors that have not seen them; none where no threshold is set."""
         if self.config.threshold.method == "none":
-            return HeldOutMaps.of([], self.config, self.inputs.hidden)
+            return HeldOutMaps.of([], self.config, self.inputs.ignored_pixels)
         by_name = {member_name(number): fitted for number, fitted in members.by_number().items()}
         detectors = mapping_detectors(self.config, decided.folds, decided.fold_scores, by_name)
         asked = assign_images(detectors, read_table(decided.purified.file(filenames.PURIFIED)))
         shards = self.parallel.score_apart("held-out-maps", asked, features, keeps_maps=True) if asked else []
-        return HeldOutMaps.of(shards, self.config, self.inputs.hidden)
+        return HeldOutMaps.of(shards, self.config, self.inputs.ignored_pixels)
 
     def pixel_counts(self, images: Artifact, labels: Artifact, scored: Sequence[Artifact]) -> list[Artifact]:
         """The pixels of a large test set, counted by workers; nothing of a small one."""
@@ -176,4 +176,4 @@ class Stages:
     def _truth(self, images: Artifact, labels: Artifact) -> GroundTruth:
         groups = read_table(images.file(filenames.IMAGES)).select(["image_id", "group", "category"])
         table = join_by_image(read_table(labels.file(filenames.LABELS)), groups)
-        return GroundTruth(table, self.manifest.root, self.config.data.max_pixels, self.inputs.hidden)
+        return GroundTruth(table, self.manifest.root, self.config.data.max_pixels, self.inputs.ignored_pixels)

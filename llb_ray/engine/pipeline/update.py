@@ -40,7 +40,7 @@ def join_update(run: FinishedRun, more: Manifest, corrections: pa.Table | None, 
         raise DataError(f"{run.folder.where}: is a job of a scan, which shares its features; update a run of its own")
     if len(categories_of(run.images)) > 1:
         raise DataError(f"{run.folder.where}: is of several categories, and an update knows one; make a new run of all")
-    if isinstance(run.hidden, ImageMasks):
+    if isinstance(run.ignored_pixels, ImageMasks):
         raise DataError(
             f"{run.folder.where}: has a mask for each photograph, which an update does not know; run all again"
         )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import Augmentation, DetectorConfig, ImportanceConfig, ResourcesConfig, Role
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.tables import read_table, write_table
 from llb_ray.detectors.base import (
     Detector,
@@ -58,7 +58,7 @@ class MemberSpec:
     access: FeatureAccess
     encoder_digest: str
     images: Mapping[str, float]  # by image_id: the trust in each, 1 where all count alike
-    ignored: Hidden | None = None  # the pixels that it is not to learn from
+    ignored: IgnoredPixels | None = None  # the pixels that it is not to learn from
 
     @property
     def title(self) -> str:
@@ -96,7 +96,7 @@ def fit_notices(stage: str, specs: Sequence[MemberSpec], fitted: Mapping[str, Ar
 
 
 def fit_recipe(
-    settings: Mapping[str, Any], encoder: str, images: Mapping[str, float], ignored: Hidden | None = None
+    settings: Mapping[str, Any], encoder: str, images: Mapping[str, float], ignored: IgnoredPixels | None
 ) -> Recipe:
     """Recipe of a fitted detector, from the trust in each image, named only where some are trusted less, and from what
     is ignored in it."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from llb_ray.artifacts import Artifact, Recipe, digest
 from llb_ray.config import DetectorConfig
-from llb_ray.data.image_masks import Hidden
+from llb_ray.data.image_masks import IgnoredPixels
 from llb_ray.data.tables import batch_writer, read_table
 from llb_ray.detectors.base import Detector, Layers, Report, Scores
 from llb_ray.engine import filenames
@@ -40,7 +40,7 @@ def score_shard(
     encoder_digest: str,
     fitted: Mapping[str, Artifact],
     keeps_maps: bool,
-    ignored: Hidden | None = None,
+    ignored: IgnoredPixels | None,
 ) -> ScoreShard:
     """The shard of these images, scored by the detectors in `fitted`, by name, without what is ignored."""
     inputs = {"encoder": encoder_digest, "images": digest(list(image_ids))}
