@@ -7,7 +7,7 @@ photographs.
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -52,6 +52,17 @@ class MaskFolders:
                     "to a folder of their own"
                 )
 
+    def unmatched(self, paths: Callable[[], Iterable[str]]) -> str:
+        """Sentence about a folder without a mask of any of these photographs; empty where each has some."""
+        for folder in self.folders:
+            if not any(self._names(folder, PurePosixPath(path)) for path in paths()):
+                first = next(iter(paths()), "")
+                return (
+                    f"{folder}: has no mask of any photograph; a mask has the path of its photograph "
+                    f"({path_text(first)}), relative to the data, with any suffix"
+                )
+        return ""
+
     def of_photograph(self, path: str) -> Ignored | None:
         """The pixels that are ignored in the photograph at this path; None where it has no mask.
 
@@ -69,20 +80,18 @@ class MaskFolders:
         """The mask of a photograph by one setting; None where there is none."""
         if named is None or not named.is_dir():
             return named
-        photograph = PurePosixPath(path)
-        if photograph.is_absolute() or ".." in photograph.parts:
-            return None  # it is not below the folder that paths are relative to
-        folder = named / photograph.parent
-        found = self._names(folder, photograph)
+        folder, found = named / PurePosixPath(path).parent, self._names(named, PurePosixPath(path))
         if len(found) > 1:
             raise DataError(
                 f"{folder}: {' and '.join(found[:2])} may both be the mask of {path_text(path)}; delete one"
             )
         return folder / found[0] if found else None
 
-    def _names(self, folder: Path, photograph: PurePosixPath) -> Sequence[str]:
-        """The files of a folder that may be the mask of a photograph; one of its whole name counts alone."""
-        names, stem = self._by_stem(folder), photograph.stem
+    def _names(self, named: Path, photograph: PurePosixPath) -> Sequence[str]:
+        """The files in a folder that may be the mask of a photograph; one of its whole name counts alone."""
+        if photograph.is_absolute() or ".." in photograph.parts:
+            return ()  # it is not below the folder that paths are relative to
+        names, stem = self._by_stem(named / photograph.parent), photograph.stem
         return names.get(photograph.name) or [*names.get(stem, ()), *names.get(f"{stem}_mask", ())]
 
     def _by_stem(self, folder: Path) -> Mapping[str, Sequence[str]]:

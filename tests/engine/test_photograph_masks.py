@@ -454,6 +454,24 @@ def test_new_photographs_are_not_their_own_masks(run: Path, cell: Path, tmp_path
             llb_ray.predict(run, photos, out=tmp_path / "out", **{named: photos})
 
 
+def test_a_folder_of_two_without_a_mask_of_any_photograph_is_refused(
+    cell: Path, settings: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    _mask(tmp_path / "masks" / "0.png", _at(0))
+    config = settings(f"data.inspect_mask={cell / 'masks'}", f"data.ignore_mask={tmp_path / 'masks'}")
+    _refused_with(config, cell, r"masks: has no mask of any photograph", tmp_path)
+
+
+@pytest.mark.parametrize("given", ["*/*.png", "good/*.png"])
+def test_masks_of_other_photographs_are_said(
+    given: str, run: Path, cell: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pattern = str(cell / "photos" / "test" / given)  # whose paths are absolute
+    with caplog.at_level(logging.WARNING):
+        llb_ray.predict(run, pattern, out=tmp_path / "out", overlays="none", ignore_mask=cell / "masks" / "test")
+    assert "has no mask of any photograph" in caplog.text
+
+
 def test_softpatch_compares_common_cells(cell: Path, settings: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = settings(f"data.ignore_mask={cell / 'masks'}", "purify.filter=softpatch")
     _refused_with(config, cell, "takes one mask for all and no folder of masks", tmp_path)
@@ -493,6 +511,9 @@ def test_new_photographs_may_have_one_mask_together(run: Path, cell: Path, tmp_p
     llb_ray.predict(run, photos, out=tmp_path / "out", overlays="none", ignore_mask=tmp_path / "all.png")
     regions = parquet.read_table(tmp_path / "out" / "regions.parquet").to_pylist()
     assert all(region["x"] + region["width"] <= 46 for region in regions)
+    (tmp_path / "all.json").write_text("[]")
+    with pytest.raises(DataError, match=r"^[^ ]*all.json: not a labelme file"):
+        llb_ray.predict(run, photos, out=tmp_path / "no", ignore_mask=tmp_path / "all.json")
     with pytest.raises(DataError, match="no such file or folder of masks"):
         llb_ray.predict(run, photos, out=tmp_path / "no", ignore_mask=tmp_path / "none")
 

@@ -155,7 +155,7 @@ def test_one_image_is_data_too(name: str, finished: Path, photos: Path, tmp_path
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("broken.png", r"broken.png: none of the 1 files found is a readable image \(first, broken.png: "),
+        ("broken.png", r"broken.png: none of the 1 files found can be judged \(first, broken.png: "),
         ("gone.png", r"gone.png: no such file or folder; give a folder"),
         ("gone.txt", r"gone.txt: no such file or folder; give a folder"),
     ],
@@ -175,7 +175,7 @@ def test_a_list_of_which_nothing_exists_is_told_with_its_first_reason(finished: 
 
 def test_a_prediction_of_nothing_leaves_no_table(finished: Path, noise: Path, tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text(f"{noise / 'broken.png'}\n")
-    with pytest.raises(DataError, match="none of the 1 files found is a readable image"):
+    with pytest.raises(DataError, match="none of the 1 files found can be judged"):
         llb_ray.predict(finished, tmp_path / "l.txt", out=tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 

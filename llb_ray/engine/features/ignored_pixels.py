@@ -70,16 +70,12 @@ class DrawnMasks:
     """The masks in folders of some images, by `image_id`."""
 
     def __init__(self, folders: MaskFolders, images: pa.Table) -> None:
-        """Raises DataError for a mask that cannot be used, and where there is none at all."""
+        """Raises DataError for a mask that cannot be used, and for a folder without any."""
         self._folders = folders
         self._images = list(zip(images["image_id"].to_pylist(), images["path"].to_pylist(), strict=True))
+        if problem := folders.unmatched(lambda: (path_from_text(path) for _, path in self._images)):
+            raise DataError(problem)
         self.keys = {image_id: ignored.key for image_id, ignored in self._drawn()}
-        if not self.keys:
-            first = self._images[0][1] if self._images else ""
-            raise DataError(
-                f"{folders.names}: has no mask of any photograph; a mask has the path of its photograph ({first}), "
-                "relative to the data, with any suffix"
-            )
 
     @property
     def num_whole(self) -> int:

@@ -50,6 +50,9 @@ class PhotographMasks:
         for path in paths:
             if path is not None and not path.exists():
                 raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
+        ignore, inspect = (path if path is not None and path.is_file() else None for path in paths)
+        # Where masks of all photographs cannot be used, that is refused once and not for each photograph.
+        Ignored.draw(ignore, inspect, config.detector.size, config.data.max_pixels)
         folders = MaskFolders(paths, config.detector.size, config.data.max_pixels)
         return cls(ignored, folders, config.data.inspect_mask is not None)
 

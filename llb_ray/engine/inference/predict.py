@@ -119,6 +119,8 @@ def predict_images(
     inputs = with_categories(Inputs.of(data, with_categories=len(names) > 1), names)
     if run.masks is not None:
         run.masks.given.refuse_photographs(inputs.root)
+        if said := run.masks.given.unmatched(lambda: (file.path for file in inputs.read())):
+            _log.warning(said)
     journal = Journal(out, _asked(folder, run, data, keep_maps, drawn))
     _clear(out, journal.is_new)
     judge = BatchJudge(run, inputs.root, journal, each, keep_maps)
@@ -143,7 +145,7 @@ def predict_images(
 def _nothing_scored(data: str, num_files: int, first: str) -> str:
     """One sentence for a prediction without a single score; `first` is the first file with its problem."""
     reason = (
-        f"none of the {num_files} files found is a readable image (first, {first})"
+        f"none of the {num_files} files found can be judged (first, {first})"
         if num_files
         else "holds no readable image"
     )
