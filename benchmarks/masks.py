@@ -116,22 +116,26 @@ def _pasted(root: Path, out: Path) -> tuple[Path, Path]:
     """The folders of photographs with a cap and of its masks."""
     caps = sorted((DATA / "suite" / "bottle_cap" / "train" / "good").glob("*"))
     for number, path in enumerate(sorted(root.glob("t*/*/*"))):
-        rng = np.random.default_rng(number)
-        image, cap = Image.open(path).convert("RGB"), caps[rng.integers(len(caps))]
-        inside = Image.fromarray(_foreground(cap))
-        side, box = int(min(image.size) * rng.uniform(*_SHARE)), inside.getbbox()
-        thing, shape = Image.open(cap).convert("RGB").crop(box).resize((side, side)), inside.crop(box)
-        shape = shape.resize((side, side))
-        corner = _free(_truth(root, path, image.size), side, rng)
-        image.paste(thing, corner, shape)
-        white = Image.new("1", image.size)
-        white.paste(shape, corner)
-        grown = Image.fromarray(ndimage.binary_dilation(np.asarray(white), iterations=3))
+        image = Image.open(path).convert("RGB")
+        mask = _paste_cap(image, caps, _truth(root, path, image.size), np.random.default_rng(number))
         _save(image, out / "photos" / path.relative_to(root))
-        _save(grown, out / "masks" / path.relative_to(root))
+        _save(mask, out / "masks" / path.relative_to(root))
     for path in (root / "ground_truth").rglob("*.png"):
         _save(Image.open(path), out / "photos" / path.relative_to(root))
     return out / "photos", out / "masks"
+
+
+def _paste_cap(image: Image.Image, caps: Sequence[Path], truth_HW: Bools, rng: np.random.Generator) -> Image.Image:
+    """The mask of a cap that is pasted into the image, beside its defects."""
+    cap = caps[rng.integers(len(caps))]
+    inside, side = Image.fromarray(_foreground(cap)), int(min(image.size) * rng.uniform(*_SHARE))
+    box = inside.getbbox()
+    thing, shape = (part.crop(box).resize((side, side)) for part in (Image.open(cap).convert("RGB"), inside))
+    corner = _free(truth_HW, side, rng)
+    image.paste(thing, corner, shape)
+    white = Image.new("1", image.size)
+    white.paste(shape, corner)
+    return Image.fromarray(ndimage.binary_dilation(np.asarray(white), iterations=3))
 
 
 def _truth(root: Path, path: Path, size: tuple[int, int]) -> Bools:

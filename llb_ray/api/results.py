@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llb_ray.engine.drift.watch import Drift
     from llb_ray.engine.execution.executor import Executor, Tell
     from llb_ray.engine.inference.predict import Prediction
-    from llb_ray.engine.inference.prediction_tables import Judged
     from llb_ray.engine.inspection.run_status import Status
     from llb_ray.engine.rundir.stage_timer import StageTime
     from llb_ray.exporting.dataset_layouts import ExportedSet, Layout
@@ -120,25 +119,13 @@ def predict(
     from llb_ray.engine.inference.calibrated_run import VerdictSettings
     from llb_ray.engine.inference.predict import predict_images
     from llb_ray.engine.rundir.run_folder import RunFolder
+    from llb_ray.report.drawing import drawing
 
     to, where = local_folder("--out", out), locate(run)
     if executor != "serial":  # workers have other working directories
         to, where = to.absolute(), where.absolute() if isinstance(where, Path) else where
     folder = RunFolder.open(where)
-    uses: list[Callable[[Judged], None]] = []
-    if overlays != "none":
-        from llb_ray.report.heatmaps import Overlays  # matplotlib takes half a second to import
-
-        uses.append(Overlays(folder, to, anomalous_only=overlays == "anomalous"))
-    if masks:
-        from llb_ray.report.masks import Masks
-
-        uses.append(Masks(folder, to))
-
-    def each(judged: "Judged") -> None:
-        for use in uses:
-            use(judged)
-
+    each = drawing(folder, to, overlays, masks)
     drawn = f"{overlays}, masks" if masks else overlays
     masked = MaskPaths.of(ignore_mask, inspect_mask)
     settings = VerdictSettings(threshold, false_alarm_rate, false_area_rate, category, masked)

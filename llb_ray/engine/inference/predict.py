@@ -126,20 +126,34 @@ def predict_images(
     judge = BatchJudge(run, inputs.root, journal, each, keep_maps)
     if executor is not None:
         judge_on(executor, judge, inputs, folder, progress)
-    with contextlib.ExitStack() as stack:
-        tables = Tables(out, stack, keep_maps, run.finds_regions, has_categories=ANY not in names)
-        for judged in judge.all(inputs, checked=executor is not None):
-            tables.add(judged)
-            progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
-        if not tables.num_scored:
-            journal.drop()
-            raise DataError(_nothing_scored(", ".join(map(str, data[:1])), inputs.num_files, tables.first_problem))
+    tables = _write_tables(out, data, judge, inputs, progress, checked=executor is not None)
     if run.finds_regions:
         write_coco(out)
     journal.drop()
     counts = tables.num_scored, tables.num_anomalous, tables.num_quarantined
     thresholds = {calibration.threshold for calibration in run.calibrations.values()}
     return Prediction(out, *counts, thresholds.pop() if len(names) == 1 else None, tables.num_regions)
+
+
+def _write_tables(
+    out: Path,
+    data: Sequence[Named],
+    judge: BatchJudge,
+    inputs: Inputs,
+    progress: Callable[[int, int], None],
+    checked: bool,
+) -> Tables:
+    """The tables of all batches, written; raises DataError, and leaves none, where not one file is usable."""
+    run = judge.run
+    with contextlib.ExitStack() as stack:
+        tables = Tables(out, stack, judge.keep_maps, run.finds_regions, has_categories=ANY not in run.calibrations)
+        for judged in judge.all(inputs, checked):
+            tables.add(judged)
+            progress(tables.num_scored + tables.num_quarantined, inputs.num_files)
+        if not tables.num_scored:
+            judge.journal.drop()
+            raise DataError(_nothing_scored(", ".join(map(str, data[:1])), inputs.num_files, tables.first_problem))
+    return tables
 
 
 def _nothing_scored(data: str, num_files: int, first: str) -> str:
