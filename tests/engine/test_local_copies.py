@@ -1,13 +1,16 @@
 """Features read from a machine's own disk are those of the run, are fetched once, and make room for each other."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 
 import llb_ray
 from llb_ray import Manifest, RunConfig
@@ -89,6 +92,56 @@ def test_a_shard_larger_than_the_limit_is_read_where_it_is(
         assert _ids(copies, shards[0]) == ["0a", "0b", "0c", "0d"]
     assert _held(copies.folder) == set()
     assert "has no room for" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_copy_that_was_cut_off_is_fetched_again(kept: int, shards: list[Artifact], tmp_path: Path) -> None:
+    copies = LocalCopies(tmp_path / "disk")
+    _ids(copies, shards[0])
+    copy = copies.folder / f"{_content(shards[0])}.arrow"
+    copy.write_bytes(copy.read_bytes()[:kept])
+    assert _ids(copies, shards[0]) == ["0a", "0b", "0c", "0d"]
+    assert copy.stat().st_size == shards[0].sizes[filenames.LAYERS]
+
+
+def test_what_a_killed_process_had_copied_is_removed(shards: list[Artifact], tmp_path: Path) -> None:
+    copies = LocalCopies(tmp_path / "disk")
+    _ids(copies, shards[0])
+    killed, busy = (copies.folder / f"{_content(shard)}.part" for shard in shards[1:])
+    for part in (killed, busy):
+        part.write_bytes(b"half")
+    with ThreadPoolExecutor(1) as other, FileLock(busy.with_suffix(".lock")):
+        third = _shard(Store(tmp_path / "more"), 7)
+        assert other.submit(_ids, copies, third).result() == ["7a", "7b", "7c", "7d"]
+        assert {path.name for path in copies.folder.glob("*.part")} == {busy.name}
+    _ids(copies, shards[2])
+    assert list(copies.folder.glob("*.part")) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_shard_is_read_where_it_is_once_the_disk_is_full(
+    code: int,
+    shards: list[Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fill(source: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("shutil.copyfile", fill)
+    copies = LocalCopies(tmp_path / "disk")
+    assert _ids(copies, shards[0]) == ["0a", "0b", "0c", "0d"]
+    assert list(copies.folder.glob("*.[ap]*")) == []
+    assert "has no room for" in caplog.text
+
+
+def test_processes_make_room_beside_each_other(shards: list[Artifact], tmp_path: Path) -> None:
+    copies = LocalCopies(tmp_path / "disk", max_gib=1.5 * shards[0].sizes[filenames.LAYERS] / _GIB)
+    with ThreadPoolExecutor(6) as pool:
+        read = list(pool.map(lambda number: _ids(copies, shards[number % 3])[0], range(120)))
+    assert read == [f"{number % 3}a" for number in range(120)]
 
 
 def _of_others(folder: Path) -> None:

@@ -5,14 +5,16 @@ GPUs (benchmarks/cluster.md).  A shard's file is fetched once for each machine, 
 on it under the sha256 of its content.
 """
 
+import errno
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from llb_ray.artifacts import Artifact
 from llb_ray.config import FeaturesConfig
@@ -23,6 +25,7 @@ from llb_ray.errors import DamageError, ResourceError
 
 _GIB = 2**30
 _FREE_SHARE = 0.1  # of the disk, left to everybody else
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _log = logging.getLogger(__name__)
 
 
@@ -53,12 +56,13 @@ class LocalCopies:
 
     def _copy(self, shard: Artifact) -> Path | None:
         """The place of the copy; None if it has no room."""
-        sha256 = shard.files[filenames.LAYERS]
+        sha256, size = shard.files[filenames.LAYERS], shard.sizes[filenames.LAYERS]
         copy = self.folder / f"{sha256}.arrow"
         try:
             self._make_folder()
             with FileLock(self.folder / f"{sha256}.lock"):  # one worker of a machine fetches, the others wait for it
-                return copy if copy.exists() or self._fetch(shard.file(filenames.LAYERS), sha256, copy) else None
+                is_there = _has_size(copy, size) or self._fetch(shard.file(filenames.LAYERS), sha256, copy)
+                return copy if is_there else None
         except OSError as error:
             raise ResourceError(
                 f"features.local={self.folder}: {error}; name a folder of your own on each machine's disk, or drop it"
@@ -73,11 +77,11 @@ class LocalCopies:
     def _fetch(self, source: Path, sha256: str, copy: Path) -> bool:
         """True if the file is at `copy` now; raises DamageError if it is not the one of this digest."""
         part = copy.with_suffix(".part")
-        if not self._make_room(source.stat().st_size):
+        self._clear_unfinished(part)
+        if not (self._make_room(source.stat().st_size) and _copied(source, part)):
             _log.warning("features.local=%s has no room for %s, which is read where it is", self.folder, source)
             return False
         try:
-            shutil.copyfile(source, part)
             if file_digest(part) != sha256:
                 raise DamageError(f"{source}: damaged (not the file that its completion record describes); run again")
             part.replace(copy)
@@ -85,14 +89,27 @@ class LocalCopies:
             part.unlink(missing_ok=True)
         return True
 
+    def _clear_unfinished(self, own: Path) -> None:
+        """Remove what a process that was killed had copied of its shard."""
+        own.unlink(missing_ok=True)
+        for part in self.folder.glob("*.part"):
+            with suppress(Timeout), FileLock(part.with_suffix(".lock"), timeout=0):
+                part.unlink(missing_ok=True)
+
     def _make_room(self, num_bytes: int) -> bool:
         """True if a file of this size fits, once as many others as needed are gone."""
-        by_last_use = sorted(self.folder.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
-        for oldest in by_last_use:
+        for _, _, oldest in sorted(self._held()):
             if num_bytes <= self._room():
                 break
             oldest.unlink(missing_ok=True)  # who has it mapped keeps it
         return num_bytes <= self._room()
+
+    def _held(self) -> Iterator[tuple[float, int, Path]]:
+        """The time of the last use, the size, and the place of each copy."""
+        for path in self.folder.glob("*.arrow"):
+            with suppress(FileNotFoundError):  # removed by another process that makes room
+                found = path.stat()
+                yield found.st_mtime, found.st_size, path
 
     def _room(self) -> float:
         """Bytes that may still be written."""
@@ -100,4 +117,23 @@ class LocalCopies:
         room = disk.free - _FREE_SHARE * disk.total
         if self.max_gib is None:
             return room
-        return min(room, self.max_gib * _GIB - sum(path.stat().st_size for path in self.folder.glob("*.arrow")))
+        return min(room, self.max_gib * _GIB - sum(size for _, size, _ in self._held()))
+
+
+def _has_size(copy: Path, size: int) -> bool:
+    """True if the copy is there, and was not cut off when the machine crashed."""
+    with suppress(FileNotFoundError):  # another process may remove it at any time
+        return copy.stat().st_size == size
+    return False
+
+
+def _copied(source: Path, part: Path) -> bool:
+    """True if the file is at `part` now; False if the disk has become full, with nothing left there."""
+    try:
+        shutil.copyfile(source, part)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            return False
+        raise
+    return True
