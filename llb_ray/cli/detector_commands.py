@@ -47,7 +47,8 @@ _ANOMALY_FOUND, _ALARM, _NOT_JUDGED = 3, 3, 4  # exit statuses
 @click.option(
     "--ignore-mask",
     metavar="FOLDER",
-    help="Masks, white where photographs are ignored, at their paths: of a run that was made with a folder of masks.",
+    help="Folder with the mask of each photograph, white where it is ignored, at its path; or one mask for all. For a "
+    "run that was made with a folder of masks.",
 )
 @click.option("--inspect-mask", metavar="FOLDER", help="The same, white where they are looked at.")
 @click.option("--category", metavar="NAME", help=f"{_CATEGORY} Default: by a list's column category, or by folder.")

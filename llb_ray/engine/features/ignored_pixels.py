@@ -51,7 +51,7 @@ def refuse_common_cells(config: RunConfig) -> None:
         )
 
 
-def refuse_no_masks(config: RunConfig, manifest: Manifest) -> None:
+def refuse_unfit_folders(config: RunConfig, manifest: Manifest) -> None:
     """Raise DataError for a folder of masks that is the photographs', or has the ground truth in it, which says where
     defects are."""
     folders = MaskFolders.of(config.data, config.detector.size)

@@ -18,7 +18,7 @@ from llb_ray.data.tables import read_table
 from llb_ray.engine import filenames
 from llb_ray.engine.execution.executor import Executor, Tell, refuse_crowd
 from llb_ray.engine.features.cache_budget import EncoderPasses
-from llb_ray.engine.features.ignored_pixels import refuse_no_masks
+from llb_ray.engine.features.ignored_pixels import refuse_unfit_folders
 from llb_ray.engine.inspection.run_status import crashed_stage
 from llb_ray.engine.notebook_tables import html_table
 from llb_ray.engine.pipeline.dispatcher import Dispatcher
@@ -168,7 +168,7 @@ def _refuse(spec: RunSpec) -> None:
     if not manifest.image_ids(TRAIN):
         raise DataError(f"{manifest.root}: no usable training image in the manifest; look at its quarantine table")
     _refuse_few(manifest.split(TRAIN))
-    refuse_no_masks(spec.config, manifest)
+    refuse_unfit_folders(spec.config, manifest)
     if isinstance(out, Path):
         for root in roots or [manifest.root]:
             refuse_inside(root, out)
