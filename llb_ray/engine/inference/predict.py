@@ -33,6 +33,7 @@ from llb_ray.engine.features.mean_features import NUM_MEANS
 from llb_ray.engine.inference.batch_judge import BatchJudge
 from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
 from llb_ray.engine.inference.image_categories import with_categories
+from llb_ray.engine.inference.photograph_masks import PhotographMasks
 from llb_ray.engine.inference.prediction_journal import UNFINISHED, Journal
 from llb_ray.engine.inference.prediction_tables import (
     COCO_FILE,
@@ -113,14 +114,10 @@ def predict_images(
             refuse_inside(Path(name), out)
     refuse_foreign(out, "scores.parquet", f"scores.parquet{PARTIAL}", UNFINISHED)
     run = CalibratedRun.of(folder, settings)
-    if run.masks is not None and run.masks.notice:
-        _log.warning(run.masks.notice)
     names = run.calibrations.keys()
     inputs = with_categories(Inputs.of(data, with_categories=len(names) > 1), names)
     if run.masks is not None:
-        run.masks.given.refuse_photographs(inputs.root)
-        if said := run.masks.given.unmatched(lambda: (file.path for file in inputs.read())):
-            _log.warning(said)
+        _check_masks(run.masks, inputs)
     journal = Journal(out, _asked(folder, run, data, keep_maps, drawn))
     _clear(out, journal.is_new)
     judge = BatchJudge(run, inputs.root, journal, each, keep_maps)
@@ -133,6 +130,14 @@ def predict_images(
     counts = tables.num_scored, tables.num_anomalous, tables.num_quarantined
     thresholds = {calibration.threshold for calibration in run.calibrations.values()}
     return Prediction(out, *counts, thresholds.pop() if len(names) == 1 else None, tables.num_regions)
+
+
+def _check_masks(masks: PhotographMasks, inputs: Inputs) -> None:
+    """Log what is missing of the masks that are given; raises DataError for the folder of the photographs."""
+    masks.given.refuse_photographs(inputs.root)
+    for warning in (masks.notice, masks.given.unmatched(lambda: (file.path for file in inputs.read()))):
+        if warning:
+            _log.warning(warning)
 
 
 def _write_tables(
