@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from llb_ray.artifacts import digest
 from llb_ray.config import DataConfig, Size
 from llb_ray.data.label_shapes import MALFORMED, labelme_shape, mask_of
-from llb_ray.data.mask_files import read_mask
+from llb_ray.data.mask_files import file_states, read_mask
 from llb_ray.errors import DataError
 
 GREY = 128  # of ignored pixels, in each channel
@@ -37,6 +38,12 @@ class MaskPaths(NamedTuple):
     def of(cls, ignore: str | Path | None, inspect: str | Path | None) -> Self:
         """Those with these names."""
         return cls(*(None if name is None else Path(name) for name in (ignore, inspect)))
+
+    @property
+    def key(self) -> str:
+        """Digest of the names, sizes and times of the files; empty where there are none."""
+        states = [list(file_states(path)) for path in self if path is not None]
+        return digest([[str(path) for path in self], states]) if states else ""
 
 
 NO_MASKS = MaskPaths()

@@ -1,5 +1,8 @@
 """Masks in files: true where a pixel is not black."""
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +51,24 @@ def num_mask_values(path: Path, exactly: bool = False) -> int:
         extreme = (values < _NEARLY) | (values > 255 - _NEARLY)
         values = values[:2] if counts[extreme].sum() > _MOSTLY * counts.sum() else values
     return len(values) if len(values) <= 2 else 0
+
+
+def file_states(root: Path) -> Iterator[list[str | int]]:
+    """The names, sizes and times of a file, or of those in a folder, and behind links in it."""
+    entered = {os.path.realpath(root)}
+    yield _state(str(root))
+    for where, folders, names in os.walk(root, followlinks=True):
+        yield from (_state(os.path.join(where, name)) for name in sorted(names))
+        inner = {os.path.realpath(os.path.join(where, name)): name for name in sorted(folders)}
+        folders[:] = [name for real, name in inner.items() if real not in entered]  # links may go round in circles
+        entered |= inner.keys()
+
+
+def _state(path: str) -> list[str | int]:
+    with suppress(OSError):  # of a link that leads nowhere
+        found = os.stat(path)
+        return [path, found.st_size, found.st_mtime_ns]
+    return [path]
 
 
 def not_black(image: Image.Image) -> NDArray[np.bool_]:

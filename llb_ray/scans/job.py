@@ -26,7 +26,8 @@ def key(scan: Scan, job: Job, material: Material) -> str:
     listing = {
         name: made.inputs for name, made in ((f"{a}", material.recipe(a)) for a in sorted(material.given, key=str))
     }
-    return digest([config, job.alpha, alphas and max(alphas), scan.config.scan.num_objects, listing])[:16]
+    masks = [scan.masks] if scan.masks else []
+    return digest([config, job.alpha, alphas and max(alphas), scan.config.scan.num_objects, listing, *masks])[:16]
 
 
 def run_job(scan: Scan, job: Job, material: Material, executor: Executor) -> Row:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llb_ray.artifacts import digest
 from llb_ray.config import ScanConfig
+from llb_ray.data.ignored_regions import MaskPaths
 from llb_ray.errors import ConfigError
 
 CONFIG, PROGRESS = "scan.yaml", "progress"  # in the folder of a scan
@@ -78,6 +79,11 @@ class Scan:
         dataset = {name: value for name, value in tree["scan"]["dataset"].items() if name != "categories"}
         largest = None if scan.alphas is None else max(scan.alphas)  # what the test set is left by
         return digest([shared, dataset, largest, scan.num_objects])[:16]
+
+    @cached_property
+    def masks(self) -> str:
+        """Digest of the masks of photographs as they are now; empty where there are none."""
+        return MaskPaths.of(self.config.data.ignore_mask, self.config.data.inspect_mask).key
 
     @property
     def store(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from llb_ray.artifacts import digest
 from llb_ray.config import RunConfig
 from llb_ray.data.manifest import Manifest
+from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.ensemble.categories import categories_of
 from llb_ray.errors import ConfigError
 from llb_ray.search.canary import with_canaries, without_test
@@ -86,6 +87,11 @@ def trial_images(objective: str, manifest: Manifest, validation: Path | None, ou
         raise ConfigError(f"a search is about one category, and {len(names)} are given ({', '.join(names)}); name one")
     if (objective == "val_auroc") != (validation is not None):
         raise ConfigError("objective val_auroc and --validation FOLDER belong together; give both or neither")
+    if objective in ("canary", "val_auroc") and MaskFolders.of(config.data, config.detector.size):
+        raise ConfigError(
+            f"objective {objective}: the images that it judges by have no masks in the folder that data.ignore_mask or "
+            "inspect_mask names, so it would be about what is ignored; choose split_half or separation"
+        )
     if objective == "canary":
         return with_canaries(manifest, out / "canaries", config, config.seed)
     return without_test(manifest) if validation is None else with_validation(manifest, validation, config)

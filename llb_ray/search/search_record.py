@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llb_ray.artifacts import digest
+from llb_ray.data.ignored_regions import MaskPaths
 from llb_ray.disk import write_json
 from llb_ray.errors import ConfigError
 from llb_ray.search.search_plan import Search
@@ -59,6 +60,8 @@ def _facts(plan: Search) -> dict[str, str]:
         "early_stopping": plan.early_stopping,
         "images": digest(sorted(plan.manifest.table["image_id"].to_pylist())),
     }
+    if masks := MaskPaths.of(plan.base.data.ignore_mask, plan.base.data.inspect_mask).key:
+        told["masks"] = masks
     told |= {f"space.{key}": domain for key, domain in plan.space.domains.items()}
     told |= dict(_leaves(plan.base.keyed_settings()))
     return {"format": FORMAT} | {name: str(value) for name, value in told.items()}

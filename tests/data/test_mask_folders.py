@@ -4,18 +4,28 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from llb_ray.config import DataConfig
+from llb_ray import load_config
+from llb_ray.config import DataConfig, load_scan
 from llb_ray.data.ignored_regions import Ignored
 from llb_ray.data.image_masks import MASKS, ImageMasks, keys_digest, mask_inputs, write_masks
+from llb_ray.data.manifest import MANIFEST, QUARANTINE, Manifest
 from llb_ray.data.mask_folders import MaskFolders
 from llb_ray.data.tables import read_table, write_table
-from llb_ray.errors import DataError
+from llb_ray.errors import ConfigError, DataError
+from llb_ray.scans.datasets import Material
+from llb_ray.scans.job import key
+from llb_ray.scans.scan_plan import Job, Scan
+from llb_ray.search.search_plan import Search, trial_images
+from llb_ray.search.search_record import record_search, refuse_another
+from llb_ray.search.space import Choice, Space
 
 SIZE = (8, 12)
 LEFT = np.zeros(SIZE, bool)
@@ -128,3 +138,40 @@ def test_the_folder_of_the_photographs_has_no_masks(named: str, tmp_path: Path) 
     with pytest.raises(DataError, match="has the photographs in it"):
         _folders(inspect_mask=tmp_path / named).refuse_photographs(tmp_path / "photos")
     _folders(inspect_mask=tmp_path).refuse_photographs(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("named", ["parts", "parts/a/7.png"])
+@pytest.mark.parametrize("setting", ["ignore_mask", "inspect_mask"])
+def test_the_jobs_of_a_scan_are_others_with_other_masks(named: str, setting: str, tmp_path: Path) -> None:
+    mask = _white(tmp_path / "parts" / "a" / "7.png", LEFT)
+    dataset = f"scan.dataset={{kind: mvtec, root: {tmp_path}}}"
+
+    def found() -> str:
+        scan = Scan(load_scan(None, [dataset, f"data.{setting}={tmp_path / named}"]), tmp_path)
+        return key(scan, Job("a", None, "llb", 0), cast(Material, SimpleNamespace(given=())))
+
+    before = found()
+    assert found() == before
+    _white(mask, np.tile(LEFT, (2, 1)))
+    assert found() != before
+
+
+@pytest.mark.parametrize("named", ["parts", "parts/a/7.png"])
+def test_a_search_is_resumed_with_the_masks_that_it_began_with(named: str, tmp_path: Path) -> None:
+    mask = _white(tmp_path / "parts" / "a" / "7.png", LEFT)
+    config = load_config(None, [f"data.ignore_mask={tmp_path / named}"])
+    manifest = Manifest.of(tmp_path, MANIFEST.empty_table(), QUARANTINE.empty_table())
+    plan = Search(config, Space({"purify.keep_ratio": Choice((0.8, 0.9))}), manifest, tmp_path / "out")
+    record_search(plan)
+    refuse_another(plan)
+    _white(mask, np.tile(LEFT, (2, 1)))
+    with pytest.raises(ConfigError, match="other settings: masks was"):
+        refuse_another(plan)
+
+
+@pytest.mark.parametrize(("objective", "validation"), [("canary", None), ("val_auroc", Path("validation"))])
+def test_a_search_judges_by_images_that_have_masks(objective: str, validation: Path | None, tmp_path: Path) -> None:
+    config = load_config(None, [f"data.inspect_mask={tmp_path}"])
+    manifest = Manifest.of(tmp_path, MANIFEST.empty_table(), QUARANTINE.empty_table())
+    with pytest.raises(ConfigError, match=f"objective {objective}: the images that it judges by have no masks"):
+        trial_images(objective, manifest, validation, tmp_path / "out", config)

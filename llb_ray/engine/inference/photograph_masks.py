@@ -6,8 +6,6 @@ all of a photograph is looked at, unless the run was made with what is to be ins
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,9 +56,8 @@ class PhotographMasks:
 
     @property
     def key(self) -> str:
-        """Digest of what the run keeps, and of the names, sizes and times of the files that are given."""
-        states = [state for root in self.given.paths if root is not None for state in _states(root)]
-        return digest([self.kept.key, *map(str, self.given.paths), states])
+        """Digest of what the run keeps and of the files that are given."""
+        return digest([self.kept.key, self.given.paths.key])
 
     @property
     def notice(self) -> str:
@@ -96,21 +93,3 @@ class PhotographMasks:
             self._warned.add("whole")
             _log.warning("%s has no mask, so all of it is looked at, and so of others without", name)
         return found
-
-
-def _states(root: Path) -> Iterator[list[str | int]]:
-    """The names, sizes and times of a file, or of those in a folder, and behind links in it."""
-    entered = {os.path.realpath(root)}
-    yield _state(str(root))
-    for where, folders, names in os.walk(root, followlinks=True):
-        yield from (_state(os.path.join(where, name)) for name in sorted(names))
-        inner = {os.path.realpath(os.path.join(where, name)): name for name in sorted(folders)}
-        folders[:] = [name for real, name in inner.items() if real not in entered]  # links may go round in circles
-        entered |= inner.keys()
-
-
-def _state(path: str) -> list[str | int]:
-    with suppress(OSError):  # of a link that leads nowhere
-        found = os.stat(path)
-        return [path, found.st_size, found.st_mtime_ns]
-    return [path]
