@@ -26,8 +26,7 @@ def small_map(map_HW: Floats) -> Floats:
 
 
 def small_maps(image_ids: Sequence[str], map_Nhw: Floats, grid: PixelGrid) -> Iterator[Floats]:
-    """Small ones of the detector's maps of these images of the run, as `small_map` makes them of smoothed ones, but for
-    rounding."""
+    """The detector's maps of these images of the run, smoothed and shrunk [s, s]; `small_map` but for rounding."""
     if grid.ignored or grid.masks:  # pixels that are left out weigh in the Gaussian, which is no product then
         yield from map(small_map, smooth_maps(image_ids, map_Nhw, grid))
         return

@@ -34,7 +34,6 @@ def shards(tmp_path: Path) -> list[Artifact]:
 
 
 def _shard(store: Store, number: int) -> Artifact:
-
     recipe = Recipe("features", {"number": number})
     layer = pa.FixedShapeTensorArray.from_numpy_ndarray(np.full((4, 2, 2), number, np.float16))
     with store.building(recipe) as folder:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -150,8 +151,6 @@ def test_what_is_under_a_moving_mask_changes_no_score_map_or_region(run: Path, c
 
 def _without_ids(text: str) -> str:
     """Ids are hashes of all pixels."""
-    import re
-
     return re.sub(r"\b[0-9a-f]{32}\b", "", text)
 
 
