@@ -21,7 +21,6 @@ from llb_ray.detectors.density_config import DensityConfig
 from llb_ray.detectors.inspected import MASKED, image_scores, masked_state, seen_cells, split_share
 from llb_ray.detectors.local_outlier_factor import (
     SCREENING,
-    Judged,
     by_place,
     num_neighbours,
     reaches,
@@ -30,7 +29,7 @@ from llb_ray.detectors.local_outlier_factor import (
     score_outliers_in_blocks,
 )
 from llb_ray.detectors.patches import placed_patches, usable_spread
-from llb_ray.detectors.seen_neighbours import SeenReferences, judge_seen, seen_reaches
+from llb_ray.detectors.seen_neighbours import SeenReferences, judge_seen, judge_seen_in_blocks, seen_reaches
 from llb_ray.errors import DataError
 
 TOP_SHARE = 0.05  # of a map's cells, averaged to the image score; 2 and 15 % separate magnetic tiles as well
@@ -78,7 +77,7 @@ class Density:
         image is the mean of the highest `TOP_SHARE` of its map, and with `rescue` its loneliness
         (`local_outlier_factor.loneliness`) added.
         """
-        score_B, map_BHW = _scores(layers, self._placed, self._state, score_outliers_in_blocks)
+        score_B, map_BHW = _scores(layers, self._placed, self._state, in_blocks=True)
         return Scores(score_B.cpu().numpy(), map_BHW.cpu().numpy())
 
     def scorer(self) -> nn.Module:
@@ -125,7 +124,7 @@ def _scores(
     layers: Layers,
     placed: Callable[[Layers], torch.Tensor],
     state: Mapping[str, torch.Tensor],
-    judge: Callable[..., Judged],
+    in_blocks: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score [B] and map [B, H, W]."""
     layers, share_B1HW = split_share(layers, state)
@@ -133,10 +132,12 @@ def _scores(
     patch_LBD = by_place(patch_BDHW, state["mean_D"], state["scale_D"])
     seen_BHW = seen_cells(share_B1HW, patch_BDHW.shape[2:])
     if seen_BHW is None:
+        judge = score_outliers_in_blocks if in_blocks else score_outliers
         found = judge(patch_LBD, state["reference_LRD"], state["reach_LR"], SCREENING)
     else:
         references = SeenReferences(state["reference_LRD"], state["reach_LR"], state[SHOWN] > 0)
-        found = judge_seen(patch_LBD, seen_BHW.flatten(1).T, references, SCREENING)
+        judge_cells = judge_seen_in_blocks if in_blocks else judge_seen
+        found = judge_cells(patch_LBD, seen_BHW.flatten(1).T, references, SCREENING)
     map_BHW = found.factor_LB.T.reshape(-1, *patch_BDHW.shape[2:])
     score_B = image_scores(map_BHW, seen_BHW, TOP_SHARE)
     return score_B + state["loneliness_1"] * found.loneliness_B, map_BHW
@@ -152,4 +153,4 @@ class _Scorer(nn.Module):
             self.register_buffer(name, tensor)
 
     def forward(self, *layers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _scores(layers, self._placed, dict(self.named_buffers()), score_outliers)
+        return _scores(layers, self._placed, dict(self.named_buffers()), in_blocks=False)

@@ -52,7 +52,7 @@ def placed_patches(layers: Layers, side: int, wanted: int) -> torch.Tensor:
     y_h = (2 * torch.arange(height, device=first.device)[rows] + 1) / height - 1
     x_w = (2 * torch.arange(width, device=first.device)[columns] + 1) / width - 1
     grid_hw2 = torch.stack(torch.meshgrid(x_w, y_h, indexing="xy"), dim=-1)
-    grid_Bhw2 = grid_hw2.expand(len(first), -1, -1, -1)
+    grid_Bhw2 = grid_hw2.expand(first.shape[0], -1, -1, -1)  # `len` would fix the size of batches where it is traced
     # With border padding this is `interpolate` at some of its points.
     sampled = [
         functional.grid_sample(layer, grid_Bhw2, mode="bilinear", padding_mode="border", align_corners=False)

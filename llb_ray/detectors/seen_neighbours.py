@@ -38,10 +38,11 @@ def seen_reaches(patch_LRD: torch.Tensor, shown_LR: torch.Tensor, share: float) 
     return torch.nan_to_num(_mean_of_used(nearest_LRk, _count_neighbours(shown_LR, share)), posinf=0.0)
 
 
-def judge_seen(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
-    """Outlier factors of images that are none of the references, 0 at places that are not looked at, or that hardly
-    any reference shows; blocks of images are filled up, so that rounding is the same in any batch."""
-    blocks = [_judge(*block, references, share) for block in _blocks(patch_LBD, seen_LB)]
+def judge_seen_in_blocks(
+    patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float
+) -> Judged:
+    """As `judge_seen`; blocks of images are filled up, so that rounding is the same in any batch."""
+    blocks = [judge_seen(*block, references, share) for block in _blocks(patch_LBD, seen_LB)]
     factor_LB, loneliness_B = (torch.cat(parts, dim=-1) for parts in zip(*blocks, strict=True))
     num_images = patch_LBD.shape[1]
     return Judged(factor_LB[:, :num_images], loneliness_B[:num_images])
@@ -56,8 +57,9 @@ def _blocks(patch_LBD: torch.Tensor, seen_LB: torch.Tensor) -> Iterator[tuple[to
         yield functional.pad(part_LBD, (0, 0, 0, lacking)), functional.pad(part_LB, (0, lacking))
 
 
-def _judge(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
-    """The outlier factors of one block of images."""
+def judge_seen(patch_LBD: torch.Tensor, seen_LB: torch.Tensor, references: SeenReferences, share: float) -> Judged:
+    """Outlier factors of images that are none of the references, 0 at places that are not looked at, or that hardly
+    any reference shows."""
     shown_LR = references.shown_LR
     distance_LBR = distances(patch_LBD, references.patch_LRD)
     nearest_LBk, index_LBk = _nearest(distance_LBR, shown_LR, share)

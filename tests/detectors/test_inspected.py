@@ -9,7 +9,7 @@ from llb_ray.detectors.inspected import ignored_share, image_scores, interpolate
 from llb_ray.detectors.local_outlier_factor import SCREENING, reaches, score_outliers
 from llb_ray.detectors.memory_bank import MemoryBank
 from llb_ray.detectors.place_gaussians import fit_places, place_distances
-from llb_ray.detectors.seen_neighbours import SeenReferences, judge_seen, seen_reaches
+from llb_ray.detectors.seen_neighbours import SeenReferences, judge_seen_in_blocks, seen_reaches
 from tests.toy_layers import CPU, Memory, settings, textures, with_context
 
 
@@ -147,7 +147,7 @@ def test_where_all_is_shown_outlier_factors_are_those_without_masks() -> None:
     reference_LRD, patch_LBD = torch.randn(9, 30, 5), torch.randn(9, 20, 5)
     plain = score_outliers(patch_LBD, reference_LRD, reaches(reference_LRD, torch.arange(30), 6), SCREENING)
     shown = _references(torch.ones(9, 30, dtype=torch.bool), reference_LRD)
-    found = judge_seen(patch_LBD, torch.ones(9, 20, dtype=torch.bool), shown, SCREENING)
+    found = judge_seen_in_blocks(patch_LBD, torch.ones(9, 20, dtype=torch.bool), shown, SCREENING)
     assert torch.allclose(found.factor_LB, plain.factor_LB, atol=1e-4)
     assert torch.allclose(found.loneliness_B, plain.loneliness_B, atol=1e-4)
 
@@ -160,12 +160,12 @@ def test_what_is_not_shown_is_no_neighbour_and_no_outlier() -> None:
     for far in (0.0, 100.0):
         others = reference_LRD + far * ~shown_LR[..., None]
         hidden = patch_LBD + far * ~seen_LB[..., None]
-        results.append(judge_seen(hidden, seen_LB, _references(shown_LR, others), SCREENING))
+        results.append(judge_seen_in_blocks(hidden, seen_LB, _references(shown_LR, others), SCREENING))
     one, two = results
     assert torch.allclose(one.factor_LB, two.factor_LB, atol=1e-3)
     assert torch.allclose(one.loneliness_B, two.loneliness_B, atol=1e-3)
     assert (one.factor_LB[~seen_LB] == 0).all()
     assert (one.factor_LB[4] == 0).all()
     assert torch.isfinite(one.factor_LB).all()
-    alone = judge_seen(patch_LBD[:, :1], seen_LB[:, :1], _references(shown_LR, reference_LRD), SCREENING)
+    alone = judge_seen_in_blocks(patch_LBD[:, :1], seen_LB[:, :1], _references(shown_LR, reference_LRD), SCREENING)
     assert torch.allclose(alone.factor_LB, one.factor_LB[:, :1], atol=1e-4)

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import llb_ray
+from llb_ray import RunConfig
+from llb_ray.config import parse
 from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ConfigError, MemberError, ResourceError
 from llb_ray.exporting import onnx as exporting
@@ -44,6 +47,28 @@ def test_openvino_gives_the_detectors_numbers(finished_bank: Path, tmp_path: Pat
     exported = llb_ray.export(finished_bank, "openvino", out=tmp_path / "model.xml")
     assert "images of the run within" in exported.sentence()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_density_detector_is_exported_for_batches_of_any_size(
+    is_masked: bool, photos: Path, tiny_bank: RunConfig, tmp_path: Path
+) -> None:
+    hidden_HW = np.zeros((32, 32), np.uint8)
+    hidden_HW[:, :8] = 255
+    Image.fromarray(hidden_HW).save(tmp_path / "mask.png")
+    detector = {**tiny_bank.detector.model_dump(include={"image_size_px", "backbone"}), "name": "density"}
+    settings = {"detector": detector, "members": {"count": 2}, "purify": {"filter": "none"}}
+    config = parse({**settings, "data": {"ignore_mask": str(tmp_path / "mask.png") if is_masked else None}})
+    run, images = tmp_path / "run", _images(photos)
+    llb_ray.run(config, llb_ray.read_folder(photos, config), out=run, executor="serial")
+    llb_ray.export(run, "torch-export", out=tmp_path / "model.pt2")
+    program, threshold = torch.export.load(tmp_path / "model.pt2").module(), torch.zeros(1)
+    expected = llb_ray.Detector.load(run).predict(list(images))
+    for size in (2, len(images), 20):  # more than are judged at once
+        score_B, _, _ = program(torch.from_numpy(np.resize(images, (size, *images.shape[1:]))), threshold)
+        assert score_B.numpy()[:6] == pytest.approx(expected.score_N[:size], rel=1e-2)
+    if not why_unavailable("onnxruntime"):
+        llb_ray.export(run, "onnx", out=tmp_path / "model.onnx")  # which is compared image by image
 
 
 def test_openvino_reports_to_nobody(finished_bank: Path, tmp_path: Path) -> None:
