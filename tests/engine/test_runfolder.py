@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,3 +208,24 @@ def test_an_out_that_cannot_be_a_folder_is_one_sentence(photos: Path, tiny: RunC
     (tmp_path / "file").write_text("in the way")
     assert _refusal(tiny, photos, tmp_path / "file").endswith("choose another --out")
     assert _refusal(tiny, photos, tmp_path / "file" / "below").endswith("choose another --out")
+
+
+@pytest.mark.parametrize("written", ["seed: 7\n", "no_such_section: {}\n", None])
+@pytest.mark.parametrize("command", ["predict", "Detector", "report", "audit", "bench", "export"])
+def test_a_run_of_another_version_says_so(
+    command: str, written: str | None, run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llb_ray.artifacts.artifact.FORMAT_VERSION", "next")
+    if written is not None:  # its settings are not those of this version either
+        (run / "config.yaml").write_text(written)
+    out = tmp_path / "out"
+    commands: dict[str, Callable[[], object]] = {
+        "predict": lambda: llb_ray.predict(run, photos, out=out),
+        "Detector": lambda: llb_ray.Detector.load(run),
+        "report": lambda: llb_ray.write_report(run),
+        "audit": lambda: llb_ray.audit(run),
+        "bench": lambda: llb_ray.bench(run),
+        "export": lambda: llb_ray.export(run, "onnx", out=tmp_path / "model.onnx"),
+    }
+    with pytest.raises(LlbError, match=r"made with artifact format .*, this version reads next; repeat the run"):
+        commands[command]()

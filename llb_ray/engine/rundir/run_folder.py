@@ -111,15 +111,17 @@ class RunFolder:
         return self.path / "progress"
 
     def config(self) -> RunConfig:
-        """The resolved configuration of the run; raises ArtifactError if it is not what was published."""
-        said = self.index().config
+        """The resolved configuration of the run; raises ArtifactError if it is not what was published, or is that of
+        another version."""
+        said, problem = self.index().config, "not the run's"
         try:
             config = load(self.file("config.yaml"))
+            if settings_digest(config) == said:
+                return config
         except ConfigError as error:
-            raise ArtifactError(f"{self.where}/config.yaml: damaged ({error}); run the same command again") from error
-        if settings_digest(config) != said:
-            raise ArtifactError(f"{self.where}/config.yaml: damaged (not the run's); run the same command again")
-        return config
+            problem = str(error)
+        self.made(verifies=False)  # raises what is true of a run of another version, whose settings are others
+        raise ArtifactError(f"{self.where}/config.yaml: damaged ({problem}); run the same command again")
 
     def published(self, name: str) -> Path:
         """A published file of a finished run; raises ArtifactError if it is not what was published."""
