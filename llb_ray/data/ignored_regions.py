@@ -39,6 +39,12 @@ class MaskPaths(NamedTuple):
         """Those with these names."""
         return cls(*(None if name is None else Path(name) for name in (ignore, inspect)))
 
+    def refuse_missing(self) -> None:
+        """Raise DataError for one that is not there."""
+        for path in self:
+            if path is not None and not path.exists():
+                raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
+
     @property
     def key(self) -> str:
         """Digest of the names, sizes and times of the files; empty where there are none."""

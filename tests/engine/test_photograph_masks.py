@@ -401,7 +401,7 @@ def _copied(root: Path) -> None:
         ("ignore_mask", _spoil("masks/train/good/3.png", white=True), "good/3.png: leave no pixel to look at"),
         ("ignore_mask", _spoil("masks/train/good/3.png", content=b"no image"), "good/3.png: not a usable mask"),
         ("ignore_mask", lambda root: shutil.move(root / "masks/train", root / "masks/else"), None),  # test has some
-        ("ignore_mask", lambda root: shutil.move(root / "masks", root / "masks2/train"), "not a usable mask"),
+        ("ignore_mask", lambda root: shutil.move(root / "masks", root / "masks2/train"), "no such file or folder"),
         ("ignore_mask", _spoil("masks/test/good/0.json", content=b"{}"), "0.json and 0.png may both be the mask"),
         ("ignore_mask", _spoil("masks/test/good/0_mask.png", white=True), "0.png and 0_mask.png may both be the mask"),
         ("inspect_mask", _spoil("masks/train/good/5.png"), "has no mask of train/good/5.png"),

@@ -13,7 +13,7 @@ from llb_ray.artifacts import Artifact, Recipe
 from llb_ray.config import RunConfig
 from llb_ray.data.candidate_files import THREADS
 from llb_ray.data.decoding import content_id
-from llb_ray.data.ignored_regions import Ignored
+from llb_ray.data.ignored_regions import Ignored, MaskPaths
 from llb_ray.data.image_masks import IgnoredPixels, ImageMasks, keys_digest, write_masks
 from llb_ray.data.manifest import Manifest, path_from_text
 from llb_ray.data.mask_files import read_mask
@@ -54,6 +54,7 @@ def refuse_common_cells(config: RunConfig) -> None:
 def refuse_unfit_folders(config: RunConfig, manifest: Manifest) -> None:
     """Raise DataError for a folder of masks that is the photographs', or has the ground truth in it, which says where
     defects are."""
+    MaskPaths.of(config.data.ignore_mask, config.data.inspect_mask).refuse_missing()
     folders = MaskFolders.of(config.data, config.detector.size)
     if folders is None:
         return

@@ -45,9 +45,7 @@ class PhotographMasks:
                 raise ConfigError(MADE_WITHOUT)
             return None
         paths = MaskPaths(*(None if path is None else Path(os.path.abspath(path)) for path in given))
-        for path in paths:
-            if path is not None and not path.exists():
-                raise DataError(f"{path}: no such file or folder of masks; draw them, or correct the name")
+        paths.refuse_missing()
         ignore, inspect = (path if path is not None and path.is_file() else None for path in paths)
         # Where masks of all photographs cannot be used, that is refused once and not for each photograph.
         Ignored.draw(ignore, inspect, config.detector.size, config.data.max_pixels)
