@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llb_ray.engine.inference.predict import Prediction
     from llb_ray.engine.inspection.run_status import Status
     from llb_ray.engine.rundir.stage_timer import StageTime
+    from llb_ray.exporting.comparison import ExportedModel
     from llb_ray.exporting.dataset_layouts import ExportedSet, Layout
-    from llb_ray.exporting.onnx import ExportedModel
     from llb_ray.exporting.speed import Speed
 
 

@@ -8,17 +8,8 @@ import torch
 
 from llb_ray.engine.inspection.finished_run import FinishedRun
 from llb_ray.errors import ResourceError
-from llb_ray.exporting.onnx import (
-    OUTPUTS,
-    ComparedImages,
-    ExportedModel,
-    Graph,
-    compare_outputs,
-    export_onnx,
-    exported_detector,
-    refuse_name,
-    traced_inputs,
-)
+from llb_ray.exporting.comparison import OUTPUTS, ComparedImages, ExportedModel, compare_outputs, undo_on_error
+from llb_ray.exporting.onnx import Graph, export_onnx, exported_detector, refuse_name, traced_inputs
 from llb_ray.exporting.runtimes import import_openvino, load_openvino, why_unavailable
 
 
@@ -33,15 +24,15 @@ def export_program(run: FinishedRun, path: Path, category: str | None = None, an
     trained = exported_detector(run, category)
     images = ComparedImages.of(run, trained, any_size)
     inputs, shapes = traced_inputs(trained, any_size)
-    with torch.no_grad():
+    with undo_on_error([path]), torch.no_grad():
         graph = Graph(trained, any_size).cpu().eval().requires_grad_(False)
         program = torch.export.export(graph, inputs, dynamic_shapes=shapes)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
         said = [loaded(torch.from_numpy(image_HW3[None]), inputs[1]) for image_HW3 in images.given]
-    outputs = {name: torch.cat(some).numpy() for name, some in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
-    return compare_outputs([path], images, outputs)
+        outputs = {name: torch.cat(some).numpy() for name, some in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
+        return compare_outputs(path, images, outputs)
 
 
 def export_openvino(run: FinishedRun, path: Path, category: str | None = None, any_size: bool = False) -> ExportedModel:
@@ -54,15 +45,19 @@ def export_openvino(run: FinishedRun, path: Path, category: str | None = None, a
     reason = why_unavailable("openvino")
     if reason:
         raise ResourceError(f"exporting to OpenVINO: {reason}")
+    with undo_on_error([path, path.with_suffix(".bin")]):
+        _write_openvino(run, path, category, any_size)
+        images = ComparedImages.of(run, exported_detector(run, category), any_size)
+        judge = load_openvino(str(path), run.config.resources.num_cpus)
+        said = [judge(image_HW3[None]) for image_HW3 in images.given]
+        score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))
+        return compare_outputs(path, images, {"score": score_B, "map": map_BHW})
+
+
+def _write_openvino(run: FinishedRun, path: Path, category: str | None, any_size: bool) -> None:
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
         export_onnx(run, onnx, category, any_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
-    trained = exported_detector(run, category)
-    images = ComparedImages.of(run, trained, any_size)
-    judge = load_openvino(str(path), run.config.resources.num_cpus)
-    said = [judge(image_HW3[None]) for image_HW3 in images.given]
-    score_B, map_BHW = (np.concatenate(some) for some in zip(*said, strict=True))
-    return compare_outputs([path, path.with_suffix(".bin")], images, {"score": score_B, "map": map_BHW})

@@ -13,10 +13,9 @@ The file is refused unless onnxruntime gives, for images of the run, what torch 
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,43 +23,19 @@ import torch
 from torch import nn
 
 from llb_ray.config import DetectorConfig
-from llb_ray.data.decoding import read_rgb
-from llb_ray.data.manifest import path_from_text
 from llb_ray.detectors.base import Exportable, Layers
 from llb_ray.detectors.factory import weights_origin
 from llb_ray.detectors.inspected import ignored_share
 from llb_ray.engine.features.mask_channel import split_mask
 from llb_ray.engine.inference.calibrated_run import CalibratedRun, VerdictSettings
 from llb_ray.engine.inference.trained_detector import TrainedDetector
-from llb_ray.engine.inference.verdicts import Verdicts
 from llb_ray.engine.inspection.finished_run import FinishedRun
-from llb_ray.errors import ConfigError, MemberError, ResourceError
+from llb_ray.errors import ConfigError, ResourceError
+from llb_ray.exporting.comparison import OUTPUTS, ComparedImages, ExportedModel, Pixels, compare_outputs, undo_on_error
 from llb_ray.exporting.resizing import Resize
 
-OUTPUTS, THRESHOLD = ("score", "anomalous", "map"), "threshold"
-TOLERANCE = 1e-3  # of the largest value in the maps; float noise stays a hundred times below
-RESIZED_TOLERANCE = 1e-2  # where the model resizes: a value between two levels may be rounded otherwise
-_COMPARED = 16  # images
+THRESHOLD = "threshold"
 _FRESH = "in a new Python process, after `pip install 'llb-ray[onnx]'`"
-Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """The file written, and how far its numbers are from torch's."""
-
-    path: Path
-    num_compared: int
-    score_difference: float  # largest absolute one
-    map_difference: float
-    tolerance: float  # for both, in the same unit
-
-    def sentence(self) -> str:
-        """Summary of the export in one sentence."""
-        return (
-            f"{self.path}: on {self.num_compared} images of the run within {self.score_difference:.2g} (scores) and "
-            f"{self.map_difference:.2g} (maps) of torch, {self.tolerance:.2g} allowed"
-        )
 
 
 class Graph(nn.Module):
@@ -104,8 +79,9 @@ def export_onnx(run: FinishedRun, path: Path, category: str | None = None, any_s
     refuse_name(path, ".onnx")
     trained = exported_detector(run, category)
     images = ComparedImages.of(run, trained, any_size)
-    _write(trained, path, any_size)
-    return compare_outputs([path], images, _by_runtime(path, images.given))
+    with undo_on_error([path]):
+        _write(trained, path, any_size)
+        return compare_outputs(path, images, _by_runtime(path, images.given))
 
 
 def exported_detector(run: FinishedRun, category: str | None) -> TrainedDetector:
@@ -121,31 +97,6 @@ def refuse_name(path: Path, suffix: str) -> None:
         raise ConfigError(f"--out {path}: has to end in {suffix}")
     if path.exists():
         raise ConfigError(f"--out {path}: already exists; delete it or choose another file")
-
-
-@dataclass(frozen=True)
-class ComparedImages:
-    """Images as an exported model takes them, [H, W, 3] each, and what it has to answer."""
-
-    given: Sequence[Pixels]
-    expected: Verdicts
-    tolerance: float  # share of the largest value in the maps
-
-    @classmethod
-    def of(cls, run: FinishedRun, trained: TrainedDetector, any_size: bool) -> Self:
-        """The first images of the run: ids are hashes, so that they are a sample.
-
-        Raises ConfigError for images of any size where those have several bands.
-        """
-        photographs, images = trained.photographs, run.images.slice(0, _COMPARED)
-        paths = [run.root / path_from_text(path) for path in images["path"].to_pylist()]
-        masks = [run.mask_of(image_id) for image_id in images["image_id"].to_pylist()]
-        image_BHWC = np.stack([photographs.pixels(*one) for one in zip(paths, masks, strict=True)])
-        if any_size and photographs.scale is not None:
-            raise ConfigError("images of several bands are resized before they are scaled; export without --any-size")
-        whole = [read_rgb(path, None, photographs.max_pixels, photographs.levels) for path in paths if any_size]
-        tolerance = RESIZED_TOLERANCE if any_size else TOLERANCE
-        return cls(whole or list(image_BHWC), trained.judge(image_BHWC), tolerance)
 
 
 def traced_inputs(trained: TrainedDetector, any_size: bool) -> tuple[tuple[torch.Tensor, ...], tuple[Any, ...]]:
@@ -229,24 +180,3 @@ def _by_runtime(path: Path, images: Sequence[Pixels]) -> dict[str, npt.NDArray[A
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     said = [session.run(OUTPUTS, {"image": image_HW3[None]}) for image_HW3 in images]
     return {name: np.concatenate(values) for name, values in zip(OUTPUTS, zip(*said, strict=True), strict=True)}
-
-
-def compare_outputs(
-    paths: Sequence[Path], images: ComparedImages, runtimes: Mapping[str, npt.NDArray[Any]]
-) -> ExportedModel:
-    """Summary of a model in the files `paths`, whose answers are `runtimes`, by the names of its outputs.
-
-    Raises MemberError, with the files removed, where they differ from torch's by more than the tolerance.
-    """
-    torchs = images.expected
-    score = float(np.abs(torchs.score_N - runtimes["score"]).max())
-    maps = float(np.abs(torchs.map_NHW - runtimes["map"]).max())
-    tolerance = images.tolerance * float(np.abs(torchs.map_NHW).max())
-    if not max(score, maps) <= tolerance:  # also true of NaN
-        for path in paths:
-            path.unlink()
-        raise MemberError(
-            f"{paths[0]}: the exported model's scores differ by {score:.3g} from torch's and its maps by {maps:.3g}, "
-            f"more than the {tolerance:.3g} allowed; nothing was written, please report this with the run's config.yaml"
-        )
-    return ExportedModel(paths[0], len(torchs), score, maps, tolerance)

@@ -14,7 +14,7 @@ from llb_ray import RunConfig
 from llb_ray.config import parse
 from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ConfigError, MemberError, ResourceError
-from llb_ray.exporting import onnx as exporting
+from llb_ray.exporting import comparison
 from llb_ray.exporting.runtimes import why_unavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -104,7 +104,30 @@ def test_another_name_and_a_taken_one_are_refused(kind: str, suffix: str, finish
 def test_a_program_that_says_something_else_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    monkeypatch.setattr(comparison, "TOLERANCE", -1.0)
     with pytest.raises(MemberError, match="differ by .* from torch's"):
         llb_ray.export(finished, "torch-export", out=tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+_FAILING = [  # what raises while a model is written or tried, and in which format
+    ("onnx", ".onnx", "llb_ray.exporting.onnx._by_runtime"),
+    ("onnx", ".onnx", "torch.onnx.export"),
+    ("torch-export", ".pt2", "torch.export.load"),
+    ("openvino", ".xml", "llb_ray.exporting.model_formats.load_openvino"),
+]
+
+
+@pytest.mark.parametrize(("kind", "suffix", "failing"), _FAILING)
+def test_an_exporter_that_fails_leaves_a_sentence_and_no_file(
+    kind: str, suffix: str, failing: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise RuntimeError("no such operator\nand a page about it")
+
+    if kind == "openvino" and (reason := why_unavailable("openvino")):
+        pytest.skip(reason)
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(MemberError, match=r"cannot be exported \(RuntimeError: no such operator\); nothing was"):
+        llb_ray.export(finished, kind, out=tmp_path / f"model{suffix}")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

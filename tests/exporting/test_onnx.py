@@ -12,7 +12,8 @@ from llb_ray import RunConfig
 from llb_ray.config import load, parse, with_overrides
 from llb_ray.data.decoding import read_rgb
 from llb_ray.errors import ArtifactError, ConfigError, MemberError
-from llb_ray.exporting import onnx as exporting
+from llb_ray.exporting import comparison
+from llb_ray.exporting.onnx import round_down
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -79,7 +80,7 @@ def test_the_file_is_whole_and_says_what_it_needs_to_know(model: Path, run: Path
 def test_a_model_that_says_something_else_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    monkeypatch.setattr(comparison, "TOLERANCE", 0.0)
     with pytest.raises(MemberError, match="differ by .* from torch's and its maps by .* more than the 0 allowed"):
         llb_ray.export(finished, "onnx", out=tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -121,6 +122,6 @@ def test_the_threshold_is_an_input_that_may_be_left_out(model: Path, run: Path, 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 1.0, -0.7, 3e-9])
 def test_rounding_a_threshold_changes_no_decision(threshold: float) -> None:
-    (rounded,) = exporting.round_down(threshold)
+    (rounded,) = round_down(threshold)
     near = [np.float32(threshold), *(np.nextafter(np.float32(threshold), np.float32(way)) for way in (-9, 9))]
     assert [bool(score > rounded) for score in near] == [float(score) > threshold for score in near]
