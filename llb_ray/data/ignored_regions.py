@@ -39,6 +39,11 @@ class MaskPaths(NamedTuple):
         """Those with these names."""
         return cls(*(None if name is None else Path(name) for name in (ignore, inspect)))
 
+    @classmethod
+    def of_settings(cls, config: DataConfig) -> Self:
+        """Those that the settings of a run name."""
+        return cls.of(config.ignore_mask, config.inspect_mask)
+
     def refuse_missing(self) -> None:
         """Raise DataError for one that is not there."""
         for path in self:
@@ -67,7 +72,7 @@ class Ignored:
 
         Raises DataError for a file that holds no regions, and where nothing is left to look at.
         """
-        return cls.draw(*MaskPaths.of(config.ignore_mask, config.inspect_mask), size, config.max_pixels)
+        return cls.draw(*MaskPaths.of_settings(config), size, config.max_pixels)
 
     @classmethod
     def draw(cls, ignore: Region | None, inspect: Region | None, size: Size, max_pixels: int) -> Self | None:

@@ -30,7 +30,7 @@ class MaskFolders:
     @classmethod
     def of(cls, config: DataConfig, size: Size) -> "MaskFolders | None":
         """Those of a run; None where no setting names a folder."""
-        found = cls(MaskPaths.of(config.ignore_mask, config.inspect_mask), size, config.max_pixels)
+        found = cls(MaskPaths.of_settings(config), size, config.max_pixels)
         return found if found.folders else None
 
     @property

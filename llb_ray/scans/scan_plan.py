@@ -83,7 +83,7 @@ class Scan:
     @cached_property
     def masks(self) -> str:
         """Digest of the masks of photographs as they are now; empty where there are none."""
-        return MaskPaths.of(self.config.data.ignore_mask, self.config.data.inspect_mask).key
+        return MaskPaths.of_settings(self.config.data).key
 
     @property
     def store(self) -> Path:

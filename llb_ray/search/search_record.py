@@ -60,7 +60,7 @@ def _facts(plan: Search) -> dict[str, str]:
         "early_stopping": plan.early_stopping,
         "images": digest(sorted(plan.manifest.table["image_id"].to_pylist())),
     }
-    if masks := MaskPaths.of(plan.base.data.ignore_mask, plan.base.data.inspect_mask).key:
+    if masks := MaskPaths.of_settings(plan.base.data).key:
         told["masks"] = masks
     told |= {f"space.{key}": domain for key, domain in plan.space.domains.items()}
     told |= dict(_leaves(plan.base.keyed_settings()))

@@ -54,7 +54,7 @@ def refuse_common_cells(config: RunConfig) -> None:
 def refuse_unfit_folders(config: RunConfig, manifest: Manifest) -> None:
     """Raise DataError for a folder of masks that is the photographs', or has the ground truth in it, which says where
     defects are."""
-    MaskPaths.of(config.data.ignore_mask, config.data.inspect_mask).refuse_missing()
+    MaskPaths.of_settings(config.data).refuse_missing()
     folders = MaskFolders.of(config.data, config.detector.size)
     if folders is None:
         return
